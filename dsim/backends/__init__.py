@@ -1,0 +1,1 @@
+"""What answers the forwards that the algorithms ask for."""

@@ -1,0 +1,1 @@
+"""The algorithms, each written once as SimPy processes that ask servers for forwards."""

@@ -1,0 +1,122 @@
+"""Latency models. The only place where milliseconds (``float``) become nanoseconds (``int``)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dsim.acceptance import Uniforms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NS_PER_MS = 1_000_000
+BLOCK_FORWARDS = 4096  # samples drawn at a time
+
+
+def to_ns(latency_ms: float) -> int:
+    """Milliseconds to whole nanoseconds, at least one.
+
+    Raises:
+        ValueError: *latency_ms* is not finite, or not above zero.
+    """
+    if not (np.isfinite(latency_ms) and latency_ms > 0):
+        raise ValueError(f"a latency must be above 0 ms, got {latency_ms}")
+    return max(1, round(latency_ms * NS_PER_MS))
+
+
+def to_ms(latency_ns: float) -> float:
+    """Nanoseconds to milliseconds."""
+    return latency_ns / NS_PER_MS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Latency:
+    """How long the forwards of one model take.
+
+    Attributes:
+        model: ``constant``, ``lognormal``, ``gamma``, ``empirical`` or ``table``.
+        latency_ns: the latency, or its mean where it is random.
+        first_ns: the latency of a server's first forward on the prompt; ``None``: the prompt
+            counts as cached. Always a constant.
+        cv: coefficient of variation (standard deviation / mean) of lognormal and gamma.
+        samples_ns: what empirical draws from, with equal chances.
+        table: (width in tokens, nanoseconds) in order of width, at least one row; the latency is
+            linear between rows and beyond the last, and that of the first row below it.
+    """
+
+    model: str = "constant"
+    latency_ns: int = NS_PER_MS
+    first_ns: int | None = None
+    cv: float = 0.0
+    samples_ns: tuple[int, ...] = ()
+    table: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether all forwards but the first take the same time, whatever they cover."""
+        return self.model == "constant"
+
+    def sampler(self, seed: int, repeat: int, stream: int) -> int | Callable[[int, bool], int]:
+        """The latency as :class:`dsim.backends.simulated.Simulated` wants it.
+
+        The *n*-th forward that is begun gets the *n*-th sample of (seed, repeat, stream), whatever
+        the algorithm: all algorithms meet the same luck.
+
+        Args:
+            seed, repeat: of the run.
+            stream: 1 for the drafter, 2 for the target (0 are the acceptance draws).
+
+        Returns:
+            Nanoseconds, or a function of (width in tokens, whether it is a prefill).
+        """
+        first_ns = self.first_ns
+        if self.model == "constant":
+            if first_ns is None:
+                return self.latency_ns
+            latency_ns = self.latency_ns
+            return lambda _width, prefill: first_ns if prefill else latency_ns
+        if self.model == "table":
+            return lambda width, prefill: (
+                first_ns if prefill and first_ns is not None else self.at_width(width)
+            )
+        samples = self._samples(seed, repeat, stream)
+        draw = samples.__next__
+        return lambda _width, prefill: (
+            first_ns if prefill and first_ns is not None else draw()
+        )
+
+    def at_width(self, width_tokens: int) -> int:
+        """The latency (ns) of a forward over *width_tokens* tokens by the table."""
+        table = self.table
+        if width_tokens <= table[0][0] or len(table) == 1:
+            return table[0][1]
+        for (w0, ns0), (w1, ns1) in zip(table, table[1:], strict=False):
+            if width_tokens <= w1:
+                break
+        return max(1, round(ns0 + (ns1 - ns0) * (width_tokens - w0) / (w1 - w0)))
+
+    def _samples(self, seed: int, repeat: int, stream: int) -> Iterator[int]:
+        uniforms = Uniforms(seed, repeat, stream)
+        while True:
+            yield from self.quantile(uniforms.next(BLOCK_FORWARDS)).tolist()
+
+    def quantile(self, u: np.ndarray) -> np.ndarray:
+        """Latencies (int64 ns) at the probabilities *u* (float64, any shape, in [0, 1))."""
+        if self.model == "empirical":
+            samples = np.sort(np.asarray(self.samples_ns, dtype=np.int64))
+            return samples[(u * len(samples)).astype(np.int64)]
+        from scipy import special
+
+        u = np.clip(u, 2.0**-54, 1 - 2.0**-53)
+        if self.model == "lognormal":
+            sigma = np.sqrt(np.log1p(self.cv**2))
+            scale = np.exp(sigma * special.ndtri(u) - sigma**2 / 2)
+        elif self.model == "gamma":
+            shape = self.cv**-2
+            scale = special.gammaincinv(shape, u) / shape
+        else:
+            raise ValueError(f"the {self.model} latency model has no quantiles")
+        return np.maximum(1, np.rint(scale * self.latency_ns)).astype(np.int64)

@@ -1,0 +1,216 @@
+"""One case, by one algorithm, on one engine."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dsim import vector
+from dsim.acceptance import DRAFTER_STREAM, TARGET_STREAM, run_lengths
+from dsim.backends.simulated import Simulated
+from dsim.events.dsi import dsi
+from dsim.events.environment import DRAFT, PASS, Environment
+from dsim.events.nonsi import nonsi
+from dsim.events.output import Output
+from dsim.events.server import Pool, Server, Servers
+from dsim.events.si import si
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from dsim.events.server import Forward
+    from dsim.study import Case
+    from dsim.vector import Bools, Ints
+
+COUNTS = ("target_passes", "wasted_passes", "drafts", "wasted_drafts", "peak_targets")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What the repeats of one case came to; each array has one element a repeat.
+
+    Attributes:
+        algorithm, engine: which ones ran.
+        latency_ns: int64, when the last token settled.
+        target_passes, wasted_passes: int64, passes begun, and those of them that were cancelled.
+        drafts, wasted_drafts: int64, drafts begun, and those whose token is not in the output.
+        peak_targets: int64, the largest number of target servers that were busy at once.
+        settled_ns: int64, shape (repeats, tokens), when each token settled.
+    """
+
+    algorithm: str
+    engine: str
+    latency_ns: Ints
+    target_passes: Ints
+    wasted_passes: Ints
+    drafts: Ints
+    wasted_drafts: Ints
+    peak_targets: Ints
+    settled_ns: Ints
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Run:
+    """One finished run of the event engine.
+
+    Attributes:
+        output: the text, and when its tokens settled.
+        target, drafter: the servers, with their counts and, if asked for, their history.
+        events: how many events were scheduled.
+    """
+
+    output: Output
+    target: Servers
+    drafter: Servers
+    events: int
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """The values named in :data:`COUNTS`."""
+        drafts = self.drafter.begun
+        return (
+            self.target.begun,
+            self.target.cancelled,
+            drafts,
+            drafts - self.output.accepted,
+            self.target.peak_busy,
+        )
+
+
+def engine_for(case: Case) -> str:
+    """The fastest engine that can take *case*: ``vector`` or ``events``."""
+    constant = case.target.is_constant and case.drafter.is_constant
+    return "vector" if constant and case.preemptible else "events"
+
+
+def timing_of(case: Case) -> vector.Timing:
+    """*case* as the vector engine wants it."""
+    return vector.Timing(
+        drafter_ns=case.drafter.latency_ns,
+        target_ns=case.target.latency_ns,
+        lookahead=case.lookahead,
+        targets=case.targets,
+        drafter_first_ns=case.drafter.first_ns,
+        target_first_ns=case.target.first_ns,
+    )
+
+
+def simulate(case: Case, algorithm: str, engine: str = "auto") -> Outcome:
+    """Simulate all repeats of *case*.
+
+    Args:
+        case: the case.
+        algorithm: ``nonsi``, ``si`` or ``dsi``.
+        engine: ``auto``, ``vector`` or ``events``.
+
+    Raises:
+        ValueError: the vector engine cannot take this case.
+    """
+    if engine == "auto":
+        engine = engine_for(case)
+    draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
+    if engine == "vector":
+        if engine_for(case) != "vector":
+            raise ValueError("the vector engine takes constant latencies and preemptible servers")
+        return _by_vector(case, algorithm, draws)
+    counts, settled = [], []
+    for repeat in range(case.repeats):
+        run = run_events(case, algorithm, repeat, draws[repeat])
+        counts.append(run.counts)
+        settled.append(run.output.settled_ns)
+    settled_ns = np.array(settled, dtype=np.int64)
+    return Outcome(
+        algorithm=algorithm,
+        engine=engine,
+        latency_ns=settled_ns[:, -1],
+        settled_ns=settled_ns,
+        **dict(zip(COUNTS, np.array(counts, dtype=np.int64).T, strict=True)),
+    )
+
+
+def _by_vector(case: Case, algorithm: str, draws: Bools) -> Outcome:
+    timing = timing_of(case)
+    totals = vector.TOTALS[algorithm]([timing], vector.Branches.of(draws))
+    return Outcome(
+        algorithm=algorithm,
+        engine="vector",
+        latency_ns=totals.latency_ns()[0],
+        settled_ns=vector.settled_ns(algorithm, timing, draws),
+        **{name: getattr(totals, name)[totals.row[0]] for name in COUNTS},
+    )
+
+
+def run_events(
+    case: Case,
+    algorithm: str,
+    repeat: int,
+    draws: NDArray[np.bool_] | None = None,
+    *,
+    keep_history: bool = False,
+) -> Run:
+    """One run of the event engine.
+
+    Args:
+        case: the case.
+        algorithm: ``nonsi``, ``si`` or ``dsi``.
+        repeat: which repeat.
+        draws: bool (tokens,), if they are at hand already.
+        keep_history: whether the servers keep their forwards, for a timeline.
+    """
+    if draws is None:
+        draws = case.acceptance.draws(case.seed, repeat + 1, case.tokens)[repeat]
+    env = Environment()
+    output = Output(env, case.tokens)
+    lengths: Sequence[int] = run_lengths(draws)
+
+    def backend(model: str, stream: int) -> Simulated:
+        latency = case.target if model == "target" else case.drafter
+        sampler = latency.sampler(case.seed, repeat, stream)
+        return Simulated(env, sampler, lengths, preemptible=case.preemptible)
+
+    target_backend = backend("target", TARGET_STREAM)
+    drafter = Server(
+        env,
+        backend("drafter", DRAFTER_STREAM),
+        output,
+        role="drafter",
+        priority=DRAFT,
+        keep_history=keep_history,
+    )
+    target: Servers
+    if algorithm == "dsi":
+        target = pool = Pool(
+            env,
+            target_backend,
+            output,
+            role="target",
+            priority=PASS,
+            keep_history=keep_history,
+            count=case.targets,
+        )
+        dsi(
+            env,
+            drafter,
+            pool,
+            output,
+            case.lookahead,
+            prefill=case.target.first_ns is not None,
+        )
+    else:
+        target = one = Server(
+            env, target_backend, output, role="target", priority=PASS, keep_history=keep_history
+        )
+        env.process(
+            si(drafter, one, output, case.lookahead) if algorithm == "si" else nonsi(one, output)
+        )
+    env.run(until=output.done)
+    return Run(output=output, target=target, drafter=drafter, events=env.scheduled)
+
+
+def still_running(forward: Forward) -> bool:
+    """Whether *forward* had not ended when its run was over."""
+    return forward.end_ns < 0
