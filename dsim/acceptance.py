@@ -30,7 +30,8 @@ class Uniforms:
 
     def next(self, count: int) -> NDArray[np.float64]:
         """The next *count* numbers."""
-        return (self._philox.random_raw(count) >> np.uint64(11)) * 2.0**-53
+        bits = self._philox.random_raw(count) >> np.uint64(11)
+        return np.asarray(bits * 2.0**-53, dtype=np.float64)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +67,7 @@ class Acceptance:
             return np.stack([self._replay(repeat, tokens) for repeat in range(repeats)])
         u = np.stack([Uniforms(seed, repeat).next(tokens) for repeat in range(repeats)])
         if self.model == "bernoulli":
-            return u < self.rate
+            return np.asarray(u < self.rate)
         if self.model == "decay":
             return self._decaying(u)
         if self.model == "markov":
@@ -77,7 +78,8 @@ class Acceptance:
         trace = self.traces[repeat % len(self.traces)]
         if len(trace) < tokens:
             raise ValueError(f"the trace has {len(trace)} draws, but {tokens} tokens need {tokens}")
-        return np.frombuffer(trace[:tokens].encode(), dtype=np.uint8) == ord("1")
+        codes = np.frombuffer(trace[:tokens].encode(), dtype=np.uint8)
+        return np.asarray(codes == ord("1"))
 
     def _decaying(self, u: NDArray[np.float64]) -> NDArray[np.bool_]:
         # A branch starts anew after a draw that rejects; so the depth, too, is a matter of the

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -66,7 +67,8 @@ class Latency:
         the algorithm: all algorithms meet the same luck.
 
         Args:
-            seed, repeat: of the run.
+            seed: of the run.
+            repeat: of the run.
             stream: 1 for the drafter, 2 for the target (0 are the acceptance draws).
 
         Returns:
@@ -84,16 +86,14 @@ class Latency:
             )
         samples = self._samples(seed, repeat, stream)
         draw = samples.__next__
-        return lambda _width, prefill: (
-            first_ns if prefill and first_ns is not None else draw()
-        )
+        return lambda _width, prefill: first_ns if prefill and first_ns is not None else draw()
 
     def at_width(self, width_tokens: int) -> int:
         """The latency (ns) of a forward over *width_tokens* tokens by the table."""
         table = self.table
         if width_tokens <= table[0][0] or len(table) == 1:
             return table[0][1]
-        for (w0, ns0), (w1, ns1) in zip(table, table[1:], strict=False):
+        for (w0, ns0), (w1, ns1) in itertools.pairwise(table):  # noqa: B007
             if width_tokens <= w1:
                 break
         return max(1, round(ns0 + (ns1 - ns0) * (width_tokens - w0) / (w1 - w0)))
@@ -107,7 +107,7 @@ class Latency:
         """Latencies (int64 ns) at the probabilities *u* (float64, any shape, in [0, 1))."""
         if self.model == "empirical":
             samples = np.sort(np.asarray(self.samples_ns, dtype=np.int64))
-            return samples[(u * len(samples)).astype(np.int64)]
+            return np.asarray(samples[(u * len(samples)).astype(np.int64)])
         from scipy import special
 
         u = np.clip(u, 2.0**-54, 1 - 2.0**-53)
@@ -119,4 +119,5 @@ class Latency:
             scale = special.gammaincinv(shape, u) / shape
         else:
             raise ValueError(f"the {self.model} latency model has no quantiles")
-        return np.maximum(1, np.rint(scale * self.latency_ns)).astype(np.int64)
+        latency_ns: np.ndarray = np.maximum(1, np.rint(scale * self.latency_ns)).astype(np.int64)
+        return latency_ns

@@ -8,6 +8,7 @@ import json
 import platform
 import sys
 from importlib import metadata
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from dsim.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     import pandas as pd
     import pyarrow as pa
@@ -48,7 +48,9 @@ def _column(name: str, dtype: str, unit: str, kind: str, meaning: str) -> Column
 
 
 COLUMNS = (
-    _column("variant", "string", "", "setting", "name of the study's variant; empty if it has none"),
+    _column(
+        "variant", "string", "", "setting", "name of the study's variant; empty if it has none"
+    ),
     _column("algorithm", "string", "", "setting", "nonsi, si or dsi"),
     _column("engine", "string", "", "setting", "the engine that ran: vector or events"),
     _column("tokens", "int64", "tokens", "setting", "N, tokens generated"),
@@ -57,7 +59,13 @@ COLUMNS = (
     _column("drafter_latency_ms", "float64", "ms", "setting", "mean latency of a draft"),
     _column("acceptance_rate", "float64", "", "setting", "acceptance rate"),
     _column("lookahead", "int64", "tokens", "setting", "drafts per block (no matter to nonsi)"),
-    _column("targets", "int64", "servers", "setting", "target servers at hand: 1 but for dsi"),
+    _column(
+        "targets",
+        "int64",
+        "servers",
+        "setting",
+        "S, target servers that dsi has (the others use one)",
+    ),
     _column("latency_mean_ms", "float64", "ms", "outcome", "time to the last token, mean"),
     _column("latency_ci95_ms", "float64", "ms", "outcome", "half width of its 95 % interval (t)"),
     _column("latency_std_ms", "float64", "ms", "outcome", "its standard deviation over repeats"),
@@ -95,7 +103,14 @@ def write_table(path: Path, table: pa.Table) -> None:
     """Write *table* as Parquet, the same bytes for the same table."""
     from pyarrow import parquet
 
-    parquet.write_table(table, path, compression="zstd", write_statistics=False)
+    settings = [name for name in table.column_names if not _is_outcome(name)]
+    parquet.write_table(
+        table, path, compression="zstd", use_dictionary=settings, write_statistics=False
+    )
+
+
+def _is_outcome(name: str) -> bool:
+    return name in BY_NAME and BY_NAME[name].kind == "outcome"
 
 
 def write_csv(path: Path, table: pa.Table) -> None:
@@ -168,7 +183,7 @@ def provenance(study_toml: str, engines: Mapping[str, int], settings: Mapping[st
 
 def _processor() -> str:
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as info:
+        with Path("/proc/cpuinfo").open(encoding="utf-8") as info:
             for line in info:
                 if line.startswith("model name"):
                     return line.partition(":")[2].strip()

@@ -137,6 +137,15 @@ class Setting:
         return f"{what}{' ' + numbers if numbers else ''}{words}"
 
 
+def exact(values: Mapping[str, Any]) -> dict[str, Any]:
+    """*values*, with whole numbers as ``int`` and others as ``float``, however written."""
+    types = {"int": int, "float": float}
+    return {
+        key: value if isinstance(value, str) else types.get(BY_KEY[key].type, lambda v: v)(value)
+        for key, value in values.items()
+    }
+
+
 def is_latency(value: Any) -> bool:
     """Whether *value* can be a latency in ms."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -631,9 +640,7 @@ class _Loader:
         axes = [self.axis(key, value) for key, value in ranges.items()]
         for key in ranges:
             if ALTERNATIVES.get(key) in {**values, **ranges}:
-                self.complain(
-                    f"grid.{key}", f'cannot be set together with "{ALTERNATIVES[key]}"'
-                )
+                self.complain(f"grid.{key}", f'cannot be set together with "{ALTERNATIVES[key]}"')
             if key in values:
                 self.complain(key, "is set, and is an axis of the grid as well")
         minimise = values.get("minimise", [])
@@ -648,6 +655,8 @@ class _Loader:
         for _, own in differing:
             self.read_files(own)
         self.stop_at_problems()
+        values = exact(values)
+        differing = [(name, exact(own)) for name, own in differing]
         settings = {s.key: values.get(s.key, s.default) for s in SETTINGS}
         for key in {**values, **ranges}:
             if key in ALTERNATIVES:
@@ -751,11 +760,13 @@ class _Loader:
             return None
         for value in values:
             wrong = setting.problem(value)
+            if setting.type == "int" and isinstance(value, str):
+                wrong = f"expected whole numbers, got {show(value)}"
             if wrong:
                 self.complain(where, wrong)
                 return None
         if setting.type == "int":
-            values = [v if isinstance(v, str) else int(v) for v in values]
+            values = [int(v) for v in values]
         elif setting.type == "float":
             values = [float(v) for v in values]
         if len(set(values)) < len(values):
@@ -767,9 +778,7 @@ class _Loader:
         if isinstance(written, list):
             return written
         if not isinstance(written, dict) or setting.type not in ("int", "float"):
-            self.complain(
-                where, f"expected a list or {{start, stop, step}}, got {show(written)}"
-            )
+            self.complain(where, f"expected a list or {{start, stop, step}}, got {show(written)}")
             return None
         names = ("start", "stop", "step", "count")
         unknown = [name for name in written if name not in names]
@@ -827,10 +836,10 @@ class _Loader:
     def chart(self, number: int, table: dict[str, Any]) -> Chart | None:
         where = f"charts[{number}]."
         found = len(self.problems)
-        for key in table:
+        for key, value in table.items():
             if key not in CHART_BY_KEY:
                 self.complain(where + key, f"unknown setting{nearest(key, list(CHART_BY_KEY))}")
-            elif wrong := CHART_BY_KEY[key].problem(table[key]):
+            elif wrong := CHART_BY_KEY[key].problem(value):
                 self.complain(where + key, wrong)
         for key in ("kind", "x", "y"):
             if key not in table:
@@ -934,8 +943,7 @@ class _Loader:
                 if shortest < max(values["tokens"]):
                     self.complain(
                         where + "acceptance.trace",
-                        f"expected at least {max(values['tokens'])} draws (tokens), "
-                        f"got {shortest}",
+                        f"expected at least {max(values['tokens'])} draws (tokens), got {shortest}",
                     )
             if study.settings["engine"] == "vector" and (why := _needs_events(values)):
                 self.complain("engine", f'"vector" takes constant latencies only, but {why}')

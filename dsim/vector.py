@@ -322,9 +322,7 @@ class Schedule:
             busy = self._busy(last, np.asarray(last_begin_ns), np.asarray(by_draft))
             peak = np.maximum(peak, np.where(has_last, busy, 0))
             begun = begun + has_last
-        return Parts(
-            time_ns, begun, judge + 1, np.minimum(left, 1 + self._drafted(time_ns)), peak
-        )
+        return Parts(time_ns, begun, judge + 1, np.minimum(left, 1 + self._drafted(time_ns)), peak)
 
 
 def schedules(
@@ -378,9 +376,7 @@ def schedules(
         over = begin[j] + t2
         horizon = np.where((horizon == FAR) & (end[j] >= most_accepted), over, horizon)
     return [
-        Schedule(
-            timing, begin[:n, c], end[:n, c], free[:n, c], by_draft[:n, c], opening=opening
-        )
+        Schedule(timing, begin[:n, c], end[:n, c], free[:n, c], by_draft[:n, c], opening=opening)
         for c, (timing, n) in enumerate(zip(timings, passes.tolist(), strict=True))
     ]
 
@@ -407,7 +403,8 @@ def _regular(timings: Sequence[Timing], branches: Branches) -> list[Parts]:
         for i, values in enumerate(extras):
             extra[i, : len(values)] = values
         sums = branches.sums(np.stack(tables), extra).reshape(len(some), 4, -1)
-        result += [Parts(*four, peak) for four, peak in zip(sums, peaks, strict=True)]
+        for (time_ns, passes, useful, drafts), peak in zip(sums, peaks, strict=True):
+            result.append(Parts(time_ns, passes, useful, drafts, peak))
     return result
 
 
@@ -482,7 +479,7 @@ def dsi(timings: Sequence[Timing], branches: Branches) -> Totals:
             Timing(drafter_ns=a, target_ns=b, lookahead=c, targets=d)
             for a, b, c, d in unique.tolist()
         ]
-    for c in np.flatnonzero(has_first):
+    for c in np.flatnonzero(has_first).tolist():
         row[c], scale[c], shift[c] = len(rows), 1, 0
         rows.append(timings[c])
 
@@ -601,7 +598,7 @@ def settled_ns(algorithm: str, timing: Timing, draws: Bools) -> Ints:
         int64, shape (runs, tokens), nanoseconds.
     """
     runs, tokens = draws.shape
-    first_draft_ns, first_pass_ns, _ = _first(timing, opening=True)
+    _, first_pass_ns, _ = _first(timing, opening=True)
     t1, t2 = timing.drafter_ns, timing.target_ns
     if algorithm == "nonsi":
         times = first_pass_ns + t2 * np.arange(tokens, dtype=np.int64)

@@ -10,7 +10,6 @@ if TYPE_CHECKING:
 
     import simpy
 
-    from dsim.events.output import Output
     from dsim.events.server import Forward
 
 Sampler = "Callable[[int, bool], int]"
@@ -51,7 +50,7 @@ class Simulated:
 
     def _begin_constant(self, forward: Forward) -> None:
         # What ``env.schedule`` does, without the call: this line runs for every single draft.
-        heappush(
+        heappush(  # type: ignore[misc]
             self._queue,
             (
                 self.env._now + self._latency_ns,
@@ -78,7 +77,7 @@ class Simulated:
         self._cached[forward.server] = (forward.end, len(rejections))
         return forward.end - kept
 
-    def verify(self, forward: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:
+    def verify(self, _: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:
         """See :class:`dsim.events.server.Backend`."""
         run, count = self.run_lengths[first], len(drafts)
         return (run if run < count else count), None

@@ -28,7 +28,7 @@ class Backend(Protocol):
     def begin(self, forward: Forward) -> None:
         """Start *forward*, and schedule it in its environment for when it is finished."""
 
-    def verify(self, forward: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:
+    def verify(self, forward: Forward, /, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:
         """Judge *drafts*, the guesses for positions ``first, first + 1, …``.
 
         *forward* is an ended pass with context end ``forward.end``, so there are at most
@@ -50,6 +50,7 @@ class Forward(Event):
         end: the context end: the forward reads tokens ``0 .. end - 1``.
         cancelled: nobody wants its answer any more. Cancellation is a value, not an interrupt.
         ended: whether it ended, or was taken off its server (kept up to date by :class:`Pool`).
+        is_pass: whether it settles something; false where it only reads the prompt.
         token: what a draft guessed.
         start_ns, end_ns: when it began and ended, if the servers keep a history.
     """
@@ -59,6 +60,7 @@ class Forward(Event):
     _value = None
     cancelled = False
     ended = False
+    is_pass = True
     token: Any = None
     start_ns = -1
     end_ns = -1
@@ -129,7 +131,7 @@ class Servers:
                 self._withdraw(forward, waiting)
                 forward.end_ns = self.env._now  # type: ignore[assignment]
 
-    def _withdraw(self, forward: Forward, waiting: list[Callable[[Event], None]]) -> None:
+    def _withdraw(self, forward: Forward, waiting: list[Callable[[Event], None]], /) -> None:
         raise NotImplementedError
 
     def _remember(self, forward: Forward) -> None:
@@ -210,8 +212,7 @@ class Pool(Servers):
         forward.end = len(self.tokens)
         self.begun += 1
         busy = self.count - len(free)
-        if busy > self.peak_busy:
-            self.peak_busy = busy
+        self.peak_busy = max(self.peak_busy, busy)
         if self.history is not None:
             self._remember(forward)
         self.begin(forward)
@@ -220,7 +221,7 @@ class Pool(Servers):
     def prefill(self) -> None:
         """Let every free server read the prompt. It is busy meanwhile; this is not a pass."""
         while self.free:
-            self.forward(0)
+            self.forward(0).is_pass = False
             self.begun -= 1
 
     def _release(self, forward: Any) -> None:
@@ -229,5 +230,5 @@ class Pool(Servers):
         if self.history is not None:
             forward.end_ns = self.env._now
 
-    def _withdraw(self, forward: Forward, waiting: list[Callable[[Event], None]]) -> None:
+    def _withdraw(self, forward: Forward, _: list[Callable[[Event], None]]) -> None:
         self._release(forward)

@@ -1,0 +1,5 @@
+"""``python -m dsim``."""
+
+from dsim.cli import main
+
+main()

@@ -1,0 +1,440 @@
+"""Charts: a table in, Altair charts out. Nothing here simulates, reads or writes."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from dsim.results import BY_NAME, COLUMNS, column_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dsim.study import Chart
+
+NAMES = {"nonsi": "non-SI", "si": "SI", "dsi": "DSI"}
+COLOURS = {"nonsi": "#8b929c", "si": "#e0812b", "dsi": "#2f7fc1"}
+PINK, PALE_PINK, PALE_BLUE, BLUE = "#d6317f", "#f9cfe1", "#dbe8f3", "#0b4f8f"
+DERIVED = ("targets", "target_latency_ms", "drafter_latency_ms", "acceptance_rate")
+HEIGHT_PX = 300
+WIDTH_PX = 460  # of pictures; on a page a chart is as wide as there is room
+LABELS = {
+    "drafter_latency_relative": "drafter latency / target latency",
+    "drafter_latency_ms": "drafter latency (ms)",
+    "target_latency_ms": "target latency (ms)",
+    "acceptance_rate": "acceptance rate",
+    "lookahead": "lookahead (drafts per block)",
+    "targets": "target servers",
+    "tokens": "tokens",
+    "latency_mean_ms": "latency (ms)",
+    "ms_per_token": "ms per token",
+    "speedup_vs_nonsi": "speed-up over non-SI",
+    "speedup_vs_si": "speed-up over SI",
+    "peak_targets": "target servers busy at once",
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Panel:
+    """One chart, ready to be drawn.
+
+    Attributes:
+        name: for file names; letters, digits and dashes.
+        title, caption: what it shows; what is compared, and what the colours mean.
+        chart: the chart, without a size.
+        marks: how many marks carry data.
+        height, width: in pixels, where the usual ones do not fit.
+    """
+
+    name: str
+    title: str
+    caption: str
+    chart: alt.Chart | alt.LayerChart
+    marks: int
+    height: int = 0
+    width: int = 0
+
+
+def label(column: str) -> str:
+    """What an axis of *column* is called."""
+    if column in LABELS:
+        return LABELS[column]
+    unit = BY_NAME[column].unit if column in BY_NAME else ""
+    words = column.removesuffix("_ms").replace("_", " ")
+    return f"{words} ({unit})" if unit else words
+
+
+def best(frame: pd.DataFrame, minimise: Sequence[str]) -> pd.DataFrame:
+    """Every algorithm at its best over the axes *minimise*: lowest mean latency.
+
+    Among equals fewer servers win, then the smaller value of each axis. The speed-ups are those of
+    best against best.
+    """
+    columns = [column_of(key) for key in minimise]
+    keys = settings_that_vary(frame, without=columns)
+    if columns:
+        lowest = frame.groupby(keys, observed=True, sort=False)["latency_mean_ms"].transform("min")
+        frame = frame[frame["latency_mean_ms"] == lowest]
+        order = [c for c in ("peak_targets", *columns) if c in frame]
+        frame = frame.sort_values(order, kind="stable").drop_duplicates(keys)
+    frame = frame.sort_values(keys, kind="stable").reset_index(drop=True)
+    others = [key for key in keys if key != "algorithm"]
+    for name in ("nonsi", "si"):
+        reference = frame.loc[frame["algorithm"] == name, [*others, "latency_mean_ms"]]
+        if others:
+            merged = frame[others].merge(reference, "left", others)["latency_mean_ms"]
+        else:
+            merged = pd.Series(
+                reference["latency_mean_ms"].squeeze() if len(reference) == 1 else np.nan,
+                index=frame.index,
+            )
+        frame[f"speedup_vs_{name}"] = merged.to_numpy() / frame["latency_mean_ms"].to_numpy()
+    return frame
+
+
+def settings_that_vary(frame: pd.DataFrame, without: Sequence[str] = ()) -> list[str]:
+    """The columns that tell rows apart: the algorithm, and settings with more than one value."""
+    outcomes = {column.name for column in COLUMNS if column.kind == "outcome"}
+    ignored = outcomes | {"algorithm", "engine", *without}
+    names = [name for name in frame.columns if name not in ignored]
+    varying = [name for name in names if frame[name].nunique(dropna=False) > 1]
+    # A relative latency and the one in ms are the same axis where the other model stands still.
+    if "drafter_latency_relative" in varying and "target_latency_ms" not in varying:
+        varying = [name for name in varying if name != "drafter_latency_ms"]
+    return ["algorithm", *varying]
+
+
+def draw(
+    chart: Chart, frame: pd.DataFrame, minimise: Sequence[str] = (), number: int = 1
+) -> list[Panel]:
+    """Draw what a study asks for.
+
+    Args:
+        chart: what to draw; it has been checked.
+        frame: the results, at their best
+        minimise: over these axes.
+        number: of the chart in its study.
+
+    Returns:
+        One panel for each variant and each combination of axes that the chart itself lacks.
+    """
+    x = column_of(chart.x)
+    shown = {x, column_of(chart.y)} if chart.kind == "heatmap" else {x}
+    varying = settings_that_vary(frame, without=[column_of(key) for key in minimise])
+    rest = [name for name in varying if name not in {"algorithm", *shown}]
+    # What goes along with an axis, like the servers that are enough for a lookahead, is none.
+    rest = [name for name in rest if name not in DERIVED or _is_free(frame, name, varying)]
+    panels: list[Panel] = []
+    for which, part in _parts(frame, rest):
+        title = chart.title or _default_title(chart)
+        if which:
+            title = f"{title}: {which}" if chart.title else f"{title} ({which})"
+        suffix = f"-{len(panels) + 1}" if rest else ""
+        drawn, caption, marks = _KINDS[chart.kind](chart, part)
+        panels.append(
+            Panel(
+                name=f"{number:02d}-{_slug(chart)}{suffix}",
+                title=title,
+                caption=chart.caption or caption,
+                chart=drawn,
+                marks=marks,
+            )
+        )
+    return panels
+
+
+def _is_free(frame: pd.DataFrame, name: str, varying: Sequence[str]) -> bool:
+    """Whether *name* varies where all other settings stand still."""
+    others = [other for other in varying if other != name]
+    return bool((frame.groupby(others, observed=True)[name].nunique() > 1).any())
+
+
+def _parts(frame: pd.DataFrame, rest: list[str]) -> Iterator[tuple[str, pd.DataFrame]]:
+    if not rest:
+        yield "", frame
+        return
+    values = [list(pd.unique(frame[name])) for name in rest]
+    for point in itertools.product(*values):
+        mask = np.ones(len(frame), np.bool_)
+        for name, value in zip(rest, point, strict=True):
+            mask &= (frame[name] == value).to_numpy()
+        if mask.any():
+            yield ", ".join(map(_describe, rest, point)), frame[mask]
+
+
+def _describe(name: str, value: Any) -> str:
+    if name == "variant":
+        return str(value)
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{label(name).partition(' (')[0]} {shown}"
+
+
+def _slug(chart: Chart) -> str:
+    words = [chart.show, "vs", chart.against] if chart.kind == "heatmap" else [chart.kind, chart.y]
+    return "-".join(words).replace("_", "-")
+
+
+def _default_title(chart: Chart) -> str:
+    if chart.kind == "heatmap":
+        against = "the better of non-SI and SI" if chart.against == "best" else chart.against
+        return f"{NAMES[chart.show]} against {NAMES.get(against, against)}"
+    what = label(chart.y)
+    if chart.kind == "marginal":
+        return f"{NAMES[chart.show]}: what each further step adds to the {what}"
+    return f"{what[:1].upper()}{what[1:]} over {label(column_of(chart.x)).partition(' (')[0]}"
+
+
+def _edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper edge of the cell of each of the sorted *values*."""
+    if len(values) == 1:
+        return values - 0.5, values + 0.5
+    middles = (values[1:] + values[:-1]) / 2
+    low = np.concatenate([[values[0] - (middles[0] - values[0])], middles])
+    high = np.concatenate([middles, [values[-1] + (values[-1] - middles[-1])]])
+    return np.round(low, 9), np.round(high, 9)
+
+
+def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -> pd.DataFrame:
+    """One row for each point of *keys*: how much faster *show* is than *against*.
+
+    Columns: the keys, ``speedup``, ``lookahead`` and ``servers`` of *show*, and ``other``, the name
+    of what it is compared with.
+    """
+    keys = list(keys)
+
+    def of(algorithm: str) -> pd.DataFrame:
+        return frame[frame["algorithm"] == algorithm].set_index(keys)
+
+    mine = of(show)
+    names = ["nonsi", "si"] if against == "best" else [against]
+    latencies = pd.concat([of(name)["latency_mean_ms"].rename(name) for name in names], axis=1)
+    latencies = latencies.reindex(mine.index)
+    table = pd.DataFrame(index=mine.index)
+    table["speedup"] = latencies.min(axis=1) / mine["latency_mean_ms"]
+    table["other"] = latencies.idxmin(axis=1).map(NAMES)
+    for column, source in (("lookahead", "lookahead"), ("servers", "peak_targets")):
+        if source in mine:
+            table[column] = mine[source]
+    return table.reset_index()
+
+
+def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
+    x, y = column_of(chart.x), column_of(chart.y)
+    table = compare(frame, chart.show, chart.against, [x, y])
+    for name, column in (("x", x), ("y", y)):
+        values = np.sort(table[column].unique()).astype(float)
+        at = np.searchsorted(values, table[column])
+        lower, upper = _edges(values)
+        table[f"{name}0"], table[f"{name}1"] = lower[at], upper[at]
+    table["speedup"] = table["speedup"].round(4)
+    low, high = float(table["speedup"].min()), float(table["speedup"].max())
+    high = max(high, 1.01)
+    domain: list[float]
+    if low < 1:
+        domain, colours = [low, 0.9999, 1, high], [PINK, PALE_PINK, PALE_BLUE, BLUE]
+    else:
+        domain, colours = [1, high], [PALE_BLUE, BLUE]
+    show = NAMES[chart.show]
+    tooltip = [
+        alt.Tooltip("speedup:Q", title=f"speed-up of {show}", format=".3f"),
+        alt.Tooltip(f"{x}:Q", title=label(x)),
+        alt.Tooltip(f"{y}:Q", title=label(y)),
+        alt.Tooltip("other:N", title="compared with"),
+    ]
+    if chart.show != "nonsi" and "lookahead" in table:
+        tooltip.append(alt.Tooltip("lookahead:Q", title=f"best lookahead of {show}"))
+    if chart.show == "dsi" and "servers" in table:
+        tooltip.append(alt.Tooltip("servers:Q", title="target servers busy at once"))
+
+    def scale(name: str) -> alt.Scale:
+        edges = [float(table[f"{name}0"].min()), float(table[f"{name}1"].max())]
+        return alt.Scale(domain=edges, nice=False, zero=False)
+
+    drawn = (
+        alt.Chart(table)
+        .mark_rect(strokeWidth=0, clip=True)
+        .encode(
+            x=alt.X("x0:Q", title=label(x), scale=scale("x"), axis=alt.Axis(grid=False)),
+            x2="x1:Q",
+            y=alt.Y("y0:Q", title=label(y), scale=scale("y"), axis=alt.Axis(grid=False)),
+            y2="y1:Q",
+            color=alt.Color(
+                "speedup:Q",
+                scale=alt.Scale(type="log", domain=domain, range=colours, clamp=True),
+                legend=alt.Legend(
+                    title=f"{show} is … × as fast",
+                    orient="top",
+                    gradientLength=220,
+                    format=".2~f",
+                ),
+            ),
+            tooltip=tooltip,
+        )
+    )
+    against = "the better of non-SI and SI" if chart.against == "best" else NAMES[chart.against]
+    slower = float((table["speedup"] < 1).mean())
+    verdict = (
+        f"Pink: {show} is slower ({slower:.0%} of the map); blue: it is faster."
+        if low < 1
+        else f"The darker the blue, the faster; {show} is nowhere slower."
+    )
+    caption = (
+        f"Latency of {against} divided by the latency of {show}, up to {high:.2f}×. {verdict} "
+        "Point at a cell for its numbers."
+    )
+    return drawn, caption, len(table)
+
+
+def _colour(frame: pd.DataFrame) -> alt.Color:
+    present = [name for name in NAMES if (frame["algorithm"] == name).any()]
+    return alt.Color(
+        "name:N",
+        title=None,
+        scale=alt.Scale(domain=[NAMES[n] for n in present], range=[COLOURS[n] for n in present]),
+        legend=alt.Legend(orient="top"),
+    )
+
+
+def _lines(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, int]:
+    x, y = column_of(chart.x), chart.y
+    columns = [x, y, "algorithm", "lookahead", "targets", "peak_targets"]
+    table = frame[[c for c in dict.fromkeys(columns) if c in frame]].dropna(subset=[y]).copy()
+    table["name"] = table["algorithm"].astype(str).map(NAMES)
+    table[y] = table[y].round(6)
+    tooltip = [
+        alt.Tooltip("name:N", title="algorithm"),
+        alt.Tooltip(f"{x}:Q", title=label(x)),
+        alt.Tooltip(f"{y}:Q", title=label(y), format=".4~g"),
+    ]
+    tooltip += [
+        alt.Tooltip(f"{name}:Q", title=label(name))
+        for name in ("lookahead", "peak_targets")
+        if name in table and name not in (x, y)
+    ]
+    base = alt.Chart(table).encode(
+        x=alt.X(f"{x}:Q", title=label(x), scale=alt.Scale(nice=False, zero=False, padding=8)),
+        y=alt.Y(f"{y}:Q", title=label(y), scale=alt.Scale(zero=y.startswith("wasted"))),
+        color=_colour(table),
+        tooltip=tooltip,
+    )
+    drawn = base.mark_line(strokeWidth=2) + base.mark_point(filled=True, size=42, opacity=1)
+    better = "higher is better" if y.startswith("speedup") else "lower is better"
+    caption = f"{label(y)[:1].upper()}{label(y)[1:]} of each algorithm; {better}."
+    return drawn, caption, len(table)
+
+
+def _marginal(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
+    x, y = column_of(chart.x), chart.y
+    table = frame.loc[frame["algorithm"] == chart.show, [x, y]].sort_values(x)
+    table["gain"] = table[y].diff().round(6)
+    table["before"] = table[x].shift()
+    table = table.dropna()
+    drawn = (
+        alt.Chart(table)
+        .mark_bar(color=COLOURS[chart.show])
+        .encode(
+            x=alt.X(f"{x}:O", title=label(x), axis=alt.Axis(labelAngle=0)),
+            y=alt.Y("gain:Q", title=f"gain in {label(y)}"),
+            tooltip=[
+                alt.Tooltip("before:Q", title="from"),
+                alt.Tooltip(f"{x}:Q", title="to"),
+                alt.Tooltip("gain:Q", title=f"gain in {label(y)}", format=".4~g"),
+                alt.Tooltip(f"{y}:Q", title=label(y), format=".4~g"),
+            ],
+        )
+    )
+    caption = (
+        f"What each step of the {label(x).partition(' (')[0]} adds to the {label(y)} of "
+        f"{NAMES[chart.show]}: where the bars vanish, more is of no use."
+    )
+    return drawn, caption, len(table)
+
+
+_KINDS: dict[str, Any] = {"heatmap": _heatmap, "lines": _lines, "marginal": _marginal}
+
+
+def guess(frame: pd.DataFrame) -> tuple[list[str], list[Chart]]:
+    """Charts for results that come without a study.
+
+    Returns:
+        What to minimise over, and the charts.
+    """
+    from dsim.study import Chart
+
+    axes = [name for name in settings_that_vary(frame) if name not in ("algorithm", "variant")]
+    numeric = [name for name in axes if pd.api.types.is_numeric_dtype(frame[name])]
+    minimise = ["lookahead"] if "lookahead" in numeric and len(numeric) > 1 else []
+    free = [name for name in numeric if name not in minimise]
+    present = set(frame["algorithm"].unique())
+    if len(free) >= 2:
+        x, y = free[0], free[1]
+        pairs = [("si", "nonsi"), ("dsi", "si"), ("dsi", "nonsi")]
+        wanted = [pair for pair in pairs if set(pair) <= present]
+        if present >= {"nonsi", "si", "dsi"}:
+            wanted.append(("dsi", "best"))
+        return minimise, [
+            Chart(kind="heatmap", x=x, y=y, show=show, against=against) for show, against in wanted
+        ]
+    if free:
+        return minimise, [Chart(kind="lines", x=free[0], y="latency_mean_ms")]
+    return minimise, []
+
+
+FATES = {
+    "draft, accepted": "#2f7fc1",
+    "draft, rejected": "#a9cbe8",
+    "pass": "#2e8b62",
+    "cancelled": "#d9a441",
+    "prefill": "#8b929c",
+}
+
+
+def timeline(spans: pd.DataFrame, rejections: pd.DataFrame) -> alt.LayerChart:
+    """Who did what when: one lane a server, what was cancelled in another colour.
+
+    Args:
+        spans: columns lane, start_ms, end_ms, fate (see :data:`FATES`), what (a sentence).
+        rejections: columns time_ms, what; drawn as lines across the lanes.
+    """
+    lanes = list(pd.unique(spans["lane"]))
+    fates = [fate for fate in FATES if (spans["fate"] == fate).any()]
+    bars = (
+        alt.Chart(spans)
+        .mark_bar(cornerRadius=2, stroke="white", strokeWidth=0.5)
+        .encode(
+            x=alt.X("start_ms:Q", title="time (ms)"),
+            x2="end_ms:Q",
+            y=alt.Y("lane:N", sort=lanes, title=None),
+            color=alt.Color(
+                "fate:N",
+                title=None,
+                scale=alt.Scale(domain=fates, range=[FATES[fate] for fate in fates]),
+                legend=alt.Legend(orient="top"),
+            ),
+            tooltip=[
+                alt.Tooltip("lane:N", title="server"),
+                alt.Tooltip("what:N", title="what"),
+                alt.Tooltip("fate:N", title="fate"),
+                alt.Tooltip("start_ms:Q", title="from (ms)", format=".6~g"),
+                alt.Tooltip("end_ms:Q", title="to (ms)", format=".6~g"),
+            ],
+        )
+    )
+    marks = (
+        alt.Chart(rejections)
+        .mark_rule(color=PINK, strokeDash=[4, 3], strokeWidth=1.5)
+        .encode(
+            x="time_ms:Q",
+            tooltip=[
+                alt.Tooltip("time_ms:Q", title="rejection at (ms)", format=".6~g"),
+                alt.Tooltip("what:N", title="what"),
+            ],
+        )
+    )
+    layers: alt.LayerChart = bars + marks
+    return layers

@@ -1,0 +1,351 @@
+"""The command line: a thin skin over the library, and the only place that knows exit codes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dsim import __version__
+from dsim.errors import EngineError, Problem, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+USER_MISTAKE, FAILURE, INTERRUPTED = 2, 3, 130
+ALGORITHMS = ("nonsi", "si", "dsi")
+
+
+class Group(click.Group):
+    """Commands whose errors become exit codes: 2 for a user's mistake, 3 for a failure of ours."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the command line and leave with its exit code."""
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except click.exceptions.Exit as leave:
+            sys.exit(leave.exit_code)
+        except click.Abort:
+            click.echo("interrupted", err=True)
+            sys.exit(INTERRUPTED)
+        except click.ClickException as error:
+            error.show()
+            sys.exit(USER_MISTAKE)
+        except UserError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(USER_MISTAKE)
+        except BrokenPipeError:
+            # Whoever read our output has enough of it.
+            sys.stderr.close()
+            sys.exit(0)
+        except EngineError as error:
+            click.echo(f"failure: {error}", err=True)
+            sys.exit(FAILURE)
+        except Exception as error:
+            import traceback
+
+            click.echo(f"failure: {type(error).__name__}: {error}", err=True)
+            log = Path("dsim-failure.log")
+            try:
+                log.write_text(traceback.format_exc(), encoding="utf-8")
+                click.echo(f"This is a mistake of dsim's; the details are in {log}.", err=True)
+            except OSError:
+                click.echo(traceback.format_exc(), err=True)
+            sys.exit(FAILURE)
+        sys.exit(code if isinstance(code, int) else 0)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command, or name the nearest one."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            from dsim.study import nearest
+
+            if args and "No such command" in error.message:
+                hint = nearest(args[0], self.list_commands(ctx))
+                raise click.UsageError(error.message + hint, ctx) from None
+            raise
+
+
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dsim")
+def main() -> None:
+    """Simulate speculative decoding: non-SI, SI and DSI under one clock.
+
+    Start with: dsim simulate. Then: dsim run studies/heatmap.toml
+    """
+
+
+def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the commands that read a study."""
+    for option in (
+        click.option(
+            "--set",
+            "overrides",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Set any setting, several times; see dsim settings. Values as in TOML.",
+        ),
+        click.option(
+            "--engine",
+            type=click.Choice(["auto", "vector", "events"]),
+            help="Which engine simulates.  [default: auto]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("study", type=click.Path(path_type=Path), required=False, metavar="STUDY.toml")
+@study_options
+@click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [results/STUDY]")
+@click.option("--jobs", type=click.IntRange(1), help="Worker processes.  [default: all cores]")
+@click.option("--csv", is_flag=True, help="Write results.csv even for 200,000 rows or more.")
+@click.option("--force", is_flag=True, help="Replace other results in the folder.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Go on with the interrupted run in DIR.",
+)
+@click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def run(
+    study: Path | None,
+    overrides: Sequence[str],
+    engine: str | None,
+    out: Path | None,
+    jobs: int | None,
+    csv: bool,
+    force: bool,
+    resume: Path | None,
+    open_: bool,
+    quiet: bool,
+) -> None:
+    """Run a study: its whole grid of cases, to a results folder with a report.
+
+    The folder gets results.parquet (and results.csv while there are under 200,000 rows),
+    report.html, every chart as PNG and SVG, the resolved study.toml and provenance.json.
+    """
+    from tqdm import tqdm
+
+    from dsim import study as studies
+    from dsim.grid import default_jobs
+    from dsim.run import RunInterrupted, run_study, unfinished_study
+
+    if resume is not None:
+        if study is not None or overrides or engine or out:
+            raise click.UsageError("--resume takes the study from its folder, and no other option")
+        loaded, folder = unfinished_study(resume), resume
+    elif study is None:
+        raise click.UsageError("name a study, like studies/heatmap.toml")
+    else:
+        if engine:
+            overrides = [*overrides, f'engine="{engine}"']
+        loaded = studies.load(study, overrides)
+        folder = out or default_folder(study, overrides, loaded.to_toml())
+    bar = tqdm(
+        total=loaded.case_count,
+        unit=" cases",
+        disable=True if quiet else None,  # None: shown on a terminal only
+        leave=False,
+    )
+    try:
+        with bar:
+            finished = run_study(
+                loaded,
+                folder,
+                jobs=jobs or default_jobs(),
+                csv=csv,
+                force=force,
+                resume=resume is not None,
+                progress=lambda cases: (bar.update(cases), None)[1],
+            )
+    except RunInterrupted:
+        click.echo(f"interrupted; go on with: dsim run --resume {folder}", err=True)
+        sys.exit(INTERRUPTED)
+    if not quiet:
+        for line in finished.lines:
+            click.echo(line)
+        click.echo(f"\n{finished.cases:,} cases, {finished.rows:,} rows: {finished.folder}")
+        click.echo(f"report: {finished.report}")
+    if open_:
+        click.launch(str(finished.report))
+
+
+def default_folder(study: Path, overrides: Sequence[str], resolved: str) -> Path:
+    """``results/NAME``, and for a study that was changed on the way a name of its own."""
+    if not overrides:
+        return Path("results") / study.stem
+    import hashlib
+
+    return Path("results") / f"{study.stem}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
+
+
+@main.command()
+@click.argument("results", type=click.Path(path_type=Path), metavar="DIR|FILE")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to.  [the folder itself]")
+@click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
+def plot(results: Path, out: Path | None, open_: bool) -> None:
+    """Draw charts again from stored results, without simulating.
+
+    DIR is a results folder of dsim run; FILE a CSV or Parquet file with the columns that
+    docs/results.md describes.
+    """
+    from dsim.run import plot as draw_again
+
+    report, lines = draw_again(results, out)
+    for line in lines:
+        click.echo(line)
+    click.echo(f"report: {report}")
+    if open_:
+        click.launch(str(report))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.argument("pattern", required=False)
+def settings(as_json: bool, pattern: str | None) -> None:
+    """List every setting of a study: default, unit, range and meaning.
+
+    With PATTERN only those whose name contains it.
+    """
+    from dsim.study import CHART_SETTINGS, SETTINGS, nearest, show
+
+    listed = [
+        *SETTINGS,
+        *(_renamed(s, f"charts[].{s.key}") for s in CHART_SETTINGS),
+    ]
+    if pattern:
+        names = [s.key for s in listed]
+        listed = [s for s in listed if pattern in s.key]
+        if not listed:
+            raise UserError(f"no setting is called {pattern!r}{nearest(pattern, names)}")
+    rows = [
+        {
+            "key": s.key,
+            "type": s.type,
+            "default": s.default,
+            "unit": s.unit,
+            "range": s.range,
+            "grid": s.sweep and not s.key.startswith("charts"),
+            "meaning": s.meaning,
+        }
+        for s in listed
+    ]
+    if as_json:
+        import json
+
+        click.echo(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        about = [row["type"]]
+        if row["range"]:
+            about.append(row["range"])
+        if row["unit"]:
+            about.append(f"in {row['unit']}")
+        default = "not set" if row["default"] is None else show(row["default"])
+        about.append(f"default {default}")
+        if row["grid"]:
+            about.append("can be an axis of the grid")
+        click.secho(row["key"], bold=True)
+        click.echo(f"    {row['meaning']}")
+        click.echo(click.style(f"    {'; '.join(about)}", dim=True))
+
+
+def _renamed(setting: Any, key: str) -> Any:
+    import dataclasses
+
+    return dataclasses.replace(setting, key=key)
+
+
+@main.command()
+@click.option(
+    "--algorithm",
+    "algorithms",
+    type=click.Choice(ALGORITHMS),
+    multiple=True,
+    help="What to simulate; repeatable.  [default: all three]",
+)
+@click.option("--tokens", type=click.IntRange(1), default=None, help="N, tokens to generate.")
+@click.option("--lookahead", type=click.IntRange(1), default=5, show_default=True)
+@click.option(
+    "--targets",
+    default="7",
+    show_default=True,
+    metavar="S",
+    help="Target servers of DSI: a number, or enough.",
+)
+@click.option("--target-latency", type=float, default=30.0, show_default=True, metavar="MS")
+@click.option("--drafter-latency", type=float, default=3.0, show_default=True, metavar="MS")
+@click.option("--target-first-latency", type=float, metavar="MS", help="Prefill of the target.")
+@click.option("--drafter-first-latency", type=float, metavar="MS", help="Prefill of the drafter.")
+@click.option("--acceptance", type=float, default=None, metavar="P", help="[default: 0.8]")
+@click.option(
+    "--accepts",
+    metavar="110101…",
+    help="Draws by position instead: 1 accepted, 0 rejected; at least N of them.",
+)
+@click.option(
+    "--repeats", type=click.IntRange(1), default=None, help="[default: 20; 1 w. --accepts]"
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--preemptible/--no-preemptible", default=True, show_default=True)
+@click.option(
+    "--engine",
+    type=click.Choice(["auto", "vector", "events"]),
+    default="auto",
+    show_default=True,
+)
+@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="As in dsim run.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--settled", is_flag=True, help="With --json: when every token settled.")
+@click.option(
+    "--timeline",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Draw who did what when, in the first repeat.",
+)
+@click.pass_context
+def simulate(ctx: click.Context, /, **options: Any) -> None:
+    """Simulate one case and compare the algorithms.
+
+    With no options it is a sanity check: three algorithms on one plausible case.
+    """
+    from dsim import single
+
+    given = {
+        name
+        for name in options
+        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    }
+    case, algorithms = single.case_from_options(options, given)
+    outcomes = single.outcomes(case, algorithms, options["engine"])
+    if options["timeline"] is not None:
+        single.write_timeline(case, algorithms, options["timeline"])
+    if options["as_json"]:
+        with_settled = options["settled"] or options["accepts"] is not None
+        click.echo(single.as_json(case, outcomes, settled=with_settled))
+        return
+    click.echo(single.as_text(case, outcomes))
+    if options["timeline"] is not None:
+        click.echo(f"timeline: {options['timeline']}")
+
+
+@main.command()
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """Print the script that completes dsim's commands in your shell.
+
+    For bash: dsim completion bash > ~/.dsim-complete.bash, and source that in ~/.bashrc.
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    if found is None:
+        raise UserError(Problem("completion", "", f"click knows no completion for {shell}"))
+    click.echo(found(main, {}, "dsim", "_DSIM_COMPLETE").source())

@@ -1,0 +1,70 @@
+"""What the servers did, as a table, from the history that they kept."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dsim.events.output import Output
+    from dsim.events.server import Forward, Servers
+
+
+def spans(output: Output, drafter: Servers, target: Servers) -> list[dict[str, Any]]:
+    """One row for each forward of a finished run, in order of beginning.
+
+    Keys: ``lane`` (the server), ``start_ns``, ``end_ns``, ``fate`` (``draft, accepted``, ``draft,
+    rejected``, ``pass``, ``prefill`` or ``cancelled``) and ``what`` (in words). What was still
+    running at the end of the run ends there.
+
+    Raises:
+        ValueError: the servers kept no history.
+    """
+    if drafter.history is None or target.history is None:
+        raise ValueError("the servers kept no history")
+    over_ns = output.settled_ns[-1]
+    rows = []
+    for forward in sorted([*drafter.history, *target.history], key=lambda f: f.start_ns):
+        role = forward.servers.role
+        rows.append(
+            {
+                "lane": role if role == "drafter" else f"target {forward.server + 1}",
+                "start_ns": forward.start_ns,
+                "end_ns": over_ns if forward.end_ns < 0 else min(forward.end_ns, over_ns),
+                "fate": _fate(forward, output),
+                "what": _what(forward),
+            }
+        )
+    return rows
+
+
+def rejections(output: Output) -> list[dict[str, Any]]:
+    """One row for each rejection: ``time_ns`` and ``what``."""
+    return [
+        {"time_ns": output.settled_ns[position], "what": f"draft of token {position} rejected"}
+        for position in output.rejections
+    ]
+
+
+def _fate(forward: Forward, output: Output) -> str:
+    if forward.cancelled:
+        return "cancelled"
+    if not forward.is_pass:
+        return "prefill"
+    if forward.servers.role == "target":
+        return "pass"
+    # A draft is void if its position, or an earlier one, was rejected after it was made.
+    void = any(
+        position <= forward.first and output.settled_ns[position] >= forward.end_ns
+        for position in output.rejections
+    )
+    return "draft, rejected" if void or forward.end_ns < 0 else "draft, accepted"
+
+
+def _what(forward: Forward) -> str:
+    if not forward.is_pass:
+        return "reads the prompt"
+    if forward.servers.role == "drafter":
+        return f"drafts token {forward.first}"
+    drafts = forward.end - forward.first
+    plural = "" if drafts == 1 else "s"
+    return f"verifies {drafts} draft{plural} after {forward.first} settled tokens"

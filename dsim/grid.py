@@ -1,0 +1,431 @@
+"""All cases of a study: grid in, results table out.
+
+The table does not depend on the number of workers, on the order in which cases are finished, or on
+whether the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dsim import vector
+from dsim.results import COLUMNS, column_of, half_width
+from dsim.simulate import COUNTS, engine_for, run_events
+from dsim.study import Axis, Study, acceptance_of, case_of, latency_of, points, targets_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from dsim.latency import Latency
+    from dsim.study import Case
+    from dsim.vector import Ints
+
+    Floats = NDArray[np.float64]
+
+STATISTICS = ("latency_mean_ms", "latency_std_ms", "latency_min_ms", "latency_max_ms")
+OUTCOMES = (*STATISTICS, *COUNTS)
+TIMING_KEYS = {
+    *(f"{m}.{n}" for m in ("target", "drafter") for n in ("latency_ms", "first_latency_ms")),
+    *(f"{m}.first_latency_ratio" for m in ("target", "drafter")),
+    "drafter.latency_relative",
+    "lookahead",
+    "targets",
+}
+CELLS_AT_ONCE = 2**22  # draws of one batch in the vector engine
+TIMINGS_AT_ONCE = 512
+CHUNKS = 256  # into how many pieces, at most, event cases are cut for workers and for resuming
+SMALL_TOKENS = 300_000  # simulated tokens up to which starting workers costs more than it saves
+
+
+class Store:
+    """Where finished chunks of the event engine are kept. This one keeps nothing."""
+
+    def get(self, number: int) -> NDArray[np.float64] | None:
+        """The outcomes of chunk *number*, if it was finished before."""
+
+    def put(self, number: int, outcomes: NDArray[np.float64]) -> None:
+        """Keep the outcomes of chunk *number*."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GridResult:
+    """The results of a study.
+
+    Attributes:
+        table: one row per case and algorithm.
+        cases: how many cases the grid has.
+        left_out: how many DSI cases were left out, having more than ``max_targets`` servers.
+        engines: rows by engine.
+    """
+
+    table: pa.Table
+    cases: int
+    left_out: int
+    engines: Mapping[str, int]
+
+
+def summarise(latency_ns: Ints) -> tuple[Floats, Floats, Floats, Floats]:
+    """Mean, standard deviation, minimum and maximum (ms) over the repeats.
+
+    The sums run in the order of the repeats, so that they do not depend on the shape.
+
+    Args:
+        latency_ns: int64, shape (cases, repeats, …).
+
+    Returns:
+        float64, each of shape (cases, …). One repeat has standard deviation 0.
+    """
+    repeats = latency_ns.shape[1]
+    low, high = latency_ns[:, 0], latency_ns[:, 0]
+    mean = latency_ns.sum(axis=1) / repeats
+    spread = np.zeros_like(mean)
+    for r in range(repeats):
+        one = latency_ns[:, r]
+        low, high = np.minimum(low, one), np.maximum(high, one)
+        off = one - mean
+        spread += off * off
+    std = np.sqrt(spread / max(1, repeats - 1))
+    return mean / 1e6, std / 1e6, low / 1e6, high / 1e6
+
+
+class _Grid:
+    """One study on its way to a table.
+
+    Outcomes have the shape (algorithms, variants, *axes); what is known of a case beforehand has
+    the shape (variants, *axes).
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.algorithms: list[str] = study.settings["algorithms"]
+        self.shape = (len(study.variants), *study.shape)
+        full = (len(self.algorithms), *self.shape)
+        self.outcomes = {name: np.full(full, np.nan) for name in OUTCOMES}
+        self.targets = np.zeros(self.shape, np.int64)
+        self.target_ms, self.drafter_ms = np.zeros(self.shape), np.zeros(self.shape)
+        self.by_vector = np.zeros(self.shape, np.bool_)
+        self.keys = [axis.key for axis in study.grid]
+
+    def blocks(self) -> Iterator[tuple[int, tuple[Any, ...], dict[str, Any]]]:
+        """Blocks of cases with one engine: variant, index into the axes, settings."""
+        outer = [axis for axis in self.study.grid if not _is_inner(axis)]
+        for variant in range(len(self.study.variants)):
+            settings = self.study.of_variant(variant)
+            for point in points(outer):
+                index = tuple(
+                    axis.values.index(point[axis.key]) if axis.key in point else slice(None)
+                    for axis in self.study.grid
+                )
+                yield variant, index, settings | point
+
+    def note(self, where: tuple[Any, ...], case: Case) -> None:
+        """Note what is known of a case before it runs."""
+        self.targets[where] = case.targets
+        self.target_ms[where] = case.target.latency_ns / 1e6
+        self.drafter_ms[where] = case.drafter.latency_ns / 1e6
+
+    # The vector engine
+
+    def run_block(self, variant: int, index: tuple[Any, ...], settings: dict[str, Any]) -> None:
+        """Run a block on the vector engine."""
+        inner = [axis for axis in self.study.grid if _is_inner(axis)]
+        timing_axes = [axis for axis in inner if axis.key in TIMING_KEYS]
+        draw_axes = [axis for axis in inner if axis.key not in TIMING_KEYS]
+        # From (timing axes, draw axes) to the order of the grid.
+        order = [axis.key for axis in timing_axes + draw_axes]
+        transpose = [order.index(axis.key) for axis in inner]
+        sizes = [len(axis.values) for axis in timing_axes + draw_axes]
+
+        def spread(values: NDArray[Any]) -> NDArray[Any]:
+            return values.reshape(sizes).transpose(transpose)
+
+        timings = list(_timings(settings, timing_axes))
+        groups = [acceptance_of(settings | point) for point in points(draw_axes)]
+        wide = np.ones(len(groups))
+        where = (variant, *index)
+        for array, values in (
+            (self.targets, [t.targets for t in timings]),
+            (self.target_ms, [t.target_ns / 1e6 for t in timings]),
+            (self.drafter_ms, [t.drafter_ns / 1e6 for t in timings]),
+        ):
+            array[where] = spread(np.multiply.outer(np.array(values), wide))
+        self.by_vector[where] = True
+
+        repeats, tokens = settings["repeats"], settings["tokens"]
+        at_once = max(1, CELLS_AT_ONCE // (repeats * tokens))
+        outcomes = {
+            (algorithm, name): np.empty((len(timings), len(groups)))
+            for algorithm in self.algorithms
+            for name in OUTCOMES
+        }
+        for at in range(0, len(groups), at_once):
+            some = groups[at : at + at_once]
+            # Runs are numbered repeat by repeat, so that sums over repeats are sums of rows.
+            draws = np.stack([g.draws(settings["seed"], repeats, tokens) for g in some], axis=1)
+            branches = vector.Branches.of(draws.reshape(-1, tokens))
+            for algorithm in self.algorithms:
+                totals = vector.TOTALS[algorithm](timings, branches)
+                columns = slice(at, at + len(some))
+                for name in COUNTS:
+                    counts = getattr(totals, name).reshape(-1, repeats, len(some))
+                    reduced = counts.max(axis=1) if name == "peak_targets" else counts.mean(axis=1)
+                    outcomes[algorithm, name][:, columns] = reduced[totals.row]
+                for c in range(0, len(timings), TIMINGS_AT_ONCE):
+                    rows = slice(c, c + TIMINGS_AT_ONCE)
+                    latency_ns = totals.latency_ns(rows).reshape(-1, repeats, len(some))
+                    for name, statistic in zip(STATISTICS, summarise(latency_ns), strict=True):
+                        outcomes[algorithm, name][rows, columns] = statistic
+        for a, algorithm in enumerate(self.algorithms):
+            for name in OUTCOMES:
+                self.outcomes[name][(a, *where)] = spread(outcomes[algorithm, name])
+
+    # The event engine
+
+    def case_at(self, number: int) -> tuple[tuple[int, ...], Case]:
+        """Index and case of case *number* of the whole grid."""
+        where = tuple(int(i) for i in np.unravel_index(number, self.shape))
+        values = {a.key: a.values[i] for a, i in zip(self.study.grid, where[1:], strict=True)}
+        return where, case_of(self.study.of_variant(where[0]) | values)
+
+    def outcomes_of(self, number: int) -> NDArray[np.float64]:
+        """Run case *number* on the event engine: float64 (algorithms, outcomes)."""
+        _, case = self.case_at(number)
+        limit = self.study.settings["max_targets"]
+        rows = np.full((len(self.algorithms), len(OUTCOMES)), np.nan)
+        draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
+        for a, algorithm in enumerate(self.algorithms):
+            if algorithm == "dsi" and limit is not None and case.targets > limit:
+                continue
+            runs = [run_events(case, algorithm, r, draws[r]) for r in range(case.repeats)]
+            latency_ns = np.array([[run.output.settled_ns[-1] for run in runs]])
+            counts = np.array([run.counts for run in runs])
+            rows[a, : len(STATISTICS)] = [values[0] for values in summarise(latency_ns)]
+            rows[a, len(STATISTICS) :] = [*counts[:, :-1].mean(axis=0), counts[:, -1].max()]
+        return rows
+
+    def run_events(
+        self, numbers: NDArray[np.int64], jobs: int, store: Store, progress: Callable[[int], None]
+    ) -> None:
+        """Run the cases *numbers* on the event engine, in chunks that *store* remembers."""
+        chunks = np.array_split(numbers, min(CHUNKS, len(numbers)))
+        todo = []
+        for number, chunk in enumerate(chunks):
+            known = store.get(number)
+            if known is None:
+                todo.append(number)
+            else:
+                self.fill(chunk, known)
+                progress(len(chunk))
+        work = len(numbers) * self.study.settings["repeats"] * self.study.settings["tokens"]
+        jobs = min(jobs, len(todo))
+        if jobs <= 1 or work < SMALL_TOKENS:
+            for number in todo:
+                outcomes = np.stack([self.outcomes_of(int(n)) for n in chunks[number]])
+                store.put(number, outcomes)
+                self.fill(chunks[number], outcomes)
+                progress(len(chunks[number]))
+            return
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(jobs, context, _start_worker, (self.study,))
+        try:
+            waiting = {pool.submit(_in_worker, chunks[number].tolist()): number for number in todo}
+            for future in as_completed(waiting):
+                number = waiting[future]
+                store.put(number, future.result())
+                self.fill(chunks[number], future.result())
+                progress(len(chunks[number]))
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def fill(self, numbers: NDArray[np.int64], outcomes: NDArray[np.float64]) -> None:
+        """Put the outcomes of cases *numbers* in their place."""
+        for i, name in enumerate(OUTCOMES):
+            flat = self.outcomes[name].reshape(len(self.algorithms), -1)
+            flat[:, numbers] = outcomes[:, :, i].T
+
+    # The table
+
+    def result(self) -> GridResult:
+        """The table of all that was run."""
+        import pyarrow as pa
+
+        cases, full = math.prod(self.shape), (len(self.algorithms), *self.shape)
+        settings, grid = self.study.settings, self.study.grid
+
+        def flat(values: NDArray[Any]) -> NDArray[Any]:
+            """From one value a case to one a row."""
+            return np.broadcast_to(values, full).reshape(-1)
+
+        def along(number: int, values: Sequence[Any]) -> NDArray[Any]:
+            """The values of an axis, spread over the grid."""
+            shape = [1] * len(self.shape)
+            shape[number] = -1
+            return np.array(values).reshape(shape)
+
+        kept = np.ones(full, np.bool_)
+        if settings["max_targets"] is not None and "dsi" in self.algorithms:
+            kept[self.algorithms.index("dsi")] = self.targets <= settings["max_targets"]
+        kept = kept.reshape(-1)
+        rows = None if kept.all() else np.flatnonzero(kept)
+
+        columns: dict[str, Any] = {}
+
+        def put(name: str, values: Any, words: Sequence[str] | None = None) -> None:
+            values = values if rows is None else values[rows]
+            if words is not None:
+                values = pa.DictionaryArray.from_arrays(
+                    pa.array(values.astype(np.int32)), pa.array(words, pa.string())
+                )
+            columns[name] = pa.array(values) if words is None else values
+
+        names = [name for name, _ in self.study.variants]
+        put("variant", flat(along(0, range(len(names)))), names)
+        put("algorithm", np.repeat(np.arange(len(self.algorithms)), cases), self.algorithms)
+        put("engine", flat(self.by_vector.astype(np.int32)), ["events", "vector"])
+        given: dict[str, NDArray[Any]] = {}
+        for number, axis in enumerate(grid, 1):
+            given[column_of(axis.key)] = along(number, axis.values)
+        variant_settings = [self.study.of_variant(v) for v in range(len(names))]
+        for key in ("tokens", "repeats", "lookahead"):
+            given.setdefault(key, along(0, [v[key] for v in variant_settings]))
+        given.setdefault("acceptance_rate", self._rates(variant_settings))
+        given |= {
+            "targets": self.targets,
+            "target_latency_ms": self.target_ms,
+            "drafter_latency_ms": self.drafter_ms,
+        }
+        standard = [c.name for c in COLUMNS if c.kind == "setting" and c.name in given]
+        for name in [*standard, *(n for n in given if n not in standard)]:
+            put(name, flat(given[name]))
+
+        latency = self.outcomes["latency_mean_ms"]
+        reference = {name: latency[a] for a, name in enumerate(self.algorithms)}
+        repeats = settings["repeats"]
+        outcomes = self.outcomes | {
+            "latency_ci95_ms": half_width(self.outcomes["latency_std_ms"], repeats),
+            "ms_per_token": latency / given["tokens"],
+        }
+        with np.errstate(invalid="ignore"):
+            for name in ("nonsi", "si"):
+                nothing = np.full_like(latency, np.nan)
+                outcomes[f"speedup_vs_{name}"] = (
+                    reference[name] / latency if name in reference else nothing
+                )
+        for column in COLUMNS:
+            if column.kind == "outcome":
+                values = outcomes[column.name].reshape(-1)
+                if column.dtype == "int64":
+                    values = np.nan_to_num(values).astype(np.int64)
+                put(column.name, values)
+        vectors = int(flat(self.by_vector)[slice(None) if rows is None else rows].sum())
+        total = int(kept.sum())
+        engines = {"events": total - vectors, "vector": vectors}
+        return GridResult(
+            table=pa.table(columns),
+            cases=cases,
+            left_out=len(kept) - total,
+            engines={name: count for name, count in engines.items() if count},
+        )
+
+    def _rates(self, variants: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+        """Acceptance rates where they are not an axis; of a trace, the share that was accepted."""
+
+        def rate(values: Mapping[str, Any]) -> float:
+            acceptance = acceptance_of(values)
+            if acceptance.model != "trace":
+                return acceptance.rate
+            draws = acceptance.draws(0, values["repeats"], values["tokens"])
+            return float(draws.mean())
+
+        return np.array([rate(v) for v in variants]).reshape([-1] + [1] * (len(self.shape) - 1))
+
+
+def _is_inner(axis: Axis) -> bool:
+    """Whether the vector engine takes all values of *axis* at once."""
+    return axis.key in TIMING_KEYS or axis.key.startswith("acceptance.")
+
+
+def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vector.Timing]:
+    """The timing of every combination of the values of *axes*."""
+    known: dict[tuple[Any, ...], tuple[Latency, Latency]] = {}
+    keys = [axis.key for axis in axes if axis.key not in ("lookahead", "targets")]
+    for point in points(axes):
+        pair = tuple(point[key] for key in keys)
+        if pair not in known:
+            values = {**settings, **point}
+            known[pair] = latency_of(values, "target"), latency_of(values, "drafter")
+        target, drafter = known[pair]
+        lookahead = point.get("lookahead", settings["lookahead"])
+        targets = point.get("targets", settings["targets"])
+        yield vector.Timing(
+            drafter_ns=drafter.latency_ns,
+            target_ns=target.latency_ns,
+            lookahead=lookahead,
+            targets=targets_of(targets, lookahead, drafter, target),
+            drafter_first_ns=drafter.first_ns,
+            target_first_ns=target.first_ns,
+        )
+
+
+_worker: _Grid | None = None
+
+
+def _start_worker(study: Study) -> None:
+    global _worker  # noqa: PLW0603  (one study a worker process, set once)
+    _worker = _Grid(study)
+
+
+def _in_worker(numbers: list[int]) -> NDArray[np.float64]:
+    if _worker is None:
+        raise RuntimeError("the worker has not been started")
+    return np.stack([_worker.outcomes_of(n) for n in numbers])
+
+
+def default_jobs() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def run_grid(
+    study: Study,
+    *,
+    jobs: int = 1,
+    store: Store | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> GridResult:
+    """Run all cases of *study*.
+
+    Args:
+        study: the study.
+        jobs: worker processes for the event engine.
+        store: where finished chunks are kept, to go on from after an interruption.
+        progress: called with the number of cases that have just been finished.
+    """
+    grid = _Grid(study)
+    asked = study.settings["engine"]
+    by_events = np.zeros(grid.shape, np.bool_)
+    for variant, index, settings in grid.blocks():
+        sample = case_of(settings | {a.key: a.values[0] for a in study.grid if _is_inner(a)})
+        engine = engine_for(sample) if asked == "auto" else asked
+        if engine == "events":
+            by_events[(variant, *index)] = True
+        else:
+            grid.run_block(variant, index, settings)
+            progress(int(grid.by_vector[(variant, *index)].size))
+    numbers = np.flatnonzero(by_events)
+    for number in numbers:
+        where, case = grid.case_at(int(number))
+        grid.note(where, case)
+    if len(numbers):
+        grid.run_events(numbers, jobs, store or Store(), progress)
+    return grid.result()
