@@ -69,6 +69,11 @@ def label(column: str) -> str:
     return f"{words} ({unit})" if unit else words
 
 
+def _words(column: str) -> str:
+    """:func:`label` without what stands in brackets."""
+    return label(column).partition(" (")[0]
+
+
 def best(frame: pd.DataFrame, minimise: Sequence[str]) -> pd.DataFrame:
     """Every algorithm at its best over the axes *minimise*: lowest mean latency.
 
@@ -171,7 +176,7 @@ def _describe(name: str, value: Any) -> str:
     if name == "variant":
         return str(value)
     shown = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{label(name).partition(' (')[0]} {shown}"
+    return f"{_words(name)} {shown}"
 
 
 def _slug(chart: Chart) -> str:
@@ -186,7 +191,7 @@ def _default_title(chart: Chart) -> str:
     what = label(chart.y)
     if chart.kind == "marginal":
         return f"{NAMES[chart.show]}: what each further step adds to the {what}"
-    return f"{what[:1].upper()}{what[1:]} over {label(column_of(chart.x)).partition(' (')[0]}"
+    return f"{what[:1].upper()}{what[1:]} over the {_words(column_of(chart.x))}"
 
 
 def _edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -324,7 +329,7 @@ def _lines(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, int]
     )
     drawn = base.mark_line(strokeWidth=2) + base.mark_point(filled=True, size=42, opacity=1)
     better = "higher is better" if y.startswith("speedup") else "lower is better"
-    caption = f"{label(y)[:1].upper()}{label(y)[1:]} of each algorithm; {better}."
+    caption = f"The {label(y)} of each algorithm over the {_words(x)}; {better}."
     return drawn, caption, len(table)
 
 
@@ -349,7 +354,7 @@ def _marginal(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
         )
     )
     caption = (
-        f"What each step of the {label(x).partition(' (')[0]} adds to the {label(y)} of "
+        f"What each further step of the {_words(x)} adds to the {label(y)} of "
         f"{NAMES[chart.show]}: where the bars vanish, more is of no use."
     )
     return drawn, caption, len(table)

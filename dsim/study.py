@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import difflib
 import itertools
+import json
 import math
 import re
 import tomllib
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dsim.acceptance import Acceptance
 from dsim.errors import Problem, UserError
 from dsim.latency import Latency, to_ns
+from dsim.theory import targets_enough, targets_equation1
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -164,10 +166,8 @@ def is_row(row: Any) -> bool:
 
 def show(value: Any) -> str:
     """*value* as TOML would have it, cut to one short line."""
-    if isinstance(value, bool):
-        text = str(value).lower()
-    elif isinstance(value, str):
-        text = f'"{value}"'
+    if isinstance(value, bool | str | list | tuple | dict):
+        text = json.dumps(value, ensure_ascii=False, default=str)
     else:
         text = str(value)
     return text if len(text) <= 60 else text[:57] + "…"
@@ -546,8 +546,8 @@ class Study:
     def of_variant(self, number: int) -> dict[str, Any]:
         """The settings of variant *number*."""
         own = self.variants[number][1]
-        settings = {k: v for k, v in self.settings.items() if ALTERNATIVES.get(k) not in own}
-        return {**settings, **own}
+        replaced = {ALTERNATIVES[key]: None for key in own if key in ALTERNATIVES}
+        return {**self.settings, **replaced, **own}
 
     def to_toml(self) -> str:
         """The study, resolved: every setting, with data files written out."""
@@ -1049,8 +1049,8 @@ def targets_of(targets: int | str, lookahead: int, drafter: Latency, target: Lat
     """
     if isinstance(targets, int):
         return targets
-    needed = -(-target.latency_ns // (lookahead * drafter.latency_ns))
-    return needed + (targets == "enough")
+    rule = targets_enough if targets == "enough" else targets_equation1
+    return rule(drafter.latency_ns, target.latency_ns, lookahead)
 
 
 def case_of(values: Mapping[str, Any]) -> Case:

@@ -118,15 +118,15 @@ class Servers:
         self.history: list[Forward] | None = [] if keep_history else None
 
     def cancel(self, forward: Forward) -> None:
-        """Give up *forward*, which has not ended.
+        """Give up *forward*: its answer is not wanted.
 
-        If the backend is preemptible, its server is free at once. Otherwise it runs to its end, in
-        vain.
+        If it is still running and the backend is preemptible, its server is free at once. If not
+        preemptible, it runs to its end, in vain.
         """
         if not forward.cancelled:
             forward.cancelled = True
             self.cancelled += 1
-            if self.backend.preemptible:
+            if self.backend.preemptible and not forward.ended:
                 waiting, forward.callbacks = forward.callbacks, []  # its end will do nothing
                 self._withdraw(forward, waiting)
                 forward.end_ns = self.env._now  # type: ignore[assignment]
