@@ -10,6 +10,7 @@ import dataclasses
 import math
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
@@ -382,6 +383,7 @@ _worker: _Grid | None = None
 
 def _start_worker(study: Study) -> None:
     global _worker  # noqa: PLW0603  (one study a worker process, set once)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     _worker = _Grid(study)
 
 

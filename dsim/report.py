@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -116,8 +117,18 @@ def pictures(panel: Panel) -> tuple[bytes, str]:
     spec = specification(panel, width=panel.width or WIDTH_PX)
     spec["title"] = panel.title
     spec["config"] = PICTURE_THEME
-    svg = vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version())
+    svg = _renumbered(vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version()))
     return vl_convert.svg_to_png(svg, scale=PICTURE_SCALE), svg
+
+
+def _renumbered(svg: str) -> str:
+    """*svg* with its ids counted from 0; Vega goes on counting from the chart before."""
+    known: dict[str, str] = {}
+
+    def number(match: re.Match[str]) -> str:
+        return known.setdefault(match[0], f"{match[1]}{len(known)}")
+
+    return re.sub(r"\b(gradient_|clip)\d+", number, svg)
 
 
 def html(
@@ -188,8 +199,8 @@ def summarise(frame: pd.DataFrame) -> tuple[dict[str, Any] | None, str]:
     plural = "" if points == 1 else "s"
     return {"head": head, "rows": rows}, (
         f"Over the {points:,} point{plural} that the charts show, each algorithm at its best: the "
-        "share of points where it is slower than non-SI, and its speed-ups (latency of the other divided "
-        "by its own)."
+        "share of points where it is slower than non-SI, and its speed-ups (latency of the other "
+        "divided by its own)."
     )
 
 

@@ -138,7 +138,8 @@ def read_results(path: Path) -> pd.DataFrame:
     except (ValueError, pa.ArrowException) as error:
         raise UserError(Problem(str(path), "", f"is no table of results: {error}")) from None
     if "variant" in frame:
-        frame["variant"] = frame["variant"].fillna("")
+        # A column of nothing but empty texts reads as one of missing numbers.
+        frame["variant"] = frame["variant"].astype(object).fillna("").astype(str)
     needed = ("algorithm", "latency_mean_ms")
     problems = [
         Problem(str(path), name, "is missing; " + BY_NAME[name].meaning)

@@ -62,10 +62,12 @@ class Setting:
     def range(self) -> str:
         """The values it takes, for people."""
         numbers = ""
-        if self.type in ("int", "float"):
-            low = "" if self.low is None else f"{'>' if self.above else '≥'} {self.low:g}"
-            high = "" if self.high is None else f"{'<' if self.below else '≤'} {self.high:g}"
-            numbers = ", ".join(filter(None, (low, high)))
+        if self.type in ("int", "float") and self.low is not None:
+            low = f"{self.low:,g}" if self.low < 10**6 else f"{self.low:,.0f}"
+            numbers = f"{'above' if self.above else 'at least'} {low}"
+            if self.high is not None:
+                high = f"{self.high:,.0f}" if self.high >= 10**6 else f"{self.high:g}"
+                numbers = f"from {low} to {'below ' if self.below else ''}{high}"
         return " or ".join(filter(None, (numbers, " | ".join(self.choices))))
 
     def problem(self, value: Any) -> str | None:
@@ -563,15 +565,26 @@ class Study:
                 table[name] = value
             return root
 
-        document = nested({k: v for k, v in self.settings.items() if v is not None})
+        fixed = {k: v for k, v in self.settings.items() if v is not None and k not in self.ranges}
+        text = tomli_w.dumps(nested(fixed))
         if self.ranges:
-            document["grid"] = nested(self.ranges)
-        if self.variants[0][0]:
-            document["variants"] = [{"name": n, **nested(own)} for n, own in self.variants]
-        document["charts"] = [
-            {k: v for k, v in dataclasses.asdict(chart).items() if v} for chart in self.charts
-        ]
-        return tomli_w.dumps(document)
+            # By hand: tomli_w would put tables last, but the order of the axes counts.
+            axes = [f"{key} = {_inline(values)}\n" for key, values in self.ranges.items()]
+            text += "\n[grid]\n" + "".join(axes)
+        tables = {
+            "variants": [{"name": n, **nested(own)} for n, own in self.variants if n],
+            "charts": [
+                {k: v for k, v in dataclasses.asdict(chart).items() if v} for chart in self.charts
+            ],
+        }
+        return text + "\n" + tomli_w.dumps({k: v for k, v in tables.items() if v})
+
+
+def _inline(values: Any) -> str:
+    """A list or a range in one line of TOML."""
+    if isinstance(values, dict):
+        return "{ " + ", ".join(f"{k} = {_inline(v)}" for k, v in values.items()) + " }"
+    return json.dumps(values)
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Study:
@@ -630,7 +643,8 @@ class _Loader:
         self.check_values(values)
         for number, (name, own) in enumerate(differing):
             if not isinstance(name, str) or not name:
-                self.complain(f"variants[{number}].name", f"expected a text, got {show(name)}")
+                got = "nothing" if name is None else show(name)
+                self.complain(f"variants[{number}].name", f"expected a text, got {got}")
             self.check_values(own, f"variants[{number}].")
             for key in own.keys() & ranges.keys():
                 self.complain(f"variants[{number}].{key}", "is an axis of the grid as well")
@@ -800,7 +814,8 @@ class _Loader:
             return None
         if set(written) not in ({"start", "stop", "step"}, {"start", "stop", "count"}):
             self.complain(
-                where, f"expected {{start, stop, step}} or {{start, stop, count}}, got {written}"
+                where,
+                f"expected {{start, stop, step}} or {{start, stop, count}}, got {show(written)}",
             )
             return None
         start, stop = written["start"], written["stop"]
