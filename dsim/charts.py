@@ -10,14 +10,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from dsim.results import BY_NAME, COLUMNS, column_of
+from dsim.results import BY_NAME, COLUMNS, NAMES, column_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dsim.study import Chart
 
-NAMES = {"nonsi": "non-SI", "si": "SI", "dsi": "DSI"}
 COLOURS = {"nonsi": "#8b929c", "si": "#e0812b", "dsi": "#2f7fc1"}
 PINK, PALE_PINK, PALE_BLUE, BLUE = "#d6317f", "#f9cfe1", "#dbe8f3", "#0b4f8f"
 DERIVED = ("targets", "target_latency_ms", "drafter_latency_ms", "acceptance_rate")
@@ -399,20 +398,38 @@ FATES = {
 }
 
 
-def timeline(spans: pd.DataFrame, rejections: pd.DataFrame) -> alt.LayerChart:
+def timeline(
+    spans: pd.DataFrame, rejections: pd.DataFrame, *, longest_ms: float, most_spans: int
+) -> Panel:
     """Who did what when: one lane a server, what was cancelled in another colour.
 
     Args:
-        spans: columns lane, start_ms, end_ms, fate (see :data:`FATES`), what (a sentence).
+        spans: columns lane, start_ms, end_ms, fate (see :data:`FATES`), what (a sentence), in order
+            of starting.
         rejections: columns time_ms, what; drawn as lines across the lanes.
+        longest_ms: where the time axis ends, so that several timelines can be compared.
+        most_spans: how many spans to draw at most, the first ones.
+
+    Returns:
+        A panel that has no name and title yet.
     """
+    cut = ""
+    if len(spans) > most_spans:
+        until_ms = float(spans["start_ms"].iloc[most_spans])
+        cut = f" Only what began in the first {until_ms:.0f} ms is shown."
+        spans, rejections = spans[:most_spans], rejections[rejections["time_ms"] <= until_ms]
+        longest_ms = float(spans["end_ms"].max())
     lanes = list(pd.unique(spans["lane"]))
     fates = [fate for fate in FATES if (spans["fate"] == fate).any()]
-    bars = (
+    chart: alt.Chart | alt.LayerChart = (
         alt.Chart(spans)
         .mark_bar(cornerRadius=2, stroke="white", strokeWidth=0.5)
         .encode(
-            x=alt.X("start_ms:Q", title="time (ms)"),
+            x=alt.X(
+                "start_ms:Q",
+                title="time (ms)",
+                scale=alt.Scale(domain=[0, longest_ms], nice=False),
+            ),
             x2="end_ms:Q",
             y=alt.Y("lane:N", sort=lanes, title=None),
             color=alt.Color(
@@ -430,16 +447,25 @@ def timeline(spans: pd.DataFrame, rejections: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    marks = (
-        alt.Chart(rejections)
-        .mark_rule(color=PINK, strokeDash=[4, 3], strokeWidth=1.5)
-        .encode(
-            x="time_ms:Q",
-            tooltip=[
-                alt.Tooltip("time_ms:Q", title="rejection at (ms)", format=".6~g"),
-                alt.Tooltip("what:N", title="what"),
-            ],
+    caption = "One lane a server."
+    if not rejections.empty:
+        caption += " Dashed pink lines: a draft is rejected, and what was built on it is void."
+        chart += (
+            alt.Chart(rejections)
+            .mark_rule(color=PINK, strokeDash=[4, 3], strokeWidth=1.5)
+            .encode(
+                x="time_ms:Q",
+                tooltip=[
+                    alt.Tooltip("time_ms:Q", title="rejection at (ms)", format=".6~g"),
+                    alt.Tooltip("what:N", title="what"),
+                ],
+            )
         )
+    return Panel(
+        name="",
+        title="",
+        caption=f"{caption}{cut} Point at a bar for what it is.",
+        chart=chart,
+        marks=len(spans),
+        height=max(60, 34 * len(lanes)),
     )
-    layers: alt.LayerChart = bars + marks
-    return layers

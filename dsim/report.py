@@ -13,8 +13,9 @@ import jinja2
 import markupsafe
 import vl_convert
 
-from dsim.charts import HEIGHT_PX, NAMES, WIDTH_PX, Panel
+from dsim.charts import HEIGHT_PX, WIDTH_PX, Panel
 from dsim.errors import EngineError
+from dsim.results import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

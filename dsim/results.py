@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_CSV_ROWS = 200_000
+NAMES = {"nonsi": "non-SI", "si": "SI", "dsi": "DSI"}  # for people
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
