@@ -256,7 +256,7 @@ def write_timeline(case: Case, algorithms: Sequence[str], path: Path) -> None:
         rows = pd.DataFrame(spans(run.output, run.drafter, run.target))
         marks = pd.DataFrame(rejections(run.output), columns=["time_ns", "what"])
         for frame in (rows, marks):
-            for name in [n for n in frame if n.endswith("_ns")]:
+            for name in [str(n) for n in frame if str(n).endswith("_ns")]:
                 frame[name.replace("_ns", "_ms")] = frame.pop(name) / 1e6
         panel = charts.timeline(rows, marks, longest_ms=longest_ms, most_spans=MOST_SPANS)
         total_ms = run.output.settled_ns[-1] / 1e6

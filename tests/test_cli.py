@@ -88,10 +88,10 @@ def test_simulate_with_no_options_says_who_is_fastest_and_why():
 @pytest.mark.parametrize(
     ("options", "verdict"),
     [
-        (["--acceptance", "0", "--algorithm", "si", "--algorithm", "nonsi"], "non-SI is fastest"),
+        ("--acceptance 0 --algorithm si --algorithm nonsi".split(), "non-SI is fastest"),
         (["--drafter-latency", "50"], "non-SI and DSI are equally fast: the drafter is slower"),
         (["--algorithm", "dsi"], "Only DSI ran"),
-        (["--targets", "1", "--lookahead", "20", "--acceptance", "0.9"], "fastest"),
+        ("--targets 1 --lookahead 20 --acceptance 0.9".split(), "fastest"),
         (["--tokens", "1"], "are equally fast"),
     ],
 )
@@ -101,17 +101,7 @@ def test_the_verdict(options, verdict):
 
 def test_simulate_json():
     text = dsim(
-        *[
-            "simulate",
-            "--accepts",
-            "110111",
-            "--target-latency",
-            "10",
-            "--drafter-latency",
-            "3",
-            "--lookahead",
-            "2",
-        ],
+        *"simulate --accepts 110111 --target-latency 10 --drafter-latency 3 --lookahead 2".split(),
         *["--targets", "3", "--json"],
     )
     cases = json.loads(text)["cases"]
@@ -135,18 +125,7 @@ def test_simulate_json():
 
 
 def test_json_has_one_latency_a_repeat_and_settle_times_if_asked_for():
-    words = [
-        "simulate",
-        "--json",
-        "--algorithm",
-        "dsi",
-        "--repeats",
-        "4",
-        "--tokens",
-        "9",
-        "--engine",
-        "events",
-    ]
+    words = "simulate --json --algorithm dsi --repeats 4 --tokens 9 --engine events".split()
     (case,) = json.loads(dsim(*words))["cases"]
     assert case["engine"] == "events"
     assert len(case["latency_ns"]) == 4
@@ -156,28 +135,19 @@ def test_json_has_one_latency_a_repeat_and_settle_times_if_asked_for():
 
 
 def test_algorithms_are_repeatable_and_keep_their_order():
-    words = ["simulate", "--json", "--algorithm", "dsi", "--algorithm", "nonsi"]
+    words = "simulate --json --algorithm dsi --algorithm nonsi".split()
     cases = json.loads(dsim(*words))["cases"]
     assert [case["algorithm"] for case in cases] == ["nonsi", "dsi"]
 
 
 def test_no_preemptible_takes_the_event_engine():
-    (case,) = json.loads(dsim(*["simulate", "--json", "--algorithm", "dsi", "--no-preemptible"]))[
-        "cases"
-    ]
+    (case,) = json.loads(dsim(*"simulate --json --algorithm dsi --no-preemptible".split()))["cases"]
     assert case["engine"] == "events"
 
 
 def test_any_setting_can_be_set():
     text = dsim(
-        *[
-            "simulate",
-            "--set",
-            "target.latency_model=gamma",
-            "--set",
-            "target.latency_cv=0.5",
-            "--json",
-        ]
+        *"simulate --set target.latency_model=gamma --set target.latency_cv=0.5 --json".split()
     )
     cases = json.loads(text)["cases"]
     assert {case["engine"] for case in cases} == {"events"}

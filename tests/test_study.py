@@ -54,7 +54,8 @@ MISTAKES = {
     ),
     "wrong word in a list": (
         'algorithms = ["dsi", "dssi"]',
-        's.toml: algorithms: expected a list of "nonsi", "si", "dsi", got "dssi"; did you mean "dsi"?',
+        's.toml: algorithms: expected a list of "nonsi", "si", "dsi", got "dssi"; '
+        'did you mean "dsi"?',
     ),
     "no algorithm": (
         "algorithms = []",
@@ -172,7 +173,8 @@ MISTAKES = {
     ),
     "vector engine and random latencies": (
         'engine = "vector"\n[target]\nlatency_model = "gamma"\nlatency_cv = 1',
-        's.toml: engine: "vector" takes constant latencies only, but target.latency_model is "gamma"',
+        's.toml: engine: "vector" takes constant latencies only, '
+        'but target.latency_model is "gamma"',
     ),
     "trace too short": (
         'tokens = 4\n[acceptance]\nmodel = "trace"\ntrace = ["11111", "101"]',
@@ -205,7 +207,8 @@ MISTAKES = {
     "chart without a kind": (
         '[grid]\nlookahead = [1, 2]\n[[charts]]\nx = "lookahead"\ny = "drafts"',
         "s.toml: charts[0].kind: is missing: heatmap: a ratio of two latencies over two axes; "
-        "lines: a column over an axis; marginal: what each further step of an axis adds to a column",
+        "lines: a column over an axis; "
+        "marginal: what each further step of an axis adds to a column",
     ),
     "charts that are no tables": (
         'charts = "all"',
