@@ -1,8 +1,8 @@
-"""The event engine beside plain SimPy, which does nothing but wait for as many timeouts
-as the run has events.
+"""The event engine beside plain SimPy, which does nothing but wait for as many timeouts.
 
-The reference has as many processes as the run has servers, each with its share of the timeouts, of the
-same lengths; they decide nothing. Both are timed in turn, and the best of each is taken.
+The reference has as many timeouts as the run has events, in as many processes as the run has
+servers, of the same lengths; they decide nothing. Both are timed in turn, and the best of each is
+taken.
 
     python benchmarks/events.py
 """
@@ -10,7 +10,7 @@ same lengths; they decide nothing. Both are timed in turn, and the best of each 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import simpy
 
@@ -18,6 +18,9 @@ from dsim.acceptance import Acceptance
 from dsim.latency import Latency
 from dsim.simulate import run_events
 from dsim.study import Case
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TOKENS, TIMES = 100_000, 5
 CASES = [

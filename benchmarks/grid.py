@@ -1,7 +1,7 @@
 """The vector engine on the shipped grids, beside a plain per-token loop of the same rules.
 
-The loop follows one case token by token, as one writes it down at first; it is timed on a sample of the
-grid's cases and scaled. It is checked, too: on its sample it has to come to the same latencies.
+The loop follows one case token by token, as one writes it down at first; it is timed on a sample of
+the grid's cases and scaled. It is checked, too: on its sample it has to come to the same latencies.
 
     python benchmarks/grid.py [STUDY.toml …]
 """
@@ -88,7 +88,7 @@ def main() -> None:
         table_s = time.perf_counter() - begin
         peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
-        picks = random.Random(0).choices(range(study.case_count), k=SAMPLE_CASES)
+        picks = random.Random(0).choices(range(study.case_count), k=SAMPLE_CASES)  # noqa: S311
         loop_s = 0.0
         for number in picks:
             values = {}

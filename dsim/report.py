@@ -9,6 +9,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import altair as alt
 import jinja2
 import markupsafe
 import vl_convert
@@ -97,9 +98,7 @@ class Bundle:
 
 def vega_lite_version() -> str:
     """The newest Vega-Lite that Altair's charts may be drawn with here."""
-    from altair import SCHEMA_VERSION
-
-    wanted = ".".join(SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    wanted = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
     known = vl_convert.get_vegalite_versions()
     return wanted if wanted in known else str(known[-1])
 
@@ -107,7 +106,8 @@ def vega_lite_version() -> str:
 def specification(panel: Panel, *, width: int | str) -> dict[str, Any]:
     """The Vega-Lite specification of *panel*, with a size."""
     chart = panel.chart.properties(width=width, height=panel.height or HEIGHT_PX)
-    spec: dict[str, Any] = json.loads(chart.to_json(indent=None))
+    with alt.data_transformers.enable("default", max_rows=None):  # a paper's map has 10,100 cells
+        spec: dict[str, Any] = json.loads(chart.to_json(indent=None))
     spec.pop("config", None)  # colours of the page and of pictures are not the chart's business
     spec["usermeta"] = {"marks": panel.marks}
     return spec

@@ -141,6 +141,29 @@ def test_the_other_shipped_studies_in_a_browser(browser, tmp_path, name):
 
 
 @needs_browser
+def test_a_large_map_is_drawn_on_canvas(browser, tmp_path):
+    """Over 6,000 cells: the paper's map has 10,100."""
+    study = load(
+        STUDIES / "heatmap-paper.toml",
+        ["tokens=20", "repeats=1", "lookahead=3", "title=large"],
+    )
+    assert study.case_count == 10_100
+    run_study(study, tmp_path / "out")
+    opened = Page(browser, tmp_path / "out" / "report.html")
+    assert opened.complaints == []
+    assert opened.page.locator("#chart-4 canvas").count() == 1
+    marks = opened.page.evaluate(
+        """() => {
+          const count = (node) => node.marktype === "rect" && node.role === "mark"
+            ? node.items.length
+            : (node.items ?? []).reduce((sum, item) => sum + count(item), 0);
+          return dsimViews.map(view => count(view.scenegraph().root));
+        }"""
+    )
+    assert marks == [10_100] * 4
+
+
+@needs_browser
 def test_a_timeline_in_a_browser(browser, tmp_path):
     path = tmp_path / "timeline.html"
     with pytest.raises(SystemExit) as leave:
