@@ -13,8 +13,7 @@ run: $(VENV)/.installed
 	$(BIN)/dsim run $(STUDY) $(if $(OPEN),--open)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not wallclock"
-	$(BIN)/python -m pytest -m wallclock
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -230,11 +230,13 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
 def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     x, y = column_of(chart.x), column_of(chart.y)
     table = compare(frame, chart.show, chart.against, [x, y])
+    edges = {}
     for name, column in (("x", x), ("y", y)):
         values = np.sort(table[column].unique()).astype(float)
         at = np.searchsorted(values, table[column])
         lower, upper = _edges(values)
         table[f"{name}0"], table[f"{name}1"] = lower[at], upper[at]
+        edges[name] = [float(lower[0]), float(upper[-1])]
     table["speedup"] = table["speedup"].round(4)
     low, high = float(table["speedup"].min()), float(table["speedup"].max())
     high = max(high, 1.01)
@@ -255,9 +257,12 @@ def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     if chart.show == "dsi" and "servers" in table:
         tooltip.append(alt.Tooltip("servers:Q", title="target servers busy at once"))
 
+    # Each cell reaches a little under its neighbours, so that no seams show between them.
+    for name in ("x", "y"):
+        table[f"{name}1"] += 0.1 * (table[f"{name}1"] - table[f"{name}0"])
+
     def scale(name: str) -> alt.Scale:
-        edges = [float(table[f"{name}0"].min()), float(table[f"{name}1"].max())]
-        return alt.Scale(domain=edges, nice=False, zero=False)
+        return alt.Scale(domain=edges[name], nice=False, zero=False)
 
     drawn = (
         alt.Chart(table)
