@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from dsim.grid import run_grid, simulate_grid
-from dsim.simulate import simulate
+from dsim.simulate import simulate_case
 from dsim.study import case_of, load
 
 STUDIES = Path(__file__).parent.parent / "studies"
@@ -102,8 +102,8 @@ def main() -> None:
             si = [si_loop(row, t1, t2, case.lookahead) for row in draws]
             dsi = [dsi_loop(row, t1, t2, case.lookahead, case.targets) for row in draws]
             loop_s += time.perf_counter() - begin
-            assert si == simulate(case, "si").latency_ns.tolist()
-            assert dsi == simulate(case, "dsi").latency_ns.tolist()
+            assert si == simulate_case(case, "si").latency_ns.tolist()
+            assert dsi == simulate_case(case, "dsi").latency_ns.tolist()
         whole_s = loop_s / len(picks) * study.case_count
         print(
             f"{Path(name).stem}: {study.case_count:,} cases × {study.settings['repeats']} repeats "

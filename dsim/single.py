@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from dsim.errors import Problem, UserError
 from dsim.grid import summarise
 from dsim.results import NAMES, half_width
-from dsim.simulate import run_events, simulate
-from dsim.study import ALGORITHMS, case_of, loads
+from dsim.simulate import run_events, simulate_case
+from dsim.study import ALGORITHMS, case_of, make_study
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -69,16 +69,14 @@ def case_from_options(options: Mapping[str, Any], given: set[str]) -> tuple[Case
             )
     values["tokens"] = values["tokens"] or DEFAULT_TOKENS
     values["repeats"] = values["repeats"] or DEFAULT_REPEATS
-    overrides = []
-    for option, key in OPTIONS.items():
-        value = values[option]
-        if value is not None:
-            text = f'"{value}"' if option in ("accepts", "engine") else str(value)
-            overrides.append(f"{key}={text.lower() if isinstance(value, bool) else text}")
+    settings = {key: values[option] for option, key in OPTIONS.items()}
+    if values["targets"].isdecimal():
+        settings["targets"] = int(values["targets"])
     if accepts is not None:
-        overrides.append('acceptance.model="trace"')
+        settings["acceptance.model"] = "trace"
+    settings = {key: value for key, value in settings.items() if value is not None}
     try:
-        study = loads("", overrides=[*overrides, *values["overrides"]])
+        study = make_study(settings, values["overrides"])
     except UserError as error:
         raise UserError(*(_by_option(problem) for problem in error.problems)) from None
     if study.grid:
@@ -93,12 +91,12 @@ def _by_option(problem: Problem | str) -> Problem | str:
     for option, key in OPTIONS.items():
         if problem.key == key:
             return Problem(f"--{option.replace('_', '-')}", "", problem.what)
-    return problem._replace(source="--set") if problem.source == "study" else problem
+    return problem._replace(source="--set") if problem.source == "settings" else problem
 
 
 def outcomes(case: Case, algorithms: Sequence[str], engine: str) -> list[Outcome]:
     """Simulate *case* by each of *algorithms*."""
-    return [simulate(case, algorithm, engine) for algorithm in algorithms]
+    return [simulate_case(case, algorithm, engine) for algorithm in algorithms]
 
 
 def as_json(case: Case, results: Sequence[Outcome], *, settled: bool) -> str:

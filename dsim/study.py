@@ -141,6 +141,26 @@ class Setting:
         return f"{what}{' ' + numbers if numbers else ''}{words}"
 
 
+def make_study(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Study:
+    """A study of one case from settings by key, with ``key=value`` *overrides*.
+
+    Raises:
+        UserError: with all problems that were found.
+    """
+    return _Loader("settings", Path()).study(dict(settings), overrides)
+
+
+def make_case(settings: Mapping[str, Any]) -> Case:
+    """The case that settings by key describe, like ``{"drafter.latency_ms": 3.0}``.
+
+    What is not given is at its default.
+
+    Raises:
+        UserError: with all problems that were found.
+    """
+    return case_of(make_study(settings).of_variant(0))
+
+
 def exact(values: Mapping[str, Any]) -> dict[str, Any]:
     """*values*, with whole numbers as ``int`` and others as ``float``, however written."""
     types = {"int": int, "float": float}
@@ -587,12 +607,13 @@ def _inline(values: Any) -> str:
     return json.dumps(values)
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Study:
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Study:
     """Read the study at *path*, with ``key=value`` *overrides*.
 
     Raises:
         UserError: with all problems that were found.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:

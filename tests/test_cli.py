@@ -256,6 +256,23 @@ def test_constraints_are_reported(tmp_path):
     assert expected in (tmp_path / "results" / "lookahead" / "report.html").read_text()
 
 
+def test_the_library_as_the_readme_shows_it():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    code += "\nprint(outcome.latency_ns.shape, len(table), dsim.simulate_case is not None)\n"
+    code += "print(dsim.simulate_case(case, 'si').algorithm, sorted(dir(dsim)) is not None)"
+    found = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "(5,) 33 True\nsi True\n"
+    import dsim
+
+    for name in dsim.__all__:
+        assert getattr(dsim, name).__doc__
+        assert getattr(dsim, name) is getattr(dsim, name)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = dsim.nothing
+
+
 def readme_commands():
     """Every command line in the README's blocks of shell code."""
     text = (ROOT / "README.md").read_text()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dsim import vector
 from dsim.events.trace import rejections, spans
 from dsim.latency import Latency
-from dsim.simulate import COUNTS, Outcome, run_events, simulate
+from dsim.simulate import COUNTS, Outcome, run_events, simulate_case
 from dsim.vector import Timing
 from tests.strategies import case_of, draws, timings
 
@@ -40,8 +40,8 @@ def test_the_vector_engine_equals_the_event_engine(timing, accepts):
     """Settle time by settle time, and every count."""
     case = case_of(timing, accepts)
     for algorithm in ALGORITHMS:
-        by_events = simulate(case, algorithm, "events")
-        assert everything(simulate(case, algorithm, "vector")) == everything(by_events)
+        by_events = simulate_case(case, algorithm, "events")
+        assert everything(simulate_case(case, algorithm, "vector")) == everything(by_events)
 
 
 @given(st.lists(timings(), min_size=1, max_size=6), draws(most_tokens=40))
@@ -64,8 +64,8 @@ def test_long_texts(timing, seed, rate):
     accepts = np.random.default_rng(seed).random((2, 150)) < rate
     case = case_of(timing, accepts)
     for algorithm in ("si", "dsi"):
-        by_events = simulate(case, algorithm, "events")
-        assert everything(simulate(case, algorithm, "vector")) == everything(by_events)
+        by_events = simulate_case(case, algorithm, "events")
+        assert everything(simulate_case(case, algorithm, "vector")) == everything(by_events)
 
 
 def test_many_kinds_of_branches_are_summed_in_pieces(monkeypatch):
@@ -80,7 +80,7 @@ def test_many_kinds_of_branches_are_summed_in_pieces(monkeypatch):
     ]
     totals = vector.dsi(many, vector.Branches.of(accepts))
     for i, timing in enumerate(many):
-        by_events = simulate(case_of(timing, accepts), "dsi", "events")
+        by_events = simulate_case(case_of(timing, accepts), "dsi", "events")
         assert (totals.latency_ns(slice(i, i + 1))[0] == by_events.latency_ns).all()
 
 
@@ -186,11 +186,11 @@ def test_the_vector_engine_says_what_it_does_not_take():
     timing = Timing(drafter_ns=1, target_ns=2)
     case = case_of(timing, np.array([[True, False]]), preemptible=False)
     with pytest.raises(ValueError, match="constant latencies and preemptible"):
-        simulate(case, "dsi", "vector")
+        simulate_case(case, "dsi", "vector")
     random = dataclasses.replace(case, preemptible=True, target=Latency(model="gamma", cv=1.0))
     with pytest.raises(ValueError, match="constant latencies"):
-        simulate(random, "dsi", "vector")
-    assert simulate(random, "dsi").engine == "events"
+        simulate_case(random, "dsi", "vector")
+    assert simulate_case(random, "dsi").engine == "events"
 
 
 # Scheduled events per settled token; every one costs time. A case that needs more than before has

@@ -22,7 +22,7 @@ from dsim.errors import UserError
 from dsim.grid import Store, run_grid
 from dsim.results import COLUMNS, read_results
 from dsim.run import RunInterrupted, plot, read_provenance, run_study, unfinished_study
-from dsim.simulate import simulate
+from dsim.simulate import simulate_case
 from dsim.study import case_of, load, loads, points
 
 STUDIES = Path(__file__).parent.parent / "studies"
@@ -102,13 +102,13 @@ def test_the_table_is_what_single_cases_are(small):
             ]
             assert len(rows) == 1
             row = rows.iloc[0]
-            outcome = simulate(case, algorithm, "events")
+            outcome = simulate_case(case, algorithm, "events")
             assert row["latency_mean_ms"] == outcome.latency_ns.sum() / 2 / 1e6
             assert row["latency_max_ms"] == outcome.latency_ns.max() / 1e6
             assert row["wasted_drafts"] == outcome.wasted_drafts.mean()
             assert row["peak_targets"] == outcome.peak_targets.max()
             assert row["drafter_latency_ms"] == case.drafter.latency_ns / 1e6
-            nonsi = simulate(case, "nonsi").latency_ns.mean()
+            nonsi = simulate_case(case, "nonsi").latency_ns.mean()
             assert row["speedup_vs_nonsi"] == pytest.approx(nonsi / outcome.latency_ns.mean())
 
 
@@ -168,7 +168,7 @@ def test_every_row_is_in_its_place(study):
                     left_out += 1
                     assert algorithm not in rows.index
                     continue
-                outcome = simulate(case, algorithm, "events")
+                outcome = simulate_case(case, algorithm, "events")
                 assert rows.loc[algorithm, "latency_mean_ms"] == outcome.latency_ns.mean() / 1e6
                 assert rows.loc[algorithm, "drafts"] == outcome.drafts.mean()
                 assert rows.loc[algorithm, "targets"] == case.targets

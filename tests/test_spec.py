@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dsim import theory, vector
 from dsim.acceptance import Acceptance
-from dsim.simulate import COUNTS, simulate
+from dsim.simulate import COUNTS, simulate_case
 from dsim.vector import Timing
 from tests.strategies import case_of, draws, timings
 
@@ -45,7 +45,7 @@ def test_worked_cases(line, engine):
     accepts, lookahead, *expected = line.split()
     timing = Timing(drafter_ns=3, target_ns=10, lookahead=int(lookahead), targets=10)
     case = case_of(timing, bits(accepts))
-    found = [int(simulate(case, a, engine).latency_ns[0]) for a in ("nonsi", "si", "dsi")]
+    found = [int(simulate_case(case, a, engine).latency_ns[0]) for a in ("nonsi", "si", "dsi")]
     assert found == [int(e) for e in expected]
 
 
@@ -63,9 +63,9 @@ def test_settle_times_by_hand(engine):
     """
     timing = Timing(drafter_ns=3, target_ns=10, lookahead=2, targets=3)
     case = case_of(timing, bits("110111"))
-    assert simulate(case, "nonsi", engine).settled_ns.tolist() == [[10, 20, 30, 40, 50, 60]]
-    assert simulate(case, "si", engine).settled_ns.tolist() == [[16, 16, 16, 32, 32, 32]]
-    dsi = simulate(case, "dsi", engine)
+    assert simulate_case(case, "nonsi", engine).settled_ns.tolist() == [[10, 20, 30, 40, 50, 60]]
+    assert simulate_case(case, "si", engine).settled_ns.tolist() == [[16, 16, 16, 32, 32, 32]]
+    dsi = simulate_case(case, "dsi", engine)
     assert dsi.settled_ns.tolist() == [[10, 16, 16, 26, 32, 32]]
     counts = {name: int(getattr(dsi, name)[0]) for name in COUNTS}
     assert counts == {
@@ -85,7 +85,7 @@ def test_too_few_servers_by_hand(engine):
     seven (all). Settled: 0 at 5; 1, 2 at 10; 3, 4, 5 at 15; 6, 7 at 20.
     """
     timing = Timing(drafter_ns=2, target_ns=5, lookahead=1, targets=1)
-    outcome = simulate(case_of(timing, bits("11111111")), "dsi", engine)
+    outcome = simulate_case(case_of(timing, bits("11111111")), "dsi", engine)
     assert outcome.settled_ns.tolist() == [[5, 10, 10, 15, 15, 15, 20, 20]]
     assert int(outcome.target_passes[0]) == 4
     assert int(outcome.peak_targets[0]) == 1
@@ -108,9 +108,9 @@ def test_first_token_latency_by_hand(engine):
         target_first_ns=20,
     )
     case = case_of(timing, bits("11111"))
-    assert simulate(case, "nonsi", engine).settled_ns.tolist() == [[20, 30, 40, 50, 60]]
-    assert simulate(case, "si", engine).settled_ns.tolist() == [[28, 28, 28, 41, 41]]
-    assert simulate(case, "dsi", engine).settled_ns.tolist() == [[20, 30, 30, 30, 30]]
+    assert simulate_case(case, "nonsi", engine).settled_ns.tolist() == [[20, 30, 40, 50, 60]]
+    assert simulate_case(case, "si", engine).settled_ns.tolist() == [[28, 28, 28, 41, 41]]
+    assert simulate_case(case, "dsi", engine).settled_ns.tolist() == [[20, 30, 30, 30, 30]]
 
 
 def test_not_preemptible_by_hand():
@@ -121,7 +121,7 @@ def test_not_preemptible_by_hand():
     drafter, idle, drafts position 1 until 13. At 20 position 1 stands; the pass over it, 20-30.
     """
     timing = Timing(drafter_ns=3, target_ns=10, lookahead=1, targets=1)
-    outcome = simulate(case_of(timing, bits("011"), preemptible=False), "dsi")
+    outcome = simulate_case(case_of(timing, bits("011"), preemptible=False), "dsi")
     assert outcome.engine == "events"
     assert outcome.settled_ns.tolist() == [[10, 20, 30]]
 
@@ -137,7 +137,7 @@ def test_not_preemptible_waits_by_hand():
     two drafts 20-30. At 22 position 2 settles, its draft stands. At 30 position 3.
     """
     timing = Timing(drafter_ns=2, target_ns=10, lookahead=1, targets=2)
-    outcome = simulate(case_of(timing, bits("0111"), preemptible=False), "dsi")
+    outcome = simulate_case(case_of(timing, bits("0111"), preemptible=False), "dsi")
     assert outcome.settled_ns.tolist() == [[10, 20, 22, 30]]
     assert int(outcome.target_passes[0]) == 5
     assert int(outcome.wasted_passes[0]) == 1
@@ -153,9 +153,9 @@ def test_a_draft_begun_at_the_instant_of_the_rejection_has_begun():
     """
     timing = Timing(drafter_ns=5, target_ns=10, lookahead=1, targets=9)
     case = case_of(timing, bits("01111"), preemptible=False)
-    assert simulate(case, "dsi").settled_ns.tolist() == [[10, 20, 30, 35, 40]]
+    assert simulate_case(case, "dsi").settled_ns.tolist() == [[10, 20, 30, 35, 40]]
     preempted = case_of(timing, bits("01111"))
-    assert simulate(preempted, "dsi").settled_ns.tolist() == [[10, 20, 25, 30, 35]]
+    assert simulate_case(preempted, "dsi").settled_ns.tolist() == [[10, 20, 25, 30, 35]]
 
 
 @given(timings(first=False), draws())
@@ -168,8 +168,8 @@ def test_dsi_is_never_slower_than_nonsi(timing, accepts):
 @given(timings(first=False), draws())
 def test_a_slow_drafter_makes_dsi_nonsi(timing, accepts):
     assume(timing.drafter_ns > timing.target_ns)
-    dsi = simulate(case_of(timing, accepts), "dsi", "events").settled_ns
-    nonsi = simulate(case_of(timing, accepts), "nonsi", "events").settled_ns
+    dsi = simulate_case(case_of(timing, accepts), "dsi", "events").settled_ns
+    nonsi = simulate_case(case_of(timing, accepts), "nonsi", "events").settled_ns
     assert (dsi == nonsi).all()
 
 
@@ -201,20 +201,20 @@ def test_with_enough_servers_dsi_is_a_sum_over_branches(timing, accepts):
             timing.drafter_ns, timing.target_ns, timing.lookahead, n, left
         )
         settled += n + 1
-    assert int(simulate(case_of(timing, accepts), "dsi", "events").latency_ns[0]) == total
+    assert int(simulate_case(case_of(timing, accepts), "dsi", "events").latency_ns[0]) == total
 
 
 @given(roomy(), draws())
 def test_with_enough_servers_dsi_is_never_slower_than_si(timing, accepts):
     case = case_of(timing, accepts)
-    dsi, si = simulate(case, "dsi", "events"), simulate(case, "si", "events")
+    dsi, si = simulate_case(case, "dsi", "events"), simulate_case(case, "si", "events")
     assert (dsi.latency_ns <= si.latency_ns).all()
 
 
 @given(roomy(), draws(), st.integers(1, 4))
 def test_more_servers_than_enough_change_nothing(timing, accepts, more):
-    few = simulate(case_of(timing, accepts), "dsi", "events")
-    many = simulate(case_of(timing, accepts, targets=timing.targets + more), "dsi", "events")
+    few = simulate_case(case_of(timing, accepts), "dsi", "events")
+    many = simulate_case(case_of(timing, accepts, targets=timing.targets + more), "dsi", "events")
     assert (few.settled_ns == many.settled_ns).all()
 
 
@@ -232,9 +232,10 @@ def test_scaling_the_latencies_scales_the_settle_times(timing, accepts, factor):
         target_first_ns=times(timing.target_first_ns),
     )
     for algorithm in ("nonsi", "si", "dsi"):
-        plain = simulate(case_of(timing, accepts), algorithm, "events").settled_ns
+        plain = simulate_case(case_of(timing, accepts), algorithm, "events").settled_ns
         assert (
-            simulate(case_of(scaled, accepts), algorithm, "events").settled_ns == plain * factor
+            simulate_case(case_of(scaled, accepts), algorithm, "events").settled_ns
+            == plain * factor
         ).all()
 
 
