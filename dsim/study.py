@@ -29,7 +29,7 @@ ALGORITHMS = ("nonsi", "si", "dsi")
 ENGINES = ("auto", "vector", "events")
 LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
 ACCEPTANCE_MODELS = ("bernoulli", "decay", "markov", "trace")
-CHART_KINDS = ("heatmap", "lines", "marginal")
+CHART_KINDS = ("heatmap", "lines", "marginal", "published")
 MOST_IN_RANGE = 1_000_000
 
 
@@ -419,6 +419,17 @@ SETTINGS: tuple[Setting, ...] = (
         meaning="trace: a text file with one such line for each prompt",
     ),
     Setting(
+        key="published.speedup_vs_si",
+        type="float",
+        default=None,
+        low=0,
+        above=True,
+        sweep=False,
+        unit="×",
+        meaning="what somebody else found for the speed-up of DSI over SI; shown beside ours, "
+        "and used for nothing else",
+    ),
+    Setting(
         key="minimise",
         type="list of str",
         default=[],
@@ -450,7 +461,7 @@ ALTERNATIVES = {
     )
     for a, b in (pair, pair[::-1])
 }
-TABLES = ("target", "drafter", "acceptance")
+TABLES = ("target", "drafter", "acceptance", "published")
 
 CHART_SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -459,11 +470,12 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         default=None,
         choices=CHART_KINDS,
         meaning="heatmap: a ratio of two latencies over two axes; lines: a column over an axis; "
-        "marginal: what each further step of an axis adds to a column",
+        "marginal: what each further step of an axis adds to a column; "
+        "published: ours beside the published value, a line for each variant",
     ),
     Setting(key="title", type="str", default="", meaning="title of the chart"),
     Setting(key="caption", type="str", default="", meaning="text under the chart"),
-    Setting(key="x", type="str", default=None, meaning="the axis of the grid across"),
+    Setting(key="x", type="str", default=None, meaning="the axis of the grid across, or variant"),
     Setting(
         key="y",
         type="str",
@@ -890,6 +902,12 @@ class _Loader:
         columns = [column.name for column in COLUMNS if column.kind == "outcome"]
         for number, chart in enumerate(study.charts):
             where = f"charts[{number}]"
+            if chart.kind == "published":
+                if chart.x != "variant" or not study.variants[0][0]:
+                    self.complain(f"{where}.x", 'expected "variant", and variants in the study')
+                if chart.y != "speedup_vs_si":
+                    self.complain(f"{where}.y", f'expected "speedup_vs_si", got {show(chart.y)}')
+                continue
             if chart.x not in axes:
                 self.complain(
                     f"{where}.x",

@@ -186,7 +186,8 @@ MISTAKES = {
     ),
     "chart of no kind": (
         '[grid]\nlookahead = [1, 2]\n[[charts]]\nkind = "line"\nx = "lookahead"\ny = "drafts"',
-        's.toml: charts[0].kind: expected one of "heatmap", "lines", "marginal", got "line"; '
+        's.toml: charts[0].kind: expected one of "heatmap", "lines", "marginal", "published", '
+        'got "line"; '
         'did you mean "lines"?',
     ),
     "chart over no axis": (
@@ -208,7 +209,16 @@ MISTAKES = {
         '[grid]\nlookahead = [1, 2]\n[[charts]]\nx = "lookahead"\ny = "drafts"',
         "s.toml: charts[0].kind: is missing: heatmap: a ratio of two latencies over two axes; "
         "lines: a column over an axis; "
-        "marginal: what each further step of an axis adds to a column",
+        "marginal: what each further step of an axis adds to a column; "
+        "published: ours beside the published value, a line for each variant",
+    ),
+    "published values without variants": (
+        "[[charts]]\nkind = 'published'\nx = 'variant'\ny = 'speedup_vs_si'",
+        's.toml: charts[0].x: expected "variant", and variants in the study',
+    ),
+    "published values of another column": (
+        "[[charts]]\nkind = 'published'\nx = 'variant'\ny = 'drafts'",
+        's.toml: charts[0].y: expected "speedup_vs_si", got "drafts"',
     ),
     "charts that are no tables": (
         'charts = "all"',
