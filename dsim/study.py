@@ -599,24 +599,23 @@ class Study:
 
         fixed = {k: v for k, v in self.settings.items() if v is not None and k not in self.ranges}
         text = tomli_w.dumps(nested(fixed))
-        if self.ranges:
-            # By hand: tomli_w would put tables last, but the order of the axes counts.
-            axes = [f"{key} = {_inline(values)}\n" for key, values in self.ranges.items()]
-            text += "\n[grid]\n" + "".join(axes)
-        tables = {
-            "variants": [{"name": n, **nested(own)} for n, own in self.variants if n],
-            "charts": [
-                {k: v for k, v in dataclasses.asdict(chart).items() if v} for chart in self.charts
-            ],
-        }
-        return text + "\n" + tomli_w.dumps({k: v for k, v in tables.items() if v})
+        # By hand: the order of the axes counts, but tomli_w puts tables last, and short lists of
+        # tables into one line.
+        blocks = [("[grid]", self.ranges)] if self.ranges else []
+        blocks += [("[[variants]]", {"name": n, **own}) for n, own in self.variants if n]
+        for chart in self.charts:
+            blocks.append(("[[charts]]", {k: v for k, v in vars(chart).items() if v}))
+        for head, values in blocks:
+            lines = [f"{key} = {_inline(value)}" for key, value in values.items()]
+            text += "\n".join(["", head, *lines, ""])
+        return text
 
 
 def _inline(values: Any) -> str:
-    """A list or a range in one line of TOML."""
+    """A value in one line of TOML."""
     if isinstance(values, dict):
         return "{ " + ", ".join(f"{k} = {_inline(v)}" for k, v in values.items()) + " }"
-    return json.dumps(values)
+    return json.dumps(values, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Study:

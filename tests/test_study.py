@@ -428,6 +428,21 @@ def test_shipped_studies_can_be_read_and_written_down(path):
     assert study.charts
 
 
+@given(st.text(), st.text(min_size=1), st.floats(1e-9, 1e9), st.floats(0, 1))
+def test_what_is_written_down_is_read_back(title, name, latency_ms, rate):
+    document = {
+        "title": title,
+        "target": {"latency_ms": latency_ms},
+        "grid": {"lookahead": [2, 1], "acceptance": {"rate": [rate]}},
+        "variants": [{"name": name, "tokens": 7}],
+        "charts": [{"kind": "lines", "x": "lookahead", "y": "drafts", "title": name}],
+    }
+    study = studies._Loader("s", Path()).study(document, ())
+    again = loads(study.to_toml())
+    assert dict(again.settings) == dict(study.settings)
+    assert (again.grid, again.variants, again.charts) == (study.grid, study.variants, study.charts)
+
+
 def test_defaults_are_valid():
     for setting in SETTINGS:
         if setting.default is not None:
