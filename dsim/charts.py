@@ -10,16 +10,18 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
+from dsim.errors import UserError
 from dsim.results import BY_NAME, COLUMNS, NAMES, column_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from dsim.study import Chart
+    from dsim.study import Chart, Study
 
 COLOURS = {"nonsi": "#8b929c", "si": "#e0812b", "dsi": "#2f7fc1"}
 PINK, PALE_PINK, PALE_BLUE, BLUE = "#d6317f", "#f9cfe1", "#dbe8f3", "#0b4f8f"
-DERIVED = ("targets", "target_latency_ms", "drafter_latency_ms", "acceptance_rate")
+# What may follow from other settings, and is an axis only if it does not.
+DERIVED = ("targets", "drafter_latency_ms", "target_latency_ms", "acceptance_rate")
 HEIGHT_PX = 300
 WIDTH_PX = 460  # of pictures; on a page a chart is as wide as there is room
 LABELS = {
@@ -73,68 +75,85 @@ def _words(column: str) -> str:
     return label(column).partition(" (")[0]
 
 
-def best(frame: pd.DataFrame, minimise: Sequence[str]) -> pd.DataFrame:
-    """Every algorithm at its best over the axes *minimise*: lowest mean latency.
+def axes_of(study: Study) -> list[str]:
+    """The columns of a study's axes, the variant among them."""
+    variant = ["variant"] if study.variants[0][0] else []
+    return [*variant, *(column_of(axis.key) for axis in study.grid)]
+
+
+def axes_in(frame: pd.DataFrame) -> list[str]:
+    """The columns that must be axes of results that come without a study.
+
+    Settings with more than one value; but not those that follow from others, like a latency in ms
+    that goes along with a relative one, or the servers that are enough for a lookahead.
+    """
+    outcomes = {column.name for column in COLUMNS if column.kind == "outcome"}
+    ignored = outcomes | {"algorithm", "engine", "published_speedup_vs_si"}
+    names = [str(name) for name in frame.columns if name not in ignored]
+    axes = [name for name in names if frame[name].nunique(dropna=False) > 1]
+    first = [name for name in DERIVED if name in axes]
+    for name in [*first, *(n for n in axes if n not in (*first, "variant", "lookahead"))]:
+        others = [other for other in axes if other != name]
+        if name in DERIVED or "variant" in others:
+            by = others if name in DERIVED else ["variant"]
+            if by and (frame.groupby(by, observed=True)[name].nunique(dropna=False) <= 1).all():
+                axes = others
+    return axes
+
+
+def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> pd.DataFrame:
+    """Every algorithm at its best over some axes: lowest mean latency.
 
     Among equals fewer servers win, then the smaller value of each axis. The speed-ups are those of
     best against best.
+
+    Args:
+        frame: the results.
+        axes: the columns that tell cases apart.
+        minimise: those of them to take the best over.
+
+    Raises:
+        UserError: two rows are about the same case.
     """
-    columns = [column_of(key) for key in minimise]
-    keys = settings_that_vary(frame, without=columns)
-    if columns:
+    if frame.duplicated(["algorithm", *axes]).any():
+        twice = frame[frame.duplicated(["algorithm", *axes], keep=False)].iloc[0]
+        at = ", ".join(f"{name} {twice[name]}" for name in ["algorithm", *axes])
+        raise UserError(f"two rows are about the same case: {at}")
+    others = [name for name in axes if name not in minimise]
+    keys = ["algorithm", *others]
+    if minimise:
         lowest = frame.groupby(keys, observed=True, sort=False)["latency_mean_ms"].transform("min")
         frame = frame[frame["latency_mean_ms"] == lowest]
-        order = [c for c in ("peak_targets", *columns) if c in frame]
+        order = [c for c in ("peak_targets", *minimise) if c in frame]
         frame = frame.sort_values(order, kind="stable").drop_duplicates(keys)
     frame = frame.sort_values(keys, kind="stable").reset_index(drop=True)
-    others = [key for key in keys if key != "algorithm"]
     for name in ("nonsi", "si"):
         reference = frame.loc[frame["algorithm"] == name, [*others, "latency_mean_ms"]]
         if others:
-            merged = frame[others].merge(reference, "left", others)["latency_mean_ms"]
+            merged = frame[others].merge(reference, "left", others)["latency_mean_ms"].to_numpy()
         else:
-            merged = pd.Series(
-                reference["latency_mean_ms"].squeeze() if len(reference) == 1 else np.nan,
-                index=frame.index,
-            )
-        frame[f"speedup_vs_{name}"] = merged.to_numpy() / frame["latency_mean_ms"].to_numpy()
+            merged = reference["latency_mean_ms"].to_numpy() if len(reference) else np.array(np.nan)
+        frame[f"speedup_vs_{name}"] = merged / frame["latency_mean_ms"].to_numpy()
     return frame
 
 
-def settings_that_vary(frame: pd.DataFrame, without: Sequence[str] = ()) -> list[str]:
-    """The columns that tell rows apart: the algorithm, and settings with more than one value."""
-    outcomes = {column.name for column in COLUMNS if column.kind == "outcome"}
-    ignored = outcomes | {"algorithm", "engine", *without}
-    names = [name for name in frame.columns if name not in ignored]
-    varying = [name for name in names if frame[name].nunique(dropna=False) > 1]
-    # A relative latency and the one in ms are the same axis where the other model stands still.
-    if "drafter_latency_relative" in varying and "target_latency_ms" not in varying:
-        varying = [name for name in varying if name != "drafter_latency_ms"]
-    return ["algorithm", *varying]
-
-
-def draw(
-    chart: Chart, frame: pd.DataFrame, minimise: Sequence[str] = (), number: int = 1
-) -> list[Panel]:
+def draw(chart: Chart, frame: pd.DataFrame, axes: Sequence[str], number: int = 1) -> list[Panel]:
     """Draw what a study asks for.
 
     Args:
         chart: what to draw; it has been checked.
-        frame: the results, at their best
-        minimise: over these axes.
+        frame: the results, at their best.
+        axes: the columns that tell its rows apart, besides the algorithm.
         number: of the chart in its study.
 
     Returns:
-        One panel for each variant and each combination of axes that the chart itself lacks.
+        One panel for each variant and each combination of axes that the chart itself lacks; none
+        where there is nothing to show.
     """
     shown = {column_of(chart.x)} | ({column_of(chart.y)} if chart.kind == "heatmap" else set())
     if chart.kind == "published":
-        # A line a variant: whatever tells variants apart belongs to it.
-        shown |= set(settings_that_vary(frame))
-    varying = settings_that_vary(frame, without=[column_of(key) for key in minimise])
-    rest = [name for name in varying if name not in {"algorithm", *shown}]
-    # What goes along with an axis, like the servers that are enough for a lookahead, is none.
-    rest = [name for name in rest if name not in DERIVED or _is_free(frame, name, varying)]
+        shown |= set(axes)  # a line a variant: whatever tells variants apart belongs to it
+    rest = [name for name in axes if name not in shown and frame[name].nunique() > 1]
     panels: list[Panel] = []
     for which, part in _parts(frame, rest):
         title = chart.title or _default_title(chart)
@@ -142,6 +161,8 @@ def draw(
             title = f"{title}: {which}" if chart.title else f"{title} ({which})"
         suffix = f"-{len(panels) + 1}" if rest else ""
         drawn, caption, marks = _KINDS[chart.kind](chart, part)
+        if not marks:
+            continue
         panels.append(
             Panel(
                 name=f"{number:02d}-{_slug(chart)}{suffix}",
@@ -152,12 +173,6 @@ def draw(
             )
         )
     return panels
-
-
-def _is_free(frame: pd.DataFrame, name: str, varying: Sequence[str]) -> bool:
-    """Whether *name* varies where all other settings stand still."""
-    others = [other for other in varying if other != name]
-    return bool((frame.groupby(others, observed=True)[name].nunique() > 1).any())
 
 
 def _parts(frame: pd.DataFrame, rest: list[str]) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -212,8 +227,8 @@ def _edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -> pd.DataFrame:
     """One row for each point of *keys*: how much faster *show* is than *against*.
 
-    Columns: the keys, ``speedup``, ``lookahead`` and ``servers`` of *show*, and ``other``, the name
-    of what it is compared with.
+    Columns: the keys, ``speedup``, ``lookahead`` and ``servers`` of *show*, ``other``, the name of
+    what it is compared with, and ``other_lookahead``, if that is SI.
     """
     keys = list(keys)
 
@@ -225,8 +240,14 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
     latencies = pd.concat([of(name)["latency_mean_ms"].rename(name) for name in names], axis=1)
     latencies = latencies.reindex(mine.index)
     table = pd.DataFrame(index=mine.index)
+    if latencies.empty:
+        return table.assign(speedup=[], other=[]).reset_index()
     table["speedup"] = latencies.min(axis=1) / mine["latency_mean_ms"]
-    table["other"] = latencies.idxmin(axis=1).map(NAMES)
+    better = latencies.idxmin(axis=1)
+    table["other"] = better.map(NAMES)
+    if "lookahead" in frame and "si" in names:
+        theirs = of("si")["lookahead"].reindex(mine.index).astype(float)
+        table["other_lookahead"] = theirs.where(better == "si")
     for column, source in (("lookahead", "lookahead"), ("servers", "peak_targets")):
         if source in mine:
             table[column] = mine[source]
@@ -235,7 +256,9 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
 
 def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     x, y = column_of(chart.x), column_of(chart.y)
-    table = compare(frame, chart.show, chart.against, [x, y])
+    table = compare(frame, chart.show, chart.against, [x, y]).dropna(subset=["speedup"])
+    if table.empty:
+        return alt.Chart(table), "", 0
     edges = {}
     for name, column in (("x", x), ("y", y)):
         values = np.sort(table[column].unique()).astype(float)
@@ -245,12 +268,12 @@ def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
         edges[name] = [float(lower[0]), float(upper[-1])]
     table["speedup"] = table["speedup"].round(4)
     low, high = float(table["speedup"].min()), float(table["speedup"].max())
-    high = max(high, 1.01)
+    top = max(high, 1.01)  # of the scale, which needs some length
     domain: list[float]
     if low < 1:
-        domain, colours = [low, 0.9999, 1, high], [PINK, PALE_PINK, PALE_BLUE, BLUE]
+        domain, colours = [low, 0.9999, 1, top], [PINK, PALE_PINK, PALE_BLUE, BLUE]
     else:
-        domain, colours = [1, high], [PALE_BLUE, BLUE]
+        domain, colours = [1, top], [PALE_BLUE, BLUE]
     show = NAMES[chart.show]
     tooltip = [
         alt.Tooltip("speedup:Q", title=f"speed-up of {show}", format=".3f"),
@@ -260,6 +283,8 @@ def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     ]
     if chart.show != "nonsi" and "lookahead" in table:
         tooltip.append(alt.Tooltip("lookahead:Q", title=f"best lookahead of {show}"))
+    if "other_lookahead" in table:
+        tooltip.append(alt.Tooltip("other_lookahead:Q", title="best lookahead of SI"))
     if chart.show == "dsi" and "servers" in table:
         tooltip.append(alt.Tooltip("servers:Q", title="target servers busy at once"))
 
@@ -274,9 +299,9 @@ def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
         alt.Chart(table)
         .mark_rect(strokeWidth=0, clip=True)
         .encode(
-            x=alt.X("x0:Q", title=label(x), scale=scale("x"), axis=alt.Axis(grid=False)),
+            x=alt.X("x0:Q", title=label(x), scale=scale("x"), axis=_ticks(frame[x], grid=False)),
             x2="x1:Q",
-            y=alt.Y("y0:Q", title=label(y), scale=scale("y"), axis=alt.Axis(grid=False)),
+            y=alt.Y("y0:Q", title=label(y), scale=scale("y"), axis=_ticks(frame[y], grid=False)),
             y2="y1:Q",
             color=alt.Color(
                 "speedup:Q",
@@ -293,16 +318,30 @@ def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     )
     against = "the better of non-SI and SI" if chart.against == "best" else NAMES[chart.against]
     slower = float((table["speedup"] < 1).mean())
-    verdict = (
-        f"Pink: {show} is slower ({slower:.0%} of the map); blue: it is faster."
-        if low < 1
-        else f"The darker the blue, the faster; {show} is nowhere slower."
-    )
+    if high < 1:
+        verdict = f"{show} is slower everywhere: the darker the pink, the slower."
+    elif low < 1:
+        verdict = f"Pink: {show} is slower ({slower:.0%} of the map); blue: it is faster."
+    elif high == 1:
+        verdict = f"{show} is as fast everywhere."
+    else:
+        verdict = f"The darker the blue, the faster; {show} is nowhere slower."
     caption = (
-        f"Latency of {against} divided by the latency of {show}, up to {high:.2f}×. {verdict} "
+        f"Latency of {against} divided by the latency of {show}, at most {high:.2f}×. {verdict} "
         "Point at a cell for its numbers."
     )
     return drawn, caption, len(table)
+
+
+def _is_number(values: pd.Series[Any]) -> bool:
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def _ticks(values: pd.Series[Any], *, grid: bool = True) -> alt.Axis:
+    """An axis with ticks at whole numbers, if the values are whole."""
+    if pd.api.types.is_integer_dtype(values):
+        return alt.Axis(grid=grid, tickMinStep=1, format="d")
+    return alt.Axis(grid=grid)
 
 
 def _colour(frame: pd.DataFrame) -> alt.Color:
@@ -323,7 +362,7 @@ def _lines(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, int]
     table[y] = table[y].round(6)
     tooltip = [
         alt.Tooltip("name:N", title="algorithm"),
-        alt.Tooltip(f"{x}:Q", title=label(x)),
+        alt.Tooltip(f"{x}:{'Q' if _is_number(frame[x]) else 'N'}", title=label(x)),
         alt.Tooltip(f"{y}:Q", title=label(y), format=".4~g"),
     ]
     tooltip += [
@@ -332,7 +371,16 @@ def _lines(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, int]
         if name in table and name not in (x, y)
     ]
     base = alt.Chart(table).encode(
-        x=alt.X(f"{x}:Q", title=label(x), scale=alt.Scale(nice=False, zero=False, padding=8)),
+        x=(
+            alt.X(
+                f"{x}:Q",
+                title=label(x),
+                scale=alt.Scale(nice=False, zero=False, padding=8),
+                axis=_ticks(frame[x]),
+            )
+            if _is_number(frame[x])
+            else alt.X(f"{x}:N", title=label(x), sort=None, axis=alt.Axis(labelAngle=0))
+        ),
         y=alt.Y(f"{y}:Q", title=label(y), scale=alt.Scale(zero=y.startswith("wasted"))),
         color=_colour(table),
         tooltip=tooltip,
@@ -423,16 +471,15 @@ _KINDS: dict[str, Any] = {
 }
 
 
-def guess(frame: pd.DataFrame) -> tuple[list[str], list[Chart]]:
+def guess(frame: pd.DataFrame, axes: Sequence[str]) -> tuple[list[str], list[Chart]]:
     """Charts for results that come without a study.
 
     Returns:
-        What to minimise over, and the charts.
+        What to minimise over, and the charts; none where nothing varies that can be an axis.
     """
     from dsim.study import Chart
 
-    axes = [name for name in settings_that_vary(frame) if name not in ("algorithm", "variant")]
-    numeric = [name for name in axes if pd.api.types.is_numeric_dtype(frame[name])]
+    numeric = [name for name in axes if _is_number(frame[name])]
     minimise = ["lookahead"] if "lookahead" in numeric and len(numeric) > 1 else []
     free = [name for name in numeric if name not in minimise]
     present = set(frame["algorithm"].unique())
@@ -484,7 +531,7 @@ def timeline(
     fates = [fate for fate in FATES if (spans["fate"] == fate).any()]
     chart: alt.Chart | alt.LayerChart = (
         alt.Chart(spans)
-        .mark_bar(cornerRadius=2, stroke="white", strokeWidth=0.5)
+        .mark_bar(cornerRadius=2, stroke="white", strokeWidth=0.5, strokeOpacity=0.5)
         .encode(
             x=alt.X(
                 "start_ms:Q",
@@ -497,7 +544,7 @@ def timeline(
                 "fate:N",
                 title=None,
                 scale=alt.Scale(domain=fates, range=[FATES[fate] for fate in fates]),
-                legend=alt.Legend(orient="top"),
+                legend=alt.Legend(orient="top", columns=2),
             ),
             tooltip=[
                 alt.Tooltip("lane:N", title="server"),

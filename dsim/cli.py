@@ -25,7 +25,11 @@ class Group(click.Group):
         """Run the command line and leave with its exit code."""
         kwargs["standalone_mode"] = False
         try:
-            code = super().main(*args, **kwargs)
+            try:
+                code = super().main(*args, **kwargs)
+            except SystemExit as leave:
+                # Click's way to say that whoever reads our output has enough of it.
+                sys.exit(0 if leave.code == 1 else leave.code)
         except click.exceptions.Exit as leave:
             sys.exit(leave.exit_code)
         except click.Abort:
@@ -37,10 +41,6 @@ class Group(click.Group):
         except UserError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(USER_MISTAKE)
-        except BrokenPipeError:
-            # Whoever read our output has enough of it.
-            sys.stderr.close()
-            sys.exit(0)
         except EngineError as error:
             click.echo(f"failure: {error}", err=True)
             sys.exit(FAILURE)
@@ -139,7 +139,9 @@ def run(
 
     if resume is not None:
         if study is not None or overrides or engine or out:
-            raise click.UsageError("--resume takes the study from its folder, and no other option")
+            raise click.UsageError(
+                "--resume takes the study, --set, --engine and --out from its folder"
+            )
         loaded, folder = unfinished_study(resume), resume
     elif study is None:
         raise click.UsageError("name a study, like studies/heatmap.toml")
@@ -271,7 +273,12 @@ def _renamed(setting: Any, key: str) -> Any:
     multiple=True,
     help="What to simulate; repeatable.  [default: all three]",
 )
-@click.option("--tokens", type=click.IntRange(1), default=None, help="N, tokens to generate.")
+@click.option(
+    "--tokens",
+    type=click.IntRange(1),
+    default=None,
+    help="N, tokens to generate.  [default: 100; the length of --accepts]",
+)
 @click.option("--lookahead", type=click.IntRange(1), default=5, show_default=True)
 @click.option(
     "--targets",
@@ -323,6 +330,8 @@ def simulate(ctx: click.Context, /, **options: Any) -> None:
         for name in options
         if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
     }
+    if options["settled"] and not options["as_json"]:
+        raise click.UsageError("--settled goes with --json")
     case, algorithms = single.case_from_options(options, given)
     outcomes = single.outcomes(case, algorithms, options["engine"])
     if options["timeline"] is not None:

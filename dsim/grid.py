@@ -123,11 +123,14 @@ class _Grid:
         for variant in range(len(self.study.variants)):
             settings = self.study.of_variant(variant)
             for point in points(outer):
-                index = tuple(
-                    axis.values.index(point[axis.key]) if axis.key in point else slice(None)
-                    for axis in self.study.grid
-                )
-                yield variant, index, settings | point
+                yield variant, self.index_of(point), settings | point
+
+    def index_of(self, point: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The index into the axes of all cases that have the values of *point*."""
+        return tuple(
+            axis.values.index(point[axis.key]) if axis.key in point else slice(None)
+            for axis in self.study.grid
+        )
 
     def note(self, where: tuple[Any, ...], case: Case) -> None:
         """Note what is known of a case before it runs."""
@@ -297,7 +300,8 @@ class _Grid:
         variant_settings = [self.study.of_variant(v) for v in range(len(names))]
         for key in ("tokens", "repeats", "lookahead"):
             given.setdefault(key, along(0, [v[key] for v in variant_settings]))
-        given.setdefault("acceptance_rate", self._rates(variant_settings))
+        if "acceptance_rate" not in given:
+            given["acceptance_rate"] = self._rates()
         published = [v["published.speedup_vs_si"] for v in variant_settings]
         if any(value is not None for value in published):
             values = [np.nan if value is None else value for value in published]
@@ -340,17 +344,19 @@ class _Grid:
             engines={name: count for name, count in engines.items() if count},
         )
 
-    def _rates(self, variants: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+    def _rates(self) -> NDArray[np.float64]:
         """Acceptance rates where they are not an axis; of a trace, the share that was accepted."""
-
-        def rate(values: Mapping[str, Any]) -> float:
-            acceptance = acceptance_of(values)
-            if acceptance.model != "trace":
-                return acceptance.rate
-            draws = acceptance.draws(0, values["repeats"], values["tokens"])
-            return float(draws.mean())
-
-        return np.array([rate(v) for v in variants]).reshape([-1] + [1] * (len(self.shape) - 1))
+        rates = np.empty(self.shape)
+        telling = [a for a in self.study.grid if a.key in ("tokens", "acceptance.model")]
+        for variant in range(len(self.study.variants)):
+            for point in points(telling):
+                values = self.study.of_variant(variant) | point
+                acceptance = acceptance_of(values)
+                rate = acceptance.rate
+                if acceptance.model == "trace":
+                    rate = float(acceptance.draws(0, values["repeats"], values["tokens"]).mean())
+                rates[(variant, *self.index_of(point))] = rate
+        return rates
 
 
 def _is_inner(axis: Axis) -> bool:

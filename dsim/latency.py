@@ -28,11 +28,6 @@ def to_ns(latency_ms: float) -> int:
     return max(1, round(latency_ms * NS_PER_MS))
 
 
-def to_ms(latency_ns: float) -> float:
-    """Nanoseconds to milliseconds."""
-    return latency_ns / NS_PER_MS
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Latency:
     """How long the forwards of one model take.

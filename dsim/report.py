@@ -75,7 +75,9 @@ class Bundle:
         self._process = subprocess.Popen(
             [sys.executable, "-c", code, vega_lite_version()],
             stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is our business, not its
         )
 
     def text(self) -> str:
@@ -84,9 +86,10 @@ class Bundle:
         Raises:
             EngineError: it could not be made.
         """
-        output, _ = self._process.communicate()
+        output, errors = self._process.communicate()
         if self._process.returncode:
-            raise EngineError("vl-convert could not bundle Vega for the report")
+            last = errors.decode(errors="replace").strip().splitlines()[-1:]
+            raise EngineError(f"vl-convert could not bundle Vega for the report: {''.join(last)}")
         return output.decode()
 
     def cancel(self) -> None:
@@ -163,11 +166,12 @@ def html(
     )
 
 
-def summarise(frame: pd.DataFrame) -> tuple[dict[str, Any] | None, str]:
+def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> tuple[dict[str, Any] | None, str]:
     """The table at the top of a report: how each algorithm fares against non-SI, at its best.
 
     Args:
         frame: results at their best.
+        minimise: the axes over which they are.
 
     Returns:
         Column heads and rows, and a caption; nothing without non-SI.
@@ -198,8 +202,9 @@ def summarise(frame: pd.DataFrame) -> tuple[dict[str, Any] | None, str]:
             row += [f"{(over < 1).mean():.1%}", f"{over.max():.2f}×"]
         rows.append(row)
     plural = "" if points == 1 else "s"
+    at_best = f", each algorithm at its best {' and '.join(minimise)}" if minimise else ""
     return {"head": head, "rows": rows}, (
-        f"Over the {points:,} point{plural} that the charts show, each algorithm at its best: the "
+        f"Over the {points:,} point{plural} that the charts show{at_best}: the "
         "share of points where it is slower than non-SI, and its speed-ups (latency of the other "
         "divided by its own)."
     )

@@ -149,9 +149,24 @@ def read_results(path: Path) -> pd.DataFrame:
     ]
     for name, column in BY_NAME.items():
         if name in frame and column.dtype != "string":
-            frame[name] = pd.to_numeric(frame[name], errors="coerce")
-            if frame[name].isna().all() and not name.startswith("speedup"):
-                problems.append(Problem(str(path), name, "expected numbers"))
+            numbers = pd.to_numeric(frame[name], errors="coerce")
+            wrong = frame.loc[numbers.isna() & frame[name].notna(), name]
+            if len(wrong):
+                problems.append(
+                    Problem(str(path), name, f"expected numbers, got {wrong.iloc[0]!r}")
+                )
+            frame[name] = numbers
+    if not problems:
+        for value in frame["algorithm"].dropna().unique():
+            if value not in NAMES:
+                what = f"expected {', '.join(NAMES)}, got {value!r}"
+                problems.append(Problem(str(path), "algorithm", what))
+        low = frame.loc[~(frame["latency_mean_ms"] > 0), "latency_mean_ms"]
+        if len(low):
+            what = f"expected latencies above 0, got {low.iloc[0]}"
+            problems.append(Problem(str(path), "latency_mean_ms", what))
+        if frame.empty:
+            problems.append(Problem(str(path), "", "has no rows"))
     if problems:
         raise UserError(*problems)
     return frame

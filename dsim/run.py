@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import json
 import os
 import shutil
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ import numpy as np
 from dsim import study as studies
 from dsim.errors import Problem, UserError
 from dsim.grid import Store, run_grid
-from dsim.results import MOST_CSV_ROWS, provenance, read_results, write_csv, write_table
+from dsim.results import MOST_CSV_ROWS, column_of, provenance, read_results, write_csv, write_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from dsim.study import Study
 
 UNFINISHED = ".unfinished"
+CHART_FILES = ("[0-9][0-9]-*.png", "[0-9][0-9]-*.svg")
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -150,11 +150,9 @@ def _full_disk(folder: Path) -> Iterator[None]:
                     "no half-written file was left; make room, or choose another place with --out",
                 )
             ) from None
-        if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
-            raise UserError(
-                Problem(str(folder), "", f"cannot be written to: {error.strerror}")
-            ) from None
-        raise
+        raise UserError(
+            Problem(str(folder), "", f"cannot be written to: {error.strerror or error}")
+        ) from None
 
 
 def _tidy(folder: Path, work: Path, *, made_folder: bool) -> None:
@@ -183,8 +181,10 @@ def _claim(folder: Path, resolved: str, *, force: bool) -> None:
         return
     if not folder.is_dir():
         raise refuse("is not a folder; choose another place with --out")
-    names = {path.name for path in folder.iterdir()}
     unfinished = folder / UNFINISHED
+    if unfinished.is_dir() and not (unfinished / "study.toml").is_file():
+        shutil.rmtree(unfinished)  # of a run that was killed before it began, or after its end
+    names = {path.name for path in folder.iterdir()}
     if unfinished.is_dir():
         if not force:
             raise refuse(
@@ -251,6 +251,7 @@ def _write(
     _remove_old(folder, names)
     for path in moved:
         path.replace(folder / path.name)
+    (folder / UNFINISHED / "study.toml").unlink()  # from here on there is nothing to resume
     shutil.rmtree(folder / UNFINISHED)
     return Finished(
         folder=folder,
@@ -264,7 +265,7 @@ def _write(
 
 def _remove_old(folder: Path, new: set[str]) -> None:
     """Remove what an earlier run wrote and this one does not."""
-    for pattern in ("results.csv", "[0-9][0-9]-*.png", "[0-9][0-9]-*.svg"):
+    for pattern in ("results.csv", *CHART_FILES):
         for path in folder.glob(pattern):
             if path.name not in new:
                 path.unlink()
@@ -297,25 +298,31 @@ def draw_into(
     from dsim import charts, report
 
     if study is None:
-        minimise, wanted = charts.guess(frame)
+        axes = charts.axes_in(frame)
+        minimise, wanted = charts.guess(frame, axes)
     else:
-        minimise, wanted = list(study.settings["minimise"]), list(study.charts)
-    at_best = charts.best(frame, minimise)
-    panels = [
-        panel
-        for number, chart in enumerate(wanted, 1)
-        for panel in charts.draw(chart, at_best, minimise, number)
-    ]
+        axes, wanted = charts.axes_of(study), list(study.charts)
+        minimise = [column_of(key) for key in study.settings["minimise"]]
+    at_best = charts.best(frame, axes, minimise)
+    shown = [name for name in axes if name not in minimise]
+    panels, notes = [], []
+    for number, chart in enumerate(wanted, 1):
+        drawn = charts.draw(chart, at_best, shown, number)
+        panels += drawn
+        if not drawn:
+            notes.append(f"Chart {number} has nothing to show: no such case was simulated.")
+    if not wanted and study is None:
+        notes.append("There is no chart: no setting varies that could be an axis.")
     for panel in panels:
         png, svg = report.pictures(panel)
         (folder / f"{panel.name}.png").write_bytes(png)
         (folder / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
-    summary, caption = report.summarise(at_best)
-    notes = []
+    summary, caption = report.summarise(at_best, minimise)
     if left_out:
-        notes.append(
+        notes.insert(
+            0,
             f"{left_out:,} DSI cases were left out: they need more than max_targets = "
-            f"{study.settings['max_targets'] if study else '?'} target servers."
+            f"{study.settings['max_targets'] if study else '?'} target servers.",
         )
     facts = [("rows", f"{len(frame):,}")]
     if study is not None:
@@ -387,6 +394,12 @@ def plot(path: Path, out: Path | None = None) -> tuple[Path, list[str]]:
     else:
         frame = read_results(path)
     folder = out or (path if path.is_dir() else path.with_name(f"{path.stem}-charts"))
+    if folder != path and folder.is_dir():
+        ours = {"report.html", *(p.name for glob in CHART_FILES for p in folder.glob(glob))}
+        if other := {p.name for p in folder.iterdir()} - ours:
+            raise UserError(
+                Problem(str(folder), "", f"holds something other than charts: {min(other)}")
+            )
     with _full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         new = folder / ".drawing"
@@ -396,14 +409,9 @@ def plot(path: Path, out: Path | None = None) -> tuple[Path, list[str]]:
             lines = draw_into(
                 new, frame, study, record, None, left_out=left_out, title=f"Results in {path.name}"
             )
+            _remove_old(folder, {file.name for file in new.iterdir()} | {"results.csv"})
             for file in new.iterdir():
                 file.replace(folder / file.name)
         finally:
             shutil.rmtree(new, ignore_errors=True)
     return folder / "report.html", lines
-
-
-def read_provenance(folder: Path) -> dict[str, object]:
-    """The provenance of the results in *folder*."""
-    record: dict[str, object] = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
-    return record

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dsim.events.server import Forward
     from dsim.study import Case
     from dsim.vector import Bools, Ints
 
@@ -209,8 +208,3 @@ def run_events(
         )
     env.run(until=output.done)
     return Run(output=output, target=target, drafter=drafter, events=env.scheduled)
-
-
-def still_running(forward: Forward) -> bool:
-    """Whether *forward* had not ended when its run was over."""
-    return forward.end_ns < 0

@@ -11,6 +11,7 @@ from dsim.grid import summarise
 from dsim.results import NAMES, half_width
 from dsim.simulate import run_events, simulate_case
 from dsim.study import ALGORITHMS, case_of, make_study
+from dsim.theory import targets_enough
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,10 +54,10 @@ def case_from_options(options: Mapping[str, Any], given: set[str]) -> tuple[Case
     accepts = values["accepts"]
     if accepts is not None:
         if "acceptance" in given:
-            raise UserError("error: give either --acceptance or --accepts")
+            raise UserError("give either --acceptance or --accepts")
         if not accepts or set(accepts) - {"0", "1"}:
-            bad = next((c for c in accepts if c not in "01"), "nothing")
-            raise UserError(Problem("--accepts", "", f"expected 0 and 1, got {bad!r}"))
+            bad = next((repr(c) for c in accepts if c not in "01"), "nothing")
+            raise UserError(Problem("--accepts", "", f"expected 0 and 1, got {bad}"))
         values["tokens"] = values["tokens"] or len(accepts)
         values["repeats"] = values["repeats"] or 1
         if len(accepts) < values["tokens"]:
@@ -184,7 +185,8 @@ def describe(case: Case) -> str:
         else f"acceptance {case.acceptance.rate:g}"
     )
     return (
-        f"{case.tokens} tokens; target {t2:g} ms, drafter {t1:g} ms, {acceptance}; "
+        f"{case.tokens} token{'s' if case.tokens > 1 else ''}; "
+        f"target {t2:g} ms, drafter {t1:g} ms, {acceptance}; "
         f"lookahead {case.lookahead}, {case.targets} target server{'s' if case.targets > 1 else ''}"
         f"{'' if case.preemptible else ', not preemptible'}"
     )
@@ -198,18 +200,34 @@ def verdict(case: Case, results: Sequence[Outcome]) -> str:
     least = min(mean.values())
     winners = [name for name in mean if mean[name] == least]
     if len(winners) > 1:
-        names = " and ".join(NAMES[name] for name in winners)
+        names = ", ".join(NAMES[name] for name in winners[:-1]) + f" and {NAMES[winners[-1]]}"
         return f"{names} are equally fast: {_why_equal(case, winners)}"
     (winner,) = winners
     others = {name: value / least for name, value in mean.items() if name != winner}
     by = " and ".join(f"{ratio:.2f}× as fast as {NAMES[name]}" for name, ratio in others.items())
     t1, t2 = case.drafter.latency_ns / 1e6, case.target.latency_ns / 1e6
-    if winner == "dsi":
-        why = (
-            f"it goes on drafting (a token every {t1:g} ms) while passes ({t2:g} ms each) verify, "
-            "so that only a rejected draft makes it wait for a pass; SI waits for every pass, and "
-            "non-SI needs one for each token"
-        )
+    if min(others.values()) < 1.005:
+        why = "but by so little that it hardly counts"
+    elif winner == "dsi":
+        enough = targets_enough(case.drafter.latency_ns, case.target.latency_ns, case.lookahead)
+        if not case.preemptible:
+            why = (
+                f"it goes on drafting (a token every {t1:g} ms) while passes ({t2:g} ms each) "
+                "verify, though passes that are of no use hold their servers to their end"
+            )
+        elif case.targets < enough:
+            why = (
+                f"it goes on drafting (a token every {t1:g} ms) while passes ({t2:g} ms each) "
+                f"verify; with {enough} target servers instead of {case.targets} no pass would "
+                "have to wait for a server"
+            )
+        else:
+            why = (
+                f"it goes on drafting (a token every {t1:g} ms) while passes ({t2:g} ms each) "
+                "verify, so that only a rejected draft makes it wait for a pass"
+            )
+        if "si" in others:
+            why += "; SI waits for every pass"
     elif winner == "si":
         why = f"it needs fewer passes ({t2:g} ms each) than non-SI has tokens" + (
             ", and has shorter waits than DSI here, whose drafter or target servers "

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.acceptance import Acceptance
 from dsim.errors import Problem, UserError
-from dsim.latency import Latency, to_ns
+from dsim.latency import NS_PER_MS, Latency, to_ns
 from dsim.theory import targets_enough, targets_equation1
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
 ACCEPTANCE_MODELS = ("bernoulli", "decay", "markov", "trace")
 CHART_KINDS = ("heatmap", "lines", "marginal", "published")
 MOST_IN_RANGE = 1_000_000
+MOST_DRAWS = 50_000_000  # of one case, all repeats together
+LONGEST_NS = 2**53  # up to there whole numbers are exact in float64, too: 104 days
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class Setting:
             low = f"{self.low:,g}" if self.low < 10**6 else f"{self.low:,.0f}"
             numbers = f"{'above' if self.above else 'at least'} {low}"
             if self.high is not None:
-                high = f"{self.high:,.0f}" if self.high >= 10**6 else f"{self.high:g}"
+                high = f"{int(self.high):,}" if self.high >= 10**6 else f"{self.high:g}"
                 numbers = f"from {low} to {'below ' if self.below else ''}{high}"
         return " or ".join(filter(None, (numbers, " | ".join(self.choices))))
 
@@ -320,7 +322,15 @@ SETTINGS: tuple[Setting, ...] = (
         meaning="auto: the vector engine for constant latencies and preemptible servers, "
         "the event engine for all else",
     ),
-    Setting(key="tokens", type="int", default=1000, low=1, unit="tokens", meaning="N, to generate"),
+    Setting(
+        key="tokens",
+        type="int",
+        default=1000,
+        low=1,
+        high=10_000_000,
+        unit="tokens",
+        meaning="N, to generate",
+    ),
     Setting(
         key="repeats",
         type="int",
@@ -335,11 +345,17 @@ SETTINGS: tuple[Setting, ...] = (
         type="int",
         default=0,
         low=0,
-        high=2**63 - 1,
+        high=2**53,
         meaning="of the draws; all algorithms and cases meet the same luck",
     ),
     Setting(
-        key="lookahead", type="int", default=5, low=1, unit="tokens", meaning="k, drafts per block"
+        key="lookahead",
+        type="int",
+        default=5,
+        low=1,
+        high=10_000_000,
+        unit="tokens",
+        meaning="k, drafts per block",
     ),
     Setting(
         key="targets",
@@ -626,7 +642,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Study:
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(Problem(str(path), "", f"cannot be read: {error.strerror}")) from None
     except UnicodeDecodeError:
@@ -920,16 +936,27 @@ class _Loader:
                         f"expected another axis of the grid, got {show(chart.y)}"
                         f"{nearest(chart.y, sorted(axes - {chart.x}))}",
                     )
+                for name, key in (("x", chart.x), ("y", chart.y)):
+                    if key in axes and BY_KEY[key].type not in ("int", "float"):
+                        self.complain(f"{where}.{name}", f"{show(key)} is no axis of numbers")
                 needed = {"nonsi", "si"} if chart.against == "best" else {chart.against}
-                missing = ({chart.show} | needed) - set(algorithms)
-                if missing:
-                    self.complain(where, f"needs the algorithm {', '.join(sorted(missing))}")
-            elif chart.y not in columns:
+                self.check_algorithms(where, {chart.show} | needed, algorithms)
+                continue
+            if chart.y.startswith("speedup_vs_"):
+                self.check_algorithms(where, {chart.y.removeprefix("speedup_vs_")}, algorithms)
+            if chart.kind == "marginal":
+                self.check_algorithms(where, {chart.show}, algorithms)
+            if chart.y not in columns:
                 self.complain(
                     f"{where}.y",
                     f"expected a column of the results, got {show(chart.y)}"
                     f"{nearest(chart.y, columns)}",
                 )
+
+    def check_algorithms(self, where: str, needed: set[str], algorithms: list[str]) -> None:
+        missing = needed & set(ALGORITHMS) - set(algorithms)
+        if missing:
+            self.complain(where, f"needs the algorithm {', '.join(sorted(missing))}")
 
     def read_files(self, values: dict[str, Any]) -> None:
         """Put the contents of data files in place of their names."""
@@ -999,7 +1026,40 @@ class _Loader:
                         f"expected at least {max(values['tokens'])} draws (tokens), got {shortest}",
                     )
             if study.settings["engine"] == "vector" and (why := _needs_events(values)):
-                self.complain("engine", f'"vector" takes constant latencies only, but {why}')
+                what = "constant latencies and preemptible servers only"
+                self.complain("engine", f'"vector" takes {what}, but {why}')
+            tokens, repeats = max(values["tokens"]), study.settings["repeats"]
+            if tokens * repeats > MOST_DRAWS:
+                self.complain(
+                    where + "tokens",
+                    f"{tokens:,} tokens × {repeats:,} repeats are more than {MOST_DRAWS:,} draws",
+                )
+            if not self.problems and _longest_ns(values) > LONGEST_NS:
+                self.complain(
+                    where + "tokens",
+                    f"{tokens:,} tokens may take over 104 days by the latencies that were given, "
+                    "more than dsim counts exactly; take fewer tokens or shorter latencies",
+                )
+
+
+def _longest_ns(values: Mapping[str, Sequence[Any]]) -> float:
+    """An upper bound of a latency (ns) of any algorithm, where latencies are not random."""
+
+    def longest_ms(model: str) -> float:
+        by_name = {n: values[f"{model}.{n}"] for n in ("latency_ms", "first_latency_ms")}
+        found = [v for column in by_name.values() for v in column if v is not None]
+        for name in ("latency_samples_ms", "latency_by_width_ms"):
+            for data in filter(None, values[f"{model}.{name}"]):
+                found += [row[1] if isinstance(row, list) else row for row in data]
+        ratios = [v for v in values[f"{model}.first_latency_ratio"] if v is not None]
+        return float(max(found, default=0.0) * max([1.0, *ratios]))
+
+    target_ms, drafter_ms = longest_ms("target"), longest_ms("drafter")
+    parts = [v for v in values["drafter.latency_relative"] if v is not None]
+    drafter_ms = max([drafter_ms, *(float(part) * target_ms for part in parts)])
+    tokens = int(max(values["tokens"]))
+    drafts = min(tokens, int(max(values["lookahead"])))
+    return float(tokens * (drafts * drafter_ms + target_ms) * NS_PER_MS)
 
 
 def _needs_events(values: Mapping[str, Sequence[Any]]) -> str | None:

@@ -175,12 +175,18 @@ def test_any_setting_can_be_set():
         ("simulate --set lookahed=3", '--set: lookahed: unknown setting; did you mean "lookahead"'),
         ("simulate --set grid.lookahead=[1,2]", "one case has no grid; use dsim run"),
         ("simulate --engine vector --no-preemptible", '--engine: "vector" takes constant'),
+        ("simulate --settled", "--settled goes with --json"),
+        ("simulate --target-latency 1e300", "may take over 104 days"),
+        ("simulate --lookahead 99999999999999999999", "--lookahead: expected a whole number from"),
         ("simulate --no-such", "No such option '--no-such'"),
         ("simulate --timeline /nowhere/x.html", "/nowhere/x.html cannot be written"),
         ("run", "name a study"),
         ("run none.toml", "error: none.toml: cannot be read: No such file"),
         ("run --resume none", "none: holds no unfinished run"),
-        ("run x.toml --resume none", "takes the study from its folder"),
+        (
+            "run x.toml --resume none",
+            "--resume takes the study, --set, --engine and --out from its folder",
+        ),
         ("plot none", "none: cannot be read"),
         ("rnu", "No such command 'rnu'; did you mean \"run\"?"),
         ("settings nothing", "no setting is called 'nothing'"),
@@ -214,12 +220,13 @@ def test_an_engine_error_ends_with_3(monkeypatch):
 
 def test_output_that_nobody_reads_to_the_end():
     found = subprocess.run(
-        f"{shlex.quote(sys.executable)} -m dsim settings | head -n 1",
+        f"set -o pipefail; {shlex.quote(sys.executable)} -m dsim settings | head -n 1",
         shell=True,
+        executable="/bin/bash",
         capture_output=True,
         text=True,
     )
-    assert found.stdout == "title\n"
+    assert (found.returncode, found.stdout) == (0, "title\n")
     assert "Traceback" not in found.stderr
 
 

@@ -195,6 +195,11 @@ def test_the_width_of_a_pass():
     ]
 
 
+def test_a_cache_has_lost_what_was_rejected_since():
+    """Fed to 10, cut back to 4 while others verified, asked for position 8: from 4 on."""
+    assert widths_of([(0, 10, 4), (8, 2, None)]) == [(11, True), (6, False)]
+
+
 def test_a_server_that_verified_nothing_meanwhile_has_more_to_feed():
     env = Environment()
     output = Output(env, 100)

@@ -13,6 +13,8 @@ from playwright.sync_api import sync_playwright
 
 from dsim import charts
 from dsim.cli import main
+from dsim.grid import run_grid
+from dsim.results import column_of
 from dsim.run import run_study
 from dsim.study import Chart, load, loads
 
@@ -113,7 +115,8 @@ def test_a_tooltip_appears_on_hover(browser, heatmap):
 def test_slowdowns_are_pink_and_speedups_blue(browser, heatmap):
     page = Page(browser, heatmap / "report.html").page
     table = pd.read_parquet(heatmap / "results.parquet")
-    at_best = charts.best(table, ["lookahead"])
+    axes = ["drafter_latency_relative", "acceptance_rate", "lookahead"]
+    at_best = charts.best(table, axes, ["lookahead"])
     slower = charts.compare(at_best, "si", "nonsi", ["drafter_latency_relative", "acceptance_rate"])
     fills = (
         page.locator("#chart-1")
@@ -132,10 +135,11 @@ def test_the_other_shipped_studies_in_a_browser(browser, tmp_path, name):
     run_study(study, tmp_path / name)
     opened = Page(browser, tmp_path / name / "report.html")
     assert opened.complaints == []
-    at_best = charts.best(
-        pd.read_parquet(tmp_path / name / "results.parquet"), study.settings["minimise"]
-    )
-    panels = [p for c in study.charts for p in charts.draw(c, at_best, study.settings["minimise"])]
+    axes, minimise = charts.axes_of(study), list(study.settings["minimise"])
+    table = pd.read_parquet(tmp_path / name / "results.parquet")
+    at_best = charts.best(table, axes, minimise)
+    shown = [axis for axis in axes if axis not in minimise]
+    panels = [p for chart in study.charts for p in charts.draw(chart, at_best, shown)]
     assert len(panels) == {"sanity": 2, "lookahead": 4, "servers": 6, "table1": 1}[name]
     assert [opened.marks(n + 1) for n in range(len(panels))] == [p.marks for p in panels]
 
@@ -207,7 +211,9 @@ def test_best_takes_the_fastest_then_the_fewest_servers_then_the_smallest_lookah
             "peak_targets": [1, 1, 1, 1, 3, 2, 1, 9],
         }
     )
-    found = charts.best(frame, ["lookahead"]).set_index(["algorithm", "seed"])
+    found = charts.best(frame, ["seed", "lookahead"], ["lookahead"]).set_index(
+        ["algorithm", "seed"]
+    )
     assert found["lookahead"].to_dict() == {
         ("nonsi", 1): 1,
         ("nonsi", 2): 1,
@@ -242,6 +248,120 @@ def test_marginal_gains():
         }
     )
     chart = Chart(kind="marginal", x="targets", y="speedup_vs_nonsi")
-    (panel,) = charts.draw(chart, frame)
+    (panel,) = charts.draw(chart, frame, ["targets"])
     assert panel.chart.data["gain"].tolist() == [0.5, 0.25]
     assert panel.chart.data["before"].tolist() == [1, 2]
+
+
+def at_its_best(text, *overrides):
+    """The summary's numbers: best SI latencies, and the number of points."""
+    study = loads(text, overrides=overrides)
+    axes, minimise = charts.axes_of(study), [column_of(k) for k in study.settings["minimise"]]
+    table = run_grid(study).table.to_pandas()
+    return study, axes, minimise, charts.best(table, axes, minimise)
+
+
+MAP = """
+tokens = 100
+minimise = ["lookahead"]
+[target]
+latency_ms = 1.0
+[grid]
+drafter.latency_relative = [0.1, 0.3, 0.9]
+acceptance.rate = [0.2, 0.8]
+lookahead = { start = 1, stop = 12, step = 1 }
+[[charts]]
+kind = "heatmap"
+x = "drafter.latency_relative"
+y = "acceptance.rate"
+show = "dsi"
+against = "si"
+"""
+
+
+@pytest.mark.parametrize("targets", ["enough", "paper"])
+def test_the_best_lookahead_does_not_depend_on_how_servers_are_counted(targets):
+    """Servers that go along with the lookahead are no axis."""
+    plain, counted = (at_its_best(MAP, f"targets={word}")[-1] for word in ("7", targets))
+    assert len(plain) == len(counted) == 3 * 2 * 3
+    for algorithm in ("nonsi", "si"):
+        a, b = (
+            f.loc[f["algorithm"] == algorithm, "latency_mean_ms"].tolist() for f in (plain, counted)
+        )
+        assert a == b
+
+
+def test_every_axis_that_a_chart_lacks_gives_a_chart():
+    """Also where one follows from others: the drafter's latency from lookahead and servers."""
+    text = """
+    targets = "enough"
+    tokens = 50
+    target.latency_ms = 30
+    [grid]
+    drafter.latency_ms = [1, 2, 5]
+    lookahead = [1, 2, 3]
+    [[charts]]
+    kind = "lines"
+    x = "lookahead"
+    y = "ms_per_token"
+    """
+    study, axes, _, frame = at_its_best(text)
+    titles = [panel.title for panel in charts.draw(study.charts[0], frame, axes)]
+    assert [title.rpartition(" (")[2] for title in titles] == [
+        "drafter latency 1)",
+        "drafter latency 2)",
+        "drafter latency 5)",
+    ]
+
+
+def test_axes_are_found_without_a_study():
+    for targets in ("7", "enough"):
+        study = loads(MAP, overrides=[f"targets={targets}"])
+        found = charts.axes_in(run_grid(study).table.to_pandas())
+        assert found == ["acceptance_rate", "lookahead", "drafter_latency_relative"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (
+            ["grid.drafter.latency_relative=[0.9, 0.95]", "grid.acceptance.rate=[0.1, 0.2]"],
+            "slower",
+        ),
+        (["grid.acceptance.rate=[0.0, 1.0]"], "Pink"),
+    ],
+)
+def test_a_caption_says_what_is_there(overrides, words):
+    text = MAP.replace('show = "dsi"', 'show = "si"').replace('against = "si"', 'against = "nonsi"')
+    study, axes, minimise, frame = at_its_best(text, *overrides)
+    (panel,) = charts.draw(study.charts[0], frame, [a for a in axes if a not in minimise])
+    speedups = frame.loc[frame["algorithm"] == "si", "speedup_vs_nonsi"]
+    assert f"at most {speedups.max():.2f}×" in panel.caption
+    assert words in panel.caption
+    assert ("blue" in panel.caption) == bool((speedups >= 1).any())
+
+
+def test_a_chart_with_nothing_to_show_is_named(tmp_path):
+    study = loads(MAP, overrides=["max_targets=3"])
+    finished = run_study(study, tmp_path / "out")
+    assert "Chart 1 has nothing to show: no such case was simulated." in finished.lines
+    assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_axes_that_are_no_numbers(tmp_path):
+    text = """
+    tokens = 20
+    [grid]
+    preemptible = [true, false]
+    lookahead = [1, 2]
+    [[charts]]
+    kind = "lines"
+    x = "preemptible"
+    y = "ms_per_token"
+    [[charts]]
+    kind = "lines"
+    x = "lookahead"
+    y = "ms_per_token"
+    """
+    run_study(loads(text), tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.svg"))) == 4

@@ -21,7 +21,7 @@ import dsim.run as runs
 from dsim.errors import UserError
 from dsim.grid import Store, run_grid
 from dsim.results import COLUMNS, read_results
-from dsim.run import RunInterrupted, plot, read_provenance, run_study, unfinished_study
+from dsim.run import RunInterrupted, plot, run_study, unfinished_study
 from dsim.simulate import simulate_case
 from dsim.study import case_of, load, loads, points
 
@@ -79,7 +79,7 @@ def test_what_is_in_a_results_folder(small):
         "results.parquet",
         "study.toml",
     ]
-    record = read_provenance(small)
+    record = json.loads((small / "provenance.json").read_text())
     assert record["seed"] == 0
     assert record["rows_by_engine"] == {"vector": 24}
     assert {"python", "dsim", "numpy", "simpy"} <= set(record["versions"])
@@ -422,7 +422,17 @@ def test_plot_takes_a_csv_alone(small, tmp_path):
             "latency_mean_ms: is missing; time to the last token, mean",
         ),
         ("latency_mean_ms\n3\n", "algorithm: is missing; nonsi, si or dsi"),
-        ("algorithm,latency_mean_ms\nsi,fast\n", "latency_mean_ms: expected numbers"),
+        (
+            "algorithm,latency_mean_ms\nsi,fast\nsi,3\n",
+            "latency_mean_ms: expected numbers, got 'fast'",
+        ),
+        ("algorithm,latency_mean_ms\nfoo,1\n", "algorithm: expected nonsi, si, dsi, got 'foo'"),
+        ("algorithm,latency_mean_ms\nsi,0\n", "latency_mean_ms: expected latencies above 0, got 0"),
+        ("algorithm,latency_mean_ms\n", "has no rows"),
+        (
+            "algorithm,lookahead,latency_mean_ms\nsi,1,3\nsi,1,4\nsi,2,4\n",
+            "two rows are about the same case: algorithm si, lookahead 1",
+        ),
         ("", "is no table of results"),
     ],
 )
@@ -433,7 +443,7 @@ def test_plot_names_what_is_wrong(tmp_path, content, message):
     with pytest.raises(UserError) as caught:
         plot(path)
     assert message in str(caught.value)
-    assert not (tmp_path / "x-charts").exists()
+    assert not list((tmp_path / "x-charts").glob("*"))
 
 
 def test_a_folder_without_results(tmp_path):
@@ -445,3 +455,58 @@ def test_a_store_that_keeps_nothing():
     store = Store()
     store.put(0, np.zeros(1))
     assert store.get(0) is None
+
+
+def test_one_repeat_has_no_interval_and_can_be_drawn_again(tmp_path):
+    run_study(loads(SMALL, overrides=["repeats=1"]), tmp_path / "out")
+    first = contents(tmp_path / "out")
+    plot(tmp_path / "out")
+    assert contents(tmp_path / "out") == first
+    plot(tmp_path / "out" / "results.csv", tmp_path / "again")
+
+
+def test_results_in_which_nothing_varies_have_no_chart(tmp_path):
+    path = tmp_path / "one.csv"
+    path.write_text("algorithm,lookahead,latency_mean_ms\nsi,1,3\ndsi,1,2\n")
+    _, lines = plot(path)
+    assert "There is no chart: no setting varies that could be an axis." in lines
+
+
+def test_plot_does_not_write_over_other_results(small, tmp_path):
+    (tmp_path / "mine.csv").write_bytes((small / "results.csv").read_bytes())
+    before = contents(small)
+    with pytest.raises(UserError, match="holds something other than charts: provenance.json"):
+        plot(tmp_path / "mine.csv", small)
+    assert contents(small) == before
+    plot(tmp_path / "mine.csv")
+    plot(tmp_path / "mine.csv")  # over its own charts it may
+
+
+def test_a_run_that_was_killed_at_its_very_ends(tmp_path):
+    """Before the study was noted, or after everything was in place: nothing to resume."""
+    folder = tmp_path / "out"
+    (folder / ".unfinished").mkdir(parents=True)
+    run_study(loads(SMALL), folder)
+    whole = contents(folder)
+    (folder / ".unfinished").mkdir()
+    run_study(loads(SMALL), folder)
+    assert contents(folder) == whole
+
+
+@pytest.mark.parametrize("place", ["/proc/dsim", "/dev/null/dsim"])
+def test_a_folder_that_cannot_be_made(place):
+    with pytest.raises(UserError, match="cannot be written to: "):
+        run_study(loads(SMALL), Path(place))
+
+
+def test_traces_over_several_lengths():
+    text = """
+    algorithms = ["dsi"]
+    acceptance.model = "trace"
+    acceptance.trace = "1100111100"
+    repeats = 1
+    [grid]
+    tokens = [4, 10]
+    """
+    table = run_grid(loads(text)).table.to_pandas()
+    assert table["acceptance_rate"].tolist() == [0.5, 0.6]

@@ -38,15 +38,15 @@ MISTAKES = {
     "nothing like it": ("zzz = 3", "s.toml: zzz: unknown setting"),
     "wrong type": (
         'tokens = "many"',
-        's.toml: tokens: expected a whole number at least 1, got "many"',
+        's.toml: tokens: expected a whole number from 1 to 10,000,000, got "many"',
     ),
     "no whole number": (
         "tokens = 2.5",
-        "s.toml: tokens: expected a whole number at least 1, got 2.5",
+        "s.toml: tokens: expected a whole number from 1 to 10,000,000, got 2.5",
     ),
     "a truth value is no number": (
         "lookahead = true",
-        "s.toml: lookahead: expected a whole number at least 1, got true",
+        "s.toml: lookahead: expected a whole number from 1 to 10,000,000, got true",
     ),
     "wrong word": (
         'engine = "fast"',
@@ -134,7 +134,7 @@ MISTAKES = {
     ),
     "list off the grid": (
         "lookahead = [1, 2]",
-        "s.toml: lookahead: expected a whole number at least 1, got [1, 2]; "
+        "s.toml: lookahead: expected a whole number from 1 to 10,000,000, got [1, 2]; "
         "for several values use grid.lookahead",
     ),
     "set and swept": (
@@ -173,7 +173,7 @@ MISTAKES = {
     ),
     "vector engine and random latencies": (
         'engine = "vector"\n[target]\nlatency_model = "gamma"\nlatency_cv = 1',
-        's.toml: engine: "vector" takes constant latencies only, '
+        's.toml: engine: "vector" takes constant latencies and preemptible servers only, '
         'but target.latency_model is "gamma"',
     ),
     "trace too short": (
@@ -212,6 +212,34 @@ MISTAKES = {
         "marginal: what each further step of an axis adds to a column; "
         "published: ours beside the published value, a line for each variant",
     ),
+    "speed-ups over an algorithm that does not run": (
+        'algorithms = ["dsi"]\n[grid]\nlookahead = [1, 2]\n[[charts]]\nkind = "lines"\n'
+        'x = "lookahead"\ny = "speedup_vs_nonsi"',
+        "s.toml: charts[0]: needs the algorithm nonsi",
+    ),
+    "marginal gains of an algorithm that does not run": (
+        'algorithms = ["dsi"]\n[grid]\nlookahead = [1, 2]\n[[charts]]\nkind = "marginal"\n'
+        'x = "lookahead"\ny = "drafts"\nshow = "si"',
+        "s.toml: charts[0]: needs the algorithm si",
+    ),
+    "a map over words": (
+        "[grid]\nlookahead = [1, 2]\npreemptible = [true, false]\n[[charts]]\n"
+        'kind = "heatmap"\nx = "preemptible"\ny = "lookahead"',
+        's.toml: charts[0].x: "preemptible" is no axis of numbers',
+    ),
+    "longer than can be counted": (
+        "tokens = 1000000\nrepeats = 1\n[target]\nlatency_ms = 1e10",
+        "s.toml: tokens: 1,000,000 tokens may take over 104 days by the latencies that were given, "
+        "more than dsim counts exactly; take fewer tokens or shorter latencies",
+    ),
+    "more draws than memory": (
+        "tokens = 1000000\nrepeats = 100",
+        "s.toml: tokens: 1,000,000 tokens × 100 repeats are more than 50,000,000 draws",
+    ),
+    "more tokens than anybody wants": (
+        "tokens = 1000000000",
+        "s.toml: tokens: expected a whole number from 1 to 10,000,000, got 1000000000",
+    ),
     "published values without variants": (
         "[[charts]]\nkind = 'published'\nx = 'variant'\ny = 'speedup_vs_si'",
         's.toml: charts[0].x: expected "variant", and variants in the study',
@@ -230,7 +258,7 @@ MISTAKES = {
     ),
     "variant with a mistake": (
         '[[variants]]\nname = "a"\nlookahead = 0',
-        "s.toml: variants[0].lookahead: expected a whole number at least 1, got 0",
+        "s.toml: variants[0].lookahead: expected a whole number from 1 to 10,000,000, got 0",
     ),
     "variants of one name": (
         '[[variants]]\nname = "a"\n[[variants]]\nname = "a"',
@@ -248,6 +276,11 @@ MISTAKES = {
 def test_mistakes_are_named(name):
     text, message = MISTAKES[name]
     assert message in problems(text)
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path):
+    (tmp_path / "s.toml").write_bytes(b"\xef\xbb\xbftokens = 3")
+    assert load(tmp_path / "s.toml").settings["tokens"] == 3
 
 
 def test_not_toml():
@@ -271,7 +304,7 @@ def test_all_mistakes_at_once():
     [
         ("lookahed=3", '--set: lookahed: unknown setting; did you mean "lookahead"?'),
         ("lookahead", "--set: lookahead: expected key=value"),
-        ("lookahead=x", 's.toml: lookahead: expected a whole number at least 1, got "x"'),
+        ("lookahead=x", 's.toml: lookahead: expected a whole number from 1 to 10,000,000, got "x"'),
         ("grid.lookahead=[]", "s.toml: grid.lookahead: the axis is empty"),
     ],
 )
