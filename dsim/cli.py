@@ -14,7 +14,7 @@ from dsim.errors import EngineError, Problem, UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-USER_MISTAKE, FAILURE, INTERRUPTED = 2, 3, 130
+CLAIM_FAILED, USER_MISTAKE, FAILURE, INTERRUPTED = 1, 2, 3, 130
 ALGORITHMS = ("nonsi", "si", "dsi")
 
 
@@ -334,6 +334,143 @@ def simulate(ctx: click.Context, /, **options: Any) -> None:
     click.echo(single.as_text(case, outcomes))
     if options["timeline"] is not None:
         click.echo(f"timeline: {options['timeline']}")
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the commands that run real models."""
+    for option in reversed(
+        (
+            click.option("--target", metavar="MODEL", help="Folder, .gguf file or hub id."),
+            click.option(
+                "--drafter",
+                metavar="MODEL",
+                help="Likewise; or ngram; or skip:1,3, the target without these layers.",
+            ),
+            click.option("--dtype", default="float32", show_default=True, metavar="TYPE"),
+            click.option("--revision", help="Of a target on the hub."),
+            click.option(
+                "--trust-remote-code", is_flag=True, help="Run code that comes with a model."
+            ),
+            click.option(
+                "--devices",
+                default="cpu",
+                show_default=True,
+                metavar="D1,D2…",
+                help="The drafter's, then the targets': cpu, cuda:0, mps.",
+            ),
+            click.option("--targets", type=click.IntRange(1), help="Target servers.  [all cores]"),
+            click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
+            click.option("--share", is_flag=True, help="Workers may share cores and GPUs."),
+            click.option(
+                "--watchdog",
+                type=click.FloatRange(0, min_open=True),
+                default=120.0,
+                show_default=True,
+                metavar="S",
+                help="Give up when one forward takes longer.",
+            ),
+            click.option("--temperature", type=float, default=0.0, show_default=True),
+            click.option("--top-k", type=int, default=0, help="0: all tokens.", show_default=True),
+            click.option("--top-p", type=float, default=1.0, show_default=True),
+            click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+            click.option(
+                "--rule",
+                default="match",
+                show_default=True,
+                help="How drafts are judged: match, rejection, lenient, top-n.",
+            ),
+            click.option("--leniency", type=float, default=0.5, help="Of --rule lenient."),
+            click.option("--top-n", type=int, default=3, help="Of --rule top-n."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("prompt")
+@click.option("--algorithm", type=click.Choice(ALGORITHMS), default="dsi", show_default=True)
+@click.option("--lookahead", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--compare", is_flag=True, help="Run all three algorithms, and compare them.")
+@click.option("--chat", is_flag=True, help="The prompt is a user's turn of a conversation.")
+@click.option("--ignore-eos", is_flag=True, help="Go on after an end-of-text token.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an algorithm.")
+@click.option(
+    "--timeline",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Draw who did what when.",
+)
+@model_options
+def generate(prompt: str, **options: Any) -> None:
+    """Generate text with real models, a process for each server.
+
+    Without --target the pair of models that ships is used.
+    """
+    from dsim import generate as generation
+
+    rule = generation.rule_from_options(options)
+    names = ALGORITHMS if options["compare"] else (options["algorithm"],)
+    with generation.fleet_from_options(options) as fleet:
+        ids = generation.encode(fleet.pair, prompt, chat=options["chat"])
+        quiet = options["as_json"]
+        made = generation.generate(
+            fleet,
+            ids,
+            names,
+            rule,
+            tokens=options["tokens"],
+            lookahead=options["lookahead"],
+            ignore_eos=options["ignore_eos"],
+            write=None if quiet else lambda piece: click.echo(piece, nl=False),
+        )
+        if options["timeline"] is not None:
+            described = f"{fleet.pair.target}, {fleet.pair.drafter}; {options['tokens']} tokens."
+            generation.write_timeline(made, options["timeline"], described)
+        if quiet:
+            click.echo(generation.as_json(made))
+            return
+        click.echo("\n\n" + generation.as_text(made, rule, fleet))
+
+
+@main.command()
+@click.argument("study", type=click.Path(path_type=Path), required=False, metavar="[STUDY.toml]")
+@click.option("--backend", type=click.Choice(["wallclock", "torch"]), help="What to measure.")
+@click.option("--tokens", type=int, help="N, tokens of each text.")
+@click.option("--prompts", type=int, help="Texts that are predicted and measured.")
+@click.option("--target", metavar="MODEL", help="As in dsim generate.")
+@click.option("--drafter", metavar="MODEL", help="As in dsim generate.")
+@click.option("--prompt-set", metavar="NAME|FILE", help="A set that ships, or a JSONL file.")
+@click.option("--share", is_flag=True, default=None, help="Workers may share cores and GPUs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write the chart of predicted against measured, and timelines of both.",
+)
+@click.option("--quiet", is_flag=True, help="Say nothing of the progress.")
+def validate(
+    study: Path | None, as_json: bool, report: Path | None, quiet: bool, **options: Any
+) -> None:
+    """Predict wall times by simulation, measure them, and compare.
+
+    Leaves with 1 when a claim fails. STUDY is a file like studies/validate.toml.
+    """
+    from dsim import validate as validation
+
+    inner = {"target", "drafter", "prompt_set", "share"}
+    given = {f"torch.{k}" if k in inner else k: v for k, v in options.items()}
+    found = validation.validate(
+        validation.load(study, given),
+        progress=lambda what: None if quiet else click.echo(f"… {what}", err=True),
+    )
+    if report is not None:
+        validation.write_report(found, report)
+    click.echo(validation.as_json(found) if as_json else validation.as_text(found))
+    if not found.holds:
+        sys.exit(CLAIM_FAILED)
 
 
 @main.command()

@@ -30,15 +30,18 @@ def write_tokenizer(folder, words=()) -> None:
 
     names = ["<s>", "</s>", *words]
     names += [f"w{i}" for i in range(len(names), VOCAB)]
-    tokenizer = Tokenizer(models.WordLevel({n: i for i, n in enumerate(names)}, unk_token="<s>"))
+    tokenizer = Tokenizer(models.WordLevel({n: i for i, n in enumerate(names)}, unk_token="<s>"))  # noqa: S106
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", model_max_length=CONTEXT
+        tokenizer_object=tokenizer,
+        bos_token="<s>",  # noqa: S106
+        eos_token="</s>",  # noqa: S106
+        model_max_length=CONTEXT,
     ).save_pretrained(folder)
 
 
 def write_model(folder, seed: int, *, layers: int = 2, like=None, noise: float = 0.0, words=()):
-    """A random Llama; with *like*, that folder's weights plus *noise*, so that the two often agree."""
+    """A random Llama; with *like*, that folder's weights plus *noise*: the two often agree."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 

@@ -356,6 +356,7 @@ class Fleet:
         cached: bool = False,
         stop_ids: frozenset[int] = frozenset(),
         on_settled: Callable[[list[int]], None] | None = None,
+        keep_history: bool = False,
     ) -> LiveRun:
         """Generate *tokens* tokens after *prompt*, or fewer if one of *stop_ids* comes.
 
@@ -369,6 +370,7 @@ class Fleet:
             cached: whether every server reads the prompt before time zero.
             stop_ids: tokens that end the text.
             on_settled: called with the tokens that have just settled.
+            keep_history: whether the servers keep their forwards, for a timeline.
 
         Raises:
             UserError: the prompt is too long.
@@ -388,6 +390,7 @@ class Fleet:
             lookahead=lookahead,
             targets=len(self.targets) if targets is None else targets,
             prefill=not cached,
+            keep_history=keep_history,
         )
         env.run(until=output.done)
         wall_ns = env.clock.now_ns() - env.zero_ns
