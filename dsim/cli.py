@@ -473,6 +473,98 @@ def validate(
         sys.exit(CLAIM_FAILED)
 
 
+@main.group()
+def measure() -> None:
+    """Measure real models: latency and acceptance rate, for studies to use."""
+
+
+def numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:
+    """A list of whole numbers above 0, from text."""
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(Problem(f"--{option.name}", "", f"expected numbers above 0, got {value!r}"))
+    return sorted({int(part) for part in parts})
+
+
+@measure.command()
+@click.option("--model", metavar="MODEL", help="What to measure.  [the target that ships]")
+@click.option("--widths", default="1,2,3,4,6,8,16", show_default=True, callback=numbers)
+@click.option("--contexts", default="32,128", show_default=True, callback=numbers)
+@click.option("--repeats", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--tokens", type=click.IntRange(2), default=32, show_default=True)
+@click.option("--prompts", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|FILE")
+@click.option("--co-running", type=click.IntRange(0), default=0, help="Beside so many others.")
+@click.option("--as", "role", type=click.Choice(["target", "drafter"]), default="target")
+@click.option("--toml", is_flag=True, help="Print settings of a study.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@model_options
+def latency(model: str | None, widths: list[int], contexts: list[int], **options: Any) -> None:
+    """Measure how long forwards take, over width and context, alone and under load."""
+    from dsim import generate as generation
+    from dsim import measure as measuring
+    from dsim import prompts
+
+    known = prompts.load(options["prompt_set"], "--prompt-set")[: options["prompts"]]
+    options |= {
+        "target": model or options["target"],
+        "drafter": "ngram",
+        "targets": 1 + options["co_running"],
+    }
+    with generation.fleet_from_options(options) as fleet:
+        table = measuring.latency(
+            fleet,
+            [generation.encode(fleet.pair, prompt.text, chat=False) for prompt in known],
+            tokens=options["tokens"],
+            widths=widths,
+            contexts=contexts,
+            repeats=options["repeats"],
+        )
+    if options["as_json"]:
+        click.echo(measuring.latency_json(table))
+    elif options["toml"]:
+        click.echo(measuring.latency_toml(table, options["role"]), nl=False)
+    else:
+        click.echo(measuring.latency_text(table))
+
+
+@measure.command()
+@click.option("--tokens", type=click.IntRange(2), default=64, show_default=True)
+@click.option("--prompts", type=click.IntRange(2), help="Only the first so many.")
+@click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|FILE")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the draws, for acceptance.trace_file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@model_options
+def acceptance(trace: Path | None, as_json: bool, **options: Any) -> None:
+    """Measure how often the target accepts the drafter's tokens."""
+    from dsim import generate as generation
+    from dsim import measure as measuring
+    from dsim import prompts
+
+    rule = generation.rule_from_options(options)
+    known = prompts.load(options["prompt_set"], "--prompt-set")[: options["prompts"]]
+    with generation.fleet_from_options(options | {"targets": options["targets"] or 1}) as fleet:
+        report = measuring.acceptance(
+            fleet,
+            [(p.task, generation.encode(fleet.pair, p.text, chat=False)) for p in known],
+            rule,
+            tokens=options["tokens"],
+        )
+    if trace is not None:
+        measuring.write_traces(report, trace)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(report.as_dict))
+        return
+    click.echo(measuring.acceptance_text(report))
+
+
 @main.command()
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:

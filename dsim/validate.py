@@ -39,6 +39,8 @@ NAMES = {"nonsi": "non-SI", "si": "SI", "dsi": "DSI"}
 BACKENDS = ("wallclock", "torch")
 FEWEST_SEEN = 4  # forwards of one width, for a row of its own in a latency table
 RATE_REPEATS = 200  # simulated texts for a prediction from the rate
+STALL_TIMES, STALL_NS = 5, 100_000_000
+MOST_RETRIES = 3
 FLAT = 1.05  # a pass of k + 1 tokens at most this much dearer than one of 1: "costs the same"
 
 
@@ -55,7 +57,7 @@ SETTINGS = (
     _setting("tokens", "int", 50, "N, tokens of each text", low=2),
     _setting("prompts", "int", 8, "texts that are predicted and measured", low=2),
     _setting("calibration_prompts", "int", 4, "other texts, for the calibration", low=1),
-    _setting("repeats", "int", 1, "measurements of each text", low=1),
+    _setting("repeats", "int", 1, "measurements of each text; their median counts", low=1),
     _setting("seed", "int", 0, "of draws and sampling", low=0, high=2**63 - 1),
     _setting("tolerance", "float", 0.02, "median error per text, from the trace", low=0),
     _setting("tolerance_worst", "float", 0.05, "error of the worst configuration", low=0),
@@ -163,7 +165,8 @@ class Measured(NamedTuple):
         wall_ns: from time zero to the last token.
         forwards: every forward that ended.
         tokens: the text, where there is one.
-        orchestration_ns: time in which no worker was at a forward.
+        orchestration_ns: time in which no worker was at a forward; for waits, what it took beyond
+            the simulation with the latencies that were asked for.
         run: what happened, for a timeline.
     """
 
@@ -225,9 +228,8 @@ class WallclockBench:
             if forward.end_ns >= 0
         ]
         wall_ns = run.output.settled_ns[-1]
-        least = {role: latency.latency_ns for role, latency in self.latencies.items()}
-        lost_ns = sum(f.took_ns - least[f.role] for f in forwards)
-        return Measured(wall_ns, forwards, None, min(lost_ns, wall_ns), run)
+        ideal_ns = run_events(case, configuration.algorithm, 0).output.settled_ns[-1]
+        return Measured(wall_ns, forwards, None, wall_ns - ideal_ns, run)
 
     def trace(self, text: int) -> str:
         """See :class:`Bench`."""
@@ -353,18 +355,33 @@ def load_of(configuration: Configuration) -> str:
     return "alone"
 
 
-def table_of(forwards: Sequence[Forwarded], role: str) -> tuple[tuple[int, int], ...]:
-    """Mean latency (ns) by width of *role*'s forwards, widths that were seen often enough."""
-    by_width = defaultdict(list)
+def by_width(forwards: Sequence[Forwarded]) -> dict[tuple[str, int], list[int]]:
+    """How long *forwards* took (ns), by role and width."""
+    took: dict[tuple[str, int], list[int]] = defaultdict(list)
     for forward in forwards:
-        if forward.role == role:
-            by_width[forward.width].append(forward.took_ns)
-    fewest = min(FEWEST_SEEN, max(map(len, by_width.values()), default=0))
-    return tuple(
-        (width, max(1, round(float(np.mean(took)))))
-        for width, took in sorted(by_width.items())
-        if len(took) >= fewest
-    )
+        took[forward.role, forward.width].append(forward.took_ns)
+    return took
+
+
+def is_stall(took_ns: float, usual_ns: float) -> bool:
+    """Whether the machine stood still (a paused virtual machine, say), not the forward slow."""
+    return took_ns > STALL_TIMES * usual_ns + STALL_NS
+
+
+def table_of(forwards: Sequence[Forwarded], role: str) -> tuple[tuple[int, int], ...]:
+    """Mean latency (ns) by width of *role*'s forwards, widths that were seen often enough.
+
+    Forwards during which the machine stood still do not count.
+    """
+    seen = {width: took for (r, width), took in by_width(forwards).items() if r == role}
+    fewest = min(FEWEST_SEEN, max(map(len, seen.values()), default=0))
+    table = []
+    for width, took in sorted(seen.items()):
+        if len(took) >= fewest:
+            usual_ns = float(np.median(took))
+            kept = [ns for ns in took if not is_stall(ns, usual_ns)]
+            table.append((width, max(1, round(float(np.mean(kept))))))
+    return tuple(table)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -400,6 +417,19 @@ class Calibration:
             repeats=RATE_REPEATS if acceptance.model == "bernoulli" else 1,
             seed=1,
             preemptible=False,
+        )
+
+    def stalled(self, configuration: Configuration, forwards: Sequence[Forwarded]) -> bool:
+        """Whether the machine stood still during one of *forwards*."""
+        tables = {
+            role: Latency(model="table", table=table)
+            for (load, role), table in self.tables.items()
+            if load == load_of(configuration) and table
+        }
+        return any(
+            is_stall(f.took_ns, tables[f.role].at_width(f.width))
+            for f in forwards
+            if f.role in tables
         )
 
     def from_trace(self, configuration: Configuration, trace: str) -> int:
@@ -506,6 +536,7 @@ class Validation:
         claims: the verdicts.
         first: for each configuration the first measured text, for timelines: simulated and real.
         notes: what the reader must not overlook.
+        stalls: measurements done again because the machine stood still meanwhile.
     """
 
     settings: dict[str, Any]
@@ -514,6 +545,7 @@ class Validation:
     claims: list[Claim]
     first: dict[Configuration, tuple[Run, Run | LiveRun]]
     notes: list[str]
+    stalls: int
 
     @property
     def holds(self) -> bool:
@@ -541,6 +573,7 @@ def validate(
     progress("starting the workers")
     bench = bench or bench_of(settings)
     fleet: Fleet | None = getattr(bench, "fleet", None)
+    contention = "" if fleet is None else fleet.contention
     try:
         calibration_texts = range(settings["calibration_prompts"])
         texts = range(len(calibration_texts), len(calibration_texts) + settings["prompts"])
@@ -556,13 +589,20 @@ def validate(
         }
         rate = {c: calibration.from_rate(c, tokens) / 1e6 for c in wanted}
         found: dict[Configuration, list[list[Measured]]] = {c: [] for c in wanted}
+        stalls = 0
         for number, text in enumerate(texts):
             progress(f"measuring text {number + 1} of {len(texts)}")
             for c in wanted:
                 found[c].append([])
             for _ in range(settings["repeats"]):
                 for c in wanted:  # interleaved, so that all meet the same weather
-                    found[c][-1].append(bench.measure(text, c))
+                    measured = bench.measure(text, c)
+                    for _ in range(MOST_RETRIES):
+                        if not calibration.stalled(c, measured.forwards):
+                            break
+                        stalls += 1
+                        measured = bench.measure(text, c)
+                    found[c][-1].append(measured)
     except BaseException:
         if fleet is not None:
             fleet.close(force=True)
@@ -575,7 +615,7 @@ def validate(
             configuration=c,
             predicted_replay_ms=replay[c],
             predicted_rate_ms=rate[c],
-            measured_ms=np.array([np.mean([m.wall_ns for m in runs]) for runs in found[c]]) / 1e6,
+            measured_ms=np.array([np.median([m.wall_ns for m in runs]) for runs in found[c]]) / 1e6,
             orchestration=sum(m.orchestration_ns for runs in found[c] for m in runs)
             / sum(m.wall_ns for runs in found[c] for m in runs),
             lossless=None
@@ -592,15 +632,23 @@ def validate(
         case = calibration.case(c, tokens, acceptance)
         simulated = run_events(case, c.algorithm, 0, keep_history=True)
         first[c] = (simulated, found[c][0][0].run)
+    notes = []
+    if fleet is not None and contention:
+        notes.append(f"{contention}; they slow each other")
+    if stalls:
+        notes.append(
+            f"{stalls} measurements were done again, because the machine stood still meanwhile "
+            f"(a forward took over {STALL_TIMES} times the usual and "
+            f"{STALL_NS // 1_000_000} ms more)"
+        )
     return Validation(
         settings=settings,
         calibration=calibration,
         rows=rows,
         claims=claims_of(settings, calibration, rows),
         first=first,
-        notes=[f"{fleet.contention}; they slow each other"]
-        if fleet is not None and fleet.contention
-        else [],
+        notes=notes,
+        stalls=stalls,
     )
 
 
@@ -715,6 +763,7 @@ def as_json(found: Validation) -> str:
                     for (load, role), table in found.calibration.tables.items()
                 },
             },
+            "stalls": found.stalls,
             "settings": found.settings,
             "notes": found.notes,
         }
@@ -753,8 +802,12 @@ def as_text(found: Validation) -> str:
         "",
         tabulate(rows, head, disable_numparse=True, colalign=("left", *["right"] * 6)),
         "",
-        "measured: mean ± 95 % interval over texts; overhead: wall time in which no worker was at "
-        "a forward",
+        "measured: mean ± 95 % interval over texts; overhead: "
+        + (
+            "wall time in which no worker was at a forward"
+            if settings["backend"] == "torch"
+            else "wall time beyond the simulation with exactly these latencies"
+        ),
         "calibrated latency (ms) by width in tokens, with the way to the worker and back:",
         *tables,
         "",
