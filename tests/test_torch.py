@@ -211,7 +211,7 @@ def test_models_that_are_not_there(tmp_path, folder) -> None:
     ):
         with pytest.raises(UserError, match=words):
             load_pair(*specs(target, "ngram"))
-    with pytest.raises(UserError, match="--drafter: is missing for this target"):
+    with pytest.raises(UserError, match="--drafter: is missing"):
         specs(str(folder / "target"), None)
     with pytest.raises(UserError, match='did you mean "float32"'):
         specs(str(folder / "target"), "ngram", dtype="float3")

@@ -8,6 +8,8 @@ import time
 
 import pytest
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's library is imported; workers inherit it
+
 VOCAB = 64
 CONTEXT = 256
 
