@@ -129,7 +129,7 @@ class Line:
         return EngineError(f"{self.name} died {self.task}: {self.obituary()}")
 
     def read(self) -> list[Reply]:
-        """Every reply that has come.
+        """Every reply that has come, up to that to the last request.
 
         Raises:
             EngineError: the worker has closed its end, or what it sent is no reply.
@@ -141,6 +141,8 @@ class Line:
                 if not isinstance(reply, Reply):
                     raise EngineError(f"{self.name} sent {type(reply).__name__}, not a reply")
                 replies.append(reply)
+                if reply.serial == self.serial:
+                    break  # no more is due; another look would cost as much as this one
         except (EOFError, OSError) as error:
             if not replies:
                 raise self.died() from error
