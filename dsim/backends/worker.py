@@ -240,6 +240,7 @@ def main(pipe: Any, setup: Setup) -> None:
     if setup.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, setup.cores)
     os.environ["OMP_NUM_THREADS"] = str(setup.threads)
+    os.environ["TQDM_DISABLE"] = "1"  # several bars at once on one terminal
     try:
         try:
             decoder = load(setup)
