@@ -201,7 +201,7 @@ class AcceptanceReport:
     draws: np.ndarray
 
     @property
-    def rate(self) -> tuple[float, float]:
+    def rate(self) -> tuple[float, float | None]:
         """Teacher-forced rate, and half the width of its 95 % interval (t, over prompts)."""
         return rate_of(self.draws)
 
@@ -244,14 +244,15 @@ class AcceptanceReport:
         return ["".join("01"[int(draw)] for draw in row) for row in self.draws]
 
 
-def rate_of(draws: np.ndarray) -> tuple[float, float]:
+def rate_of(draws: np.ndarray) -> tuple[float, float | None]:
     """Mean of *draws*, bool (prompts, tokens), and half its 95 % interval over prompts.
 
-    Draws of one text depend on each other, so the prompts are what is sampled.
+    Draws of one text depend on each other, so the prompts are what is sampled; a single one has no
+    interval.
     """
     by_prompt = draws.mean(axis=1)
     if len(by_prompt) < 2:
-        return float(by_prompt.mean()), float("nan")
+        return float(by_prompt.mean()), None
     return float(by_prompt.mean()), float(half_width(float(by_prompt.std(ddof=1)), len(by_prompt)))
 
 
@@ -294,18 +295,11 @@ def acceptance_text(report: AcceptanceReport) -> str:
     from tabulate import tabulate
 
     found = report.as_dict
-    rows = [
-        [task, one["prompts"], f"{one['rate']:.3f} ± {one['ci95']:.3f}", f"{one['paper_rate']:.3f}"]
-        for task, one in found["by_task"].items()
-    ]
-    rows.append(
-        [
-            "all",
-            found["prompts"],
-            f"{found['rate']:.3f} ± {found['ci95']:.3f}",
-            f"{found['paper_rate']:.3f}",
-        ]
-    )
+    rows = []
+    for name, one in [*found["by_task"].items(), ("all", found)]:
+        interval = "" if one["ci95"] is None else f" ± {one['ci95']:.3f}"
+        rate = f"{one['rate']:.3f}{interval}"
+        rows.append([name, one["prompts"], rate, f"{one['paper_rate']:.3f}"])
     head = ["task", "prompts", "acceptance rate", "the paper's estimator"]
     return "\n".join(
         [

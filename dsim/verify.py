@@ -263,6 +263,8 @@ def rule_of(name: str, sampling: Sampling, *, leniency: float = 0.5, n: int = 3)
         problems.append(Problem("top-k", "", f"expected ≥ 0, got {sampling.top_k}"))
     if not 0 < sampling.top_p <= 1:
         problems.append(Problem("top-p", "", f"expected above 0, ≤ 1, got {sampling.top_p}"))
+    if not 0 <= sampling.seed < 2**63:
+        problems.append(Problem("seed", "", f"expected 0 to 2^63 - 1, got {sampling.seed}"))
     if not 0 < leniency <= 1:
         problems.append(Problem("leniency", "", f"expected above 0, ≤ 1, got {leniency}"))
     if n < 1:

@@ -315,6 +315,7 @@ def test_the_two_estimators_of_the_acceptance_rate() -> None:
     draws = np.array([[1, 1, 0, 1], [0, 1, 1, 1], [1, 1, 1, 1]], dtype=bool)
     assert rate_of(draws)[0] == pytest.approx(10 / 12)
     assert paper_rate_of(draws) == pytest.approx(1 - 1 / (1 + (2 + 0 + 4) / 3))
+    assert rate_of(draws[:1]) == (0.75, None)
 
 
 def test_validation_with_real_passes(fleet) -> None:

@@ -179,8 +179,16 @@ def test_verify_counts_and_gives_the_next_token() -> None:
 
 def test_all_wrong_settings_are_named_at_once() -> None:
     with pytest.raises(UserError) as caught:
-        rule_of("mach", Sampling(temperature=-1, top_k=-1, top_p=0), leniency=0, n=0)
+        rule_of("mach", Sampling(temperature=-1, top_k=-1, top_p=0, seed=2**63), leniency=0, n=0)
     text = str(caught.value)
-    for word in ("temperature", "top-k", "top-p", "leniency", "top-n", 'did you mean "match"'):
+    for word in (
+        "seed",
+        "temperature",
+        "top-k",
+        "top-p",
+        "leniency",
+        "top-n",
+        'did you mean "match"',
+    ):
         assert word in text
     assert [rule_of(name, Sampling()).name for name in RULES] == list(RULES)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import multiprocessing
 import os
+import re
 import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -450,9 +451,14 @@ def place(
         The cores of each worker (nothing: any), and who shares what, in words.
 
     Raises:
-        UserError: there are not enough.
+        UserError: there are not enough, or one has an unknown name.
     """
     problems, contention = [], []
+    unknown = sorted({d for d in devices if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", d)})
+    if unknown:
+        raise UserError(
+            Problem("--devices", "", f"expected cpu, mps or cuda:NUMBER, got {unknown[0]!r}")
+        )
     gpus = [d for i, d in enumerate(devices) if d != "cpu" and i not in idle]
     for device in sorted({d for d in gpus if gpus.count(d) > 1}):
         what = f"{gpus.count(device)} workers share {device}"
