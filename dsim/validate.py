@@ -722,7 +722,7 @@ def _not_slower(name: str, pairs: Sequence[tuple[Row, Row]], calibration: Calibr
         if ratio <= 1 + noise:
             notes.append(f"{c}: {ratio:.3f} of it")
             continue
-        if curve > FLAT and predicted > 1 - noise:
+        if curve > FLAT and predicted > 1:
             notes.append(
                 f"{c}: {ratio:.3f} of it, predicted {predicted:.3f}; its assumption is broken here "
                 f"(a pass of {c.lookahead + 1} tokens beside the others costs {curve:.2f} × one of "
