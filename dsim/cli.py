@@ -14,7 +14,7 @@ from dsim.errors import EngineError, Problem, UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-USER_MISTAKE, FAILURE, INTERRUPTED = 2, 3, 130
+CLAIM_FAILED, USER_MISTAKE, FAILURE, INTERRUPTED = 1, 2, 3, 130
 ALGORITHMS = ("nonsi", "si", "dsi")
 
 
@@ -343,6 +343,235 @@ def simulate(ctx: click.Context, /, **options: Any) -> None:
     click.echo(single.as_text(case, outcomes))
     if options["timeline"] is not None:
         click.echo(f"timeline: {options['timeline']}")
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the commands that run real models."""
+    for option in reversed(
+        (
+            click.option("--target", metavar="MODEL", help="Folder, .gguf file or hub id."),
+            click.option(
+                "--drafter",
+                metavar="MODEL",
+                help="Likewise; or ngram; or skip:1,3, the target without these layers.",
+            ),
+            click.option("--dtype", default="float32", show_default=True, metavar="TYPE"),
+            click.option("--revision", help="Of a target on the hub."),
+            click.option(
+                "--trust-remote-code", is_flag=True, help="Run code that comes with a model."
+            ),
+            click.option(
+                "--devices",
+                default="cpu",
+                show_default=True,
+                metavar="D1,D2…",
+                help="The drafter's, then the targets': cpu, cuda:0, mps.",
+            ),
+            click.option("--targets", type=click.IntRange(1), help="Target servers.  [all cores]"),
+            click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
+            click.option("--share", is_flag=True, help="Workers may share cores and GPUs."),
+            click.option(
+                "--watchdog",
+                type=click.FloatRange(0, min_open=True),
+                default=120.0,
+                show_default=True,
+                metavar="S",
+                help="Give up when one forward takes longer.",
+            ),
+            click.option("--temperature", type=float, default=0.0, show_default=True),
+            click.option("--top-k", type=int, default=0, help="0: all tokens.", show_default=True),
+            click.option("--top-p", type=float, default=1.0, show_default=True),
+            click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+            click.option(
+                "--rule",
+                default="match",
+                show_default=True,
+                help="How drafts are judged: match, rejection, lenient, top-n.",
+            ),
+            click.option("--leniency", type=float, default=0.5, help="Of --rule lenient."),
+            click.option("--top-n", type=int, default=3, help="Of --rule top-n."),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+@main.command()
+@click.argument("prompt")
+@click.option("--algorithm", type=click.Choice(ALGORITHMS), default="dsi", show_default=True)
+@click.option("--lookahead", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--compare", is_flag=True, help="Run all three algorithms, and compare them.")
+@click.option("--chat", is_flag=True, help="The prompt is a user's turn of a conversation.")
+@click.option("--ignore-eos", is_flag=True, help="Go on after an end-of-text token.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an algorithm.")
+@click.option(
+    "--timeline",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Draw who did what when.",
+)
+@model_options
+def generate(prompt: str, **options: Any) -> None:
+    """Generate text with real models, a process for each server.
+
+    Without --target the pair of models that ships is used.
+    """
+    from dsim import generate as generation
+
+    rule = generation.rule_from_options(options)
+    names = ALGORITHMS if options["compare"] else (options["algorithm"],)
+    with generation.fleet_from_options(options) as fleet:
+        ids = generation.encode(fleet.pair, prompt, chat=options["chat"])
+        quiet = options["as_json"]
+        made = generation.generate(
+            fleet,
+            ids,
+            names,
+            rule,
+            tokens=options["tokens"],
+            lookahead=options["lookahead"],
+            ignore_eos=options["ignore_eos"],
+            write=None if quiet else lambda piece: click.echo(piece, nl=False),
+        )
+        if options["timeline"] is not None:
+            described = f"{fleet.pair.target}, {fleet.pair.drafter}; {options['tokens']} tokens."
+            generation.write_timeline(made, options["timeline"], described)
+        if quiet:
+            click.echo(generation.as_json(made))
+            return
+        click.echo("\n\n" + generation.as_text(made, rule, fleet))
+
+
+@main.command()
+@click.argument("study", type=click.Path(path_type=Path), required=False, metavar="[STUDY.toml]")
+@click.option("--backend", type=click.Choice(["wallclock", "torch"]), help="What to measure.")
+@click.option("--tokens", type=int, help="N, tokens of each text.")
+@click.option("--prompts", type=int, help="Texts that are predicted and measured.")
+@click.option("--target", metavar="MODEL", help="As in dsim generate.")
+@click.option("--drafter", metavar="MODEL", help="As in dsim generate.")
+@click.option("--prompt-set", metavar="NAME|FILE", help="A set that ships, or a JSONL file.")
+@click.option("--share", is_flag=True, default=None, help="Workers may share cores and GPUs.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write the chart of predicted against measured, and timelines of both.",
+)
+@click.option("--quiet", is_flag=True, help="Say nothing of the progress.")
+def validate(
+    study: Path | None, as_json: bool, report: Path | None, quiet: bool, **options: Any
+) -> None:
+    """Predict wall times by simulation, measure them, and compare.
+
+    Leaves with 1 when a claim fails. STUDY is a file like studies/validate.toml.
+    """
+    from dsim import validate as validation
+
+    inner = {"target", "drafter", "prompt_set", "share"}
+    given = {f"torch.{k}" if k in inner else k: v for k, v in options.items()}
+    found = validation.validate(
+        validation.load(study, given),
+        progress=lambda what: None if quiet else click.echo(f"… {what}", err=True),
+    )
+    if report is not None:
+        validation.write_report(found, report)
+    click.echo(validation.as_json(found) if as_json else validation.as_text(found))
+    if not found.holds:
+        sys.exit(CLAIM_FAILED)
+
+
+@main.group()
+def measure() -> None:
+    """Measure real models: latency and acceptance rate, for studies to use."""
+
+
+def numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:
+    """A list of whole numbers above 0, from text."""
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(Problem(f"--{option.name}", "", f"expected numbers above 0, got {value!r}"))
+    return sorted({int(part) for part in parts})
+
+
+@measure.command()
+@click.option("--model", metavar="MODEL", help="What to measure.  [the target that ships]")
+@click.option("--widths", default="1,2,3,4,6,8,16", show_default=True, callback=numbers)
+@click.option("--contexts", default="32,128", show_default=True, callback=numbers)
+@click.option("--repeats", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--tokens", type=click.IntRange(2), default=32, show_default=True)
+@click.option("--prompts", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|FILE")
+@click.option("--co-running", type=click.IntRange(0), default=0, help="Beside so many others.")
+@click.option("--as", "role", type=click.Choice(["target", "drafter"]), default="target")
+@click.option("--toml", is_flag=True, help="Print settings of a study.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@model_options
+def latency(model: str | None, widths: list[int], contexts: list[int], **options: Any) -> None:
+    """Measure how long forwards take, over width and context, alone and under load."""
+    from dsim import generate as generation
+    from dsim import measure as measuring
+    from dsim import prompts
+
+    known = prompts.load(options["prompt_set"], "--prompt-set")[: options["prompts"]]
+    options |= {
+        "target": model or options["target"],
+        "drafter": "ngram",
+        "targets": 1 + options["co_running"],
+    }
+    with generation.fleet_from_options(options) as fleet:
+        table = measuring.latency(
+            fleet,
+            [generation.encode(fleet.pair, prompt.text, chat=False) for prompt in known],
+            tokens=options["tokens"],
+            widths=widths,
+            contexts=contexts,
+            repeats=options["repeats"],
+        )
+    if options["as_json"]:
+        click.echo(measuring.latency_json(table))
+    elif options["toml"]:
+        click.echo(measuring.latency_toml(table, options["role"]), nl=False)
+    else:
+        click.echo(measuring.latency_text(table))
+
+
+@measure.command()
+@click.option("--tokens", type=click.IntRange(2), default=64, show_default=True)
+@click.option("--prompts", type=click.IntRange(2), help="Only the first so many.")
+@click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|FILE")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the draws, for acceptance.trace_file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@model_options
+def acceptance(trace: Path | None, as_json: bool, **options: Any) -> None:
+    """Measure how often the target accepts the drafter's tokens."""
+    from dsim import generate as generation
+    from dsim import measure as measuring
+    from dsim import prompts
+
+    rule = generation.rule_from_options(options)
+    known = prompts.load(options["prompt_set"], "--prompt-set")[: options["prompts"]]
+    with generation.fleet_from_options(options | {"targets": options["targets"] or 1}) as fleet:
+        report = measuring.acceptance(
+            fleet,
+            [(p.task, generation.encode(fleet.pair, p.text, chat=False)) for p in known],
+            rule,
+            tokens=options["tokens"],
+        )
+    if trace is not None:
+        measuring.write_traces(report, trace)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(report.as_dict))
+        return
+    click.echo(measuring.acceptance_text(report))
 
 
 @main.command()

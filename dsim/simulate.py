@@ -10,18 +10,16 @@ import numpy as np
 from dsim import vector
 from dsim.acceptance import DRAFTER_STREAM, TARGET_STREAM, run_lengths
 from dsim.backends.simulated import Simulated
-from dsim.events.dsi import dsi
-from dsim.events.environment import DRAFT, PASS, Environment
-from dsim.events.nonsi import nonsi
+from dsim.events.environment import Environment
 from dsim.events.output import Output
-from dsim.events.server import Pool, Server, Servers
-from dsim.events.si import si
+from dsim.events.start import start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+    from dsim.events.server import Servers
     from dsim.study import Case
     from dsim.vector import Bools, Ints
 
@@ -171,40 +169,16 @@ def run_events(
         sampler = latency.sampler(case.seed, repeat, stream)
         return Simulated(env, sampler, lengths, preemptible=case.preemptible)
 
-    target_backend = backend("target", TARGET_STREAM)
-    drafter = Server(
+    drafter, target = start(
+        algorithm,
         env,
-        backend("drafter", DRAFTER_STREAM),
         output,
-        role="drafter",
-        priority=DRAFT,
+        drafter_backend=backend("drafter", DRAFTER_STREAM),
+        target_backend=backend("target", TARGET_STREAM),
+        lookahead=case.lookahead,
+        targets=case.targets,
+        prefill=case.target.first_ns is not None,
         keep_history=keep_history,
     )
-    target: Servers
-    if algorithm == "dsi":
-        target = pool = Pool(
-            env,
-            target_backend,
-            output,
-            role="target",
-            priority=PASS,
-            keep_history=keep_history,
-            count=case.targets,
-        )
-        dsi(
-            env,
-            drafter,
-            pool,
-            output,
-            case.lookahead,
-            prefill=case.target.first_ns is not None,
-        )
-    else:
-        target = one = Server(
-            env, target_backend, output, role="target", priority=PASS, keep_history=keep_history
-        )
-        env.process(
-            si(drafter, one, output, case.lookahead) if algorithm == "si" else nonsi(one, output)
-        )
     env.run(until=output.done)
     return Run(output=output, target=target, drafter=drafter, events=env.scheduled)

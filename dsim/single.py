@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ if TYPE_CHECKING:
     from dsim.study import Case
 
 DEFAULT_TOKENS, DEFAULT_REPEATS = 100, 20
-MOST_SPANS = 3000  # in a timeline
 # Which option stands for which setting.
 OPTIONS = {
     "tokens": "tokens",
@@ -259,45 +257,19 @@ def write_timeline(case: Case, algorithms: Sequence[str], path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    import pandas as pd
+    from dsim import timelines
 
-    from dsim import charts, report
-    from dsim.events.trace import rejections, spans
-
-    bundle = report.Bundle()
     runs = {a: run_events(case, a, 0, keep_history=True) for a in algorithms}
-    longest_ms = max(run.output.settled_ns[-1] for run in runs.values()) / 1e6
-    panels = []
-    for number, (algorithm, run) in enumerate(runs.items(), 1):
-        rows = pd.DataFrame(spans(run.output, run.drafter, run.target))
-        marks = pd.DataFrame(rejections(run.output), columns=["time_ns", "what"])
-        for frame in (rows, marks):
-            for name in [str(n) for n in frame if str(n).endswith("_ns")]:
-                frame[name.replace("_ns", "_ms")] = frame.pop(name) / 1e6
-        panel = charts.timeline(rows, marks, longest_ms=longest_ms, most_spans=MOST_SPANS)
-        total_ms = run.output.settled_ns[-1] / 1e6
-        panels.append(
-            dataclasses.replace(
-                panel,
-                name=f"{number:02d}-timeline-{algorithm}",
-                title=f"{NAMES[algorithm]}: {total_ms:.1f} ms",
-            )
+    latency_ms = {a: run.output.settled_ns[-1] / 1e6 for a, run in runs.items()}
+    panels = [
+        timelines.panel(
+            f"{number:02d}-timeline-{algorithm}",
+            f"{NAMES[algorithm]}: {latency_ms[algorithm]:.1f} ms",
+            run,
+            max(latency_ms.values()),
         )
-    page = report.Page(
-        title="Who did what when",
-        description=describe(case) + ". First repeat.",
-        facts=[
-            (NAMES[a], f"{p.title.partition(': ')[2]}")
-            for a, p in zip(algorithms, panels, strict=True)
-        ],
-    )
-    text = report.html(page, panels, bundle, wide=True)
-    half = path.with_name(path.name + ".half")
-    try:
-        half.write_text(text, encoding="utf-8")
-        half.replace(path)
-    except OSError as error:
-        half.unlink(missing_ok=True)
-        raise UserError(
-            Problem("--timeline", "", f"{path} cannot be written: {error.strerror}")
-        ) from None
+        for number, (algorithm, run) in enumerate(runs.items(), 1)
+    ]
+    facts = [(NAMES[algorithm], f"{ms:.1f} ms") for algorithm, ms in latency_ms.items()]
+    description = describe(case) + ". First repeat."
+    timelines.write_page(path, "Who did what when", description, panels, facts)

@@ -1,0 +1,164 @@
+"""Real models: dsim's non-SI and SI against transformers, and both against a bare loop.
+
+    python benchmarks/real.py --target FOLDER --drafter FOLDER --prompts FILE.jsonl
+
+Same models, prompts, dtype and cores, one thread each, interleaved. ``bare`` is the shortest loop
+of forwards that gives the same tokens: what any implementation could reach at best.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+
+def bare_nonsi(target: Any, prompt: list[int], tokens: int) -> list[int]:
+    """Greedy decoding, one forward a token."""
+    import torch
+    from transformers import DynamicCache
+
+    cache, text, ids = DynamicCache(), [], torch.tensor([prompt])
+    for _ in range(tokens):
+        logits = target(input_ids=ids, use_cache=True, logits_to_keep=1, **{NAME: cache}).logits
+        text.append(int(logits[0, -1].argmax()))
+        ids = torch.tensor([text[-1:]])
+    return text
+
+
+def bare_si(target: Any, drafter: Any, prompt: list[int], tokens: int, k: int) -> list[int]:
+    """Greedy speculative decoding: k drafts, one pass, and again."""
+    import torch
+    from transformers import DynamicCache
+
+    text = list(prompt)
+    caches = [DynamicCache(), DynamicCache()]
+    fed = [0, 0]
+
+    def feed(which: int, words: list[int], rows: int) -> list[int]:
+        kept = min(fed[which], len(words) - rows)
+        if kept < caches[which].get_seq_length():
+            caches[which].crop(kept - caches[which].get_seq_length())
+        model = (target, drafter)[which]
+        logits = model(
+            input_ids=torch.tensor([words[kept:]]),
+            use_cache=True,
+            logits_to_keep=rows,
+            **{NAME: caches[which]},
+        ).logits
+        fed[which] = len(words)
+        answers: list[int] = logits[0].argmax(-1).tolist()
+        return answers
+
+    while len(text) < len(prompt) + tokens:
+        drafts: list[int] = []
+        for _ in range(min(k, len(prompt) + tokens - len(text) - 1)):
+            drafts += feed(1, text + drafts, 1)
+        own = feed(0, text + drafts, len(drafts) + 1)
+        n = next((i for i, d in enumerate(drafts) if d != own[i]), len(drafts))
+        text += [*drafts[:n], own[n]]
+        fed = [min(f, len(text) - 1) for f in fed]
+    return text[len(prompt) :]
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--target", required=True)
+    options.add_argument("--drafter", required=True)
+    options.add_argument("--prompts", required=True)
+    options.add_argument("--count", type=int, default=6)
+    options.add_argument("--tokens", type=int, default=64)
+    options.add_argument("--lookahead", type=int, default=5)
+    options.add_argument("--repeats", type=int, default=3)
+    args = options.parse_args()
+
+    import inspect
+
+    import torch
+
+    from dsim.backends.torch import Fleet, available_cores
+    from dsim.models import load_model, load_pair, specs
+    from dsim.verify import Match
+
+    pair = load_pair(*specs(args.target, args.drafter))
+    texts = [json.loads(line)["prompt"] for line in Path(args.prompts).read_text().splitlines()]
+    prompts = [list(pair.tokenizer(text).input_ids) for text in texts[: args.count]]
+    torch.set_num_threads(1)
+    target, drafter = load_model(pair.target, "cpu"), load_model(pair.drafter, "cpu")
+    global NAME  # noqa: PLW0603
+    NAME = "cache" if "cache" in inspect.signature(target.forward).parameters else "past_key_values"
+    drafter.generation_config.num_assistant_tokens = args.lookahead
+    drafter.generation_config.num_assistant_tokens_schedule = "constant"
+    drafter.generation_config.assistant_confidence_threshold = 0.0
+    cores = available_cores()
+
+    def hf(prompt: list[int], **more: Any) -> list[int]:
+        ids = target.generate(
+            torch.tensor([prompt]),
+            attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+            do_sample=False,
+            max_new_tokens=args.tokens,
+            min_new_tokens=args.tokens,
+            pad_token_id=0,
+            **more,
+        )
+        words: list[int] = ids[0, len(prompt) :].tolist()
+        return words
+
+    rule = Match()
+    with Fleet(pair, 1, share=True) as fleet:
+        # The loops of this process run where dsim's target runs, with nobody else there.
+        os.sched_setaffinity(0, cores[-1:])
+
+        def dsim(algorithm: str, prompt: list[int]) -> list[int]:
+            os.sched_setaffinity(0, cores)
+            run = fleet.run(algorithm, prompt, args.tokens, rule, lookahead=args.lookahead)
+            os.sched_setaffinity(0, cores[-1:])
+            WALL.append(run.wall_ns)
+            return list(run.output.tokens)
+
+        ways = {
+            "non-SI bare loop": lambda p: bare_nonsi(target, p, args.tokens),
+            "non-SI model.generate": hf,
+            "non-SI dsim": lambda p: dsim("nonsi", p),
+            "SI bare loop": lambda p: bare_si(target, drafter, p, args.tokens, args.lookahead),
+            "SI assisted generation": lambda p: hf(p, assistant_model=drafter),
+            "SI dsim": lambda p: dsim("si", p),
+            "DSI dsim": lambda p: dsim("dsi", p),
+        }
+        took: dict[str, list[float]] = {name: [] for name in ways}
+        same = dict.fromkeys(ways, True)
+        with torch.inference_mode():
+            for turn in range(args.repeats + 1):
+                for prompt in prompts:
+                    reference = None
+                    for name, way in ways.items():
+                        WALL.clear()
+                        start = time.perf_counter_ns()
+                        words = way(prompt)
+                        wall_ns = WALL[0] if WALL else time.perf_counter_ns() - start
+                        reference = reference or words
+                        same[name] &= words == reference
+                        if turn:  # the first turn warms up
+                            took[name].append(wall_ns / 1e6)
+    print(f"{'':24}{'median':>12}{'per token':>12}{'of its bare loop':>18}  same tokens")
+    for name, times in took.items():
+        middle = statistics.median(times)
+        bare = statistics.median(took[f"{name.split()[0]} bare loop"]) if "DSI" not in name else 0
+        part = f"{bare / middle:.2f}" if bare else ""
+        print(
+            f"{name:24}{middle:9.1f} ms{middle / args.tokens:9.2f} ms{part:>18}  "
+            f"{'yes' if same[name] else 'NO'}"
+        )
+
+
+NAME = "cache"
+WALL: list[int] = []
+
+if __name__ == "__main__":
+    main()

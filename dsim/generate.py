@@ -1,0 +1,284 @@
+"""``dsim generate``: text from real models, by one algorithm or by all three."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from dsim.backends.torch import Fleet, LiveRun, available_cores
+from dsim.models import load_pair, specs
+from dsim.verify import Rule, Sampling, rule_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from dsim.models import Pair
+
+NAMES = {"nonsi": "non-SI", "si": "SI", "dsi": "DSI"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generated:
+    """What one algorithm made of a prompt.
+
+    Attributes:
+        algorithm: which one.
+        run: what happened.
+        token_ids, text: the new tokens, the end-of-text token included if it came.
+    """
+
+    algorithm: str
+    run: LiveRun
+    token_ids: list[int]
+    text: str
+
+    @property
+    def wall_ms(self) -> float:
+        """From the request to the last token; the prompt is read in this time."""
+        return self.run.wall_ns / 1e6
+
+    @property
+    def acceptance(self) -> float | None:
+        """Accepted drafts among those that got a verdict; ``None``: none did."""
+        return self.run.output.accepted / self.run.judged if self.run.judged else None
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "algorithm": self.algorithm,
+            "token_ids": self.token_ids,
+            "text": self.text,
+            "wall_ms": self.wall_ms,
+            "first_token_ms": self.run.output.settled_ns[0] / 1e6,
+            "tokens_per_s": len(self.token_ids) / self.run.wall_ns * 1e9,
+            "acceptance": self.acceptance,
+            "target_passes": self.run.target.begun,
+            "wasted_passes": self.run.target.cancelled,
+            "drafts": self.run.drafter.begun,
+            "orchestration_ms": self.run.orchestration_ns / 1e6,
+        }
+
+
+class Streamer:
+    """Turns tokens into text as they come, never half a character.
+
+    Args:
+        tokenizer: of the models.
+        write: gets each new piece of text.
+    """
+
+    def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
+        self.tokenizer = tokenizer
+        self.write = write
+        self.ids: list[int] = []
+        self.shown = ""
+
+    def __call__(self, tokens: list[int]) -> None:
+        """Take *tokens* that have settled."""
+        self.ids += tokens
+        self._show(self.tokenizer.decode(self.ids, skip_special_tokens=True))
+
+    def _show(self, text: str) -> None:
+        whole = text.rstrip("\ufffd")  # the bytes of a character that is not complete yet
+        if whole.startswith(self.shown):
+            self.write(whole[len(self.shown) :])
+            self.shown = whole
+
+
+def default_targets(pair: Pair, devices: Sequence[str], threads: int) -> int:
+    """As many target servers as there is room for beside the drafter, 7 at most."""
+    if devices[-1] != "cpu":
+        return max(1, len(devices) - 1)
+    drafters = 0 if pair.drafter.is_ngram else 1
+    return min(7, max(1, len(available_cores()) // threads - drafters))
+
+
+def encode(pair: Pair, prompt: str, *, chat: bool) -> list[int]:
+    """The tokens of *prompt*; as a user's turn of a conversation if *chat* is set."""
+    if not chat:
+        return list(pair.tokenizer(prompt).input_ids)
+    return list(
+        pair.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+        )["input_ids"]
+    )
+
+
+def rule_from_options(options: Mapping[str, Any]) -> Rule:
+    """The verification rule that command-line options ask for."""
+    sampling = Sampling(
+        temperature=options["temperature"],
+        top_k=options["top_k"],
+        top_p=options["top_p"],
+        seed=options["seed"],
+    )
+    return rule_of(options["rule"], sampling, leniency=options["leniency"], n=options["top_n"])
+
+
+def fleet_from_options(options: Mapping[str, Any]) -> Fleet:
+    """The workers that command-line options ask for, warm.
+
+    Raises:
+        UserError, EngineError: see :func:`dsim.models.load_pair` and
+            :class:`dsim.backends.torch.Fleet`.
+    """
+    pair = load_pair(
+        *specs(
+            options["target"],
+            options["drafter"],
+            dtype=options["dtype"],
+            revision=options["revision"],
+            trust_remote_code=options["trust_remote_code"],
+        )
+    )
+    devices = [d.strip() for d in options["devices"].split(",") if d.strip()] or ["cpu"]
+    targets = options["targets"] or default_targets(pair, devices, options["threads"])
+    return Fleet(
+        pair,
+        targets,
+        devices=devices,
+        threads=options["threads"],
+        share=options["share"],
+        watchdog_ns=int(options["watchdog"] * 1e9),
+    )
+
+
+def generate(
+    fleet: Fleet,
+    prompt: list[int],
+    algorithms: Sequence[str],
+    rule: Rule,
+    *,
+    tokens: int,
+    lookahead: int,
+    ignore_eos: bool = False,
+    write: Callable[[str], None] | None = None,
+) -> list[Generated]:
+    """Continue *prompt* by each of *algorithms*.
+
+    Args:
+        fleet: the models.
+        prompt: token ids.
+        algorithms: ``nonsi``, ``si``, ``dsi``.
+        rule: how drafts are judged.
+        tokens: ``N``, at most.
+        lookahead: ``k``.
+        ignore_eos: go on after an end-of-text token.
+        write: gets the text of the first algorithm as it comes.
+    """
+    made = []
+    for number, algorithm in enumerate(algorithms):
+        stream = Streamer(fleet.pair.tokenizer, write) if write and not number else None
+        run = fleet.run(
+            algorithm,
+            prompt,
+            tokens,
+            rule,
+            lookahead=lookahead,
+            stop_ids=frozenset() if ignore_eos else fleet.pair.stop_ids,
+            on_settled=stream,
+            keep_history=True,
+        )
+        ids = [int(token) for token in run.output.tokens[: run.output.settled]]
+        text = fleet.pair.tokenizer.decode(ids, skip_special_tokens=True)
+        made.append(Generated(algorithm=algorithm, run=run, token_ids=ids, text=text))
+    return made
+
+
+def as_json(made: Sequence[Generated]) -> str:
+    """One JSON object a line, one line an algorithm."""
+    return "\n".join(json.dumps(one.row) for one in made)
+
+
+def as_text(made: Sequence[Generated], rule: Rule, fleet: Fleet) -> str:
+    """A table for people."""
+    from tabulate import tabulate
+
+    wall = {one.algorithm: one.run.wall_ns for one in made}
+    references = [name for name in ("nonsi", "si") if name in wall and len(wall) > 1]
+    head = ["", "wall", "first token", "tokens/s", *(f"vs {NAMES[name]}" for name in references)]
+    head += ["accepted", "passes", "wasted", "drafts", "between forwards"]
+    rows = []
+    for one in made:
+        row = one.row
+        rows.append(
+            [
+                NAMES[one.algorithm],
+                f"{one.wall_ms:.1f} ms",
+                f"{row['first_token_ms']:.1f} ms",
+                f"{row['tokens_per_s']:.1f}",
+                *(f"{wall[name] / one.run.wall_ns:.2f}×" for name in references),
+                "" if one.acceptance is None else f"{one.acceptance:.2f}",
+                str(row["target_passes"]),
+                str(row["wasted_passes"]),
+                str(row["drafts"]),
+                f"{row['orchestration_ms'] / one.wall_ms:.1%}",
+            ]
+        )
+    lines = [
+        tabulate(rows, head, disable_numparse=True, colalign=("left", *["right"] * (len(head) - 1)))
+    ]
+    by_name = {one.algorithm: one for one in made}
+    if len(made) > 1 and rule.name == "match":
+        same = all(one.token_ids == made[0].token_ids for one in made)
+        lines += ["", "all gave the same tokens" if same else first_difference(made)]
+    elif len(made) > 1 and not rule.lossless and "nonsi" in by_name:
+        reference = by_name["nonsi"].token_ids
+        for one in made:
+            if one.algorithm != "nonsi":
+                lines += ["", f"{NAMES[one.algorithm]}: {divergence(reference, one.token_ids)}"]
+    if fleet.contention:
+        lines += ["", f"mind: {fleet.contention}; they slow each other"]
+    return "\n".join(lines)
+
+
+def first_difference(made: Sequence[Generated]) -> str:
+    """Where two texts part, in words; in float32 they never should."""
+    reference = made[0]
+    for one in made[1:]:
+        for i, (a, b) in enumerate(zip(reference.token_ids, one.token_ids, strict=False)):
+            if a != b:
+                return (
+                    f"{NAMES[one.algorithm]} and {NAMES[reference.algorithm]} differ from token "
+                    f"{i} on ({b} and {a}): a pass over several tokens rounds otherwise than one "
+                    "over a single token, which tells at near ties; float32 avoids it"
+                )
+    return "the texts differ in length"
+
+
+def divergence(reference: Sequence[int], other: Sequence[int]) -> str:
+    """How far a lossy output is from the target's own, in words."""
+    pairs = list(zip(reference, other, strict=False))
+    first = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+    if first is None:
+        return "lossy rule, but the target's own tokens"
+    same = sum(a == b for a, b in pairs)
+    return (
+        f"lossy rule: parts from the target's own text at token {first}; "
+        f"{same} of {len(pairs)} tokens are the same in place"
+    )
+
+
+def write_timeline(made: Sequence[Generated], path: Path, description: str) -> None:
+    """Write a page that shows who did what when.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from dsim import timelines
+
+    panels = [
+        timelines.panel(
+            f"{number:02d}-timeline-{one.algorithm}",
+            f"{NAMES[one.algorithm]}: {one.wall_ms:.1f} ms",
+            one.run,
+        )
+        for number, one in enumerate(made, 1)
+    ]
+    timelines.write_page(path, "Who did what when", description, panels)

@@ -1,0 +1,230 @@
+"""Worker processes and what can go wrong with them. They need no model: they look words up."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from dsim.backends.torch import Fleet, LiveOutput, available_cores, check_prompt, place
+from dsim.backends.worker import common_prefix, lookup
+from dsim.errors import EngineError, UserError
+from dsim.events.environment import Environment
+from dsim.events.live import NS_PER_S
+from dsim.models import ModelSpec, Pair
+from dsim.verify import Match
+from tests.tiny import alive
+
+PAIR = Pair(
+    target=ModelSpec(name="ngram"),
+    drafter=ModelSpec(name="ngram"),
+    tokenizer=None,
+    vocab=50,
+    context_tokens=2000,
+    stop_ids=frozenset(),
+)
+PROMPT = [5, 6, 7, 8, 5, 6]
+OUTPUT = [7, 8, 5, 6] * 8  # what looking up makes of it
+
+
+@pytest.fixture
+def fleet():
+    with Fleet(PAIR, 2, share=True, watchdog_ns=60 * NS_PER_S) as workers:
+        pids = [process.pid for process in workers.processes]
+        yield workers
+    assert not alive(pids), "a worker is left"
+
+
+@pytest.mark.parametrize("algorithm", ["nonsi", "si", "dsi"])
+def test_workers_answer_and_none_is_left(fleet, algorithm: str) -> None:
+    for targets in (1, 2):
+        heard: list[int] = []
+        run = fleet.run(
+            algorithm,
+            PROMPT,
+            len(OUTPUT),
+            Match(),
+            lookahead=3,
+            targets=targets,
+            on_settled=heard.extend,
+        )
+        assert run.output.tokens == heard == OUTPUT
+        assert run.output.settled_ns == sorted(run.output.settled_ns)
+        assert run.output.settled_ns[-1] <= run.wall_ns
+        assert 0 <= run.orchestration_ns <= run.wall_ns
+        for span in run.spans:
+            assert span.begin_ns <= span.start_ns <= span.end_ns
+            assert span.forward_ns <= span.end_ns - span.start_ns
+        for lane in {(s.role, s.server) for s in run.spans}:
+            mine = [s for s in run.spans if (s.role, s.server) == lane]
+            assert all(a.end_ns <= b.start_ns for a, b in itertools.pairwise(mine))
+
+
+@pytest.mark.parametrize("victim", ["drafter", "target 1"])
+@pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_worker_killed_during_a_pass(fleet, victim: str, signal_) -> None:
+    (process,) = (p for p in fleet.processes if p.name == f"dsim {victim}")
+
+    def kill() -> None:
+        time.sleep(0.3)
+        os.kill(process.pid, signal_)
+        os.kill(process.pid, signal.SIGCONT)
+
+    fleet.begin(PROMPT, Match(), read=False, tokens=20)
+    os.kill(process.pid, signal.SIGSTOP)  # so that it is at a pass when it dies
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(EngineError, match=f"{victim} (died|failed).*{signal_.name}"):
+        run_begun(fleet, "dsi")
+    killer.join()
+
+
+def run_begun(fleet, algorithm: str):
+    """A run whose workers have been told of the text already."""
+    begin, fleet.begin = fleet.begin, lambda *_args, **_more: None
+    try:
+        return fleet.run(algorithm, PROMPT, 20, Match(), lookahead=2)
+    finally:
+        fleet.begin = begin
+
+
+def test_a_worker_killed_while_idle(fleet) -> None:
+    process = fleet.processes[2]
+    process.kill()
+    process.join()
+    with pytest.raises(EngineError, match=r"target 2 died .*SIGKILL"):
+        fleet.run("dsi", PROMPT, 20, Match(), lookahead=2)
+
+
+def test_a_worker_that_hangs(fleet) -> None:
+    fleet.begin(PROMPT, Match(), read=False, tokens=20)
+    fleet.watchdog_ns = NS_PER_S // 2
+    os.kill(fleet.processes[1].pid, signal.SIGSTOP)
+    with pytest.raises(EngineError, match=r"target 1 hangs in the pass over 0 tokens.*0\.5 s"):
+        run_begun(fleet, "nonsi")
+
+
+def test_workers_end_when_their_parent_is_killed() -> None:
+    assert not alive(start_and_signal(signal.SIGKILL)[1])
+
+
+def test_ctrl_c_leaves_no_process() -> None:
+    code, pids, stderr = start_and_signal(signal.SIGINT)
+    assert not alive(pids)
+    assert code != 0
+    assert "KeyboardInterrupt" in stderr
+    assert "worker.py" not in stderr, "the workers keep silent"
+
+
+SCRIPT = """
+import multiprocessing
+from tests.test_fleet import Fleet, Match, PAIR, PROMPT
+if __name__ == "__main__":
+    with Fleet(PAIR, 2, share=True) as fleet:
+        print(*(process.pid for process in fleet.processes), flush=True)
+        while True:
+            fleet.run("dsi", PROMPT, 300, Match(), lookahead=2)
+"""
+
+
+def start_and_signal(signal_) -> tuple[int, list[int], str]:
+    """Run SCRIPT, and send the signal to its whole process group, as a terminal does."""
+    import pathlib
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        script = pathlib.Path(folder, "script.py")
+        script.write_text(SCRIPT, encoding="utf-8")
+        here = pathlib.Path(__file__).parent.parent
+        process = subprocess.Popen(
+            [sys.executable, script],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "PYTHONPATH": str(here)},
+        )
+        assert process.stdout is not None
+        pids = [int(pid) for pid in process.stdout.readline().split()]
+        assert len(pids) == 3
+        time.sleep(0.5)  # into a run
+        if signal_ == signal.SIGINT:
+            os.killpg(process.pid, signal_)
+        else:
+            os.kill(process.pid, signal_)
+        _, stderr = process.communicate(timeout=60)
+        return process.returncode, pids, stderr
+
+
+def test_a_model_that_does_not_load_is_an_error_and_leaves_no_process(tmp_path) -> None:
+    import dataclasses
+    import multiprocessing
+
+    pair = dataclasses.replace(PAIR, target=ModelSpec(name=str(tmp_path)))
+    with pytest.raises(EngineError, match=r"target 1 failed: .*\(while loading\)"):
+        Fleet(pair, 1, share=True)
+    assert not multiprocessing.active_children()
+
+
+def test_cores_are_shared_only_when_asked_for() -> None:
+    cores = available_cores()
+    given, contention = place(["cpu"] * len(cores), 1, share=False)
+    assert sorted(given) == [(core,) for core in cores]
+    assert contention == ""
+    with pytest.raises(UserError, match=r"share \d+ cores.*allow it with --share"):
+        place(["cpu"] * (len(cores) + 1), 1, share=False)
+    given, contention = place(["cpu"] * (len(cores) + 1), 1, share=True)
+    assert set(given) == {()}
+    assert f"share {len(cores)} cores" in contention
+    with pytest.raises(UserError, match="2 workers share cuda:0"):
+        place(["cuda:0", "cuda:0", "cuda:1"], 1, share=False)
+    assert place(["cuda:0", "cuda:1"], 1, share=False) == ([(), ()], "")
+    with pytest.raises(UserError, match=r"expected cpu, mps or cuda:NUMBER, got 'gpu'"):
+        place(["cpu", "gpu"], 1, share=True)
+
+
+def test_a_prompt_that_does_not_fit() -> None:
+    check_prompt(PAIR, [1] * 1990, 10)
+    with pytest.raises(UserError, match=r"1,991 tokens.*10 to come.*2,000"):
+        check_prompt(PAIR, [1] * 1991, 10)
+    with pytest.raises(UserError, match="is empty"):
+        check_prompt(PAIR, [], 10)
+
+
+@pytest.mark.parametrize("algorithm", ["nonsi", "si", "dsi"])
+@pytest.mark.parametrize("stop", [5, 6, 7, 8, 9])
+def test_the_text_ends_at_a_stop_token(fleet, algorithm: str, stop: int) -> None:
+    run = fleet.run(algorithm, PROMPT, 12, Match(), lookahead=5, stop_ids=frozenset({stop}))
+    expected = OUTPUT[: OUTPUT.index(stop) + 1] if stop in OUTPUT else OUTPUT[:12]
+    assert run.output.tokens == expected
+    assert len(run.output.settled_ns) == run.output.settled == len(expected)
+
+
+def test_a_stop_token_among_drafts_and_as_the_last_token() -> None:
+    env = Environment()
+    output = LiveOutput(env, 4, frozenset({9}))
+    output.tokens += [1, 9, 2]
+    output.settle(3, 3)
+    assert (output.tokens, output.settled, output.accepted, output.finished) == ([1, 9], 2, 2, True)
+    output.settle(1, 1), output.settle_drafts(1)  # what comes after the end does nothing
+    assert output.tokens == [1, 9]
+    output = LiveOutput(env, 2, frozenset({9}))
+    output.tokens += [1]
+    output.settle(1, 9)
+    assert (output.tokens, output.finished) == ([1, 9], True)
+
+
+def test_lookup_and_common_prefix() -> None:
+    assert lookup([1, 2, 3, 9, 2, 3]) == 9
+    assert lookup([2, 3, 7, 3, 8, 2, 3]) == 7  # the longest end that has occurred
+    assert lookup([1, 2]) == 2
+    assert lookup([4]) == 4
+    assert common_prefix([1, 2, 3], [1, 2]) == 2
+    assert common_prefix([1, 2, 3], [1, 5, 3]) == 1
+    assert common_prefix([], [1]) == 0

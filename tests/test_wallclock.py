@@ -1,0 +1,82 @@
+"""The wall-clock backend: the same runs as simulated ones, but in real time."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsim.acceptance import Acceptance
+from dsim.backends.wallclock import Waiters, run_wallclock
+from dsim.latency import Latency
+from dsim.simulate import run_events
+from dsim.study import Case
+
+MS = 1_000_000
+
+
+def case_of(accepts: str, *, lookahead: int, targets: int, t1: int = MS // 2, t2: int = 2 * MS):
+    return Case(
+        tokens=len(accepts),
+        lookahead=lookahead,
+        targets=targets,
+        drafter=Latency(latency_ns=t1),
+        target=Latency(latency_ns=t2),
+        acceptance=Acceptance(model="trace", traces=(accepts,)),
+        repeats=1,
+        seed=0,
+        preemptible=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def waiters():
+    with Waiters(3) as threads:
+        yield threads
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    accepts=st.text("01", min_size=1, max_size=12),
+    lookahead=st.integers(1, 4),
+    targets=st.integers(1, 3),
+    algorithm=st.sampled_from(["nonsi", "si", "dsi"]),
+)
+def test_real_waits_never_beat_the_simulation(
+    waiters, accepts: str, lookahead: int, targets: int, algorithm: str
+) -> None:
+    case = case_of(accepts, lookahead=lookahead, targets=targets)
+    live = run_wallclock(case, algorithm, 0, waiters)
+    simulated = run_events(case, algorithm, 0)
+    assert len(live.output.settled_ns) == case.tokens
+    assert live.output.settled_ns == sorted(live.output.settled_ns)
+    if algorithm != "dsi":  # which of several servers gets a pass is a matter of chance in DSI
+        assert live.counts == simulated.counts
+        waits = zip(live.output.settled_ns, simulated.output.settled_ns, strict=True)
+        assert all(real >= ideal for real, ideal in waits)
+    assert all(line.forward is None for line in waiters.lines)  # drained
+
+
+@settings(max_examples=10, deadline=None)
+@given(accepts=st.text("01", min_size=1, max_size=10), lookahead=st.integers(1, 4))
+def test_the_text_settles_by_the_draws(waiters, accepts: str, lookahead: int) -> None:
+    # Every token that settled as a draft is one that the draws accept.
+    live = run_wallclock(case_of(accepts, lookahead=lookahead, targets=2), "dsi", 0, waiters)
+    output = live.output
+    assert output.accepted <= accepts[:-1].count("1")
+    assert all(accepts[position] == "0" for position in output.rejections)
+
+
+def test_too_few_waiters() -> None:
+    with Waiters(1) as waiters, pytest.raises(ValueError, match="2 target servers, but 1"):
+        run_wallclock(case_of("11", lookahead=1, targets=2), "dsi", 0, waiters)
+
+
+def test_no_thread_is_left() -> None:
+    before = threading.active_count()
+    with Waiters(2) as waiters:
+        assert threading.active_count() == before + 3
+        run_wallclock(case_of("1011", lookahead=2, targets=2), "dsi", 0, waiters)
+    assert threading.active_count() == before
