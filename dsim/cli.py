@@ -479,7 +479,7 @@ def validate(
         validation.write_report(found, report)
     click.echo(validation.as_json(found) if as_json else validation.as_text(found))
     if not found.holds:
-        sys.exit(CLAIM_FAILED)
+        raise click.exceptions.Exit(CLAIM_FAILED)
 
 
 @main.group()

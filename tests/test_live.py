@@ -162,7 +162,7 @@ class LiveMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def cancel(self, data) -> None:
         forward = data.draw(st.sampled_from(sorted(self.open, key=lambda f: f.server)))
-        self.pool.cancel(forward)
+        self.pool.cancel([forward])
         self.cancelled.add(forward)
         assert forward.server not in self.pool.free, "it runs to its end"
 
