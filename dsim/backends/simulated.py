@@ -62,10 +62,10 @@ class Simulated:
 
     def _begin_sampled(self, forward: Forward) -> None:
         prefill = forward.server not in self._cached
-        delay_ns = self._sample(self._width(forward), prefill)
+        delay_ns = self._sample(self.width(forward), prefill)
         self.env.schedule(forward, forward.servers.priority, delay_ns)  # type: ignore[arg-type]
 
-    def _width(self, forward: Forward) -> int:
+    def width(self, forward: Forward) -> int:
         """Tokens to feed: the new ones, and what this server's cache has missed or lost.
 
         The logits for position *i* come from feeding token *i - 1*, so that token is fed anew

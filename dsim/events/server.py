@@ -118,15 +118,15 @@ class Servers:
         self.history: list[Forward] | None = [] if keep_history else None
 
     def cancel(self, forward: Forward) -> None:
-        """Give up *forward*, which has not ended.
+        """Give up *forward*, whose verdict has not been taken.
 
         If the backend is preemptible, its server is free at once. Otherwise it runs to its end, in
-        vain.
+        vain. A pass that has ended before its turn (latencies are random) has freed it already.
         """
         if not forward.cancelled:
             forward.cancelled = True
             self.cancelled += 1
-            if self.backend.preemptible:
+            if self.backend.preemptible and not forward.ended:
                 waiting, forward.callbacks = forward.callbacks, []  # its end will do nothing
                 self._withdraw(forward, waiting)
                 forward.end_ns = self.env._now  # type: ignore[assignment]
@@ -217,6 +217,13 @@ class Pool(Servers):
             self._remember(forward)
         self.begin(forward)
         return forward
+
+    def wait(self, dispatch: Callable[[], None], /) -> None:
+        """See to it that *dispatch* is called when a server is free and it is its turn.
+
+        This pool has one user, who looks for a free server after each end anyway; so there is
+        nothing to do. Where several share one, it is a queue (:mod:`dsim.cluster.fleet`).
+        """
 
     def prefill(self) -> None:
         """Let every free server read the prompt. It is busy meanwhile; this is not a pass."""
