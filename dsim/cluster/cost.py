@@ -84,6 +84,10 @@ class RequestBackend(Simulated):
             longest = self.latency.at_width(width)
         return prefills + longest
 
+    def cached_tokens(self, server: int) -> int:
+        """How much of the text *server* has cached; -1: not even the prompt."""
+        return self._cached.get(server, (-1, 0))[0]
+
     def forget(self, server: int) -> None:
         """*server* has lost what it had cached of this request."""
         self._cached.pop(server, None)

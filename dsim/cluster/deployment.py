@@ -21,6 +21,7 @@ class FleetSpec:
         prefill_token_ns: what reading one token of the prompt takes; 0: the latency's own
             ``first_ns`` counts, if there is one.
         kv_tokens: what the KV memory of a server holds; 0: no limit.
+        affinity: prefer a free server that has cached the request's text.
         gpus: of each server.
     """
 
@@ -31,6 +32,7 @@ class FleetSpec:
     sequence_ns: int = 0
     prefill_token_ns: float = 0.0
     kv_tokens: int = 0
+    affinity: bool = False
     gpus: float = 1.0
 
 

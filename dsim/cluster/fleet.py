@@ -116,6 +116,7 @@ class Fleet:
         context_ns, sequence_ns: what a batch takes longer for each token of context, and for each
             forward but the first.
         kv_tokens: the tokens that the KV memory of one server holds; 0: no limit.
+        affinity: prefer a free server that has cached the request's text.
         hosts: for each server the host whose other servers slow it, or none.
         retry: whether a forward whose server fails is done again elsewhere; else its request is
             lost.
@@ -152,6 +153,7 @@ class Fleet:
         context_ns: float = 0.0,
         sequence_ns: int = 0,
         kv_tokens: int = 0,
+        affinity: bool = False,
         hosts: list[Host] | None = None,
         faults: bool = False,
         retry: bool = True,
@@ -171,6 +173,7 @@ class Fleet:
         self.context_ns = context_ns
         self.sequence_ns = sequence_ns
         self.kv_tokens = kv_tokens
+        self.affinity = affinity
         self.hosts = hosts
         self.retry = retry
         self.lost = lost
@@ -183,6 +186,7 @@ class Fleet:
             or context_ns
             or sequence_ns
             or kv_tokens
+            or affinity
             or hosts
             or faults
             or keep_log
@@ -356,7 +360,7 @@ class Fleet:
         return not self.kv_tokens or not self._members or entry.share.kv_tokens() <= free_tokens
 
     def _start(self, calls: list[Call]) -> None:
-        server = self.free.pop()
+        server = self._pick(calls)
         batch = Batch(self, server, calls)
         self.running[server] = batch
         self.peak_busy = max(self.peak_busy, len(self.running))
@@ -382,6 +386,15 @@ class Fleet:
             self.env.schedule(arrival, self.priority, batch.out_ns)  # type: ignore[arg-type]
         else:
             self._arrive(batch)
+
+    def _pick(self, calls: list[Call]) -> int:
+        """A free server: with affinity the one that has most of the first request cached."""
+        free = self.free
+        if not self.affinity:
+            return free.pop()
+        cached = calls[0].servers.backend.cached_tokens
+        best = max(range(len(free)), key=lambda i: (cached(free[i]), i))
+        return free.pop(best)
 
     def _arrive(self, batch: Batch) -> None:
         if self.hosts is not None and self.running.get(batch.server) is batch:

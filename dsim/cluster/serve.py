@@ -246,14 +246,7 @@ class _Run:
         self.active += 1
         self.columns["start_ns"][number] = now
         output = Output(env, self.outputs[number])
-        key = request_key(self.replication, number)
-        acceptance = d.acceptance
-        if acceptance.model == "trace":
-            draws = _replay(acceptance, number, output)
-        else:
-            if self.rates[number] != acceptance.rate:
-                acceptance = dataclasses.replace(acceptance, rate=self.rates[number])
-            draws = acceptance.judge(Uniforms(d.seed, key).next(output.wanted)[None, :])[0]
+        draws = draws_of(d, self.replication, number, output.wanted, self.rates[number])
         lengths = run_lengths(draws)
 
         def backend(model: str) -> RequestBackend:
@@ -413,11 +406,23 @@ def _fleet(spec: FleetSpec) -> dict[str, Any]:
         "context_ns": spec.context_ns,
         "sequence_ns": spec.sequence_ns,
         "kv_tokens": spec.kv_tokens,
+        "affinity": spec.affinity,
     }
 
 
-def _replay(acceptance: Any, number: int, output: Output) -> NDArray[np.bool_]:
-    trace = acceptance.traces[number % len(acceptance.traces)]
-    one = dataclasses.replace(acceptance, traces=(trace,))
-    draws: NDArray[np.bool_] = one.draws(0, 1, output.wanted)[0]
+def draws_of(
+    deployment: Deployment, replication: int, number: int, tokens: int, rate: float
+) -> NDArray[np.bool_]:
+    """How the drafts of request *number* fare: bool, shape (tokens,).
+
+    A trace is replayed request by request.
+    """
+    acceptance = deployment.acceptance
+    if acceptance.model == "trace":
+        trace = acceptance.traces[number % len(acceptance.traces)]
+        return dataclasses.replace(acceptance, traces=(trace,)).draws(0, 1, tokens)[0]
+    if rate != acceptance.rate:
+        acceptance = dataclasses.replace(acceptance, rate=rate)
+    u = Uniforms(deployment.seed, request_key(replication, number)).next(tokens)
+    draws: NDArray[np.bool_] = acceptance.judge(u[None, :])[0]
     return draws
