@@ -707,6 +707,7 @@ class Several(Share):
         super().__init__(*args, **kwargs)
         self.most = most
         self.under_way = 0
+        self.since_ns = -1  # since when this request has waited for the pass being dispatched
         self.peak_busy = 0
         self.callbacks: list[Callable[[Any], None]] = [self._ended]
         self.entry: Entry | None = None
@@ -728,9 +729,12 @@ class Several(Share):
             self.entry = self.fleet.enqueue(self, partial(self._resume, dispatch))
 
     def _resume(self, dispatch: Callable[[], None]) -> None:
+        if self.entry is not None:
+            self.since_ns = self.entry.since_ns
         self.entry = None
         if not self.output.finished:
             dispatch()
+        self.since_ns = -1
 
     def forward(self, first: int) -> Call:
         """Begin a pass over the text so far, for the tokens from *first* on."""
@@ -743,7 +747,7 @@ class Several(Share):
         call.callbacks = call.after = [*self.callbacks]
         call.first = first
         call.end = len(self.tokens)
-        call.asked_ns = self.env._now  # type: ignore[assignment]
+        call.asked_ns = self.since_ns if self.since_ns >= 0 else self.env._now  # type: ignore[assignment]
         self.under_way += 1
         self.live += 1
         self.calls.add(call)

@@ -47,7 +47,8 @@ class Served:
         prompt_tokens, output_tokens: int64.
         fate: int64, DONE, LOST or TURNED_AWAY.
         passes, wasted_passes, drafts, wasted_drafts: int64.
-        settled_ns: for each request, when its tokens settled (empty unless asked for).
+        settled_ns, rejected_ns: for each request, when its tokens settled and its drafts were
+            rejected (empty unless asked for).
         found: int64, shape (requests, 3): how many requests were in the system, and how many
             forwards waited for a target and for a drafter server, when a request arrived.
         target, drafter: the fleets, with their counts; non-SI leaves the drafters idle.
@@ -68,6 +69,7 @@ class Served:
     drafts: Ints
     wasted_drafts: Ints
     settled_ns: list[list[int]]
+    rejected_ns: list[list[int]]
     found: Ints
     target: Fleet
     drafter: Fleet
@@ -158,6 +160,7 @@ class _Run:
         self.counts = np.zeros((count, 4), dtype=np.int64)
         self.found = np.zeros((count, 3), dtype=np.int64)
         self.settled: list[list[int]] = [[] for _ in range(count if keep_settled else 0)]
+        self.rejected: list[list[int]] = [[] for _ in range(count if keep_settled else 0)]
         self.shares: dict[int, tuple[Share, Share]] = {}
         self.active = 0
         self.door: list[int] = []  # requests that wait to be let in
@@ -315,6 +318,7 @@ class _Run:
         )
         if self.keep_settled:
             self.settled[number] = output.settled_ns
+            self.rejected[number] = [output.settled_ns[p] for p in output.rejections]
         self.target.close(target, lost=fate == LOST)
         self.drafter.close(drafter, lost=fate == LOST)
         self._count_system(-1)
@@ -389,6 +393,7 @@ class _Run:
             output_tokens=np.array(self.outputs, dtype=np.int64)[order],
             **dict(zip(names, self.counts[order].T, strict=True)),
             settled_ns=[self.settled[i] for i in order] if self.keep_settled else [],
+            rejected_ns=[self.rejected[i] for i in order] if self.keep_settled else [],
             found=self.found[order],
             target=self.target,
             drafter=self.drafter,
