@@ -111,7 +111,8 @@ def _lines(
             filled=True, size=42, opacity=1
         ).encode(y=up, tooltip=tooltip)
         if interval in part and part[interval].notna().any():
-            bars = part.assign(low=part[y] - part[interval], high=part[y] + part[interval])
+            low = (part[y] - part[interval]).clip(lower=0)
+            bars = part.assign(low=low, high=part[y] + part[interval])
             chart += (
                 alt.Chart(bars.dropna(subset=[interval]).round(6))
                 .mark_rule(strokeWidth=1.2)

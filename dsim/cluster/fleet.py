@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dsim.events.output import Output
 
 DISCIPLINES = ("fifo", "lifo", "shortest", "first-pass")
-FORM = PASS + 1  # batches are formed when all else of the instant has happened
+FORM = PASS + 2  # batches are formed when all else of the instant has happened
 
 
 class Call(Forward):
@@ -474,8 +474,10 @@ class Fleet:
     def take_off(self, call: Call) -> None:
         """Take the cancelled *call* off its server, which is free if it does nothing else."""
         batch = call.batch
-        if batch is None:
+        if self.plain:
             self.release(call)
+            return
+        if batch is None:  # its server has failed under it
             return
         call.batch = None
         self._note(call, "cancelled")

@@ -75,8 +75,5 @@ class Host:
         for batch in ended:
             del self._left_ns[batch]
         self._set_alarm()
-        for batch in ended:
-            if batch.back_ns:
-                self.env.schedule(batch, batch.fleet.priority, batch.back_ns)  # type: ignore[arg-type]
-            else:
-                batch.fleet.batch_ended(batch)
+        for batch in ended:  # as events: the verdict of one may cancel another
+            self.env.schedule(batch, batch.fleet.priority, batch.back_ns)  # type: ignore[arg-type]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     Ints = NDArray[np.int64]
 
-ARRIVE = PASS + 2  # after all else of the instant, so that it finds what is left
+ARRIVE = PASS + 1  # after all that ends at the instant, so that it finds what is left
 FAIL = -1  # before all else
 DONE, LOST, TURNED_AWAY = 0, 1, 2
 BLOCK = 4096
@@ -42,8 +42,8 @@ class Served:
     """What came of a workload. Arrays have one element a request, in order of arrival.
 
     Attributes:
-        arrival_ns, start_ns, first_token_ns, done_ns: int64; -1 where it never came to that.
-            *start_ns* is when it was let in.
+        arrival_ns, start_ns, first_token_ns, done_ns, left_ns: int64; -1 where it never came to
+            that. *start_ns* is when it was let in, *left_ns* when it was done or lost.
         prompt_tokens, output_tokens: int64.
         fate: int64, DONE, LOST or TURNED_AWAY.
         passes, wasted_passes, drafts, wasted_drafts: int64.
@@ -61,6 +61,7 @@ class Served:
     start_ns: Ints
     first_token_ns: Ints
     done_ns: Ints
+    left_ns: Ints
     prompt_tokens: Ints
     output_tokens: Ints
     fate: Ints
@@ -155,7 +156,9 @@ class _Run:
         }
         self.columns = {
             name: np.full(count, -1, dtype=np.int64)
-            for name in ("arrival_ns", "start_ns", "first_token_ns", "done_ns", "fate")
+            for name in (
+                "arrival_ns", "start_ns", "first_token_ns", "done_ns", "left_ns", "fate"
+            )
         }
         self.counts = np.zeros((count, 4), dtype=np.int64)
         self.found = np.zeros((count, 3), dtype=np.int64)
@@ -306,6 +309,7 @@ class _Run:
         target, drafter = self.shares.pop(number)
         output, columns = target.output, self.columns
         columns["fate"][number] = fate
+        columns["left_ns"][number] = now
         if output.settled_ns:
             columns["first_token_ns"][number] = output.settled_ns[0]
         if fate == DONE:
