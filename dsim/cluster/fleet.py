@@ -370,8 +370,8 @@ class Fleet:
                 call.servers.begun += 1
                 self.begun += 1
             call.server, call.batch, call.start_ns = server, batch, now
-            if self.kv_tokens:
-                self._remember(server, call.servers, calls)
+        if self.kv_tokens:
+            self._remember(server, {call.servers: None for call in calls})
         batch.work_ns = self._work_ns(calls, server)
         if self.delay_ns and any(call.servers.remote for call in calls):
             batch.out_ns, batch.back_ns = self.delay_ns(server), self.delay_ns(server)
@@ -411,19 +411,19 @@ class Fleet:
             work_ns += round(self.context_ns * context)
         return work_ns + self.sequence_ns * (len(calls) - 1)
 
-    def _remember(self, server: int, share: Share, calls: list[Call]) -> None:
+    def _remember(self, server: int, members: dict[Share, None]) -> None:
         """Make room in the server's KV memory: drop what was not used for longest."""
         kept = self._kv[server]
-        kept[share] = share.kv_tokens()
-        kept.move_to_end(share)
-        members = {call.servers for call in calls}
-        while sum(kept.values()) > self.kv_tokens:
-            victim = next((other for other in kept if other not in members), None)
-            if victim is None:
+        for share in members:
+            kept[share] = share.kv_tokens()
+            kept.move_to_end(share)
+        used = sum(kept.values())
+        for victim in [share for share in kept if share not in members]:
+            if used <= self.kv_tokens:
                 break
-            del kept[victim]
+            used -= kept.pop(victim)
             victim.backend.forget(server)
-        self.peak_kv = max(self.peak_kv, sum(kept.values()))
+        self.peak_kv = max(self.peak_kv, used)
 
     def batch_ended(self, event: Event) -> None:
         """A batch is done, and its answer is back."""
