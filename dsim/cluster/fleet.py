@@ -135,7 +135,7 @@ class Fleet:
         queue_area_ns: the integral of ``waiting`` over time.
         waited_ns, waits: the time that entries spent in the queue, and how many there were.
         peak_busy: the largest number of servers that were busy at once.
-        log: one row for each forward that has ended; see :mod:`dsim.cluster.perfetto`.
+        log: one row for each forward; see :mod:`dsim.cluster.perfetto`.
     """
 
     def __init__(
@@ -470,6 +470,13 @@ class Fleet:
                     fate,
                 )
             )
+
+    def note_running(self) -> None:
+        """Log what is still running when the run is over."""
+        for batch in self.running.values():
+            for call in batch.calls:
+                if call.batch is batch:
+                    self._note(call, "running")
 
     def take_off(self, call: Call) -> None:
         """Take the cancelled *call* off its server, which is free if it does nothing else."""

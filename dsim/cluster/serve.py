@@ -388,6 +388,8 @@ class _Run:
 
     def _result(self) -> Served:
         self._count_system(0)
+        self.target.note_running()
+        self.drafter.note_running()
         names = ("passes", "wasted_passes", "drafts", "wasted_drafts")
         order = np.argsort(self.columns["arrival_ns"], kind="stable")
         rows = {name: column[order] for name, column in self.columns.items()}
