@@ -10,14 +10,13 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from dsim.results import BY_NAME, COLUMNS, column_of
+from dsim.results import BY_NAME, COLUMNS, NAMES, column_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dsim.study import Chart
 
-NAMES = {"nonsi": "non-SI", "si": "SI", "dsi": "DSI"}
 COLOURS = {"nonsi": "#8b929c", "si": "#e0812b", "dsi": "#2f7fc1"}
 PINK, PALE_PINK, PALE_BLUE, BLUE = "#d6317f", "#f9cfe1", "#dbe8f3", "#0b4f8f"
 DERIVED = ("targets", "target_latency_ms", "drafter_latency_ms", "acceptance_rate")
@@ -67,6 +66,11 @@ def label(column: str) -> str:
     unit = BY_NAME[column].unit if column in BY_NAME else ""
     words = column.removesuffix("_ms").replace("_", " ")
     return f"{words} ({unit})" if unit else words
+
+
+def _words(column: str) -> str:
+    """:func:`label` without what stands in brackets."""
+    return label(column).partition(" (")[0]
 
 
 def best(frame: pd.DataFrame, minimise: Sequence[str]) -> pd.DataFrame:
@@ -171,7 +175,7 @@ def _describe(name: str, value: Any) -> str:
     if name == "variant":
         return str(value)
     shown = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{label(name).partition(' (')[0]} {shown}"
+    return f"{_words(name)} {shown}"
 
 
 def _slug(chart: Chart) -> str:
@@ -186,7 +190,7 @@ def _default_title(chart: Chart) -> str:
     what = label(chart.y)
     if chart.kind == "marginal":
         return f"{NAMES[chart.show]}: what each further step adds to the {what}"
-    return f"{what[:1].upper()}{what[1:]} over {label(column_of(chart.x)).partition(' (')[0]}"
+    return f"{what[:1].upper()}{what[1:]} over the {_words(column_of(chart.x))}"
 
 
 def _edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -226,11 +230,13 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
 def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     x, y = column_of(chart.x), column_of(chart.y)
     table = compare(frame, chart.show, chart.against, [x, y])
+    edges = {}
     for name, column in (("x", x), ("y", y)):
         values = np.sort(table[column].unique()).astype(float)
         at = np.searchsorted(values, table[column])
         lower, upper = _edges(values)
         table[f"{name}0"], table[f"{name}1"] = lower[at], upper[at]
+        edges[name] = [float(lower[0]), float(upper[-1])]
     table["speedup"] = table["speedup"].round(4)
     low, high = float(table["speedup"].min()), float(table["speedup"].max())
     high = max(high, 1.01)
@@ -251,9 +257,12 @@ def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     if chart.show == "dsi" and "servers" in table:
         tooltip.append(alt.Tooltip("servers:Q", title="target servers busy at once"))
 
+    # Each cell reaches a little under its neighbours, so that no seams show between them.
+    for name in ("x", "y"):
+        table[f"{name}1"] += 0.1 * (table[f"{name}1"] - table[f"{name}0"])
+
     def scale(name: str) -> alt.Scale:
-        edges = [float(table[f"{name}0"].min()), float(table[f"{name}1"].max())]
-        return alt.Scale(domain=edges, nice=False, zero=False)
+        return alt.Scale(domain=edges[name], nice=False, zero=False)
 
     drawn = (
         alt.Chart(table)
@@ -324,7 +333,7 @@ def _lines(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, int]
     )
     drawn = base.mark_line(strokeWidth=2) + base.mark_point(filled=True, size=42, opacity=1)
     better = "higher is better" if y.startswith("speedup") else "lower is better"
-    caption = f"{label(y)[:1].upper()}{label(y)[1:]} of each algorithm; {better}."
+    caption = f"The {label(y)} of each algorithm over the {_words(x)}; {better}."
     return drawn, caption, len(table)
 
 
@@ -349,7 +358,7 @@ def _marginal(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
         )
     )
     caption = (
-        f"What each step of the {label(x).partition(' (')[0]} adds to the {label(y)} of "
+        f"What each further step of the {_words(x)} adds to the {label(y)} of "
         f"{NAMES[chart.show]}: where the bars vanish, more is of no use."
     )
     return drawn, caption, len(table)
@@ -394,20 +403,38 @@ FATES = {
 }
 
 
-def timeline(spans: pd.DataFrame, rejections: pd.DataFrame) -> alt.LayerChart:
+def timeline(
+    spans: pd.DataFrame, rejections: pd.DataFrame, *, longest_ms: float, most_spans: int
+) -> Panel:
     """Who did what when: one lane a server, what was cancelled in another colour.
 
     Args:
-        spans: columns lane, start_ms, end_ms, fate (see :data:`FATES`), what (a sentence).
+        spans: columns lane, start_ms, end_ms, fate (see :data:`FATES`), what (a sentence), in order
+            of starting.
         rejections: columns time_ms, what; drawn as lines across the lanes.
+        longest_ms: where the time axis ends, so that several timelines can be compared.
+        most_spans: how many spans to draw at most, the first ones.
+
+    Returns:
+        A panel that has no name and title yet.
     """
+    cut = ""
+    if len(spans) > most_spans:
+        until_ms = float(spans["start_ms"].iloc[most_spans])
+        cut = f" Only what began in the first {until_ms:.0f} ms is shown."
+        spans, rejections = spans[:most_spans], rejections[rejections["time_ms"] <= until_ms]
+        longest_ms = float(spans["end_ms"].max())
     lanes = list(pd.unique(spans["lane"]))
     fates = [fate for fate in FATES if (spans["fate"] == fate).any()]
-    bars = (
+    chart: alt.Chart | alt.LayerChart = (
         alt.Chart(spans)
         .mark_bar(cornerRadius=2, stroke="white", strokeWidth=0.5)
         .encode(
-            x=alt.X("start_ms:Q", title="time (ms)"),
+            x=alt.X(
+                "start_ms:Q",
+                title="time (ms)",
+                scale=alt.Scale(domain=[0, longest_ms], nice=False),
+            ),
             x2="end_ms:Q",
             y=alt.Y("lane:N", sort=lanes, title=None),
             color=alt.Color(
@@ -425,16 +452,25 @@ def timeline(spans: pd.DataFrame, rejections: pd.DataFrame) -> alt.LayerChart:
             ],
         )
     )
-    marks = (
-        alt.Chart(rejections)
-        .mark_rule(color=PINK, strokeDash=[4, 3], strokeWidth=1.5)
-        .encode(
-            x="time_ms:Q",
-            tooltip=[
-                alt.Tooltip("time_ms:Q", title="rejection at (ms)", format=".6~g"),
-                alt.Tooltip("what:N", title="what"),
-            ],
+    caption = "One lane a server."
+    if not rejections.empty:
+        caption += " Dashed pink lines: a draft is rejected, and what was built on it is void."
+        chart += (
+            alt.Chart(rejections)
+            .mark_rule(color=PINK, strokeDash=[4, 3], strokeWidth=1.5)
+            .encode(
+                x="time_ms:Q",
+                tooltip=[
+                    alt.Tooltip("time_ms:Q", title="rejection at (ms)", format=".6~g"),
+                    alt.Tooltip("what:N", title="what"),
+                ],
+            )
         )
+    return Panel(
+        name="",
+        title="",
+        caption=f"{caption}{cut} Point at a bar for what it is.",
+        chart=chart,
+        marks=len(spans),
+        height=max(60, 34 * len(lanes)),
     )
-    layers: alt.LayerChart = bars + marks
-    return layers

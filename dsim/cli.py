@@ -66,7 +66,7 @@ class Group(click.Group):
 
             if args and "No such command" in error.message:
                 hint = nearest(args[0], self.list_commands(ctx))
-                raise click.UsageError(error.message + hint, ctx) from None
+                raise click.UsageError(error.message.rstrip(".") + hint, ctx) from None
             raise
 
 

@@ -10,6 +10,7 @@ import dataclasses
 import math
 import multiprocessing
 import os
+import signal
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
@@ -110,7 +111,7 @@ class _Grid:
         self.algorithms: list[str] = study.settings["algorithms"]
         self.shape = (len(study.variants), *study.shape)
         full = (len(self.algorithms), *self.shape)
-        self.outcomes = {name: np.full(full, np.nan) for name in OUTCOMES}
+        self.outcomes = {name: np.empty(full) for name in OUTCOMES}
         self.targets = np.zeros(self.shape, np.int64)
         self.target_ms, self.drafter_ms = np.zeros(self.shape), np.zeros(self.shape)
         self.by_vector = np.zeros(self.shape, np.bool_)
@@ -163,31 +164,29 @@ class _Grid:
 
         repeats, tokens = settings["repeats"], settings["tokens"]
         at_once = max(1, CELLS_AT_ONCE // (repeats * tokens))
-        outcomes = {
-            (algorithm, name): np.empty((len(timings), len(groups)))
-            for algorithm in self.algorithms
-            for name in OUTCOMES
-        }
+        pieces = []
         for at in range(0, len(groups), at_once):
             some = groups[at : at + at_once]
             # Runs are numbered repeat by repeat, so that sums over repeats are sums of rows.
             draws = np.stack([g.draws(settings["seed"], repeats, tokens) for g in some], axis=1)
             branches = vector.Branches.of(draws.reshape(-1, tokens))
-            for algorithm in self.algorithms:
+            pieces.append((slice(at, at + len(some)), branches))
+        room = {name: np.empty((len(timings), len(groups))) for name in OUTCOMES}
+        for a, algorithm in enumerate(self.algorithms):
+            for columns, branches in pieces:
                 totals = vector.TOTALS[algorithm](timings, branches)
-                columns = slice(at, at + len(some))
                 for name in COUNTS:
-                    counts = getattr(totals, name).reshape(-1, repeats, len(some))
+                    counts = getattr(totals, name).reshape(len(totals.time), repeats, -1)
                     reduced = counts.max(axis=1) if name == "peak_targets" else counts.mean(axis=1)
-                    outcomes[algorithm, name][:, columns] = reduced[totals.row]
+                    room[name][:, columns] = reduced[totals.row]
                 for c in range(0, len(timings), TIMINGS_AT_ONCE):
                     rows = slice(c, c + TIMINGS_AT_ONCE)
-                    latency_ns = totals.latency_ns(rows).reshape(-1, repeats, len(some))
+                    latency_ns = totals.latency_ns(rows)
+                    latency_ns = latency_ns.reshape(len(latency_ns), repeats, -1)
                     for name, statistic in zip(STATISTICS, summarise(latency_ns), strict=True):
-                        outcomes[algorithm, name][rows, columns] = statistic
-        for a, algorithm in enumerate(self.algorithms):
+                        room[name][rows, columns] = statistic
             for name in OUTCOMES:
-                self.outcomes[name][(a, *where)] = spread(outcomes[algorithm, name])
+                self.outcomes[name][(a, *where)] = spread(room[name])
 
     # The event engine
 
@@ -382,6 +381,7 @@ _worker: _Grid | None = None
 
 def _start_worker(study: Study) -> None:
     global _worker  # noqa: PLW0603  (one study a worker process, set once)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     _worker = _Grid(study)
 
 
@@ -396,21 +396,14 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_grid(
+def simulate_grid(
     study: Study,
     *,
     jobs: int = 1,
     store: Store | None = None,
     progress: Callable[[int], None] = lambda _: None,
-) -> GridResult:
-    """Run all cases of *study*.
-
-    Args:
-        study: the study.
-        jobs: worker processes for the event engine.
-        store: where finished chunks are kept, to go on from after an interruption.
-        progress: called with the number of cases that have just been finished.
-    """
+) -> _Grid:
+    """Simulate all cases of *study*; see :func:`run_grid`, which makes a table of it."""
     grid = _Grid(study)
     asked = study.settings["engine"]
     by_events = np.zeros(grid.shape, np.bool_)
@@ -428,4 +421,22 @@ def run_grid(
         grid.note(where, case)
     if len(numbers):
         grid.run_events(numbers, jobs, store or Store(), progress)
-    return grid.result()
+    return grid
+
+
+def run_grid(
+    study: Study,
+    *,
+    jobs: int = 1,
+    store: Store | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> GridResult:
+    """Run all cases of *study*.
+
+    Args:
+        study: the study.
+        jobs: worker processes for the event engine.
+        store: where finished chunks are kept, to go on from after an interruption.
+        progress: called with the number of cases that have just been finished.
+    """
+    return simulate_grid(study, jobs=jobs, store=store, progress=progress).result()

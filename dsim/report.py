@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
+import altair as alt
 import jinja2
 import markupsafe
 import vl_convert
 
-from dsim.charts import HEIGHT_PX, NAMES, WIDTH_PX, Panel
+from dsim.charts import HEIGHT_PX, WIDTH_PX, Panel
 from dsim.errors import EngineError
+from dsim.results import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,9 +98,7 @@ class Bundle:
 
 def vega_lite_version() -> str:
     """The newest Vega-Lite that Altair's charts may be drawn with here."""
-    from altair import SCHEMA_VERSION
-
-    wanted = ".".join(SCHEMA_VERSION.lstrip("v").split(".")[:2])
+    wanted = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
     known = vl_convert.get_vegalite_versions()
     return wanted if wanted in known else str(known[-1])
 
@@ -105,7 +106,8 @@ def vega_lite_version() -> str:
 def specification(panel: Panel, *, width: int | str) -> dict[str, Any]:
     """The Vega-Lite specification of *panel*, with a size."""
     chart = panel.chart.properties(width=width, height=panel.height or HEIGHT_PX)
-    spec: dict[str, Any] = json.loads(chart.to_json(indent=None))
+    with alt.data_transformers.enable("default", max_rows=None):  # a paper's map has 10,100 cells
+        spec: dict[str, Any] = json.loads(chart.to_json(indent=None))
     spec.pop("config", None)  # colours of the page and of pictures are not the chart's business
     spec["usermeta"] = {"marks": panel.marks}
     return spec
@@ -116,8 +118,18 @@ def pictures(panel: Panel) -> tuple[bytes, str]:
     spec = specification(panel, width=panel.width or WIDTH_PX)
     spec["title"] = panel.title
     spec["config"] = PICTURE_THEME
-    svg = vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version())
+    svg = _renumbered(vl_convert.vegalite_to_svg(spec, vl_version=vega_lite_version()))
     return vl_convert.svg_to_png(svg, scale=PICTURE_SCALE), svg
+
+
+def _renumbered(svg: str) -> str:
+    """*svg* with its ids counted from 0; Vega goes on counting from the chart before."""
+    known: dict[str, str] = {}
+
+    def number(match: re.Match[str]) -> str:
+        return known.setdefault(match[0], f"{match[1]}{len(known)}")
+
+    return re.sub(r"\b(gradient_|clip)\d+", number, svg)
 
 
 def html(
@@ -188,8 +200,8 @@ def summarise(frame: pd.DataFrame) -> tuple[dict[str, Any] | None, str]:
     plural = "" if points == 1 else "s"
     return {"head": head, "rows": rows}, (
         f"Over the {points:,} point{plural} that the charts show, each algorithm at its best: the "
-        "share of points where it is slower than non-SI, and its speed-ups (latency of the other divided "
-        "by its own)."
+        "share of points where it is slower than non-SI, and its speed-ups (latency of the other "
+        "divided by its own)."
     )
 
 

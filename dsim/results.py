@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_CSV_ROWS = 200_000
+NAMES = {"nonsi": "non-SI", "si": "SI", "dsi": "DSI"}  # for people
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,8 @@ def read_results(path: Path) -> pd.DataFrame:
     except (ValueError, pa.ArrowException) as error:
         raise UserError(Problem(str(path), "", f"is no table of results: {error}")) from None
     if "variant" in frame:
-        frame["variant"] = frame["variant"].fillna("")
+        # A column of nothing but empty texts reads as one of missing numbers.
+        frame["variant"] = frame["variant"].astype(object).fillna("").astype(str)
     needed = ("algorithm", "latency_mean_ms")
     problems = [
         Problem(str(path), name, "is missing; " + BY_NAME[name].meaning)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import errno
 import json
+import os
 import shutil
 from typing import TYPE_CHECKING
 
@@ -145,8 +146,8 @@ def _full_disk(folder: Path) -> Iterator[None]:
                 Problem(
                     str(folder),
                     "",
-                    f"there is no room for the results ({error.strerror}); no half-written file "
-                    "was left; make room, or choose another place with --out",
+                    f"there is no room for the results ({os.strerror(error.errno)}); "
+                    "no half-written file was left; make room, or choose another place with --out",
                 )
             ) from None
         if error.errno in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):

@@ -99,7 +99,7 @@ def timing_of(case: Case) -> vector.Timing:
     )
 
 
-def simulate(case: Case, algorithm: str, engine: str = "auto") -> Outcome:
+def simulate_case(case: Case, algorithm: str, engine: str = "auto") -> Outcome:
     """Simulate all repeats of *case*.
 
     Args:

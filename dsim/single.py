@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
 from dsim.errors import Problem, UserError
 from dsim.grid import summarise
-from dsim.results import half_width
-from dsim.simulate import run_events, simulate
-from dsim.study import ALGORITHMS, case_of, loads
+from dsim.results import NAMES, half_width
+from dsim.simulate import run_events, simulate_case
+from dsim.study import ALGORITHMS, case_of, make_study
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from dsim.simulate import Outcome
     from dsim.study import Case
 
-NAMES = {"nonsi": "non-SI", "si": "SI", "dsi": "DSI"}
 DEFAULT_TOKENS, DEFAULT_REPEATS = 100, 20
 MOST_SPANS = 3000  # in a timeline
 # Which option stands for which setting.
@@ -69,16 +69,14 @@ def case_from_options(options: Mapping[str, Any], given: set[str]) -> tuple[Case
             )
     values["tokens"] = values["tokens"] or DEFAULT_TOKENS
     values["repeats"] = values["repeats"] or DEFAULT_REPEATS
-    overrides = []
-    for option, key in OPTIONS.items():
-        value = values[option]
-        if value is not None:
-            text = f'"{value}"' if option in ("accepts", "engine") else str(value)
-            overrides.append(f"{key}={text.lower() if isinstance(value, bool) else text}")
+    settings = {key: values[option] for option, key in OPTIONS.items()}
+    if values["targets"].isdecimal():
+        settings["targets"] = int(values["targets"])
     if accepts is not None:
-        overrides.append('acceptance.model="trace"')
+        settings["acceptance.model"] = "trace"
+    settings = {key: value for key, value in settings.items() if value is not None}
     try:
-        study = loads("", overrides=[*overrides, *values["overrides"]])
+        study = make_study(settings, values["overrides"])
     except UserError as error:
         raise UserError(*(_by_option(problem) for problem in error.problems)) from None
     if study.grid:
@@ -93,12 +91,12 @@ def _by_option(problem: Problem | str) -> Problem | str:
     for option, key in OPTIONS.items():
         if problem.key == key:
             return Problem(f"--{option.replace('_', '-')}", "", problem.what)
-    return problem._replace(source="--set") if problem.source == "study" else problem
+    return problem._replace(source="--set") if problem.source == "settings" else problem
 
 
 def outcomes(case: Case, algorithms: Sequence[str], engine: str) -> list[Outcome]:
     """Simulate *case* by each of *algorithms*."""
-    return [simulate(case, algorithm, engine) for algorithm in algorithms]
+    return [simulate_case(case, algorithm, engine) for algorithm in algorithms]
 
 
 def as_json(case: Case, results: Sequence[Outcome], *, settled: bool) -> str:
@@ -139,7 +137,7 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
     head = ["", "latency", "per token"]
     references = [name for name in ("nonsi", "si") if name in mean and len(mean) > 1]
     head += [f"vs {NAMES[name]}" for name in references]
-    head += ["passes", "wasted", "drafts", "wasted", "busy"]
+    head += ["passes", "(wasted)", "drafts", "(wasted)", "busy"]
     rows = []
     for outcome in results:
         average, std, _, _ = (values[0] for values in summarise(outcome.latency_ns[None, :]))
@@ -201,7 +199,7 @@ def verdict(case: Case, results: Sequence[Outcome]) -> str:
     winners = [name for name in mean if mean[name] == least]
     if len(winners) > 1:
         names = " and ".join(NAMES[name] for name in winners)
-        return f"{names} are equally fast: {_why_equal(case)}"
+        return f"{names} are equally fast: {_why_equal(case, winners)}"
     (winner,) = winners
     others = {name: value / least for name, value in mean.items() if name != winner}
     by = " and ".join(f"{ratio:.2f}× as fast as {NAMES[name]}" for name, ratio in others.items())
@@ -227,10 +225,14 @@ def verdict(case: Case, results: Sequence[Outcome]) -> str:
     return f"{NAMES[winner]} is fastest, {by}: {why}."
 
 
-def _why_equal(case: Case) -> str:
+def _why_equal(case: Case, winners: Sequence[str]) -> str:
+    if case.tokens == 1:
+        return "one token takes one pass and no draft."
     if case.drafter.latency_ns > case.target.latency_ns:
         return "the drafter is slower than the target, so drafts come too late to be of use."
-    return "here the drafts neither save passes nor cost time."
+    if "nonsi" in winners:
+        return "no draft saved a pass, and the drafting cost no time."
+    return "their last passes end at the same time, though tokens may have settled earlier by DSI."
 
 
 def write_timeline(case: Case, algorithms: Sequence[str], path: Path) -> None:
@@ -245,30 +247,22 @@ def write_timeline(case: Case, algorithms: Sequence[str], path: Path) -> None:
     from dsim.events.trace import rejections, spans
 
     bundle = report.Bundle()
+    runs = {a: run_events(case, a, 0, keep_history=True) for a in algorithms}
+    longest_ms = max(run.output.settled_ns[-1] for run in runs.values()) / 1e6
     panels = []
-    for number, algorithm in enumerate(algorithms, 1):
-        run = run_events(case, algorithm, 0, keep_history=True)
+    for number, (algorithm, run) in enumerate(runs.items(), 1):
         rows = pd.DataFrame(spans(run.output, run.drafter, run.target))
         marks = pd.DataFrame(rejections(run.output), columns=["time_ns", "what"])
+        for frame in (rows, marks):
+            for name in [str(n) for n in frame if str(n).endswith("_ns")]:
+                frame[name.replace("_ns", "_ms")] = frame.pop(name) / 1e6
+        panel = charts.timeline(rows, marks, longest_ms=longest_ms, most_spans=MOST_SPANS)
         total_ms = run.output.settled_ns[-1] / 1e6
-        cut = ""
-        if len(rows) > MOST_SPANS:
-            until = rows["start_ns"].iloc[MOST_SPANS]
-            cut = f" Only the first {until / 1e6:.0f} ms are shown."
-            rows, marks = rows[:MOST_SPANS], marks[marks["time_ns"] <= until]
-        for frame, columns in ((rows, ("start", "end")), (marks, ("time",))):
-            for name in columns:
-                frame[f"{name}_ms"] = frame.pop(f"{name}_ns") / 1e6
-        lanes = rows["lane"].nunique()
         panels.append(
-            charts.Panel(
+            dataclasses.replace(
+                panel,
                 name=f"{number:02d}-timeline-{algorithm}",
                 title=f"{NAMES[algorithm]}: {total_ms:.1f} ms",
-                caption="One lane a server. Amber: cancelled work; pale blue: drafts that were "
-                f"rejected; dashed pink lines: rejections.{cut} Point at a bar for what it is.",
-                chart=charts.timeline(rows, marks),
-                marks=len(rows),
-                height=max(90, 34 * lanes),
             )
         )
     page = report.Page(

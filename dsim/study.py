@@ -10,6 +10,7 @@ import csv
 import dataclasses
 import difflib
 import itertools
+import json
 import math
 import re
 import tomllib
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dsim.acceptance import Acceptance
 from dsim.errors import Problem, UserError
 from dsim.latency import Latency, to_ns
+from dsim.theory import targets_enough, targets_equation1
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -60,10 +62,12 @@ class Setting:
     def range(self) -> str:
         """The values it takes, for people."""
         numbers = ""
-        if self.type in ("int", "float"):
-            low = "" if self.low is None else f"{'>' if self.above else '≥'} {self.low:g}"
-            high = "" if self.high is None else f"{'<' if self.below else '≤'} {self.high:g}"
-            numbers = ", ".join(filter(None, (low, high)))
+        if self.type in ("int", "float") and self.low is not None:
+            low = f"{self.low:,g}" if self.low < 10**6 else f"{self.low:,.0f}"
+            numbers = f"{'above' if self.above else 'at least'} {low}"
+            if self.high is not None:
+                high = f"{self.high:,.0f}" if self.high >= 10**6 else f"{self.high:g}"
+                numbers = f"from {low} to {'below ' if self.below else ''}{high}"
         return " or ".join(filter(None, (numbers, " | ".join(self.choices))))
 
     def problem(self, value: Any) -> str | None:
@@ -137,6 +141,26 @@ class Setting:
         return f"{what}{' ' + numbers if numbers else ''}{words}"
 
 
+def make_study(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Study:
+    """A study of one case from settings by key, with ``key=value`` *overrides*.
+
+    Raises:
+        UserError: with all problems that were found.
+    """
+    return _Loader("settings", Path()).study(dict(settings), overrides)
+
+
+def make_case(settings: Mapping[str, Any]) -> Case:
+    """The case that settings by key describe, like ``{"drafter.latency_ms": 3.0}``.
+
+    What is not given is at its default.
+
+    Raises:
+        UserError: with all problems that were found.
+    """
+    return case_of(make_study(settings).of_variant(0))
+
+
 def exact(values: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[str, Any]:
     """*values*, with whole numbers as ``int`` and others as ``float``, however written."""
     types = {"int": int, "float": float}
@@ -164,10 +188,8 @@ def is_row(row: Any) -> bool:
 
 def show(value: Any) -> str:
     """*value* as TOML would have it, cut to one short line."""
-    if isinstance(value, bool):
-        text = str(value).lower()
-    elif isinstance(value, str):
-        text = f'"{value}"'
+    if isinstance(value, bool | str | list | tuple | dict):
+        text = json.dumps(value, ensure_ascii=False, default=str)
     else:
         text = str(value)
     return text if len(text) <= 60 else text[:57] + "…"
@@ -546,8 +568,8 @@ class Study:
     def of_variant(self, number: int) -> dict[str, Any]:
         """The settings of variant *number*."""
         own = self.variants[number][1]
-        settings = {k: v for k, v in self.settings.items() if ALTERNATIVES.get(k) not in own}
-        return {**settings, **own}
+        replaced = {ALTERNATIVES[key]: None for key in own if key in ALTERNATIVES}
+        return {**self.settings, **replaced, **own}
 
     def to_toml(self) -> str:
         """The study, resolved: every setting, with data files written out."""
@@ -563,23 +585,35 @@ class Study:
                 table[name] = value
             return root
 
-        document = nested({k: v for k, v in self.settings.items() if v is not None})
+        fixed = {k: v for k, v in self.settings.items() if v is not None and k not in self.ranges}
+        text = tomli_w.dumps(nested(fixed))
         if self.ranges:
-            document["grid"] = nested(self.ranges)
-        if self.variants[0][0]:
-            document["variants"] = [{"name": n, **nested(own)} for n, own in self.variants]
-        document["charts"] = [
-            {k: v for k, v in dataclasses.asdict(chart).items() if v} for chart in self.charts
-        ]
-        return tomli_w.dumps(document)
+            # By hand: tomli_w would put tables last, but the order of the axes counts.
+            axes = [f"{key} = {_inline(values)}\n" for key, values in self.ranges.items()]
+            text += "\n[grid]\n" + "".join(axes)
+        tables = {
+            "variants": [{"name": n, **nested(own)} for n, own in self.variants if n],
+            "charts": [
+                {k: v for k, v in dataclasses.asdict(chart).items() if v} for chart in self.charts
+            ],
+        }
+        return text + "\n" + tomli_w.dumps({k: v for k, v in tables.items() if v})
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Study:
+def _inline(values: Any) -> str:
+    """A list or a range in one line of TOML."""
+    if isinstance(values, dict):
+        return "{ " + ", ".join(f"{k} = {_inline(v)}" for k, v in values.items()) + " }"
+    return json.dumps(values)
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Study:
     """Read the study at *path*, with ``key=value`` *overrides*.
 
     Raises:
         UserError: with all problems that were found.
     """
+    path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
@@ -638,7 +672,8 @@ class _Loader:
         self.check_values(values)
         for number, (name, own) in enumerate(differing):
             if not isinstance(name, str) or not name:
-                self.complain(f"variants[{number}].name", f"expected a text, got {show(name)}")
+                got = "nothing" if name is None else show(name)
+                self.complain(f"variants[{number}].name", f"expected a text, got {got}")
             self.check_values(own, f"variants[{number}].")
             for key in own.keys() & ranges.keys():
                 self.complain(f"variants[{number}].{key}", "is an axis of the grid as well")
@@ -808,7 +843,8 @@ class _Loader:
             return None
         if set(written) not in ({"start", "stop", "step"}, {"start", "stop", "count"}):
             self.complain(
-                where, f"expected {{start, stop, step}} or {{start, stop, count}}, got {written}"
+                where,
+                f"expected {{start, stop, step}} or {{start, stop, count}}, got {show(written)}",
             )
             return None
         start, stop = written["start"], written["stop"]
@@ -1057,8 +1093,8 @@ def targets_of(targets: int | str, lookahead: int, drafter: Latency, target: Lat
     """
     if isinstance(targets, int):
         return targets
-    needed = -(-target.latency_ns // (lookahead * drafter.latency_ns))
-    return needed + (targets == "enough")
+    rule = targets_enough if targets == "enough" else targets_equation1
+    return rule(drafter.latency_ns, target.latency_ns, lookahead)
 
 
 def case_of(values: Mapping[str, Any]) -> Case:

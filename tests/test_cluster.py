@@ -16,7 +16,7 @@ from dsim.cluster.fleet import DISCIPLINES
 from dsim.cluster.serve import DONE, LOST, TURNED_AWAY, serve
 from dsim.cluster.workload import Length, Workload
 from dsim.latency import Latency
-from dsim.simulate import simulate
+from dsim.simulate import simulate_case
 from dsim.study import Case
 
 ALGORITHMS = ("nonsi", "si", "dsi")
@@ -153,7 +153,7 @@ def test_one_request_is_the_ideal_model(general, deployment, tokens):
         seed=d.seed,
         preemptible=d.preemptible,
     )
-    ideal = simulate(case, d.algorithm, "events")
+    ideal = simulate_case(case, d.algorithm, "events")
     workload = Workload(requests=1, output=Length(mean_tokens=tokens))
     run = serve(d, workload, keep_settled=True, general=general)
     assert run.settled_ns[0] == ideal.settled_ns[0].tolist()

@@ -10,9 +10,7 @@ if TYPE_CHECKING:
 
     import simpy
 
-    from dsim.events.server import Forward
-
-Sampler = "Callable[[int, bool], int]"
+    from dsim.events.server import Forward, Servers
 
 
 class Simulated:
@@ -38,32 +36,28 @@ class Simulated:
         self.env = env
         self.run_lengths = run_lengths
         self.preemptible = preemptible
-        self._queue = env._queue
-        self._eid = env._eid
+        self._latency_ns = latency_ns
         self._cached: dict[int, tuple[int, int]] = {}  # server -> (tokens fed, rejections seen)
+
+    def attach(self, servers: Servers) -> Callable[[Forward], None]:
+        """See :class:`dsim.events.server.Backend`."""
+        env, priority, latency_ns = self.env, servers.priority, self._latency_ns
         if callable(latency_ns):
-            self._sample = latency_ns
-            self.begin = self._begin_sampled
-        else:
-            self._latency_ns = latency_ns
-            self.begin = self._begin_constant
 
-    def _begin_constant(self, forward: Forward) -> None:
-        # What ``env.schedule`` does, without the call: this line runs for every single draft.
-        heappush(  # type: ignore[misc]
-            self._queue,
-            (
-                self.env._now + self._latency_ns,
-                forward.servers.priority,
-                next(self._eid),
-                forward,
-            ),
-        )
+            def begin_sampled(forward: Forward) -> None:
+                prefill = forward.server not in self._cached
+                delay_ns = latency_ns(self.width(forward), prefill)
+                env.schedule(forward, priority, delay_ns)  # type: ignore[arg-type]
 
-    def _begin_sampled(self, forward: Forward) -> None:
-        prefill = forward.server not in self._cached
-        delay_ns = self._sample(self.width(forward), prefill)
-        self.env.schedule(forward, forward.servers.priority, delay_ns)  # type: ignore[arg-type]
+            return begin_sampled
+
+        queue, eid = env._queue, env._eid
+
+        def begin_constant(forward: Forward) -> None:
+            # What ``env.schedule`` does, without the call: this runs for every single draft.
+            heappush(queue, (env._now + latency_ns, priority, next(eid), forward))  # type: ignore[misc]
+
+        return begin_constant
 
     def width(self, forward: Forward) -> int:
         """Tokens to feed: the new ones, and what this server's cache has missed or lost.

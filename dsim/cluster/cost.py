@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import simpy
 
     from dsim.cluster.fleet import Call
+    from dsim.events.server import Forward, Servers
     from dsim.latency import Latency
 
 
@@ -51,9 +52,15 @@ class RequestBackend(Simulated):
         self.prefill_ns = prefill_ns
         self.token_ns = token_ns
         self.constant_ns = 0 if callable(sample) or prefill_ns is not None else sample
-        if isinstance(sample, int):
-            constant_ns = sample
-            self._sample = lambda _width, _prefill: constant_ns
+        self._sample = sample if callable(sample) else lambda _width, _prefill: sample
+
+    def attach(self, servers: Servers) -> Callable[[Forward], None]:
+        """Nothing to do: :class:`dsim.cluster.fleet.Fleet` begins the forwards of *servers*."""
+        return self._begun_by_the_fleet
+
+    @staticmethod
+    def _begun_by_the_fleet(forward: Forward) -> None:
+        raise AssertionError(f"{forward} was begun without its fleet")
 
     def latency_of(self, call: Call, server: int) -> int:
         """How long *call* takes alone on *server*, which then has cached what it read."""

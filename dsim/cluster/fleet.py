@@ -783,11 +783,12 @@ class Several(Share):
             if fleet.waiting:
                 call.after.append(fleet.serve)
 
-    def cancel(self, forward: Forward) -> None:
-        """Give up *forward*: at once if it does not run or is preemptible, else at its end."""
-        call: Call = forward  # type: ignore[assignment]
-        if call.cancelled:
-            return
+    def cancel(self, forwards: Iterable[Forward]) -> None:
+        """Give up *forwards*: at once if they do not run or are preemptible, else at their ends."""
+        for forward in forwards:
+            self._cancel(forward)  # type: ignore[arg-type]
+
+    def _cancel(self, call: Call) -> None:
         call.cancelled = True
         fleet = self.fleet
         self.cancelled += 1
@@ -812,7 +813,8 @@ class Several(Share):
         self.leave_queue()
         for call in sorted(self.calls, key=lambda call: call.start_ns):
             call.after[1:] = []
-            self.cancel(call)
+            if not call.cancelled:
+                self._cancel(call)
 
     def leave_queue(self) -> None:
         """See :class:`Share`."""

@@ -92,23 +92,22 @@ class DSI:
 
     def _pass_ended(self, _: Event) -> None:
         """Rule 3: verdicts in dispatch order; then the server, free again, may take a new pass."""
-        in_flight, output = self.in_flight, self.output
+        in_flight, output, tokens = self.in_flight, self.output, self.output.tokens
         while in_flight and in_flight[0].ended:
             forward = in_flight.popleft()
             settled, end = output.settled, forward.end + 1
-            accepted, token = self.verify(forward, settled, output.tokens[settled:end])
+            accepted, token = self.verify(forward, settled, tokens[settled:end])
             if accepted == end - settled:  # its own token, at ``end``, has been guessed as well
                 output.settle_drafts(accepted)
             else:
                 output.settle(accepted, token)
                 self._restart()
-        if not output.finished:
+        if (len(tokens) >= self.due or not in_flight) and not output.finished:
             self._dispatch()
 
     def _restart(self) -> None:
         """Rules 4, 5: the branch dies with all its work; the next begins at this very instant."""
-        for forward in self.in_flight:
-            self.targets.cancel(forward)
+        self.targets.cancel(self.in_flight)
         self.in_flight.clear()
         if self.draft is not None:
             self.drafter.cancel(self.draft)

@@ -13,7 +13,7 @@ from simpy.events import Event
 from dsim.events.environment import RESTART
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     import simpy
 
@@ -25,8 +25,13 @@ class Backend(Protocol):
 
     preemptible: bool
 
-    def begin(self, forward: Forward) -> None:
-        """Start *forward*, and schedule it in its environment for when it is finished."""
+    def attach(self, servers: Servers) -> Callable[[Forward], None]:
+        """Serve *servers*.
+
+        Returns:
+            A function that starts a forward of theirs, and schedules it in its environment for
+            when it is finished, with the priority that the servers have.
+        """
 
     def verify(self, forward: Forward, /, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:
         """Judge *drafts*, the guesses for positions ``first, first + 1, …``.
@@ -64,13 +69,20 @@ class Forward(Event):
     token: Any = None
     start_ns = -1
     end_ns = -1
-    first: int
-    end: int
 
-    def __init__(self, servers: Servers, server: int) -> None:
-        self.callbacks = None  # type: ignore[assignment]  # not begun yet
+    def __init__(
+        self,
+        servers: Servers,
+        server: int,
+        first: int = 0,
+        end: int = 0,
+        callbacks: list[Callable[[Any], None]] | None = None,
+    ) -> None:
+        self.callbacks = callbacks  # type: ignore[assignment]  # None: not begun yet
         self.servers = servers
         self.server = server
+        self.first = first
+        self.end = end
 
     @property
     def env(self) -> simpy.Environment:  # type: ignore[override]
@@ -91,9 +103,11 @@ class Servers:
 
     Attributes:
         begun, cancelled: how many forwards were begun, and how many of those were cancelled.
-        peak_busy: the largest number of servers that were busy at once.
+        peak_busy: the largest number of them that were busy at once.
         history: every forward in order of beginning, if asked for; else ``None``.
     """
+
+    peak_busy: int
 
     def __init__(
         self,
@@ -107,32 +121,14 @@ class Servers:
     ) -> None:
         self.env = env
         self.backend = backend
-        self.begin = backend.begin
         self.output = output
         self.tokens = output.tokens
         self.role = role
         self.priority = priority
+        self.begin = backend.attach(self)
         self.begun = 0
         self.cancelled = 0
-        self.peak_busy = 1
         self.history: list[Forward] | None = [] if keep_history else None
-
-    def cancel(self, forward: Forward) -> None:
-        """Give up *forward*, whose verdict has not been taken.
-
-        If the backend is preemptible, its server is free at once. Otherwise it runs to its end, in
-        vain. A pass that has ended before its turn (latencies are random) has freed it already.
-        """
-        if not forward.cancelled:
-            forward.cancelled = True
-            self.cancelled += 1
-            if self.backend.preemptible and not forward.ended:
-                waiting, forward.callbacks = forward.callbacks, []  # its end will do nothing
-                self._withdraw(forward, waiting)
-                forward.end_ns = self.env._now  # type: ignore[assignment]
-
-    def _withdraw(self, forward: Forward, waiting: list[Callable[[Event], None]], /) -> None:
-        raise NotImplementedError
 
     def _remember(self, forward: Forward) -> None:
         if self.history is not None:
@@ -142,6 +138,8 @@ class Servers:
 
 class Server(Servers):
     """One server, asked by one process that waits for each forward before it asks again."""
+
+    peak_busy = 1
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -173,11 +171,23 @@ class Server(Servers):
     def _note_end(self, forward: Any) -> None:
         forward.end_ns = self.env._now
 
-    def _withdraw(self, forward: Forward, waiting: list[Callable[[Event], None]]) -> None:
-        self._forward = Forward(self, 0)
-        told = Event(self.env)
-        told._ok, told._value, told.callbacks = True, forward, waiting
-        self.env.schedule(told, RESTART)  # type: ignore[arg-type]
+    def cancel(self, forward: Forward) -> None:
+        """Give up *forward*, which has not ended: its answer is not wanted.
+
+        If the backend is preemptible, the server is free at once, and who waits for it is told at
+        this instant. Otherwise it runs to its end, in vain.
+        """
+        if forward.cancelled:
+            return
+        forward.cancelled = True
+        self.cancelled += 1
+        if self.backend.preemptible:
+            told = Event(self.env)
+            told._ok, told._value, told.callbacks = True, forward, forward.callbacks
+            self.env.schedule(told, RESTART)  # type: ignore[arg-type]
+            forward.callbacks = []  # its place in the schedule stays, and does nothing
+            forward.end_ns = self.env._now  # type: ignore[assignment]
+            self._forward = Forward(self, 0)
 
 
 class Pool(Servers):
@@ -185,9 +195,9 @@ class Pool(Servers):
 
     Args:
         count: how many servers there are.
-        when_ended: called with each forward that ends by itself, its server being free again.
 
     Attributes:
+        callbacks: called with each forward that ends by itself, its server being free again.
         free: the numbers of the free servers; the last is taken first, so that the same few
             servers, whose caches are warm, do most of the work.
     """
@@ -196,7 +206,7 @@ class Pool(Servers):
         super().__init__(*args, **kwargs)
         self.count = count
         self.free = list(range(count - 1, -1, -1))
-        self.peak_busy = 0
+        self.fewest_free = count
         self.callbacks: list[Callable[[Any], None]] = [self._release]
 
     def forward(self, first: int) -> Forward:
@@ -206,17 +216,19 @@ class Pool(Servers):
             IndexError: no server is free.
         """
         free = self.free
-        forward = Forward(self, free.pop())
-        forward.callbacks = [*self.callbacks]
-        forward.first = first
-        forward.end = len(self.tokens)
+        forward = Forward(self, free.pop(), first, len(self.tokens), self.callbacks.copy())
         self.begun += 1
-        busy = self.count - len(free)
-        self.peak_busy = max(self.peak_busy, busy)
+        if len(free) < self.fewest_free:  # noqa: PLR1730 (min() costs a call a pass)
+            self.fewest_free = len(free)
         if self.history is not None:
             self._remember(forward)
         self.begin(forward)
         return forward
+
+    @property
+    def peak_busy(self) -> int:  # type: ignore[override]
+        """The largest number of servers that were busy at once."""
+        return self.count - self.fewest_free
 
     def wait(self, dispatch: Callable[[], None], /) -> None:
         """See to it that *dispatch* is called when a server is free and it is its turn.
@@ -237,5 +249,18 @@ class Pool(Servers):
         if self.history is not None:
             forward.end_ns = self.env._now
 
-    def _withdraw(self, forward: Forward, _: list[Callable[[Event], None]]) -> None:
-        self._release(forward)
+    def cancel(self, forwards: Iterable[Forward]) -> None:
+        """Give up *forwards*: their answers are not wanted.
+
+        If the backend is preemptible, the servers of those that are still running are free at once.
+        Otherwise they run to their ends, in vain.
+        """
+        now, free, preemptible = self.env._now, self.free, self.backend.preemptible
+        for forward in forwards:
+            forward.cancelled = True
+            self.cancelled += 1
+            if preemptible and not forward.ended:
+                forward.callbacks = []  # its place in the schedule stays, and does nothing
+                forward.ended = True
+                forward.end_ns = now  # type: ignore[assignment]
+                free.append(forward.server)

@@ -1,0 +1,42 @@
+# make run          the main job: the paper's Figure 1, at a resolution that takes seconds
+# make run OPEN=1   … and open it in a browser
+# make run STUDY=studies/servers.toml
+# make test         all tests      make lint   linter and types      make bench   benchmarks
+PYTHON ?= python3
+VENV ?= .venv
+STUDY ?= studies/heatmap.toml
+BIN = $(VENV)/bin
+
+.PHONY: run test lint docs bench clean
+
+run: $(VENV)/.installed
+	$(BIN)/dsim run $(STUDY) $(if $(OPEN),--open)
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.installed-dev
+	$(BIN)/cog -r README.md docs/commands.md docs/results.md
+
+bench: $(VENV)/.installed
+	for name in grid events start; do $(BIN)/python benchmarks/$$name.py; done
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dsim needs Python 3.11 or newer")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@ $(VENV)/.installed

@@ -1,0 +1,56 @@
+"""Closed forms, each with its source. Tests hold the engines against them.
+
+"The paper" is Timor et al., *Distributed Speculative Inference*, arXiv 2405.14105.
+"""
+
+from __future__ import annotations
+
+
+def targets_equation1(drafter_ns: int, target_ns: int, lookahead: int) -> int:
+    """Target servers that DSI needs, by Equation 1 of the paper: ``⌈t2 / (k·t1)⌉``."""
+    return -(-target_ns // (lookahead * drafter_ns))
+
+
+def targets_enough(drafter_ns: int, target_ns: int, lookahead: int) -> int:
+    """Target servers with which no pass of DSI ever waits: one more than Equation 1.
+
+    The one more is for the last, partial block (``docs/model.md``, "Theorems").
+    """
+    return targets_equation1(drafter_ns, target_ns, lookahead) + 1
+
+
+def dsi_branch_ns(drafter_ns: int, target_ns: int, lookahead: int, accepted: int, left: int) -> int:
+    """How long a DSI branch takes that accepts *accepted* of the *left* drafts there are to make.
+
+    ``min(⌈n/k⌉·k, r)·t1 + t2`` (``docs/model.md``, "Theorems"). It holds for ``k·t1 ≤ t2`` and
+    :func:`targets_enough` servers.
+    """
+    blocks = -(-accepted // lookahead)
+    return min(blocks * lookahead, left) * drafter_ns + target_ns
+
+
+def dsi_expected(drafter: float, target: float, acceptance: float, tokens: int) -> float:
+    """Expected latency of DSI with lookahead 1 and enough servers, in the unit of the latencies.
+
+    Proposition 1 of the paper: ``t1·p·(N-1) + t2·((1-p)·(N-1) + 1)``. It holds for ``t1 ≤ t2``.
+    """
+    rest = tokens - 1
+    return drafter * acceptance * rest + target * ((1 - acceptance) * rest + 1)
+
+
+def si_tokens_per_round(acceptance: float, lookahead: int) -> float:
+    """Expected tokens that a round of SI settles: ``(1 - p^(k+1)) / (1 - p)``.
+
+    Leviathan et al., arXiv 2211.17192, Equation 1; for i.i.d. draws, far from the end of the text.
+    """
+    if acceptance == 1:
+        return lookahead + 1.0
+    return (1 - acceptance ** (lookahead + 1)) / (1 - acceptance)
+
+
+def si_per_token(drafter: float, target: float, acceptance: float, lookahead: int) -> float:
+    """Expected latency of SI per token, in the unit of the latencies, in a long text.
+
+    Leviathan et al., arXiv 2211.17192, Theorem 3.8.
+    """
+    return (lookahead * drafter + target) / si_tokens_per_round(acceptance, lookahead)
