@@ -666,7 +666,9 @@ class _Loader:
             grid = {}
         values = self.flatten(document, self.known)
         ranges = self.flatten(grid, self.known, "grid.")
-        differing = [(v.pop("name", None), self.flatten(v, self.known, "variants.")) for v in variants]
+        differing = [
+            (v.pop("name", None), self.flatten(v, self.known, "variants.")) for v in variants
+        ]
         for override in overrides:
             self.override(override, values, ranges, [own for _, own in differing])
         self.check_values(values)

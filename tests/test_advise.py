@@ -51,9 +51,7 @@ def test_tensor_parallelism_shortens_passes():
 @given(st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.integers(1, 12), st.booleans())
 def test_without_load_and_preemptible_the_estimate_is_exact(p, drafter_ms, many):
     """One request after the other on the same draws: the ideal model itself."""
-    question = dataclasses.replace(
-        BASE, acceptance=p, drafter_ns=drafter_ms * MS, preemptible=True
-    )
+    question = dataclasses.replace(BASE, acceptance=p, drafter_ns=drafter_ms * MS, preemptible=True)
     some = layouts(question)[:: 7 if many else 11]
     requests = advising.REPEATS
     for one in estimate(question, some):
@@ -67,9 +65,7 @@ def test_without_load_and_preemptible_the_estimate_is_exact(p, drafter_ms, many)
 
 def test_the_best_is_best_of_what_was_confirmed():
     for objective in advising.OBJECTIVES:
-        question = dataclasses.replace(
-            BASE, objective=objective, rate_per_s=1.0, slo_ns=1000 * MS
-        )
+        question = dataclasses.replace(BASE, objective=objective, rate_per_s=1.0, slo_ns=1000 * MS)
         advice = advise(question)
         values = [advising.value(question, one) for one in advice.ranking]
         assert values == sorted(values)

@@ -64,7 +64,9 @@ def test_every_problem_is_named_at_once():
         'tokens = 0\n[workload]\narrival = "poisson"\nrate_per_s = -1\n'
         '[cluster]\ntarget_discipline = "fifi"\n[slo]\nttft_ms = "soon"\n'
     )
-    assert any('workload.arrival: unknown setting; did you mean "workload.arrivals"?' in p for p in found)
+    assert any(
+        'workload.arrival: unknown setting; did you mean "workload.arrivals"?' in p for p in found
+    )
     assert any("workload.rate_per_s: expected a number > 0, got -1" in p for p in found)
     assert any('did you mean "fifo"?' in p for p in found)
     assert any("slo.ttft_ms" in p for p in found)
@@ -189,7 +191,13 @@ def test_a_load_study_writes_its_folder(tmp_path):
     assert result.exit_code == 0, result.output
     assert "non-SI" in result.output
     names = {p.name for p in out.iterdir()}
-    assert {"results.csv", "results.parquet", "report.html", "study.toml", "provenance.json"} <= names
+    assert {
+        "results.csv",
+        "results.parquet",
+        "report.html",
+        "study.toml",
+        "provenance.json",
+    } <= names
     frame = pd.read_parquet(out / "results.parquet")
     assert len(frame) == 6
     assert set(loading.OUTCOMES) <= set(frame.columns)
@@ -223,8 +231,15 @@ def test_a_workload_is_replayed_from_a_file(tmp_path):
     (tmp_path / "w.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0.5,3,2\n0,1,4\n")
     path = small(tmp_path)
     result = dsim(
-        "load", path, "--json", "--set", 'workload.arrivals="trace"',
-        "--set", 'workload.trace_file="w.csv"', "--set", 'algorithms=["nonsi"]',
+        "load",
+        path,
+        "--json",
+        "--set",
+        'workload.arrivals="trace"',
+        "--set",
+        'workload.trace_file="w.csv"',
+        "--set",
+        'algorithms=["nonsi"]',
     )
     assert result.exit_code == 0, result.output
     (case,) = json.loads(result.output)["cases"]
@@ -315,9 +330,7 @@ def test_gaps_have_the_rate_and_the_spread_asked_for():
 
 @given(st.integers(1, 300), st.floats(0.1, 3), st.integers(0, 5))
 def test_lengths(mean, cv, replication):
-    workload = Workload(
-        requests=3000, output=Length(model="lognormal", mean_tokens=mean, cv=cv)
-    )
+    workload = Workload(requests=3000, output=Length(model="lognormal", mean_tokens=mean, cv=cv))
     _, lengths = workload.lengths(0, replication)
     assert lengths.min() >= 1
     if mean > 50 and cv < 1:
@@ -335,7 +348,7 @@ def test_streams_are_apart():
     assert len(set(firsts)) == len(firsts)
 
 
-# -- the trace ---------------------------------------------------------------------------------------
+# -- the trace -----------------------------------------------------------------------------------
 
 
 @settings(max_examples=40)
@@ -384,9 +397,15 @@ def test_traces_keep_to_the_format(deployment, workload):
 
 def test_the_trace_of_a_study(tmp_path):
     path, trace = small(tmp_path), tmp_path / "t.json"
-    result = dsim("load", path, "--out", tmp_path / "out", "--trace", trace, "--set", "workload.requests=5")
+    result = dsim(
+        "load", path, "--out", tmp_path / "out", "--trace", trace, "--set", "workload.requests=5"
+    )
     assert result.exit_code == 0, result.output
-    names = [e["args"]["name"] for e in json.loads(trace.read_text())["traceEvents"] if e["name"] == "process_name"]
+    names = [
+        e["args"]["name"]
+        for e in json.loads(trace.read_text())["traceEvents"]
+        if e["name"] == "process_name"
+    ]
     assert names == [f"{a}: {w}" for a in ("nonsi", "si", "dsi") for w in ("servers", "requests")]
     many = dsim(
         "load", small(tmp_path, "[grid]\nlookahead = [1, 2, 3, 4, 5]\n"), "--json", "--trace", trace

@@ -113,9 +113,7 @@ def test_littles_law_in_seconds():
 def test_a_closed_loop_is_never_overloaded():
     """Machine repair with one server: C users, no thinking: the server is always busy."""
     deployment = Deployment(algorithm="nonsi", target=CONSTANT, targets=FleetSpec(), seed=1)
-    workload = Workload(
-        arrivals="closed", requests=500, users=5, output=Length(mean_tokens=1)
-    )
+    workload = Workload(arrivals="closed", requests=500, users=5, output=Length(mean_tokens=1))
     run = serve(deployment, workload)
     metrics = measure(deployment, [run])
     assert metrics.target_utilisation == 1
@@ -162,8 +160,11 @@ def test_the_offered_load_is_the_utilisation(algorithm):
 def test_dsi_does_with_its_least_load_at_most_what_it_is_given():
     """The least load of DSI is below what it makes of idle servers."""
     deployment = Deployment(
-        lookahead=2, target=CONSTANT, drafter=Latency(latency_ns=2 * MS),
-        targets=FleetSpec(servers=8), drafters=FleetSpec(servers=8),
+        lookahead=2,
+        target=CONSTANT,
+        drafter=Latency(latency_ns=2 * MS),
+        targets=FleetSpec(servers=8),
+        drafters=FleetSpec(servers=8),
     )
     workload = Workload(requests=300, rate_per_s=1.0, output=Length(mean_tokens=50))
     load = offered_load(deployment, workload)

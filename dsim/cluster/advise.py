@@ -24,6 +24,7 @@ from dsim.cluster.theory import erlang_c, offered_load
 from dsim.cluster.workload import NS_PER_S, Length, Workload
 from dsim.errors import Problem, UserError
 from dsim.latency import Latency, to_ns
+from dsim.results import NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 OBJECTIVES = ("latency", "throughput", "price", "slo")
 LOOKAHEADS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20)
-NAMES = {"nonsi": "non-SI", "si": "SI", "dsi": "DSI"}
 REPEATS = 12  # draws from which a layout is estimated
 EVENTS = 700_000  # that confirmations may take in all
 LEAST_REQUESTS, MOST_REQUESTS = 60, 1000
@@ -183,8 +183,8 @@ def layouts(question: Question) -> list[Layout]:
     found = []
     degree = question.gpus_per_target
     while degree <= question.gpus:
-        for targets in _steps(question.gpus // degree):
-            found.append(_layout("nonsi", 0, targets, degree, 0))
+        steps = _steps(question.gpus // degree)
+        found += [_layout("nonsi", 0, targets, degree, 0) for targets in steps]
         for drafter_gpus in (1, 2, 4):
             for targets in _steps((question.gpus - drafter_gpus) // degree):
                 for algorithm, k in itertools.product(("si", "dsi"), LOOKAHEADS):
@@ -216,7 +216,8 @@ def _steps(most: int) -> list[int]:
 def pass_ns(question: Question, degree: int) -> int:
     """The latency of a target pass on *degree* GPUs."""
     doublings = math.log2(degree / question.gpus_per_target)
-    return max(1, round(question.target_ns / question.tp_gain**doublings))
+    gain: float = question.tp_gain**doublings
+    return max(1, round(question.target_ns / gain))
 
 
 class _Work:
@@ -270,9 +271,10 @@ def estimate(
     """Estimate layouts.
 
     Args:
-        question: what is given, but for
-        acceptance, drafter_ns: where they are to be others.
+        question: what is given.
         wanted: the layouts.
+        acceptance: another acceptance rate than is given.
+        drafter_ns: another latency of a draft.
     """
     p = question.acceptance if acceptance is None else acceptance
     t1 = drafter_ns or question.drafter_ns
@@ -752,7 +754,8 @@ def as_text(advice: Advice) -> list[str]:
         lines += advice.sensitivity
         lines += [
             f"{len(advice.estimates):,} layouts were estimated, and these {len(advice.ranking)} "
-            "simulated; latencies in ms (mean ± 95 % interval). The sensitivity is by the estimates."
+            "simulated; latencies in ms (mean ± 95 % interval). The sensitivity is by the "
+            "estimates."
         ]
     return lines
 
@@ -764,7 +767,6 @@ def pareto_panel(advice: Advice) -> Panel:
 
     from dsim.charts import COLOURS, Panel
 
-
     frame = pd.DataFrame(as_rows(advice)).round(6)
     frame["name"] = frame["algorithm"].map(NAMES)
     frame["layout"] = [str(one.layout) for one in advice.ranking]
@@ -775,7 +777,9 @@ def pareto_panel(advice: Advice) -> Panel:
     )
     points = base.mark_point(filled=True, size=80, opacity=1).encode(
         color=alt.Color("name:N", title=None, scale=scale, legend=alt.Legend(orient="top")),
-        shape=alt.Shape("pareto:N", title="on the front", scale=alt.Scale(range=["cross", "circle"])),
+        shape=alt.Shape(
+            "pareto:N", title="on the front", scale=alt.Scale(range=["cross", "circle"])
+        ),
         tooltip=[
             alt.Tooltip("layout:N", title="layout"),
             alt.Tooltip("latency_mean_ms:Q", title="latency (ms)", format=".4~g"),

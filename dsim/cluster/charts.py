@@ -8,10 +8,10 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from dsim.charts import COLOURS, NAMES, Panel
+from dsim.charts import COLOURS, Panel
 from dsim.cluster.load import OUTCOMES
 from dsim.cluster.study import BY_KEY
-from dsim.results import column_of
+from dsim.results import NAMES, column_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -118,16 +118,18 @@ def _lines(
                 .mark_rule(strokeWidth=1.2)
                 .encode(x=f"{x}:Q", y="low:Q", y2="high:Q", color=_colour(frame))
             )
-        where = ", ".join(f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}"
-                          for n, v in zip(others, point, strict=True))
+        where = ", ".join(
+            f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}"
+            for n, v in zip(others, point, strict=True)
+        )
         heading = title or f"{_words(y).partition(' (')[0]} over {key}"
         drawn.append(
             Panel(
                 name=f"{number:02d}-{y.replace('_', '-')}{f'-{index}' if others else ''}",
                 title=f"{heading[:1].upper()}{heading[1:]}{f' ({where})' if where else ''}",
                 caption=caption
-                or f"{OUTCOMES[y][1][:1].upper()}{OUTCOMES[y][1][1:]}. Bars: 95 % intervals. Where a "
-                "line ends, the load is more than can be served.",
+                or f"{OUTCOMES[y][1][:1].upper()}{OUTCOMES[y][1][1:]}. Bars: 95 % intervals. Where "
+                "a line ends, the load is more than can be served.",
                 chart=chart,
                 marks=len(part),
             )
@@ -177,7 +179,12 @@ def _over_time(found: Sequence[Answer], number: int) -> Panel:
     where = ", ".join(f"{key} {value}" for key, value in point.items())
     return Panel(
         name=f"{number:02d}-backlog",
-        title="The backlog over time" + (f" (the last case that is served: {where})" if where and len({tuple(o.case.point.items()) for o in last.values()}) == 1 else ""),
+        title="The backlog over time"
+        + (
+            f" (the last case that is served: {where})"
+            if where and len({tuple(o.case.point.items()) for o in last.values()}) == 1
+            else ""
+        ),
         caption="Requests in the system as arriving ones find them, averaged over a hundredth of "
         "the run; each series in its last case that was simulated.",
         chart=chart,

@@ -54,8 +54,8 @@ class RequestBackend(Simulated):
         self.constant_ns = 0 if callable(sample) or prefill_ns is not None else sample
         self._sample = sample if callable(sample) else lambda _width, _prefill: sample
 
-    def attach(self, servers: Servers) -> Callable[[Forward], None]:
-        """Nothing to do: :class:`dsim.cluster.fleet.Fleet` begins the forwards of *servers*."""
+    def attach(self, _: Servers) -> Callable[[Forward], None]:
+        """Nothing to do: :class:`dsim.cluster.fleet.Fleet` begins the forwards."""
         return self._begun_by_the_fleet
 
     @staticmethod

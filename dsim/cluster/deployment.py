@@ -102,9 +102,9 @@ class Deployment:
     algorithm: str = "dsi"
     lookahead: int = 5
     most_passes: int = 7
-    target: Latency = Latency()
-    drafter: Latency = Latency(latency_ns=100_000)
-    acceptance: Acceptance = Acceptance()
+    target: Latency = dataclasses.field(default_factory=Latency)
+    drafter: Latency = dataclasses.field(default_factory=lambda: Latency(latency_ns=100_000))
+    acceptance: Acceptance = dataclasses.field(default_factory=Acceptance)
     seed: int = 0
     preemptible: bool = True
     targets: FleetSpec = FleetSpec(servers=7)

@@ -94,9 +94,9 @@ class Batch(Event):
         self.fleet = fleet
         self.server = server
         self.calls = calls
-        self.start_ns = fleet.env._now
+        self.start_ns: int = fleet.env._now  # type: ignore[assignment]
         self.work_ns = self.out_ns = self.back_ns = 0
-        self.callbacks = [fleet.batch_ended]  # type: ignore[list-item]
+        self.callbacks = [fleet.batch_ended]
 
 
 class Fleet:
@@ -128,13 +128,12 @@ class Fleet:
         free: numbers of the servers that are idle and up; the last is taken first.
         down: numbers of the servers that have failed.
         waiting: how many wait.
-        begun, wasted, retried: forwards begun, those of them that were cancelled, and those that a
-            failure threw back.
+        retried: how many forwards a failure threw back.
         busy_ns: for each server, how long it has computed.
         wasted_ns: how much of all that was for cancelled forwards (where whole batches are).
         queue_area_ns: the integral of ``waiting`` over time.
         waited_ns, waits: the time that entries spent in the queue, and how many there were.
-        peak_busy: the largest number of servers that were busy at once.
+        peak_kv: the most tokens that the KV memory of one server held.
         log: one row for each forward; see :mod:`dsim.cluster.perfetto`.
     """
 
@@ -197,11 +196,11 @@ class Fleet:
         self.shares: set[Share] = set()
         self.waiting = 0
         self.serving: Share | None = None
-        self.begun = self.wasted = self.retried = 0
+        self.retried = 0
         self.busy_ns = [0] * count
         self.wasted_ns = 0
         self.queue_area_ns = self.waited_ns = self.waits = 0
-        self.peak_busy = 0
+        self.fewest_free = count
         self.peak_kv = 0
         self.log: list[tuple[Any, ...]] | None = [] if keep_log else None
         self._kv: list[OrderedDict[Share, int]] = [OrderedDict() for _ in range(count)]
@@ -289,29 +288,21 @@ class Fleet:
 
     def place(self, call: Call) -> None:
         """Begin *call* on a free server, or put it into the batch that is being formed."""
-        if self.batching:
-            assert self._forming is not None  # noqa: S101 (calls come through the queue)
-            self._forming.append(call)
-            return
         if not self.plain:
-            self._start([call])
+            if self._forming is None:
+                self._start([call])
+            else:
+                self._forming.append(call)
             return
         free = self.free
         call.server = server = free.pop()
-        env = self.env
-        now: int = env._now  # type: ignore[assignment]
-        call.start_ns = now
+        if len(free) < self.fewest_free:  # noqa: PLR1730 (min() costs a call a forward)
+            self.fewest_free = len(free)
+        call.start_ns = now = self.env._now  # type: ignore[assignment]
         share = call.servers
-        if call.is_pass:
-            share.begun += 1
-            self.begun += 1
-        busy = self.count - len(free)
-        if busy > self.peak_busy:
-            self.peak_busy = busy
+        share.begun += call.is_pass
         backend = share.backend
-        latency_ns = backend.constant_ns
-        if not latency_ns:
-            latency_ns = backend.latency_of(call, server)
+        latency_ns = backend.constant_ns or backend.latency_of(call, server)
         heappush(self._queue, (now + latency_ns, self.priority, next(self._eid), call))  # type: ignore[misc]
 
     def release(self, call: Call) -> None:
@@ -363,12 +354,11 @@ class Fleet:
         server = self._pick(calls)
         batch = Batch(self, server, calls)
         self.running[server] = batch
-        self.peak_busy = max(self.peak_busy, len(self.running))
+        self.fewest_free = min(self.fewest_free, self.count - len(self.running))
         now: int = self.env._now  # type: ignore[assignment]
         for call in calls:
             if call.is_pass and call.start_ns < 0:
                 call.servers.begun += 1
-                self.begun += 1
             call.server, call.batch, call.start_ns = server, batch, now
         if self.kv_tokens:
             self._remember(server, {call.servers: None for call in calls})
@@ -548,13 +538,18 @@ class Fleet:
                     kept.pop(share, None)
 
     @property
+    def peak_busy(self) -> int:
+        """The largest number of servers that were busy at once."""
+        return self.count - self.fewest_free
+
+    @property
     def kv_used(self) -> list[int]:
         """For each server, how many tokens its KV memory holds."""
         return [sum(kept.values()) for kept in self._kv]
 
 
-_RANKS: dict[str, Callable[[Entry], Any]] = {
-    "fifo": lambda e: e.number,
+_RANKS: dict[str, Callable[[Entry], tuple[Any, ...]]] = {
+    "fifo": lambda e: (e.number,),
     "lifo": lambda e: (e.number > 0, -e.number),
     "shortest": lambda e: (e.number > 0, e.share.output.wanted - e.share.output.settled, e.number),
     "first-pass": lambda e: (e.number > 0, e.share.live > 0, e.number),
@@ -597,15 +592,13 @@ class Share(Servers):
         prompt_tokens: int = 0,
         remote: bool = True,
     ) -> None:
-        super().__init__(
-            fleet.env, backend, output, role=fleet.role, priority=fleet.priority
-        )
+        super().__init__(fleet.env, backend, output, role=fleet.role, priority=fleet.priority)
         self.fleet = fleet
         self.request = request
         self.prompt_tokens = prompt_tokens
         self.remote = remote
         self.closed = False
-        self.live = 0
+        self.live: int = 0
         fleet.shares.add(self)
 
     def context_tokens(self, call: Call) -> int:
@@ -633,6 +626,7 @@ class OneAtATime(Share):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._call = Call(self, -1)
+        self._on_end: Callable[[Any], None] = self._ended
 
     def forward(self, first: int) -> Call:
         """A forward over the text so far, for the tokens from *first* on; it may have to queue.
@@ -640,23 +634,22 @@ class OneAtATime(Share):
         Raises:
             RuntimeError: the last one has not ended.
         """
-        call = self._call
+        call, fleet = self._call, self.fleet
         if call.callbacks is not None:
             raise RuntimeError(f"the {self.role} was asked for two forwards at once")
-        if call.cancelled or not self.fleet.plain:
+        if call.cancelled or not fleet.plain:
+            # On the plain way, an event that has happened and that nobody keeps serves again.
             call = self._call = Call(self, -1)
-        call.callbacks = call.after = [self._ended]  # type: ignore[list-item]
+        call.callbacks = call.after = [self._on_end]
         call.first = first
         call.end = len(self.tokens)
         if self.closed:
             return call  # which never happens
         self.live = 1
-        fleet = self.fleet
+        call.asked_ns = self.env._now
         if fleet.free and not fleet.waiting and not fleet.batching:
-            call.asked_ns = self.env._now  # type: ignore[assignment]
             fleet.place(call)
         else:
-            call.asked_ns = self.env._now  # type: ignore[assignment]
             call.entry = fleet.enqueue(self, partial(fleet.resume, call))
         return call
 
@@ -681,7 +674,6 @@ class OneAtATime(Share):
             call.entry = None
         else:
             self.cancelled += 1
-            fleet.wasted += 1
             if not fleet.preemptible:
                 return
             fleet.take_off(call)
@@ -760,8 +752,7 @@ class Several(Share):
         self.under_way += 1
         self.live += 1
         self.calls.add(call)
-        if self.under_way > self.peak_busy:
-            self.peak_busy = self.under_way
+        self.peak_busy = max(self.peak_busy, self.under_way)
         return call
 
     def prefill(self) -> None:
@@ -792,7 +783,6 @@ class Several(Share):
         call.cancelled = True
         fleet = self.fleet
         self.cancelled += 1
-        fleet.wasted += 1
         if call.ended:  # before its turn, and now nobody asks for its verdict
             return
         self.live -= 1

@@ -14,7 +14,7 @@ from dsim.cluster.metrics import Metrics, measure
 from dsim.cluster.serve import Served, serve
 from dsim.cluster.theory import Load, offered_load
 from dsim.errors import Problem, UserError
-from dsim.results import column_of
+from dsim.results import NAMES, column_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -163,7 +163,9 @@ def answers(
         UserError: a case cannot be simulated, or none can be served.
     """
     cases = list(study.cases())
-    problems = [Problem(study.study.source, case.name, what) for case in cases if (what := check(case))]
+    problems = [
+        Problem(study.study.source, case.name, what) for case in cases if (what := check(case))
+    ]
     if problems:
         raise UserError(*problems)
     max_load = study.study.settings["max_load"]
@@ -180,9 +182,7 @@ def answers(
             found.append(_answer(task))
             progress(1)
     if all(one.metrics is None for one in found):
-        raise UserError(
-            *(Problem(study.study.source, one.case.name, one.refused) for one in found)
-        )
+        raise UserError(*(Problem(study.study.source, one.case.name, one.refused) for one in found))
     return found
 
 
@@ -240,8 +240,6 @@ def notes(found: Sequence[Answer]) -> list[str]:
 
 def summary(found: Sequence[Answer]) -> dict[str, Any]:
     """Heads and rows of a table for people."""
-    from dsim.charts import NAMES
-
     axes = list(found[0].case.point)
     with_slo = any(one.case.deployment.slo for one in found)
     with_price = any(one.case.deployment.price_per_gpu_hour for one in found)
@@ -306,14 +304,10 @@ CAPTION = (
 
 def as_json(found: Sequence[Answer]) -> str:
     """One JSON object; what is not known is null."""
-    rows = []
-    for row in table(found).to_dict("records"):
-        rows.append(
-            {
-                k: None if isinstance(v, float) and math.isnan(v) else v
-                for k, v in row.items()
-            }
-        )
+    rows = [
+        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+        for row in table(found).to_dict("records")
+    ]
     refused = [{"case": one.case.name, "why": one.refused} for one in found if one.refused]
     return json.dumps({"cases": rows, "refused": refused})
 
@@ -374,7 +368,9 @@ def write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
     resolved = study.study.to_toml()
     frame = table(found)
     panels = charts.panels(study, found, frame)
-    record = provenance(resolved, {"events": len(frame)}, {**study.study.settings, "engine": "events"})
+    record = provenance(
+        resolved, {"events": len(frame)}, {**study.study.settings, "engine": "events"}
+    )
     page = report.Page(
         title=study.study.settings["title"] or "A deployment under load",
         description=study.study.settings["description"],

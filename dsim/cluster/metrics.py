@@ -123,9 +123,7 @@ def measure(deployment: Deployment, runs: Sequence[Served], *, warm_up: float = 
     drafter_busy = sum(sum(run.drafter.busy_ns) for run in runs)
     target_time = span_ns * deployment.targets.servers
     drafter_time = span_ns * deployment.drafters.servers
-    busy_gpu_ns = (
-        target_busy * deployment.targets.gpus + drafter_busy * deployment.drafters.gpus
-    )
+    busy_gpu_ns = target_busy * deployment.targets.gpus + drafter_busy * deployment.drafters.gpus
     gpu_s_per_token = _ratio(deployment.gpus * span_ns / NS_PER_S, all_tokens)
     good = [cut.good(deployment) for cut in kept] if deployment.slo else None
     sent = sum(cut.sent for cut in kept)

@@ -21,7 +21,7 @@ from dsim.events.output import Output
 from dsim.events.si import si
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
     from numpy.typing import NDArray
 
@@ -156,9 +156,7 @@ class _Run:
         }
         self.columns = {
             name: np.full(count, -1, dtype=np.int64)
-            for name in (
-                "arrival_ns", "start_ns", "first_token_ns", "done_ns", "left_ns", "fate"
-            )
+            for name in ("arrival_ns", "start_ns", "first_token_ns", "done_ns", "left_ns", "fate")
         }
         self.counts = np.zeros((count, 4), dtype=np.int64)
         self.found = np.zeros((count, 3), dtype=np.int64)
@@ -216,7 +214,8 @@ class _Run:
     def _send_next(self, delay_ns: int) -> None:
         if self.sent < self.workload.count:
             number, self.sent = self.sent, self.sent + 1
-            self._at(self.env._now + delay_ns, ARRIVE, self._arrives, number)  # type: ignore[operator]
+            now: int = self.env._now  # type: ignore[assignment]
+            self._at(now + delay_ns, ARRIVE, self._arrives, number)
 
     def _arrives(self, number: int) -> None:
         columns, deployment = self.columns, self.deployment
@@ -356,7 +355,7 @@ class _Run:
     def _recover(self, server: int) -> None:
         self.target.recover(server)
 
-    def _failing(self, server: int) -> Iterator[Event]:
+    def _failing(self, server: int) -> Generator[Event]:
         faults = self.deployment.faults
         stream = uniforms(self.deployment.seed, self.replication, FAULTS, server)
         while True:
@@ -431,7 +430,9 @@ def draws_of(
     acceptance = deployment.acceptance
     if acceptance.model == "trace":
         trace = acceptance.traces[number % len(acceptance.traces)]
-        return dataclasses.replace(acceptance, traces=(trace,)).draws(0, 1, tokens)[0]
+        acceptance = dataclasses.replace(acceptance, traces=(trace,))
+        replayed: NDArray[np.bool_] = acceptance.draws(0, 1, tokens)[0]
+        return replayed
     if rate != acceptance.rate:
         acceptance = dataclasses.replace(acceptance, rate=rate)
     u = Uniforms(deployment.seed, request_key(replication, number)).next(tokens)

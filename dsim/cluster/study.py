@@ -109,7 +109,9 @@ LOAD_SETTINGS: tuple[Setting, ...] = (
     _number("workload.think_ms", 0.0, "ms", "closed: mean time between answer and next request"),
     _number("workload.prompt_tokens", 0, "tokens", "length of a prompt, or its mean"),
     _number("workload.prompt_cv", 0.0, "", "above 0: lengths of prompts are lognormal"),
-    _number("workload.output_cv", 0.0, "", "above 0: lengths of answers are lognormal, mean tokens"),
+    _number(
+        "workload.output_cv", 0.0, "", "above 0: lengths of answers are lognormal, mean tokens"
+    ),
     _number(
         "workload.acceptance_spread",
         0.0,
@@ -270,9 +272,7 @@ class _LoadLoader(studies._Loader):
             of = {key: swept.get(key, (value,)) for key, value in values.items()}
             where = f"variants[{number}]." if study.variants[number][0] else ""
             if "trace" in of["workload.arrivals"] and values["workload.trace_file"] is None:
-                self.complain(
-                    f"{where}workload.trace_file", 'is missing: the arrivals are "trace"'
-                )
+                self.complain(f"{where}workload.trace_file", 'is missing: the arrivals are "trace"')
             for model in ("target", "drafter"):
                 room = min(of[f"cluster.{model}_kv_tokens"])
                 longest = max(of["workload.prompt_tokens"]) + max(of["tokens"])
@@ -390,7 +390,7 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
     case = case_of(values)
 
     def ns(key: str) -> int:
-        return round(values[key] * 1e6)
+        return round(float(values[key]) * 1e6)
 
     def bound(key: str) -> int | None:
         return None if values[key] is None else to_ns(values[key]) if values[key] else 0

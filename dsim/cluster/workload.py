@@ -118,9 +118,7 @@ class Workload:
             gaps = gammaincinv(shape, u) / shape
         return np.cumsum(np.rint(gaps * (NS_PER_S / self.rate_per_s)).astype(np.int64))
 
-    def lengths(
-        self, seed: int, replication: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def lengths(self, seed: int, replication: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Tokens of each prompt and of each output: int64, shape (count,)."""
         if self.arrivals == "trace":
             rows = np.array(self.trace, dtype=np.int64)
