@@ -67,7 +67,7 @@ def test_every_problem_is_named_at_once():
     assert any(
         'workload.arrival: unknown setting; did you mean "workload.arrivals"?' in p for p in found
     )
-    assert any("workload.rate_per_s: expected a number > 0, got -1" in p for p in found)
+    assert any("workload.rate_per_s: expected" in p and "got -1" in p for p in found)
     assert any('did you mean "fifo"?' in p for p in found)
     assert any("slo.ttft_ms" in p for p in found)
     assert any("tokens: expected" in p for p in found)
@@ -148,7 +148,7 @@ def test_an_unstable_load_is_named_and_explained(tmp_path):
     result = dsim("load", path, "--set", "workload.rate_per_s=50", "--json")
     assert result.exit_code == 2
     assert "nonsi: the offered load of the 2 target servers is 7.50" in result.output
-    assert "It takes fewer than 6.67 requests / s, or 15 target servers or more" in result.output
+    assert "It takes fewer than 6.67 requests / s, or 16 target servers or more" in result.output
     # SI needs less, so it is at another load; DSI is refused by the least that it can do with.
     assert result.output.count("the offered load of") == 3
     assert "Traceback" not in result.output

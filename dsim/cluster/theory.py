@@ -1,7 +1,7 @@
 """Closed forms of queueing theory, and the offered load of a deployment.
 
-Kleinrock, *Queueing Systems*, volume 1 (1975): M/M/1, M/M/c and the Erlang formulas (chapter 3), the
-Pollaczek-Khinchine formula of M/G/1 (chapter 5). Little (1961): L = λW.
+Kleinrock, *Queueing Systems*, volume 1 (1975): M/M/1, M/M/c and the Erlang formulas (chapter 3),
+the Pollaczek-Khinchine formula of M/G/1 (chapter 5). Little (1961): L = λW.
 """
 
 from __future__ import annotations
