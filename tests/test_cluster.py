@@ -474,6 +474,25 @@ def test_servers_that_never_come_back_lose_everything():
     assert run.settled_ns == [[10], []]
 
 
+def test_users_whose_servers_never_come_back_are_told():
+    """Each asks again after a loss, until all requests are sent; none is forgotten."""
+    deployment = Deployment(
+        algorithm="nonsi",
+        target=Latency(latency_ns=10),
+        targets=FleetSpec(),
+        faults=Faults(plan=((0, 15, -1),)),
+        max_active=1,
+    )
+    workload = Workload(arrivals="closed", users=2, requests=5, output=Length(mean_tokens=1))
+    run = serve(deployment, workload)
+    assert run.fate.tolist() == [DONE, LOST, LOST, LOST, LOST]
+
+
+def test_reading_a_short_prompt_takes_as_long_as_any_forward():
+    run = two_requests(targets=FleetSpec(servers=2, prefill_token_ns=0.5))
+    assert run.settled_ns == [[10, 20], [10, 20]]
+
+
 def test_a_full_kv_memory_makes_servers_read_again():
     """Each pass throws the other request out, whose prompt (4 tokens at 5 ns) is read anew."""
     roomy = FleetSpec(servers=1, prefill_token_ns=5.0, kv_tokens=100)

@@ -778,7 +778,9 @@ def pareto_panel(advice: Advice) -> Panel:
     points = base.mark_point(filled=True, size=80, opacity=1).encode(
         color=alt.Color("name:N", title=None, scale=scale, legend=alt.Legend(orient="top")),
         shape=alt.Shape(
-            "pareto:N", title="on the front", scale=alt.Scale(range=["cross", "circle"])
+            "pareto:N",
+            legend=None,
+            scale=alt.Scale(domain=[False, True], range=["cross", "circle"]),
         ),
         tooltip=[
             alt.Tooltip("layout:N", title="layout"),
@@ -794,8 +796,8 @@ def pareto_panel(advice: Advice) -> Panel:
     return Panel(
         name="01-pareto",
         title="Latency against GPU time",
-        caption="Simulated layouts; those on the dashed line are beaten by no other in both. Point "
-        "at one for what it is.",
+        caption="Simulated layouts. Those on the dashed line are beaten by no other in both; "
+        "crosses are. Point at one for what it is.",
         chart=front + points,
         marks=len(frame),
     )

@@ -187,12 +187,13 @@ class _Run:
         if self.deployment.faults.mtbf_ns:
             for server in range(self.target.count):
                 env.process(self._failing(server))
-        try:
-            env.run(until=self.finished)
-        except RuntimeError as error:
-            if "ran dry" not in str(error):
-                raise
-            self._strand()
+        while self.over < workload.count:
+            try:
+                env.run(until=self.finished)
+            except RuntimeError as error:
+                if "ran dry" not in str(error):
+                    raise
+                self._strand()
         return self._result()
 
     def _at(self, at_ns: int, priority: int, do: Callable[[int], None], what: int) -> None:
@@ -259,7 +260,8 @@ class _Run:
             spec: FleetSpec = d.targets if model == "target" else d.drafters
             prefill_ns = None
             if spec.prefill_token_ns:
-                prefill_ns = max(1, round(spec.prefill_token_ns * self.prompts[number]))
+                reading_ns = round(spec.prefill_token_ns * self.prompts[number])
+                prefill_ns = max(latency.latency_ns, reading_ns)
             return RequestBackend(
                 env,
                 latency,
@@ -342,7 +344,7 @@ class _Run:
 
     def _strand(self) -> None:
         """No event is left: whoever is still here waits for servers that never come back."""
-        if len(self.target.down) < self.target.count:
+        if not self.shares or len(self.target.down) < self.target.count:
             raise EngineError(f"{len(self.shares)} requests wait for servers that are idle")
         while self.shares:
             self._leaves(next(iter(self.shares)), LOST)
