@@ -461,6 +461,21 @@ def test_what_a_failure_interrupts_is_done_elsewhere():
     assert set(run.fate) == {DONE}
 
 
+def test_what_a_failure_throws_back_goes_first():
+    """Request 2 has waited since 0; request 0, whose server fails at 4, still goes before it."""
+    run = serve(
+        Deployment(
+            algorithm="nonsi",
+            target=Latency(latency_ns=10),
+            targets=FleetSpec(servers=2),
+            faults=Faults(plan=((0, 4, 100),)),
+        ),
+        Workload(arrivals="trace", trace=((0, 0, 1),) * 3),
+        keep_settled=True,
+    )
+    assert run.settled_ns == [[20], [10], [30]]
+
+
 def test_without_retry_a_failure_loses_the_request():
     faults = Faults(plan=((0, 4, 100),), retry=False)
     run = two_requests(targets=FleetSpec(servers=2), faults=faults)
