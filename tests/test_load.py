@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 from collections import Counter, defaultdict
@@ -207,6 +208,18 @@ def test_a_load_study_writes_its_folder(tmp_path):
     other = dsim("load", path, "--out", out, "--set", "tokens=11")
     assert other.exit_code == 2
     assert "--force" in other.output
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dsim.results.write_csv", full)
+    out = tmp_path / "out"
+    result = dsim("load", small(tmp_path), "--out", out, "--jobs", 1)
+    assert result.exit_code == 2
+    assert "there is no room for the results" in result.output
+    assert not out.exists()
 
 
 def test_results_do_not_depend_on_the_number_of_workers(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -387,25 +388,29 @@ def write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
         provenance=record,
         study=resolved,
     )
-    with _full_disk(folder):
-        new = folder / UNFINISHED / "new"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir(parents=True)
-        arrow = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-        write_table(new / "results.parquet", arrow)
-        write_csv(new / "results.csv", arrow)
-        (new / "study.toml").write_text(resolved, encoding="utf-8")
-        for panel in panels:
-            png, svg = report.pictures(panel)
-            (new / f"{panel.name}.png").write_bytes(png)
-            (new / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
-        (new / "report.html").write_text(report.html(page, panels), encoding="utf-8")
-        (new / "provenance.json").write_text(record, encoding="utf-8")
-        moved = sorted(new.iterdir(), key=lambda path: path.name == "provenance.json")
-        _remove_old(folder, {path.name for path in moved})
-        for path in moved:
-            path.replace(folder / path.name)
-        shutil.rmtree(folder / UNFINISHED)
+    try:
+        with _full_disk(folder):
+            new = folder / UNFINISHED / "new"
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+            arrow = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+            write_table(new / "results.parquet", arrow)
+            write_csv(new / "results.csv", arrow)
+            (new / "study.toml").write_text(resolved, encoding="utf-8")
+            for panel in panels:
+                png, svg = report.pictures(panel)
+                (new / f"{panel.name}.png").write_bytes(png)
+                (new / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
+            (new / "report.html").write_text(report.html(page, panels), encoding="utf-8")
+            (new / "provenance.json").write_text(record, encoding="utf-8")
+            moved = sorted(new.iterdir(), key=lambda path: path.name == "provenance.json")
+            _remove_old(folder, {path.name for path in moved})
+            for path in moved:
+                path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only if nothing was written
     return folder / "report.html"
 
 
