@@ -451,6 +451,7 @@ ALTERNATIVES = {
     for a, b in (pair, pair[::-1])
 }
 TABLES = ("target", "drafter", "acceptance")
+LOAD_TABLES = ("workload", "cluster", "slo")  # of the studies of dsim load
 
 CHART_SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -742,7 +743,11 @@ class _Loader:
                 flat[name] = value
         for key in list(flat):
             if key not in known:
-                self.complain(where + key, f"unknown setting{nearest(key, list(known))}")
+                hint = nearest(key, list(known))
+                first = key.partition(".")[0]
+                if first in LOAD_TABLES and first not in self.tables:
+                    hint = "; this is a load study: use dsim load"
+                self.complain(where + key, f"unknown setting{hint}")
                 del flat[key]
         return flat
 

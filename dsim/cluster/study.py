@@ -227,7 +227,7 @@ class LoadCase:
 
 class _LoadLoader(studies._Loader):
     known = BY_KEY
-    tables = (*studies.TABLES, "workload", "cluster", "slo")
+    tables = (*studies.TABLES, *studies.LOAD_TABLES)
 
     def __init__(self, source: str, folder: Path) -> None:
         super().__init__(source, folder)
