@@ -298,6 +298,10 @@ class _Grid:
         for key in ("tokens", "repeats", "lookahead"):
             given.setdefault(key, along(0, [v[key] for v in variant_settings]))
         given.setdefault("acceptance_rate", self._rates(variant_settings))
+        published = [v["published.speedup_vs_si"] for v in variant_settings]
+        if any(value is not None for value in published):
+            values = [np.nan if value is None else value for value in published]
+            given["published_speedup_vs_si"] = along(0, values)
         given |= {
             "targets": self.targets,
             "target_latency_ms": self.target_ms,

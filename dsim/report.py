@@ -213,7 +213,9 @@ def settings_rows(study: Study) -> list[tuple[str, str, str]]:
     axes = {axis.key: axis.values for axis in study.grid}
     for setting in SETTINGS:
         value = study.settings[setting.key]
-        if setting.key in ("title", "description") or (value is None and setting.key not in axes):
+        unset = value is None and setting.key not in axes
+        told_below = all(setting.key in own for _, own in study.variants)
+        if setting.key in ("title", "description") or unset or told_below:
             continue
         if setting.key in axes:
             values = axes[setting.key]
@@ -222,6 +224,9 @@ def settings_rows(study: Study) -> list[tuple[str, str, str]]:
             text = show(value)
         unit = f" {setting.unit}" if setting.unit and setting.unit != "cases" else ""
         rows.append((setting.key, f"{text}{unit}", setting.meaning))
-    for name, own in study.variants:
-        rows += [(f"{name}: {key}", show(value), "") for key, value in own.items()]
+    rows += [
+        (name, ", ".join(f"{key} = {show(value)}" for key, value in own.items()), "variant")
+        for name, own in study.variants
+        if name
+    ]
     return rows

@@ -29,7 +29,7 @@ ALGORITHMS = ("nonsi", "si", "dsi")
 ENGINES = ("auto", "vector", "events")
 LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
 ACCEPTANCE_MODELS = ("bernoulli", "decay", "markov", "trace")
-CHART_KINDS = ("heatmap", "lines", "marginal")
+CHART_KINDS = ("heatmap", "lines", "marginal", "published")
 MOST_IN_RANGE = 1_000_000
 
 
@@ -419,6 +419,17 @@ SETTINGS: tuple[Setting, ...] = (
         meaning="trace: a text file with one such line for each prompt",
     ),
     Setting(
+        key="published.speedup_vs_si",
+        type="float",
+        default=None,
+        low=0,
+        above=True,
+        sweep=False,
+        unit="×",
+        meaning="what somebody else found for the speed-up of DSI over SI; shown beside ours, "
+        "and used for nothing else",
+    ),
+    Setting(
         key="minimise",
         type="list of str",
         default=[],
@@ -450,7 +461,7 @@ ALTERNATIVES = {
     )
     for a, b in (pair, pair[::-1])
 }
-TABLES = ("target", "drafter", "acceptance")
+TABLES = ("target", "drafter", "acceptance", "published")
 LOAD_TABLES = ("workload", "cluster", "slo")  # of the studies of dsim load
 
 CHART_SETTINGS: tuple[Setting, ...] = (
@@ -460,11 +471,12 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         default=None,
         choices=CHART_KINDS,
         meaning="heatmap: a ratio of two latencies over two axes; lines: a column over an axis; "
-        "marginal: what each further step of an axis adds to a column",
+        "marginal: what each further step of an axis adds to a column; "
+        "published: ours beside the published value, a line for each variant",
     ),
     Setting(key="title", type="str", default="", meaning="title of the chart"),
     Setting(key="caption", type="str", default="", meaning="text under the chart"),
-    Setting(key="x", type="str", default=None, meaning="the axis of the grid across"),
+    Setting(key="x", type="str", default=None, meaning="the axis of the grid across, or variant"),
     Setting(
         key="y",
         type="str",
@@ -588,24 +600,23 @@ class Study:
 
         fixed = {k: v for k, v in self.settings.items() if v is not None and k not in self.ranges}
         text = tomli_w.dumps(nested(fixed))
-        if self.ranges:
-            # By hand: tomli_w would put tables last, but the order of the axes counts.
-            axes = [f"{key} = {_inline(values)}\n" for key, values in self.ranges.items()]
-            text += "\n[grid]\n" + "".join(axes)
-        tables = {
-            "variants": [{"name": n, **nested(own)} for n, own in self.variants if n],
-            "charts": [
-                {k: v for k, v in dataclasses.asdict(chart).items() if v} for chart in self.charts
-            ],
-        }
-        return text + "\n" + tomli_w.dumps({k: v for k, v in tables.items() if v})
+        # By hand: the order of the axes counts, but tomli_w puts tables last, and short lists of
+        # tables into one line.
+        blocks = [("[grid]", self.ranges)] if self.ranges else []
+        blocks += [("[[variants]]", {"name": n, **own}) for n, own in self.variants if n]
+        for chart in self.charts:
+            blocks.append(("[[charts]]", {k: v for k, v in vars(chart).items() if v}))
+        for head, values in blocks:
+            lines = [f"{key} = {_inline(value)}" for key, value in values.items()]
+            text += "\n".join(["", head, *lines, ""])
+        return text
 
 
 def _inline(values: Any) -> str:
-    """A list or a range in one line of TOML."""
+    """A value in one line of TOML."""
     if isinstance(values, dict):
         return "{ " + ", ".join(f"{k} = {_inline(v)}" for k, v in values.items()) + " }"
-    return json.dumps(values)
+    return json.dumps(values, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Study:
@@ -905,6 +916,12 @@ class _Loader:
         columns = [column.name for column in COLUMNS if column.kind == "outcome"]
         for number, chart in enumerate(study.charts):
             where = f"charts[{number}]"
+            if chart.kind == "published":
+                if chart.x != "variant" or not study.variants[0][0]:
+                    self.complain(f"{where}.x", 'expected "variant", and variants in the study')
+                if chart.y != "speedup_vs_si":
+                    self.complain(f"{where}.y", f'expected "speedup_vs_si", got {show(chart.y)}')
+                continue
             if chart.x not in axes:
                 self.complain(
                     f"{where}.x",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import pty
 import re
 import shlex
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
 
 import pytest
@@ -246,6 +251,25 @@ def test_run_writes_where_it_says(tmp_path):
     assert re.fullmatch(r"sanity-[0-9a-f]{8}", other[0])
     # The interpreter and the same folder again: the same results, without a question.
     assert in_process("run", str(study), cwd=tmp_path).returncode == 0
+
+
+def test_a_terminal_sees_a_progress_bar(tmp_path):
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
+    study = str(ROOT / "studies" / "sanity.toml")
+    subprocess.run(
+        [sys.executable, "-m", "dsim", "run", study, "--out", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=theirs,
+        check=True,
+    )
+    os.set_blocking(ours, False)
+    seen = os.read(ours, 100_000).decode()
+    os.close(theirs)
+    os.close(ours)
+    assert "0/11" in seen
+    assert "cases" in seen
 
 
 def test_constraints_are_reported(tmp_path):

@@ -126,7 +126,7 @@ def test_slowdowns_are_pink_and_speedups_blue(browser, heatmap):
 
 
 @needs_browser
-@pytest.mark.parametrize("name", ["sanity", "lookahead", "servers"])
+@pytest.mark.parametrize("name", ["sanity", "lookahead", "servers", "table1"])
 def test_the_other_shipped_studies_in_a_browser(browser, tmp_path, name):
     study = load(STUDIES / f"{name}.toml")
     run_study(study, tmp_path / name)
@@ -136,7 +136,7 @@ def test_the_other_shipped_studies_in_a_browser(browser, tmp_path, name):
         pd.read_parquet(tmp_path / name / "results.parquet"), study.settings["minimise"]
     )
     panels = [p for c in study.charts for p in charts.draw(c, at_best, study.settings["minimise"])]
-    assert len(panels) == {"sanity": 2, "lookahead": 4, "servers": 6}[name]
+    assert len(panels) == {"sanity": 2, "lookahead": 4, "servers": 6, "table1": 1}[name]
     assert [opened.marks(n + 1) for n in range(len(panels))] == [p.marks for p in panels]
 
 

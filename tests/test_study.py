@@ -191,7 +191,8 @@ MISTAKES = {
     ),
     "chart of no kind": (
         '[grid]\nlookahead = [1, 2]\n[[charts]]\nkind = "line"\nx = "lookahead"\ny = "drafts"',
-        's.toml: charts[0].kind: expected one of "heatmap", "lines", "marginal", got "line"; '
+        's.toml: charts[0].kind: expected one of "heatmap", "lines", "marginal", "published", '
+        'got "line"; '
         'did you mean "lines"?',
     ),
     "chart over no axis": (
@@ -213,7 +214,16 @@ MISTAKES = {
         '[grid]\nlookahead = [1, 2]\n[[charts]]\nx = "lookahead"\ny = "drafts"',
         "s.toml: charts[0].kind: is missing: heatmap: a ratio of two latencies over two axes; "
         "lines: a column over an axis; "
-        "marginal: what each further step of an axis adds to a column",
+        "marginal: what each further step of an axis adds to a column; "
+        "published: ours beside the published value, a line for each variant",
+    ),
+    "published values without variants": (
+        "[[charts]]\nkind = 'published'\nx = 'variant'\ny = 'speedup_vs_si'",
+        's.toml: charts[0].x: expected "variant", and variants in the study',
+    ),
+    "published values of another column": (
+        "[[charts]]\nkind = 'published'\nx = 'variant'\ny = 'drafts'",
+        's.toml: charts[0].y: expected "speedup_vs_si", got "drafts"',
     ),
     "charts that are no tables": (
         'charts = "all"',
@@ -425,6 +435,21 @@ def test_shipped_studies_can_be_read_and_written_down(path):
     assert dict(again.settings) == dict(study.settings)
     assert study.settings["title"]
     assert study.charts
+
+
+@given(st.text(), st.text(min_size=1), st.floats(1e-9, 1e9), st.floats(0, 1))
+def test_what_is_written_down_is_read_back(title, name, latency_ms, rate):
+    document = {
+        "title": title,
+        "target": {"latency_ms": latency_ms},
+        "grid": {"lookahead": [2, 1], "acceptance": {"rate": [rate]}},
+        "variants": [{"name": name, "tokens": 7}],
+        "charts": [{"kind": "lines", "x": "lookahead", "y": "drafts", "title": name}],
+    }
+    study = studies._Loader("s", Path()).study(document, ())
+    again = loads(study.to_toml())
+    assert dict(again.settings) == dict(study.settings)
+    assert (again.grid, again.variants, again.charts) == (study.grid, study.variants, study.charts)
 
 
 def test_defaults_are_valid():
