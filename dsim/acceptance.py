@@ -66,6 +66,14 @@ class Acceptance:
         if self.model == "trace":
             return np.stack([self._replay(repeat, tokens) for repeat in range(repeats)])
         u = np.stack([Uniforms(seed, repeat).next(tokens) for repeat in range(repeats)])
+        return self.judge(u)
+
+    def judge(self, u: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """Draws from uniform numbers: bool, of the shape of *u*, (repeats, tokens).
+
+        Raises:
+            ValueError: the model has no use for them.
+        """
         if self.model == "bernoulli":
             return np.asarray(u < self.rate)
         if self.model == "decay":

@@ -189,6 +189,161 @@ def default_folder(study: Path, overrides: Sequence[str], resolved: str) -> Path
 
 
 @main.command()
+@click.argument("study", type=click.Path(path_type=Path), metavar="STUDY.toml")
+@click.option(
+    "--set",
+    "overrides",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Set any setting, several times; see dsim settings --load.",
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [results/STUDY]")
+@click.option("--jobs", type=click.IntRange(1), help="Worker processes.  [default: all cores]")
+@click.option("--force", is_flag=True, help="Replace other results in the folder.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.json",
+    help="Write who did what when, for ui.perfetto.dev.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and write no folder.")
+@click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def load(
+    study: Path,
+    overrides: Sequence[str],
+    out: Path | None,
+    jobs: int | None,
+    force: bool,
+    trace: Path | None,
+    as_json: bool,
+    open_: bool,
+    quiet: bool,
+) -> None:
+    """Run a load study: many requests on a deployment of shared servers.
+
+    Says how long requests take (to the first token, per token, to the last), what the deployment
+    delivers, what it wastes and what it costs. docs/cluster.md tells what is modelled.
+    """
+    from tqdm import tqdm
+
+    from dsim.cluster import load as loads
+    from dsim.cluster import study as studies
+    from dsim.grid import default_jobs
+
+    loaded = studies.load(study, overrides)
+    folder = out or default_folder(study, overrides, loaded.study.to_toml())
+    if not as_json:
+        loads.claim(loaded, folder, force=force)
+    total = len(list(loaded.cases()))
+    with tqdm(
+        total=total, unit=" cases", disable=True if quiet or as_json else None, leave=False
+    ) as bar:
+        found = loads.answers(
+            loaded,
+            jobs=jobs or default_jobs(),
+            progress=lambda cases: (bar.update(cases), None)[1],
+        )
+    if trace is not None:
+        loads.write_trace(found, trace)
+    if as_json:
+        click.echo(loads.as_json(found))
+        return
+    report = loads.write(loaded, found, folder)
+    if not quiet:
+        for line in loads.as_text(found):
+            click.echo(line)
+        click.echo(f"\n{total:,} cases: {folder}")
+        click.echo(f"report: {report}")
+        if trace is not None:
+            click.echo(f"trace: {trace} (open it at ui.perfetto.dev)")
+    if open_:
+        click.launch(str(report))
+
+
+@main.command()
+@click.option("--target-latency", type=float, default=30.0, show_default=True, metavar="MS")
+@click.option("--drafter-latency", type=float, default=3.0, show_default=True, metavar="MS")
+@click.option(
+    "--acceptance", type=click.FloatRange(0, 1), default=0.8, show_default=True, metavar="P"
+)
+@click.option("--gpus", type=click.IntRange(1, 4096), default=8, show_default=True)
+@click.option(
+    "--gpus-per-target",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="The least that hold a target; --target-latency is on these.",
+)
+@click.option(
+    "--tp-gain",
+    type=click.FloatRange(1, 2),
+    default=1.7,
+    show_default=True,
+    help="How many times as fast a pass is on twice as many GPUs (tensor parallelism).",
+)
+@click.option(
+    "--drafters-per-gpu",
+    type=click.IntRange(1, 64),
+    default=1,
+    show_default=True,
+    help="Drafter servers that one GPU holds.",
+)
+@click.option("--rate", type=float, metavar="R", help="Requests / s.  [default: one at a time]")
+@click.option("--tokens", type=click.IntRange(1, 100_000), default=100, show_default=True)
+@click.option(
+    "--objective",
+    type=click.Choice(["latency", "throughput", "price", "slo"]),
+    default="latency",
+    show_default=True,
+)
+@click.option("--slo", type=float, metavar="MS", help="Time to the last token, for slo.")
+@click.option(
+    "--batch",
+    type=click.IntRange(1, 4096),
+    default=1,
+    show_default=True,
+    help="Most forwards that a target server does as one, and",
+)
+@click.option(
+    "--batch-cost",
+    type=click.FloatRange(0),
+    default=0.0,
+    metavar="MS",
+    help="what each but the first adds.",
+)
+@click.option("--price", type=click.FloatRange(0), default=0.0, help="Of a GPU-hour.")
+@click.option("--preemptible/--no-preemptible", default=False, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write a page with the Pareto front.",
+)
+def advise(**options: Any) -> None:
+    """What should I run? The best algorithm, lookahead, servers and tensor parallelism.
+
+    Estimates every layout that the GPUs allow, simulates the best of them under the load, and says
+    in one sentence what to run, or not to speculate.
+    """
+    from dsim.cluster import advise as advising
+
+    question = advising.question_of(options)
+    advice = advising.advise(question)
+    if options["out"] is not None:
+        advising.write_page(advice, options["out"])
+    if options["as_json"]:
+        click.echo(advising.as_json(advice))
+        return
+    for line in advising.as_text(advice):
+        click.echo(line)
+    if options["out"] is not None:
+        click.echo(f"page: {options['out']}")
+
+
+@main.command()
 @click.argument("results", type=click.Path(path_type=Path), metavar="DIR|FILE")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to.  [the folder itself]")
 @click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
@@ -210,16 +365,21 @@ def plot(results: Path, out: Path | None, open_: bool) -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--load", "of_load", is_flag=True, help="Those of dsim load as well.")
 @click.argument("pattern", required=False)
-def settings(as_json: bool, pattern: str | None) -> None:
+def settings(as_json: bool, of_load: bool, pattern: str | None) -> None:
     """List every setting of a study: default, unit, range and meaning.
 
     With PATTERN only those whose name contains it.
     """
     from dsim.study import CHART_SETTINGS, SETTINGS, nearest, show
 
+    more: tuple[Any, ...] = ()
+    if of_load:
+        from dsim.cluster.study import LOAD_SETTINGS as more  # noqa: N811
     listed = [
         *SETTINGS,
+        *more,
         *(_renamed(s, f"charts[].{s.key}") for s in CHART_SETTINGS),
     ]
     if pattern:

@@ -163,11 +163,11 @@ def make_case(settings: Mapping[str, Any]) -> Case:
     return case_of(make_study(settings).of_variant(0))
 
 
-def exact(values: Mapping[str, Any]) -> dict[str, Any]:
+def exact(values: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[str, Any]:
     """*values*, with whole numbers as ``int`` and others as ``float``, however written."""
     types = {"int": int, "float": float}
     return {
-        key: value if isinstance(value, str) else types.get(BY_KEY[key].type, lambda v: v)(value)
+        key: value if isinstance(value, str) else types.get(known[key].type, lambda v: v)(value)
         for key, value in values.items()
     }
 
@@ -478,6 +478,7 @@ ALTERNATIVES = {
     for a, b in (pair, pair[::-1])
 }
 TABLES = ("target", "drafter", "acceptance", "published")
+LOAD_TABLES = ("workload", "cluster", "slo")  # of the studies of dsim load
 
 CHART_SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -666,7 +667,15 @@ def loads(
 
 
 class _Loader:
-    """Checks one document and gathers its problems."""
+    """Checks one document and gathers its problems.
+
+    Attributes:
+        known: the settings by key, in order.
+        tables: the names of their tables.
+    """
+
+    known: Mapping[str, Setting] = BY_KEY
+    tables: tuple[str, ...] = TABLES
 
     def __init__(self, source: str, folder: Path) -> None:
         self.source = source
@@ -683,9 +692,11 @@ class _Loader:
         if not isinstance(grid, dict):
             self.complain("grid", f"expected a table of axes, got {show(grid)}")
             grid = {}
-        values = self.flatten(document, BY_KEY)
-        ranges = self.flatten(grid, BY_KEY, "grid.")
-        differing = [(v.pop("name", None), self.flatten(v, BY_KEY, "variants.")) for v in variants]
+        values = self.flatten(document, self.known)
+        ranges = self.flatten(grid, self.known, "grid.")
+        differing = [
+            (v.pop("name", None), self.flatten(v, self.known, "variants.")) for v in variants
+        ]
         for override in overrides:
             self.override(override, values, ranges, [own for _, own in differing])
         self.check_values(values)
@@ -717,9 +728,9 @@ class _Loader:
         for _, own in differing:
             self.read_files(own)
         self.stop_at_problems()
-        values = exact(values)
-        differing = [(name, exact(own)) for name, own in differing]
-        settings = {s.key: values.get(s.key, s.default) for s in SETTINGS}
+        values = exact(values, self.known)
+        differing = [(name, exact(own, self.known)) for name, own in differing]
+        settings = {s.key: values.get(s.key, s.default) for s in self.known.values()}
         for key in {**values, **ranges}:
             if key in ALTERNATIVES:
                 settings[ALTERNATIVES[key]] = None
@@ -753,13 +764,17 @@ class _Loader:
         """Dotted keys of known settings; complains about all others."""
         flat: dict[str, Any] = {}
         for name, value in table.items():
-            if name in TABLES and isinstance(value, dict):
+            if name in self.tables and isinstance(value, dict):
                 flat |= {f"{name}.{k}": v for k, v in value.items()}
             else:
                 flat[name] = value
         for key in list(flat):
             if key not in known:
-                self.complain(where + key, f"unknown setting{nearest(key, list(known))}")
+                hint = nearest(key, list(known))
+                first = key.partition(".")[0]
+                if first in LOAD_TABLES and first not in self.tables:
+                    hint = "; this is a load study: use dsim load"
+                self.complain(where + key, f"unknown setting{hint}")
                 del flat[key]
         return flat
 
@@ -782,8 +797,8 @@ class _Loader:
             value = written.strip()  # a word need not be quoted
         is_axis = key.startswith("grid.")
         key = key.removeprefix("grid.")
-        if key not in BY_KEY:
-            self.complain(key, f"unknown setting{nearest(key, list(BY_KEY))}", "--set")
+        if key not in self.known:
+            self.complain(key, f"unknown setting{nearest(key, list(self.known))}", "--set")
             return
         for table in (values, ranges, *variants):
             table.pop(key, None)
@@ -798,7 +813,7 @@ class _Loader:
 
     def check_values(self, values: Mapping[str, Any], where: str = "") -> None:
         for key, value in values.items():
-            setting = BY_KEY[key]
+            setting = self.known[key]
             wrong = setting.problem(value)
             if wrong and isinstance(value, list | dict) and setting.sweep:
                 wrong += f"; for several values use grid.{key}"
@@ -810,7 +825,7 @@ class _Loader:
 
     def axis(self, key: str, written: Any) -> Axis | None:
         """The values of one axis of the grid."""
-        where, setting = f"grid.{key}", BY_KEY[key]
+        where, setting = f"grid.{key}", self.known[key]
         if not setting.sweep:
             self.complain(where, "cannot be an axis of the grid")
             return None

@@ -46,7 +46,7 @@ class Simulated:
 
             def begin_sampled(forward: Forward) -> None:
                 prefill = forward.server not in self._cached
-                delay_ns = latency_ns(self._width(forward), prefill)
+                delay_ns = latency_ns(self.width(forward), prefill)
                 env.schedule(forward, priority, delay_ns)  # type: ignore[arg-type]
 
             return begin_sampled
@@ -59,7 +59,7 @@ class Simulated:
 
         return begin_constant
 
-    def _width(self, forward: Forward) -> int:
+    def width(self, forward: Forward) -> int:
         """Tokens to feed: the new ones, and what this server's cache has missed or lost.
 
         The logits for position *i* come from feeding token *i - 1*, so that token is fed anew

@@ -116,7 +116,7 @@ class Wallclock(Simulated):
             wait_ns = latency_ns
             if callable(wait_ns):
                 prefill = forward.server not in self._cached
-                wait_ns = wait_ns(self._width(forward), prefill)
+                wait_ns = wait_ns(self.width(forward), prefill)
             self.live.ask(self.lines[forward.server], forward, wait_ns, lambda *_: None)
 
         return begin

@@ -81,10 +81,14 @@ class DSI:
         dispatched, or (c) the last of all has not.
         """
         drafted = len(self.output.tokens)
-        if self.targets.free and (drafted >= self.due or not self.in_flight):
-            self.in_flight.append(self.targets.forward(self.output.settled))
-            due = drafted + self.lookahead
-            self.due = due if due < self.last or drafted == self.last else self.last
+        if drafted < self.due and self.in_flight:
+            return
+        if not self.targets.free:
+            self.targets.wait(self._dispatch)
+            return
+        self.in_flight.append(self.targets.forward(self.output.settled))
+        due = drafted + self.lookahead
+        self.due = due if due < self.last or drafted == self.last else self.last
 
     def _pass_ended(self, _: Event) -> None:
         """Rule 3: verdicts in dispatch order; then the server, free again, may take a new pass."""

@@ -230,6 +230,13 @@ class Pool(Servers):
         """The largest number of servers that were busy at once."""
         return self.count - self.fewest_free
 
+    def wait(self, dispatch: Callable[[], None], /) -> None:
+        """See to it that *dispatch* is called when a server is free and it is its turn.
+
+        This pool has one user, who looks for a free server after each end anyway; so there is
+        nothing to do. Where several share one, it is a queue (:mod:`dsim.cluster.fleet`).
+        """
+
     def prefill(self) -> None:
         """Let every free server read the prompt. It is busy meanwhile; this is not a pass."""
         while self.free:

@@ -1,0 +1,446 @@
+"""A load study: its cases in, a table and a report out."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dsim.cluster.metrics import Metrics, measure
+from dsim.cluster.serve import Served, serve
+from dsim.cluster.theory import Load, offered_load
+from dsim.errors import Problem, UserError
+from dsim.results import NAMES, column_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+    from dsim.cluster.study import LoadCase, LoadStudy
+
+QUANTITIES = {
+    "ttft": "time from arrival to the first token",
+    "tpot": "time per output token after the first",
+    "latency": "time from arrival to the last token",
+}
+STATISTICS = ("mean", "p50", "p90", "p99")
+# Columns of the table beside what tells cases apart: (unit, meaning).
+OUTCOMES: dict[str, tuple[str, str]] = {
+    **{
+        f"{quantity}_{statistic}{suffix}_ms": (
+            "ms",
+            f"{meaning}, {statistic}" + (": half width of its 95 % interval" if suffix else ""),
+        )
+        for quantity, meaning in QUANTITIES.items()
+        for statistic in STATISTICS
+        for suffix in ("", "_ci95")
+    },
+    "throughput_per_s": ("requests / s", "requests finished"),
+    "tokens_per_s": ("tokens / s", "tokens of finished requests"),
+    "goodput_per_s": ("requests / s", "requests that kept the SLO"),
+    "good_share": ("", "the part of the requests sent that kept the SLO"),
+    "lost": ("requests", "lost to failures"),
+    "turned_away": ("requests", "turned away at the door"),
+    "target_utilisation": ("", "the share of time in which target servers computed"),
+    "drafter_utilisation": ("", "the share of time in which drafter servers computed"),
+    "in_system": ("requests", "requests in the system, mean over time"),
+    "target_queue": ("forwards", "forwards that wait for a target server, mean over time"),
+    "drafter_queue": ("forwards", "forwards that wait for a drafter server, mean over time"),
+    "wasted_passes": ("", "the part of the passes begun that were cancelled"),
+    "wasted_drafts": ("", "the part of the drafts begun that are not in the output"),
+    "passes_per_token": ("passes", "passes begun for each token of the output"),
+    "drafts_per_token": ("drafts", "drafts begun for each token of the output"),
+    "gpu_seconds_per_token": ("GPU-s", "GPU time reserved for each token"),
+    "busy_gpu_seconds_per_token": ("GPU-s", "the part of it in which GPUs computed"),
+    "price_per_million": ("", "price of a million tokens"),
+    "backlog": ("", "growth of the backlog over the run, in units of its mean; above 1: unstable"),
+}
+STATUSES = ("ok", "backlog grows", "refused")
+BINS = 100
+MOST_TRACED = 12
+
+
+class Answer(NamedTuple):
+    """What came of one case.
+
+    Attributes:
+        case: it.
+        offered: its offered load, where that is known.
+        refused: why it was not simulated, or nothing.
+        metrics: else what it came to,
+        over_time: and float64 (bins, 4): time (s), requests in the system, and forwards that wait
+            for a target and for a drafter server, as arrivals of the first replication found them.
+        events: how many events were scheduled.
+    """
+
+    case: LoadCase
+    offered: Load | None
+    refused: str
+    metrics: Metrics | None
+    over_time: np.ndarray | None
+    events: int
+
+    @property
+    def status(self) -> str:
+        """One of :data:`STATUSES`."""
+        if self.metrics is None:
+            return "refused"
+        return "ok" if self.metrics.stable else "backlog grows"
+
+
+def refusal(case: LoadCase, offered: Load | None, max_load: float = 1.0) -> str:
+    """Why *case* cannot be served, in words, or nothing."""
+    if offered is None or offered.worst[1] < max_load:
+        return ""
+    fleet, load = offered.worst
+    servers = case.deployment.targets if fleet == "target" else case.deployment.drafters
+    least = "" if offered.exact else "at least "
+    more = math.ceil(servers.servers * load / max_load + 1e-9)
+    return (
+        f"the offered load of the {servers.servers} {fleet} "
+        f"server{'s' if servers.servers > 1 else ''} is {least}{load:.2f}: "
+        f"more work arrives than can be done, and the queue would grow for ever. "
+        f"It takes fewer than {offered.most_per_s * max_load:.3g} requests / s, "
+        f"or {more if more > servers.servers else more + 1} {fleet} servers or more"
+    )
+
+
+def check(case: LoadCase) -> str:
+    """What else is wrong with *case*, known only once its lengths are drawn, or nothing."""
+    deployment, workload = case.deployment, case.workload
+    for replication in range(case.replications):
+        prompts, outputs = workload.lengths(deployment.seed, replication)
+        longest = int((prompts + outputs).max())
+        for model, spec in (("target", deployment.targets), ("drafter", deployment.drafters)):
+            if 0 < spec.kv_tokens < longest:
+                return (
+                    f"cluster.{model}_kv_tokens: expected room for the longest request "
+                    f"({longest} tokens), got {spec.kv_tokens}"
+                )
+        if deployment.acceptance.model == "trace":
+            shortest, most = min(map(len, deployment.acceptance.traces)), int(outputs.max())
+            if shortest < most:
+                return (
+                    f"acceptance.trace: expected at least {most} draws (the longest answer), "
+                    f"got {shortest}"
+                )
+    return ""
+
+
+def answer(case: LoadCase, max_load: float = 1.0) -> Answer:
+    """Simulate *case*, unless its load cannot be served."""
+    offered = offered_load(case.deployment, case.workload)
+    refused = refusal(case, offered, max_load)
+    if refused:
+        return Answer(case, offered, refused, None, None, 0)
+    runs = [serve(case.deployment, case.workload, r) for r in range(case.replications)]
+    metrics = measure(case.deployment, runs, warm_up=case.warm_up)
+    return Answer(case, offered, "", metrics, _over_time(runs[0]), sum(run.events for run in runs))
+
+
+def _answer(task: tuple[LoadCase, float]) -> Answer:
+    return answer(*task)
+
+
+def _over_time(run: Served) -> np.ndarray:
+    bins = min(BINS, len(run.fate))
+    rows = np.column_stack([run.arrival_ns / 1e9, run.found])
+    return np.array([part.mean(axis=0) for part in np.array_split(rows, bins)])
+
+
+def answers(
+    study: LoadStudy, *, jobs: int = 1, progress: Callable[[int], None] = lambda _: None
+) -> list[Answer]:
+    """Every case of *study*, in order, whatever the number of worker processes.
+
+    Raises:
+        UserError: a case cannot be simulated, or none can be served.
+    """
+    cases = list(study.cases())
+    problems = [
+        Problem(study.study.source, case.name, what) for case in cases if (what := check(case))
+    ]
+    if problems:
+        raise UserError(*problems)
+    max_load = study.study.settings["max_load"]
+    tasks = [(case, max_load) for case in cases]
+    found: list[Answer] = []
+    if jobs > 1 and len(tasks) > 1:
+        with ProcessPoolExecutor(min(jobs, len(tasks))) as pool:
+            results: Iterator[Answer] = pool.map(_answer, tasks)
+            for one in results:
+                found.append(one)
+                progress(1)
+    else:
+        for task in tasks:
+            found.append(_answer(task))
+            progress(1)
+    if all(one.metrics is None for one in found):
+        raise UserError(*(Problem(study.study.source, one.case.name, one.refused) for one in found))
+    return found
+
+
+def values_of(metrics: Metrics) -> dict[str, float]:
+    """The columns of :data:`OUTCOMES`."""
+    row: dict[str, float] = {}
+    for quantity in QUANTITIES:
+        for statistic in STATISTICS:
+            estimate = getattr(metrics, quantity)[statistic]
+            row[f"{quantity}_{statistic}_ms"] = estimate.value
+            row[f"{quantity}_{statistic}_ci95_ms"] = estimate.ci95
+    row["throughput_per_s"] = metrics.throughput_per_s.value
+    for name in OUTCOMES:
+        if name not in row:
+            row[name] = float(getattr(metrics, name))
+    return {name: row[name] for name in OUTCOMES}
+
+
+def table(found: Sequence[Answer]) -> pd.DataFrame:
+    """One row for each case."""
+    import pandas as pd
+
+    rows = []
+    for one in found:
+        d, metrics = one.case.deployment, one.metrics
+        rows.append(
+            {
+                "variant": one.case.variant,
+                "algorithm": d.algorithm,
+                **{column_of(key): value for key, value in one.case.point.items()},
+                "lookahead": d.lookahead,
+                "gpus": d.gpus,
+                "requests": one.case.workload.count,
+                "repeats": one.case.replications,
+                "status": one.status,
+                "offered_target": one.offered.target if one.offered else math.nan,
+                "offered_drafter": one.offered.drafter if one.offered else math.nan,
+                **(values_of(metrics) if metrics else dict.fromkeys(OUTCOMES, math.nan)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def notes(found: Sequence[Answer]) -> list[str]:
+    """What the reader of the results must not overlook."""
+    lines = [f"Not simulated: {one.case.name}: {one.refused}." for one in found if one.refused]
+    lines += [
+        f"The backlog grew all through the run of {one.case.name}: it cannot keep up, and its "
+        "latencies say only how long this run was."
+        for one in found
+        if one.status == "backlog grows"
+    ]
+    return lines
+
+
+def summary(found: Sequence[Answer]) -> dict[str, Any]:
+    """Heads and rows of a table for people."""
+    axes = list(found[0].case.point)
+    with_slo = any(one.case.deployment.slo for one in found)
+    with_price = any(one.case.deployment.price_per_gpu_hour for one in found)
+    head = [*(["variant"] if found[0].case.variant else []), "", *axes]
+    head += ["GPUs", "TTFT p50", "p99", "TPOT", "latency", "p99", "req/s", "tok/s"]
+    head += ["goodput/s"] if with_slo else []
+    head += ["targets", "drafters", "waste"]
+    head += ["price/M"] if with_price else []
+    rows = []
+    for one in found:
+        d, m = one.case.deployment, one.metrics
+        row = [*([one.case.variant] if one.case.variant else []), NAMES[d.algorithm]]
+        row += [f"{v:g}" if isinstance(v, float) else str(v) for v in one.case.point.values()]
+        row += [f"{d.gpus:g}"]
+        if m is None:
+            load = one.offered.worst[1] if one.offered else math.nan
+            row += [f"load {load:.2f}"] + ["–"] * (len(head) - len(row) - 1)
+            rows.append(row)
+            continue
+        mean = m.latency["mean"]
+        interval = "" if math.isnan(mean.ci95) else f" ± {mean.ci95:.0f}"
+        row += [
+            f"{m.ttft['p50'].value:.0f}",
+            f"{m.ttft['p99'].value:.0f}",
+            f"{m.tpot['mean'].value:.1f}",
+            f"{mean.value:.0f}{interval}{'' if m.stable else ' ↗'}",
+            f"{m.latency['p99'].value:.0f}",
+            f"{m.throughput_per_s.value:.2f}",
+            f"{m.tokens_per_s:.0f}",
+        ]
+        row += [f"{m.goodput_per_s:.2f}"] if with_slo else []
+        row += [
+            f"{m.target_utilisation:.0%}",
+            f"{m.drafter_utilisation:.0%}" if d.algorithm != "nonsi" else "–",
+            f"{m.wasted_passes:.0%}" if m.passes_per_token else "–",
+        ]
+        row += [f"{m.price_per_million:.2f}"] if with_price else []
+        rows.append(row)
+    return {"head": head, "rows": rows}
+
+
+def as_text(found: Sequence[Answer]) -> list[str]:
+    """The results in lines for people."""
+    from tabulate import tabulate
+
+    shown = summary(found)
+    text = tabulate(
+        shown["rows"],
+        shown["head"],
+        disable_numparse=True,
+        colalign=("left", *["right"] * (len(shown["head"]) - 1)),
+    )
+    return [*notes(found), *text.splitlines(), CAPTION]
+
+
+CAPTION = (
+    "Times in ms: to the first token (TTFT), per output token after it (TPOT), to the last token "
+    "(mean ± 95 % interval); targets, drafters: utilisation; waste: passes that were cancelled; "
+    "↗: the backlog grows."
+)
+
+
+def as_json(found: Sequence[Answer]) -> str:
+    """One JSON object; what is not known is null."""
+    rows = [
+        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+        for row in table(found).to_dict("records")
+    ]
+    refused = [{"case": one.case.name, "why": one.refused} for one in found if one.refused]
+    return json.dumps({"cases": rows, "refused": refused})
+
+
+def write_trace(found: Sequence[Answer], path: Path) -> None:
+    """Write the first replication of every case that can be served as a trace for Perfetto.
+
+    Raises:
+        UserError: there are too many cases, or the file cannot be written.
+    """
+    from dsim.cluster import perfetto
+
+    cases = [one.case for one in found if not one.refused]
+    if len(cases) > MOST_TRACED:
+        raise UserError(
+            Problem(
+                "--trace",
+                "",
+                f"expected at most {MOST_TRACED} cases, got {len(cases)}; choose with --set",
+            )
+        )
+    runs = [
+        (c.name, serve(c.deployment, c.workload, keep_settled=True, keep_log=True)) for c in cases
+    ]
+    half = path.with_name(path.name + ".half")
+    try:
+        with half.open("w", encoding="utf-8") as file:
+            json.dump(perfetto.trace(runs), file, separators=(",", ":"))
+        half.replace(path)
+    except OSError as error:
+        half.unlink(missing_ok=True)
+        raise UserError(
+            Problem("--trace", "", f"{path} cannot be written: {error.strerror}")
+        ) from None
+
+
+def write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
+    """Write the results folder: table, report, charts, study and provenance.
+
+    Args:
+        study: what was asked.
+        found: its answers.
+        folder: where to; :func:`claim` has been called.
+
+    Returns:
+        The report.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    import pyarrow as pa
+
+    from dsim import report
+    from dsim.cluster import charts
+    from dsim.results import provenance, write_csv, write_table
+    from dsim.run import UNFINISHED, _full_disk, _remove_old
+
+    resolved = study.study.to_toml()
+    frame = table(found)
+    panels = charts.panels(study, found, frame)
+    record = provenance(
+        resolved, {"events": len(frame)}, {**study.study.settings, "engine": "events"}
+    )
+    page = report.Page(
+        title=study.study.settings["title"] or "A deployment under load",
+        description=study.study.settings["description"],
+        facts=[
+            ("cases", f"{len(found):,}"),
+            ("requests", f"{found[0].case.workload.count:,}"),
+            ("repeats", str(found[0].case.replications)),
+            ("seed", str(found[0].case.deployment.seed)),
+        ],
+        notes=notes(found),
+        summary=summary(found),
+        summary_caption=CAPTION,
+        settings=_settings_rows(study),
+        provenance=record,
+        study=resolved,
+    )
+    try:
+        with _full_disk(folder):
+            new = folder / UNFINISHED / "new"
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir(parents=True)
+            arrow = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+            write_table(new / "results.parquet", arrow)
+            write_csv(new / "results.csv", arrow)
+            (new / "study.toml").write_text(resolved, encoding="utf-8")
+            for panel in panels:
+                png, svg = report.pictures(panel)
+                (new / f"{panel.name}.png").write_bytes(png)
+                (new / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
+            (new / "report.html").write_text(report.html(page, panels), encoding="utf-8")
+            (new / "provenance.json").write_text(record, encoding="utf-8")
+            moved = sorted(new.iterdir(), key=lambda path: path.name == "provenance.json")
+            _remove_old(folder, {path.name for path in moved})
+            for path in moved:
+                path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # only if nothing was written
+    return folder / "report.html"
+
+
+def claim(study: LoadStudy, folder: Path, *, force: bool) -> None:
+    """See to it that *folder* may be written to.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    from dsim.run import _claim
+
+    _claim(folder, study.study.to_toml(), force=force)
+
+
+def _settings_rows(study: LoadStudy) -> list[tuple[str, str, str]]:
+    from dsim.cluster.study import BY_KEY
+    from dsim.study import show
+
+    rows = []
+    axes = {axis.key: axis.values for axis in study.study.grid}
+    for key, setting in BY_KEY.items():
+        value = study.study.settings[key]
+        if key in axes:
+            text = f"{axes[key][0]} … {axes[key][-1]} ({len(axes[key])} values)"
+        elif value is None or key in ("title", "description"):
+            continue
+        else:
+            text = show(value)
+        unit = f" {setting.unit}" if setting.unit and setting.unit != "cases" else ""
+        rows.append((key, f"{text}{unit}", setting.meaning))
+    for name, own in study.study.variants:
+        rows += [(f"{name}: {key}", show(value), "") for key, value in own.items()]
+    return rows

@@ -1,0 +1,238 @@
+"""What a deployment's users and its owner want to know, from finished runs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dsim.cluster.serve import DONE, LOST, TURNED_AWAY
+from dsim.cluster.workload import NS_PER_S
+from dsim.results import half_width
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from dsim.cluster.deployment import Deployment
+    from dsim.cluster.serve import Served
+
+    Floats = NDArray[np.float64]
+
+BATCHES = 20
+LEAST_PER_BATCH = 10
+QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+DRIFT_REQUESTS = 200  # fewer say nothing about whether a backlog grows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """A value and the half width of its 95 % interval (NaN where there is none)."""
+
+    value: float
+    ci95: float = math.nan
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Metrics:
+    """One deployment under one workload. Times are in ms; requests after the warm-up cut count.
+
+    Attributes:
+        ttft, tpot, latency: by ``mean``, ``p50``, ``p90`` and ``p99``: time from arrival to the
+            first token; time per output token after the first; time from arrival to the last token.
+        requests, lost, turned_away: how many were sent, lost to a failure, or turned away.
+        throughput_per_s, tokens_per_s: requests and tokens finished in a second.
+        goodput_per_s, good_share: requests that kept the SLO, in a second and as a part of all
+            that were sent; NaN without an SLO.
+        target_utilisation, drafter_utilisation: the share of time in which servers computed.
+        in_system, target_queue, drafter_queue: means over time.
+        wasted_passes, wasted_drafts: shares of what was begun.
+        passes_per_token, drafts_per_token: begun, for each token of the output.
+        gpu_seconds_per_token: GPU time reserved for each token; and
+        busy_gpu_seconds_per_token: the part of it in which GPUs computed.
+        price_per_million: tokens, at the deployment's price of a GPU-hour (0 if there is none).
+        backlog: how much the number of requests in the system grew over the run, as a part of its
+            mean; see :func:`backlog_growth`.
+    """
+
+    ttft: dict[str, Estimate]
+    tpot: dict[str, Estimate]
+    latency: dict[str, Estimate]
+    requests: int
+    lost: int
+    turned_away: int
+    throughput_per_s: Estimate
+    tokens_per_s: float
+    goodput_per_s: float
+    good_share: float
+    target_utilisation: float
+    drafter_utilisation: float
+    in_system: float
+    target_queue: float
+    drafter_queue: float
+    wasted_passes: float
+    wasted_drafts: float
+    passes_per_token: float
+    drafts_per_token: float
+    gpu_seconds_per_token: float
+    busy_gpu_seconds_per_token: float
+    price_per_million: float
+    backlog: float
+
+    @property
+    def stable(self) -> bool:
+        """Whether the backlog did not grow all through the run."""
+        return not self.backlog > 1.0
+
+
+def measure(deployment: Deployment, runs: Sequence[Served], *, warm_up: float = 0.0) -> Metrics:
+    """Metrics of one deployment from independent runs of it.
+
+    Intervals come from the runs, if there are at least three; else from the means of 20 batches of
+    consecutive requests (if each has at least 10), with Student's t.
+
+    Args:
+        deployment: what ran.
+        runs: its replications.
+        warm_up: the part of each run's requests, from the first on, that is left out.
+    """
+    kept = [_Cut(run, warm_up) for run in runs]
+
+    def estimates(per_request: Callable[[_Cut], Floats]) -> dict[str, Estimate]:
+        values = [per_request(cut) for cut in kept]
+        return {
+            "mean": _estimate(values, np.mean),
+            **{
+                name: _estimate(values, lambda x, q=q: np.quantile(x, q))  # type: ignore[misc]
+                for name, q in QUANTILES.items()
+            },
+        }
+
+    tokens = sum(cut.tokens for cut in kept)
+    seconds = sum(cut.seconds for cut in kept)
+    span_ns = sum(run.end_ns for run in runs)
+    all_tokens = sum(int(run.output_tokens[run.fate == DONE].sum()) for run in runs)
+    passes, wasted_passes, drafts, wasted_drafts = (
+        int(sum(getattr(run, name).sum() for run in runs))
+        for name in ("passes", "wasted_passes", "drafts", "wasted_drafts")
+    )
+    target_busy = sum(sum(run.target.busy_ns) for run in runs)
+    drafter_busy = sum(sum(run.drafter.busy_ns) for run in runs)
+    target_time = span_ns * deployment.targets.servers
+    drafter_time = span_ns * deployment.drafters.servers
+    busy_gpu_ns = target_busy * deployment.targets.gpus + drafter_busy * deployment.drafters.gpus
+    gpu_s_per_token = _ratio(deployment.gpus * span_ns / NS_PER_S, all_tokens)
+    good = [cut.good(deployment) for cut in kept] if deployment.slo else None
+    sent = sum(cut.sent for cut in kept)
+    rates = [_ratio(cut.done, cut.seconds) for cut in kept]
+    return Metrics(
+        ttft=estimates(lambda cut: cut.ttft_ms),
+        tpot=estimates(lambda cut: cut.tpot_ms),
+        latency=estimates(lambda cut: cut.latency_ms),
+        requests=sum(len(run.fate) for run in runs),
+        lost=sum(int((run.fate == LOST).sum()) for run in runs),
+        turned_away=sum(int((run.fate == TURNED_AWAY).sum()) for run in runs),
+        throughput_per_s=Estimate(
+            value=_ratio(sum(cut.done for cut in kept), seconds),
+            ci95=float(half_width(np.std(rates, ddof=1), len(rates)))
+            if len(rates) >= 3
+            else math.nan,
+        ),
+        tokens_per_s=_ratio(tokens, seconds),
+        goodput_per_s=_ratio(sum(good), seconds) if good is not None else math.nan,
+        good_share=_ratio(sum(good), sent) if good is not None else math.nan,
+        target_utilisation=_ratio(target_busy, target_time),
+        drafter_utilisation=_ratio(drafter_busy, drafter_time),
+        in_system=_ratio(sum(run.in_system_area_ns for run in runs), span_ns),
+        target_queue=_ratio(sum(run.target.queue_area_ns for run in runs), span_ns),
+        drafter_queue=_ratio(sum(run.drafter.queue_area_ns for run in runs), span_ns),
+        wasted_passes=_ratio(wasted_passes, passes),
+        wasted_drafts=_ratio(wasted_drafts, drafts),
+        passes_per_token=_ratio(passes, all_tokens),
+        drafts_per_token=_ratio(drafts, all_tokens),
+        gpu_seconds_per_token=gpu_s_per_token,
+        busy_gpu_seconds_per_token=_ratio(busy_gpu_ns / NS_PER_S, all_tokens),
+        price_per_million=gpu_s_per_token * 1e6 / 3600 * deployment.price_per_gpu_hour,
+        backlog=max(map(backlog_growth, runs)),
+    )
+
+
+class _Cut:
+    """The part of a run that counts: requests that came after the warm-up."""
+
+    def __init__(self, run: Served, warm_up: float) -> None:
+        first = min(int(len(run.fate) * warm_up), len(run.fate) - 1)
+        done = run.fate == DONE
+        done[:first] = False
+        self.sent = len(run.fate) - first
+        self.done = int(done.sum())
+        self.lengths = run.output_tokens[done]
+        self.tokens = int(self.lengths.sum())
+        arrival = run.arrival_ns[done]
+        self.ttft_ms = (run.first_token_ns[done] - arrival) / 1e6
+        self.latency_ms = (run.done_ns[done] - arrival) / 1e6
+        longer = self.lengths > 1
+        self.all_tpot_ms = np.where(
+            longer,
+            (run.done_ns[done] - run.first_token_ns[done]) / 1e6 / np.maximum(1, self.lengths - 1),
+            0.0,
+        )
+        self.tpot_ms = self.all_tpot_ms[longer]
+        since_ns = int(run.arrival_ns[first]) if first else 0
+        self.seconds = (run.end_ns - since_ns) / NS_PER_S
+
+    def good(self, deployment: Deployment) -> int:
+        """How many requests kept the SLO."""
+        slo = deployment.slo
+        kept = np.ones(self.done, dtype=np.bool_)
+        for bound, values in (
+            (slo.ttft_ns, self.ttft_ms),
+            (slo.tpot_ns, self.all_tpot_ms),
+            (slo.latency_ns, self.latency_ms),
+        ):
+            if bound is not None:
+                kept &= values <= bound / 1e6
+        return int(kept.sum())
+
+
+def _estimate(values: Sequence[Floats], statistic: Callable[[Floats], float]) -> Estimate:
+    """A statistic over all requests, with an interval from runs or from batches."""
+    pooled = np.concatenate(list(values))
+    if not len(pooled):
+        return Estimate(value=math.nan)
+    parts: Sequence[Floats] = [part for part in values if len(part)]
+    if len(values) < 3:
+        size = len(pooled) // BATCHES
+        if size < LEAST_PER_BATCH:
+            return Estimate(value=float(statistic(pooled)))
+        parts = [part for run in values for part in _batches(run, max(1, BATCHES // len(values)))]
+    each = np.array([statistic(part) for part in parts])
+    return Estimate(
+        value=float(statistic(pooled)), ci95=float(half_width(np.std(each, ddof=1), len(each)))
+    )
+
+
+def _batches(values: Floats, count: int) -> list[Floats]:
+    size = len(values) // count
+    return [values[i * size : (i + 1) * size] for i in range(count)] if size else []
+
+
+def backlog_growth(run: Served) -> float:
+    """How much the backlog grew: a straight line's rise over the run, in units of its mean.
+
+    The line is fitted to the number of requests that each arrival found. A stable system gives
+    about 0; one whose backlog grows from nothing throughout gives 2. NaN for a short run.
+    """
+    found = run.found[:, 0].astype(float)
+    if len(found) < DRIFT_REQUESTS or found.mean() < 1:
+        return math.nan if len(found) < DRIFT_REQUESTS else 0.0
+    at = np.linspace(-0.5, 0.5, len(found))
+    rise = float((at * found).sum() / (at * at).sum())
+    return rise / float(found.mean())
+
+
+def _ratio(part: float, whole: float) -> float:
+    return float(part / whole) if whole else math.nan

@@ -1,0 +1,442 @@
+"""A workload on a deployment: one run of the event engine with many requests."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from simpy.events import Event
+
+from dsim.acceptance import DRAFTER_STREAM, TARGET_STREAM, Uniforms, run_lengths
+from dsim.cluster.cost import RequestBackend
+from dsim.cluster.fleet import Fleet, OneAtATime, Several, Share
+from dsim.cluster.host import Host
+from dsim.cluster.workload import FAULTS, NETWORK, request_key, uniforms
+from dsim.errors import EngineError
+from dsim.events.dsi import dsi
+from dsim.events.environment import DRAFT, PASS, Environment
+from dsim.events.nonsi import nonsi
+from dsim.events.output import Output
+from dsim.events.si import si
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from numpy.typing import NDArray
+
+    from dsim.cluster.deployment import Deployment, FleetSpec
+    from dsim.cluster.workload import Workload
+    from dsim.latency import Latency
+
+    Ints = NDArray[np.int64]
+
+ARRIVE = PASS + 1  # after all that ends at the instant, so that it finds what is left
+FAIL = -1  # before all else
+DONE, LOST, TURNED_AWAY = 0, 1, 2
+BLOCK = 4096
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Served:
+    """What came of a workload. Arrays have one element a request, in order of arrival.
+
+    Attributes:
+        arrival_ns, start_ns, first_token_ns, done_ns, left_ns: int64; -1 where it never came to
+            that. *start_ns* is when it was let in, *left_ns* when it was done or lost.
+        prompt_tokens, output_tokens: int64.
+        fate: int64, DONE, LOST or TURNED_AWAY.
+        passes, wasted_passes, drafts, wasted_drafts: int64.
+        settled_ns, rejected_ns: for each request, when its tokens settled and its drafts were
+            rejected (empty unless asked for).
+        found: int64, shape (requests, 3): how many requests were in the system, and how many
+            forwards waited for a target and for a drafter server, when a request arrived.
+        target, drafter: the fleets, with their counts; non-SI leaves the drafters idle.
+        end_ns: when the last request was over.
+        in_system_area_ns: the integral of the number of requests in the system over time.
+        events: how many events were scheduled.
+    """
+
+    arrival_ns: Ints
+    start_ns: Ints
+    first_token_ns: Ints
+    done_ns: Ints
+    left_ns: Ints
+    prompt_tokens: Ints
+    output_tokens: Ints
+    fate: Ints
+    passes: Ints
+    wasted_passes: Ints
+    drafts: Ints
+    wasted_drafts: Ints
+    settled_ns: list[list[int]]
+    rejected_ns: list[list[int]]
+    found: Ints
+    target: Fleet
+    drafter: Fleet
+    end_ns: int
+    in_system_area_ns: int
+    events: int
+
+
+def serve(
+    deployment: Deployment,
+    workload: Workload,
+    replication: int = 0,
+    *,
+    keep_settled: bool = False,
+    keep_log: bool = False,
+    general: bool = False,
+) -> Served:
+    """Simulate *workload* on *deployment* until every request is over.
+
+    Args:
+        deployment: what serves.
+        workload: what is asked.
+        replication: which of several independent runs.
+        keep_settled: keep when every token settled.
+        keep_log: keep what every server did, for a trace.
+        general: take the general way of :mod:`dsim.cluster.fleet` even where the plain one does.
+    """
+    return _Run(
+        deployment, workload, replication, keep_settled, keep_log=keep_log, general=general
+    ).run()
+
+
+class _Run:
+    def __init__(
+        self,
+        deployment: Deployment,
+        workload: Workload,
+        replication: int,
+        keep_settled: bool,
+        *,
+        keep_log: bool,
+        general: bool,
+    ) -> None:
+        self.deployment = deployment
+        self.workload = workload
+        self.replication = replication
+        self.keep_settled = keep_settled
+        self.env = env = Environment()
+        d = deployment
+        hosts = [Host(env, d.slowdown) for _ in range(d.hosts)]
+        dealt = (hosts[i % d.hosts] for i in range(d.targets.servers + d.drafters.servers))
+        target_hosts = [next(dealt) for _ in range(d.targets.servers)] if hosts else None
+        drafter_hosts = list(dealt) if hosts else None
+        common: dict[str, Any] = {
+            "preemptible": d.preemptible,
+            "general": general,
+            "keep_log": keep_log,
+            "lost": self._lost,
+        }
+        self.target = Fleet(
+            env,
+            role="target",
+            priority=PASS,
+            hosts=target_hosts,
+            delay_ns=self._network(),
+            overhead_ns=d.overhead_ns,
+            faults=bool(d.faults),
+            retry=d.faults.retry,
+            **common,
+            **_fleet(d.targets),
+        )
+        self.drafter = Fleet(
+            env, role="drafter", priority=DRAFT, hosts=drafter_hosts, **common, **_fleet(d.drafters)
+        )
+        seed, count = d.seed, workload.count
+        self.arrivals = workload.arrival_ns(seed, replication).tolist()
+        prompts, outputs = workload.lengths(seed, replication)
+        self.prompts, self.outputs = prompts.tolist(), outputs.tolist()
+        self.rates = workload.rates(seed, replication, d.acceptance.rate).tolist()
+        self.sample = {
+            "target": d.target.sampler(seed, request_key(replication, 0), TARGET_STREAM),
+            "drafter": d.drafter.sampler(seed, request_key(replication, 0), DRAFTER_STREAM),
+        }
+        self.columns = {
+            name: np.full(count, -1, dtype=np.int64)
+            for name in ("arrival_ns", "start_ns", "first_token_ns", "done_ns", "left_ns", "fate")
+        }
+        self.counts = np.zeros((count, 4), dtype=np.int64)
+        self.found = np.zeros((count, 3), dtype=np.int64)
+        self.settled: list[list[int]] = [[] for _ in range(count if keep_settled else 0)]
+        self.rejected: list[list[int]] = [[] for _ in range(count if keep_settled else 0)]
+        self.shares: dict[int, tuple[Share, Share]] = {}
+        self.active = 0
+        self.door: list[int] = []  # requests that wait to be let in
+        self.over = 0
+        self.in_system_area_ns = 0
+        self.in_system_changed_ns = 0
+        self.end_ns = 0
+        self.finished = env.event()
+
+    def run(self) -> Served:
+        workload, env = self.workload, self.env
+        if workload.arrivals == "closed":
+            self.sent = 0
+            self.thinking = workload.thinking_ns(self.deployment.seed, self.replication)
+            for _ in range(min(workload.users, workload.count)):
+                self._send_next(0)
+        else:
+            self._arrival_of(0)
+        for server, fails_ns, recovers_ns in self.deployment.faults.plan:
+            self._at(fails_ns, FAIL, self._fail, server)
+            if recovers_ns >= 0:
+                self._at(recovers_ns, FAIL, self._recover, server)
+        if self.deployment.faults.mtbf_ns:
+            for server in range(self.target.count):
+                env.process(self._failing(server))
+        while self.over < workload.count:
+            try:
+                env.run(until=self.finished)
+            except RuntimeError as error:
+                if "ran dry" not in str(error):
+                    raise
+                self._strand()
+        return self._result()
+
+    def _at(self, at_ns: int, priority: int, do: Callable[[int], None], what: int) -> None:
+        event = Event(self.env)
+        event._ok, event._value = True, None
+        event.callbacks = [lambda _: do(what)]
+        self.env.schedule(event, priority, at_ns - self.env._now)  # type: ignore[arg-type]
+
+    # -- requests ------------------------------------------------------------------------------
+
+    def _arrival_of(self, number: int) -> None:
+        if number < len(self.arrivals):
+            self._at(self.arrivals[number], ARRIVE, self._next_arrives, number)
+
+    def _next_arrives(self, number: int) -> None:
+        self._arrives(number)
+        self._arrival_of(number + 1)
+
+    def _send_next(self, delay_ns: int) -> None:
+        if self.sent < self.workload.count:
+            number, self.sent = self.sent, self.sent + 1
+            now: int = self.env._now  # type: ignore[assignment]
+            self._at(now + delay_ns, ARRIVE, self._arrives, number)
+
+    def _arrives(self, number: int) -> None:
+        columns, deployment = self.columns, self.deployment
+        now: int = self.env._now  # type: ignore[assignment]
+        columns["arrival_ns"][number] = now
+        self.found[number] = (
+            self.active + len(self.door),
+            self.target.waiting,
+            self.drafter.waiting,
+        )
+        if deployment.max_active and self.active >= deployment.max_active:
+            if deployment.max_waiting is None or len(self.door) < deployment.max_waiting:
+                self._count_system(1)
+                self.door.append(number)
+                return
+            columns["fate"][number] = TURNED_AWAY
+            self._is_over()
+            return
+        self._count_system(1)
+        self._let_in(number)
+
+    def _count_system(self, change: int) -> None:
+        now: int = self.env._now  # type: ignore[assignment]
+        self.in_system_area_ns += self.in_system * (now - self.in_system_changed_ns)
+        self.in_system_changed_ns = now
+        self.in_system += change
+
+    in_system = 0
+
+    def _let_in(self, number: int) -> None:
+        env, d = self.env, self.deployment
+        now: int = env._now  # type: ignore[assignment]
+        self.active += 1
+        self.columns["start_ns"][number] = now
+        output = Output(env, self.outputs[number])
+        draws = draws_of(d, self.replication, number, output.wanted, self.rates[number])
+        lengths = run_lengths(draws)
+
+        def backend(model: str) -> RequestBackend:
+            latency: Latency = getattr(d, model)
+            spec: FleetSpec = d.targets if model == "target" else d.drafters
+            prefill_ns = None
+            if spec.prefill_token_ns:
+                reading_ns = round(spec.prefill_token_ns * self.prompts[number])
+                prefill_ns = max(latency.latency_ns, reading_ns)
+            return RequestBackend(
+                env,
+                latency,
+                self.sample[model],
+                lengths,
+                preemptible=d.preemptible,
+                prefill_ns=prefill_ns,
+                token_ns=spec.prefill_token_ns,
+            )
+
+        def share(kind: type[Share], fleet: Fleet, model: str, **more: Any) -> Any:
+            return kind(
+                fleet,
+                backend(model),
+                output,
+                request=number,
+                prompt_tokens=self.prompts[number],
+                remote=d.algorithm != "nonsi",
+                **more,
+            )
+
+        drafter = share(OneAtATime, self.drafter, "drafter")
+        output.done.callbacks.append(lambda _: self._done(number))
+        if d.algorithm == "dsi":
+            target = share(Several, self.target, "target", most=d.most_passes)
+            self.shares[number] = (target, drafter)
+            prefill = d.target.first_ns is not None or d.targets.prefill_token_ns > 0
+            dsi(env, drafter, target, output, d.lookahead, prefill=prefill)
+            return
+        target = share(OneAtATime, self.target, "target")
+        self.shares[number] = (target, drafter)
+        if d.algorithm == "si":
+            env.process(si(drafter, target, output, d.lookahead))
+        else:
+            env.process(nonsi(target, output))
+
+    def _done(self, number: int) -> None:
+        self._leaves(number, DONE)
+
+    def _lost(self, share: Share) -> None:
+        if share.request in self.shares:
+            self._leaves(share.request, LOST)
+
+    def _leaves(self, number: int, fate: int) -> None:
+        now: int = self.env._now  # type: ignore[assignment]
+        target, drafter = self.shares.pop(number)
+        output, columns = target.output, self.columns
+        columns["fate"][number] = fate
+        columns["left_ns"][number] = now
+        if output.settled_ns:
+            columns["first_token_ns"][number] = output.settled_ns[0]
+        if fate == DONE:
+            columns["done_ns"][number] = now
+        self.counts[number] = (
+            target.begun,
+            target.cancelled,
+            drafter.begun,
+            drafter.begun - output.accepted,
+        )
+        if self.keep_settled:
+            self.settled[number] = output.settled_ns
+            self.rejected[number] = [output.settled_ns[p] for p in output.rejections]
+        self.target.close(target, lost=fate == LOST)
+        self.drafter.close(drafter, lost=fate == LOST)
+        self._count_system(-1)
+        self.active -= 1
+        if fate == LOST:
+            self.target.serve()
+        if self.door:
+            self._let_in(self.door.pop(0))
+        self._is_over()
+
+    def _is_over(self) -> None:
+        self.over += 1
+        self.end_ns = self.env._now  # type: ignore[assignment]
+        if self.workload.arrivals == "closed":
+            self._send_next(next(self.thinking) if self.workload.think_ns else 0)
+        if self.over == self.workload.count:
+            self.finished.succeed()
+
+    def _strand(self) -> None:
+        """No event is left: whoever is still here waits for servers that never come back."""
+        if not self.shares or len(self.target.down) < self.target.count:
+            raise EngineError(f"{len(self.shares)} requests wait for servers that are idle")
+        while self.shares:
+            self._leaves(next(iter(self.shares)), LOST)
+
+    # -- disturbances --------------------------------------------------------------------------
+
+    def _fail(self, server: int) -> None:
+        self.target.fail(server)
+
+    def _recover(self, server: int) -> None:
+        self.target.recover(server)
+
+    def _failing(self, server: int) -> Generator[Event]:
+        faults = self.deployment.faults
+        stream = uniforms(self.deployment.seed, self.replication, FAULTS, server)
+        while True:
+            up, down = -np.log1p(-stream.next(2))
+            yield self.env.timeout(max(1, round(up * faults.mtbf_ns)))
+            self.target.fail(server)
+            yield self.env.timeout(max(1, round(down * faults.mttr_ns)))
+            self.target.recover(server)
+
+    def _network(self) -> Callable[[int], int] | None:
+        d = self.deployment
+        if not d.network_ns and not any(d.link_ns):
+            return None
+        links = d.link_ns or (d.network_ns,) * d.targets.servers
+        if not d.network_cv:
+            return lambda server: links[server]
+        from scipy.special import ndtri
+
+        sigma = float(np.sqrt(np.log1p(d.network_cv**2)))
+        stream = uniforms(d.seed, self.replication, NETWORK)
+
+        def scales() -> Iterator[float]:
+            while True:
+                u = np.clip(stream.next(BLOCK), 2.0**-54, 1 - 2.0**-53)
+                yield from np.exp(sigma * ndtri(u) - sigma**2 / 2).tolist()
+
+        draw = scales().__next__
+        return lambda server: max(1, round(links[server] * draw())) if links[server] else 0
+
+    def _result(self) -> Served:
+        self._count_system(0)
+        self.target.note_running()
+        self.drafter.note_running()
+        names = ("passes", "wasted_passes", "drafts", "wasted_drafts")
+        order = np.argsort(self.columns["arrival_ns"], kind="stable")
+        rows = {name: column[order] for name, column in self.columns.items()}
+        return Served(
+            **rows,
+            prompt_tokens=np.array(self.prompts, dtype=np.int64)[order],
+            output_tokens=np.array(self.outputs, dtype=np.int64)[order],
+            **dict(zip(names, self.counts[order].T, strict=True)),
+            settled_ns=[self.settled[i] for i in order] if self.keep_settled else [],
+            rejected_ns=[self.rejected[i] for i in order] if self.keep_settled else [],
+            found=self.found[order],
+            target=self.target,
+            drafter=self.drafter,
+            end_ns=self.end_ns,
+            in_system_area_ns=self.in_system_area_ns,
+            events=self.env.scheduled,
+        )
+
+
+def _fleet(spec: FleetSpec) -> dict[str, Any]:
+    return {
+        "count": spec.servers,
+        "discipline": spec.discipline,
+        "max_batch": spec.max_batch,
+        "context_ns": spec.context_ns,
+        "sequence_ns": spec.sequence_ns,
+        "kv_tokens": spec.kv_tokens,
+        "affinity": spec.affinity,
+    }
+
+
+def draws_of(
+    deployment: Deployment, replication: int, number: int, tokens: int, rate: float
+) -> NDArray[np.bool_]:
+    """How the drafts of request *number* fare: bool, shape (tokens,).
+
+    A trace is replayed request by request.
+    """
+    acceptance = deployment.acceptance
+    if acceptance.model == "trace":
+        trace = acceptance.traces[number % len(acceptance.traces)]
+        acceptance = dataclasses.replace(acceptance, traces=(trace,))
+        replayed: NDArray[np.bool_] = acceptance.draws(0, 1, tokens)[0]
+        return replayed
+    if rate != acceptance.rate:
+        acceptance = dataclasses.replace(acceptance, rate=rate)
+    u = Uniforms(deployment.seed, request_key(replication, number)).next(tokens)
+    draws: NDArray[np.bool_] = acceptance.judge(u[None, :])[0]
+    return draws

@@ -1,0 +1,443 @@
+"""Load studies: the settings of :mod:`dsim.study`, and those of workload and deployment."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dsim import study as studies
+from dsim.cluster.deployment import Deployment, Faults, FleetSpec, Slo
+from dsim.cluster.fleet import DISCIPLINES
+from dsim.cluster.workload import ARRIVALS, Length, Workload, read_trace
+from dsim.errors import Problem, UserError
+from dsim.latency import to_ns
+from dsim.study import Setting, case_of, points, show
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from dsim.study import Study
+
+MOST_SERVERS = 100_000
+
+
+def _number(key: str, default: Any, unit: str, meaning: str, **more: Any) -> Setting:
+    kind = "int" if isinstance(default, int) else "float"
+    more = {"low": 0, **more}
+    return Setting(
+        key=key, type=more.pop("type", kind), default=default, unit=unit, meaning=meaning, **more
+    )
+
+
+def _fleet_settings(model: str) -> tuple[Setting, ...]:
+    plural = f"{model}s"
+    return (
+        _number(
+            f"cluster.{plural}",
+            7 if model == "target" else 1,
+            "servers",
+            f"{model} servers, shared by all requests",
+            low=1,
+            high=MOST_SERVERS,
+        ),
+        Setting(
+            key=f"cluster.{model}_discipline",
+            type="str",
+            default="fifo",
+            choices=DISCIPLINES,
+            meaning=f"who is next when a {model} server is free: fifo, lifo, shortest (fewest "
+            "tokens to go), first-pass (requests with none in flight go first)",
+        ),
+        _number(
+            f"cluster.{model}_batch",
+            1,
+            "forwards",
+            f"most forwards, of different requests, that a {model} server does as one",
+            low=1,
+        ),
+        _number(
+            f"cluster.{model}_context_ms",
+            0.0,
+            "ms / 1000 tokens",
+            f"what a forward of the {model} takes longer for its context",
+        ),
+        _number(
+            f"cluster.{model}_sequence_ms",
+            0.0,
+            "ms",
+            "what a batch takes longer for each forward but the first",
+        ),
+        _number(
+            f"cluster.{model}_prefill_ms",
+            0.0,
+            "ms / 1000 tokens",
+            f"reading the prompt, on each {model} server that has not cached it; "
+            "0: as first_latency_ms says",
+        ),
+        _number(
+            f"cluster.{model}_kv_tokens",
+            0,
+            "tokens",
+            f"what the KV memory of a {model} server holds; 0: no limit",
+        ),
+        _number(
+            f"cluster.gpus_per_{model}",
+            1.0,
+            "GPUs",
+            f"of one {model} server",
+        ),
+    )
+
+
+LOAD_SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        key="workload.arrivals",
+        type="str",
+        default="poisson",
+        choices=ARRIVALS,
+        meaning="poisson; gamma: with bursts; closed: users who wait for the answer; "
+        "trace: replay workload.trace_file",
+    ),
+    _number("workload.requests", 500, "requests", "how many are sent", low=1, high=2**31),
+    _number("workload.rate_per_s", 1.0, "requests / s", "mean arrival rate", above=True),
+    _number(
+        "workload.cv", 2.0, "", "gamma: standard deviation / mean of the time between", above=True
+    ),
+    _number("workload.users", 8, "users", "closed: how many there are", low=1),
+    _number("workload.think_ms", 0.0, "ms", "closed: mean time between answer and next request"),
+    _number("workload.prompt_tokens", 0, "tokens", "length of a prompt, or its mean"),
+    _number("workload.prompt_cv", 0.0, "", "above 0: lengths of prompts are lognormal"),
+    _number(
+        "workload.output_cv", 0.0, "", "above 0: lengths of answers are lognormal, mean tokens"
+    ),
+    _number(
+        "workload.acceptance_spread",
+        0.0,
+        "",
+        "standard deviation of the acceptance rate over requests (a beta distribution)",
+        high=0.5,
+    ),
+    Setting(
+        key="workload.trace_file",
+        type="str",
+        default=None,
+        sweep=False,
+        meaning="trace: a CSV file with columns arrival_ms (or arrival_s), prompt_tokens and "
+        "output_tokens",
+    ),
+    _number(
+        "workload.warm_up",
+        0.1,
+        "",
+        "the part of the requests, from the first on, that no metric counts",
+        high=0.9,
+        sweep=False,
+    ),
+    *_fleet_settings("target"),
+    *_fleet_settings("drafter"),
+    Setting(
+        key="cluster.affinity",
+        type="bool",
+        default=False,
+        meaning="prefer a free target server that has cached the request's text",
+    ),
+    _number("cluster.network_ms", 0.0, "ms", "one-way delay between drafter and targets"),
+    _number("cluster.network_cv", 0.0, "", "its standard deviation / mean (lognormal)"),
+    _number("cluster.dispatch_ms", 0.0, "ms", "what each dispatch of a target pass costs"),
+    _number(
+        "cluster.hosts",
+        0,
+        "hosts",
+        "how many hosts share all servers, which slow each other there; 0: one host each",
+    ),
+    Setting(
+        key="cluster.slowdown",
+        type="list of float",
+        default=[1.0],
+        sweep=False,
+        meaning="how many times longer a forward takes while 1, 2, 3 … servers of its host "
+        "compute; the last value holds for more",
+    ),
+    _number("cluster.mtbf_s", 0.0, "s", "mean time to a target server's failure; 0: none fails"),
+    _number("cluster.mttr_s", 60.0, "s", "mean time until it is back", above=True),
+    Setting(
+        key="cluster.retry",
+        type="bool",
+        default=True,
+        meaning="a pass whose server fails is done again elsewhere; false: its request is lost",
+    ),
+    _number(
+        "cluster.max_active",
+        0,
+        "requests",
+        "requests served at once, others waiting before the door; 0: no limit",
+    ),
+    _number(
+        "cluster.max_waiting",
+        None,
+        "requests",
+        "how many may wait there, others being turned away; not set: no limit",
+        type="int",
+    ),
+    _number("cluster.price_per_gpu_hour", 0.0, "", "in whatever currency"),
+    _number("slo.ttft_ms", None, "ms", "goodput counts requests that keep this: first token"),
+    _number("slo.tpot_ms", None, "ms", "… time per output token after the first"),
+    _number("slo.latency_ms", None, "ms", "… last token"),
+    _number(
+        "max_load",
+        1.0,
+        "",
+        "refuse cases whose offered load is this or more: their queues would grow for ever",
+        above=True,
+        sweep=False,
+    ),
+)
+_LEFT_OUT = {"engine", "max_targets"}
+BY_KEY = {s.key: s for s in (*studies.SETTINGS, *LOAD_SETTINGS) if s.key not in _LEFT_OUT}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadCase:
+    """One point of a load study, for one algorithm.
+
+    Attributes:
+        point: the axes of the grid that led here.
+        variant: the variant's name, or nothing.
+        deployment, workload: what is simulated.
+        replications: how often.
+        warm_up: the part of the requests that does not count.
+    """
+
+    point: Mapping[str, Any]
+    variant: str
+    deployment: Deployment
+    workload: Workload
+    replications: int
+    warm_up: float
+
+    @property
+    def name(self) -> str:
+        """What tells it from others, for messages."""
+        parts = [self.variant, self.deployment.algorithm]
+        parts += [f"{key} = {show(value)}" for key, value in self.point.items()]
+        return ", ".join(filter(None, parts))
+
+
+class _LoadLoader(studies._Loader):
+    known = BY_KEY
+    tables = (*studies.TABLES, *studies.LOAD_TABLES)
+
+    def __init__(self, source: str, folder: Path) -> None:
+        super().__init__(source, folder)
+        self.traces: dict[str, Any] = {}
+
+    def read_files(self, values: dict[str, Any]) -> None:
+        super().read_files(values)
+        name = values.get("workload.trace_file")
+        if isinstance(name, str):
+            trace = self.read("workload.trace_file", name, read_trace)
+            if trace is not None:
+                self.traces[name] = trace
+
+    def check_charts(self, study: Study) -> None:
+        from dsim.cluster.load import OUTCOMES
+
+        axes = [axis.key for axis in study.grid]
+        for number, chart in enumerate(study.charts):
+            where = f"charts[{number}]"
+            if chart.kind != "lines":
+                self.complain(f"{where}.kind", f'expected "lines", got {show(chart.kind)}')
+            if chart.x not in axes:
+                self.complain(
+                    f"{where}.x",
+                    f"expected an axis of the grid, got {show(chart.x)}"
+                    f"{studies.nearest(chart.x, axes)}",
+                )
+            if chart.y not in OUTCOMES:
+                self.complain(
+                    f"{where}.y",
+                    f"expected a column of the results, got {show(chart.y)}"
+                    f"{studies.nearest(chart.y, list(OUTCOMES))}",
+                )
+
+    def check_together(self, study: Study) -> None:
+        super().check_together(_with_engine(study))
+        if study.settings["minimise"]:
+            self.complain("minimise", "is for dsim run; a load study shows every case")
+        for number in range(len(study.variants)):
+            values = study.of_variant(number)
+            swept = {axis.key: axis.values for axis in study.grid}
+            of = {key: swept.get(key, (value,)) for key, value in values.items()}
+            where = f"variants[{number}]." if study.variants[number][0] else ""
+            if "trace" in of["workload.arrivals"] and values["workload.trace_file"] is None:
+                self.complain(f"{where}workload.trace_file", 'is missing: the arrivals are "trace"')
+            for model in ("target", "drafter"):
+                room = min(of[f"cluster.{model}_kv_tokens"])
+                longest = max(of["workload.prompt_tokens"]) + max(of["tokens"])
+                fixed = not max(of["workload.prompt_cv"]) and not max(of["workload.output_cv"])
+                if room and fixed and room < longest:
+                    self.complain(
+                        f"{where}cluster.{model}_kv_tokens",
+                        f"expected room for one request (prompt and answer: {longest} tokens), "
+                        f"got {room}",
+                    )
+            if max(of["cluster.hosts"]) and min(values["cluster.slowdown"]) < 1:
+                self.complain(
+                    f"{where}cluster.slowdown",
+                    f"expected factors ≥ 1, got {show(values['cluster.slowdown'])}",
+                )
+
+
+def _with_engine(study: Study) -> Study:
+    """*study* with what the checks of a study for ``dsim run`` look at besides."""
+    return dataclasses.replace(study, settings={**study.settings, "engine": "events"})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LoadStudy:
+    """A checked load study.
+
+    Attributes:
+        study: its settings, grid, variants and charts.
+        traces: the workloads read from files, by file.
+    """
+
+    study: Study
+    traces: Mapping[str, tuple[tuple[int, int, int], ...]]
+
+    def cases(self) -> Iterator[LoadCase]:
+        """Every case: for each variant and point of the grid, each algorithm."""
+        for number, (name, _) in enumerate(self.study.variants):
+            for point in points(self.study.grid):
+                own = self.study.of_variant(number)
+                for key in point:
+                    if studies.ALTERNATIVES.get(key) in own:
+                        own[studies.ALTERNATIVES[key]] = None
+                values = {**own, **point}
+                for algorithm in values["algorithms"]:
+                    yield LoadCase(
+                        point=point,
+                        variant=name,
+                        deployment=deployment_of(values, algorithm),
+                        workload=workload_of(values, self.traces),
+                        replications=values["repeats"],
+                        warm_up=values["workload.warm_up"],
+                    )
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> LoadStudy:
+    """Read the load study at *path*, with ``key=value`` *overrides*.
+
+    Raises:
+        UserError: with all problems that were found.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(Problem(str(path), "", f"cannot be read: {error.strerror}")) from None
+    except UnicodeDecodeError:
+        raise UserError(Problem(str(path), "", "is not a text file")) from None
+    return loads(text, str(path), overrides, path.parent)
+
+
+def loads(
+    text: str, source: str = "study", overrides: Sequence[str] = (), folder: Path = Path()
+) -> LoadStudy:
+    """The load study that *text* (TOML) describes; data files are looked for in *folder*.
+
+    Raises:
+        UserError: with all problems that were found.
+    """
+    try:
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(Problem(source, "", f"is not TOML: {error}")) from None
+    loader = _LoadLoader(source, folder)
+    study = loader.study(document, overrides)
+    return LoadStudy(study=study, traces=loader.traces)
+
+
+def workload_of(
+    values: Mapping[str, Any], traces: Mapping[str, tuple[tuple[int, int, int], ...]]
+) -> Workload:
+    """The workload that settings by key describe."""
+
+    def length(mean_tokens: int, cv: float) -> Length:
+        return Length(
+            model="lognormal" if cv and mean_tokens else "constant",
+            mean_tokens=mean_tokens,
+            cv=cv or 1.0,
+        )
+
+    return Workload(
+        arrivals=values["workload.arrivals"],
+        requests=values["workload.requests"],
+        rate_per_s=values["workload.rate_per_s"],
+        cv=values["workload.cv"],
+        users=values["workload.users"],
+        think_ns=round(values["workload.think_ms"] * 1e6),
+        prompt=length(values["workload.prompt_tokens"], values["workload.prompt_cv"]),
+        output=length(values["tokens"], values["workload.output_cv"]),
+        rate_spread=values["workload.acceptance_spread"],
+        trace=traces.get(values["workload.trace_file"] or "", ()),
+    )
+
+
+def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
+    """The deployment that settings by key describe."""
+    case = case_of(values)
+
+    def ns(key: str) -> int:
+        return round(float(values[key]) * 1e6)
+
+    def bound(key: str) -> int | None:
+        return None if values[key] is None else to_ns(values[key]) if values[key] else 0
+
+    def fleet(model: str) -> FleetSpec:
+        def of(name: str) -> Any:
+            return values[f"cluster.{model}_{name}"]
+
+        return FleetSpec(
+            servers=values[f"cluster.{model}s"],
+            discipline=of("discipline"),
+            max_batch=of("batch"),
+            context_ns=of("context_ms") * 1e3,
+            sequence_ns=round(of("sequence_ms") * 1e6),
+            prefill_token_ns=of("prefill_ms") * 1e3,
+            kv_tokens=of("kv_tokens"),
+            affinity=values["cluster.affinity"] if model == "target" else False,
+            gpus=values[f"cluster.gpus_per_{model}"],
+        )
+
+    return Deployment(
+        algorithm=algorithm,
+        lookahead=case.lookahead,
+        most_passes=case.targets,
+        target=case.target,
+        drafter=case.drafter,
+        acceptance=case.acceptance,
+        seed=case.seed,
+        preemptible=case.preemptible,
+        targets=fleet("target"),
+        drafters=fleet("drafter"),
+        network_ns=ns("cluster.network_ms"),
+        network_cv=values["cluster.network_cv"],
+        overhead_ns=ns("cluster.dispatch_ms"),
+        hosts=values["cluster.hosts"],
+        slowdown=tuple(values["cluster.slowdown"]),
+        faults=Faults(
+            mtbf_ns=round(values["cluster.mtbf_s"] * 1e9),
+            mttr_ns=round(values["cluster.mttr_s"] * 1e9),
+            retry=values["cluster.retry"],
+        ),
+        max_active=values["cluster.max_active"],
+        max_waiting=values["cluster.max_waiting"],
+        price_per_gpu_hour=values["cluster.price_per_gpu_hour"],
+        slo=Slo(
+            ttft_ns=bound("slo.ttft_ms"),
+            tpot_ns=bound("slo.tpot_ms"),
+            latency_ns=bound("slo.latency_ms"),
+        ),
+    )

@@ -1,0 +1,178 @@
+"""Closed forms of queueing theory, and the offered load of a deployment.
+
+Kleinrock, *Queueing Systems*, volume 1 (1975): M/M/1, M/M/c and the Erlang formulas (chapter 3),
+the Pollaczek-Khinchine formula of M/G/1 (chapter 5). Little (1961): L = λW.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dsim.acceptance import run_lengths
+from dsim.cluster.workload import NS_PER_S
+
+if TYPE_CHECKING:
+    from dsim.cluster.deployment import Deployment
+    from dsim.cluster.workload import Workload
+
+SAMPLE = 400  # requests from which the mean work of one is estimated
+
+
+def mg1_wait(load: float, service: float, cv: float = 1.0) -> float:
+    """Mean wait in M/G/1 (Pollaczek-Khinchine); M/M/1 has ``cv`` 1, M/D/1 has 0.
+
+    Args:
+        load: arrival rate × mean service time, below 1.
+        service: mean service time; the wait is in its unit.
+        cv: standard deviation / mean of the service time.
+    """
+    return load * service * (1 + cv**2) / (2 * (1 - load))
+
+
+def erlang_b(servers: int, offered: float) -> float:
+    """The share of arrivals that an M/G/c/c system turns away (Erlang's loss formula).
+
+    Args:
+        servers: ``c``.
+        offered: arrival rate × mean service time, in erlangs.
+    """
+    blocked = 1.0
+    for n in range(1, servers + 1):
+        blocked = offered * blocked / (n + offered * blocked)
+    return blocked
+
+
+def erlang_c(servers: int, offered: float) -> float:
+    """The share of arrivals that have to wait in M/M/c; *offered* is below *servers*."""
+    blocked = erlang_b(servers, offered)
+    return servers * blocked / (servers - offered * (1 - blocked))
+
+
+def mmc_wait(servers: int, offered: float, service: float) -> float:
+    """Mean wait in M/M/c, in the unit of the mean *service* time."""
+    return erlang_c(servers, offered) * service / (servers - offered)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Load:
+    """Offered load: the work that arrives in a unit of time, over what can be done in it.
+
+    Attributes:
+        target, drafter: of each fleet. 1 or more cannot be served.
+        exact: whether that is the load itself (non-SI, SI). DSI makes fewer and larger passes the
+            busier it is; and where servers have to read what others have cached, that depends on
+            who serves whom: then these are the least that will do.
+        most_per_s: the arrival rate at which the larger of the two is 1.
+    """
+
+    target: float
+    drafter: float
+    exact: bool
+    most_per_s: float
+
+    @property
+    def worst(self) -> tuple[str, float]:
+        """The busier fleet, and its load."""
+        return max(("target", self.target), ("drafter", self.drafter), key=lambda pair: pair[1])
+
+
+def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
+    """The offered load of an open workload; ``None`` where arrivals wait for answers (closed).
+
+    The mean work of a request is counted on the acceptance draws of the first requests, forward by
+    forward: non-SI needs one pass a token; SI one pass and ``m`` drafts a round; DSI at least one
+    pass for each rejection and one more, and a draft for each one accepted. A pass takes its mean
+    latency (of width ``k + 1`` by a table) with the dispatch, the network and, in a full batch,
+    what each sequence adds.
+    """
+    if workload.arrivals == "closed" or workload.count < 2:
+        return None
+    if deployment.max_active and deployment.max_waiting is not None:
+        return None  # what is too much is turned away
+    d = deployment
+    arrivals = workload.arrival_ns(d.seed, 0)
+    if workload.arrivals == "trace":
+        span_ns = int(arrivals[-1] - arrivals[0])
+        if span_ns <= 0:
+            return None
+        rate_per_s = (workload.count - 1) * NS_PER_S / span_ns
+    else:
+        rate_per_s = workload.rate_per_s
+    prompts, outputs = workload.lengths(d.seed, 0)
+    rates = workload.rates(d.seed, 0, d.acceptance.rate)
+    some = min(SAMPLE, workload.count)
+    passes, drafts = 0, 0
+    for number in range(some):
+        n = int(outputs[number])
+        if d.algorithm == "nonsi":
+            passes += n
+            continue
+        counted = rounds_of(_draws(d, number, n, float(rates[number])), d.lookahead, d.algorithm)
+        passes += counted[0]
+        drafts += counted[1]
+    width = 1 if d.algorithm == "nonsi" else d.lookahead + 1
+    pass_ns, draft_ns = mean_ns(d, "target", width), mean_ns(d, "drafter", 1)
+    tokens = float(prompts.mean() + outputs.mean() / 2)
+    b = d.targets.max_batch
+    together = pass_ns + (b - 1) * d.targets.sequence_ns + b * d.targets.context_ns * tokens
+    if d.target.model == "table":
+        together += d.target.at_width(width * b) - d.target.at_width(width)
+    held = together + d.overhead_ns
+    if d.algorithm != "nonsi" and (d.network_ns or d.link_ns):
+        held += 2 * (float(np.mean(d.link_ns)) if d.link_ns else d.network_ns)
+    # What every request has to read at least once, on one server.
+    prefill = {
+        model: float(prompts.mean()) * spec.prefill_token_ns
+        if spec.prefill_token_ns
+        else float(latency.first_ns or 0)
+        for model, spec, latency in (
+            ("target", d.targets, d.target),
+            ("drafter", d.drafters, d.drafter),
+        )
+    }
+    per_ns = rate_per_s / NS_PER_S
+    target = per_ns * (passes / some * held / b + prefill["target"]) / d.targets.servers
+    drafter = 0.0
+    if d.algorithm != "nonsi":
+        b = d.drafters.max_batch
+        held = draft_ns + (b - 1) * d.drafters.sequence_ns + b * d.drafters.context_ns * tokens
+        drafter = per_ns * (drafts / some * held / b + prefill["drafter"]) / d.drafters.servers
+    return Load(
+        target=target,
+        drafter=drafter,
+        exact=d.algorithm != "dsi" and not prefill["target"] and d.target.model != "table",
+        most_per_s=rate_per_s / max(target, drafter),
+    )
+
+
+def mean_ns(deployment: Deployment, model: str, width: int) -> float:
+    """The mean latency (ns) of one forward over *width* tokens."""
+    latency = deployment.target if model == "target" else deployment.drafter
+    return float(latency.at_width(width) if latency.model == "table" else latency.latency_ns)
+
+
+def rounds_of(draws: list[bool], lookahead: int, algorithm: str) -> tuple[int, int]:
+    """How many passes and drafts a request takes: exactly for SI, at least for DSI."""
+    n, lengths = len(draws), run_lengths(np.array(draws))
+    settled = passes = drafts = 0
+    while settled < n:
+        passes += 1
+        if algorithm == "si":
+            made = min(lookahead, n - settled - 1)
+            drafts += made
+            settled += min(made, lengths[settled]) + 1
+        else:
+            accepted = min(lengths[settled], n - settled - 1)
+            drafts += accepted
+            settled += accepted + 1
+    return passes, drafts
+
+
+def _draws(deployment: Deployment, number: int, tokens: int, rate: float) -> list[bool]:
+    from dsim.cluster.serve import draws_of
+
+    draws: list[bool] = draws_of(deployment, 0, number, tokens, rate).tolist()
+    return draws

@@ -1,0 +1,427 @@
+"""Load studies: settings, the command line, the results folder and the trace."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsim.cli import main
+from dsim.cluster import load as loading
+from dsim.cluster import perfetto
+from dsim.cluster.deployment import Deployment, FleetSpec, Slo
+from dsim.cluster.metrics import DRIFT_REQUESTS, backlog_growth, measure
+from dsim.cluster.serve import serve
+from dsim.cluster.study import BY_KEY, loads
+from dsim.cluster.workload import Length, Workload, read_trace, uniforms
+from dsim.errors import UserError
+from dsim.latency import Latency
+from tests.test_cluster import deployments, workloads
+
+STUDIES = Path(__file__).parent.parent / "studies"
+SMALL = """
+tokens = 10
+repeats = 1
+[target]
+latency_ms = 30.0
+[drafter]
+latency_ms = 3.0
+[workload]
+requests = 40
+[cluster]
+targets = 2
+"""
+
+
+def dsim(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def small(tmp_path, more=""):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL + more)
+    return path
+
+
+def problems(text, overrides=()):
+    with pytest.raises(UserError) as caught:
+        loads(text, "s.toml", overrides)
+    return [str(problem) for problem in caught.value.problems]
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+
+def test_every_problem_is_named_at_once():
+    found = problems(
+        'tokens = 0\n[workload]\narrival = "poisson"\nrate_per_s = -1\n'
+        '[cluster]\ntarget_discipline = "fifi"\n[slo]\nttft_ms = "soon"\n'
+    )
+    assert any(
+        'workload.arrival: unknown setting; did you mean "workload.arrivals"?' in p for p in found
+    )
+    assert any("workload.rate_per_s: expected" in p and "got -1" in p for p in found)
+    assert any('did you mean "fifo"?' in p for p in found)
+    assert any("slo.ttft_ms" in p for p in found)
+    assert any("tokens: expected" in p for p in found)
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[workload]\narrivals = "trace"', "workload.trace_file: is missing"),
+        ("[cluster]\ntarget_kv_tokens = 50", "expected room for one request"),
+        ("[cluster]\nhosts = 1\nslowdown = [0.5]", "expected factors ≥ 1"),
+        ('minimise = ["lookahead"]\n[grid]\nlookahead = [1, 2]', "minimise: is for dsim run"),
+        ('[[charts]]\nkind = "lines"\nx = "lookahead"\ny = "latency_mean_ms"', "charts[0].x"),
+        (
+            '[grid]\nlookahead = [1, 2]\n[[charts]]\nkind = "lines"\nx = "lookahead"\ny = "latncy"',
+            "expected a column of the results",
+        ),
+        ('[workload]\ntrace_file = "nowhere.csv"', "cannot be read"),
+    ],
+)
+def test_what_is_wrong_only_together(text, message):
+    assert message in "\n".join(problems(text))
+
+
+def test_settings_reach_the_deployment():
+    study = loads(
+        SMALL,
+        overrides=[
+            "cluster.network_ms=2",
+            "cluster.target_context_ms=0.5",
+            "cluster.target_kv_tokens=999",
+            "cluster.mtbf_s=10",
+            "slo.ttft_ms=100",
+            'algorithms=["si"]',
+            "workload.prompt_tokens=7",
+            "workload.output_cv=0.5",
+        ],
+    )
+    (case,) = study.cases()
+    d, w = case.deployment, case.workload
+    assert (d.algorithm, d.targets.servers, d.network_ns) == ("si", 2, 2_000_000)
+    assert d.targets.context_ns == 500.0  # 0.5 ms for 1000 tokens
+    assert d.targets.kv_tokens == 999
+    assert d.faults.mtbf_ns == 10_000_000_000
+    assert d.slo == Slo(ttft_ns=100_000_000)
+    assert w.prompt == Length(mean_tokens=7)
+    assert w.output == Length(model="lognormal", mean_tokens=10, cv=0.5)
+
+
+def test_a_study_survives_being_written_down():
+    study = loads(SMALL + "[grid]\nworkload.rate_per_s = [1.0, 2.0]\n")
+    again = loads(study.study.to_toml())
+    assert [c.deployment for c in again.cases()] == [c.deployment for c in study.cases()]
+    assert [c.workload for c in again.cases()] == [c.workload for c in study.cases()]
+
+
+@pytest.mark.parametrize("name", ["load.toml", "budget.toml", "network.toml"])
+def test_shipped_studies_are_sound(name):
+    text = (STUDIES / name).read_text()
+    cases = list(loads(text, name).cases())
+    assert all(not loading.check(case) for case in cases)
+    assert len({case.deployment.gpus for case in cases}) == 1 or name == "network.toml"
+
+
+def test_settings_are_listed():
+    result = dsim("settings", "--load", "--json")
+    keys = {row["key"] for row in json.loads(result.output)}
+    assert set(BY_KEY) <= keys
+    assert "workload.rate_per_s" not in dsim("settings").output
+
+
+# -- unstable loads -------------------------------------------------------------------------------
+
+
+def test_an_unstable_load_is_named_and_explained(tmp_path):
+    path = small(tmp_path)
+    result = dsim("load", path, "--set", "workload.rate_per_s=50", "--json")
+    assert result.exit_code == 2
+    assert "nonsi: the offered load of the 2 target servers is 7.50" in result.output
+    assert "It takes fewer than 6.67 requests / s, or 16 target servers or more" in result.output
+    # SI needs less, so it is at another load; DSI is refused by the least that it can do with.
+    assert result.output.count("the offered load of") == 3
+    assert "Traceback" not in result.output
+
+
+def test_cases_that_can_be_served_are_simulated_beside(tmp_path):
+    path = small(tmp_path, "[grid]\nworkload.rate_per_s = [1.0, 50.0]\n")
+    result = dsim("load", path, "--json")
+    assert result.exit_code == 0
+    answer = json.loads(result.output)
+    by = {(c["algorithm"], c["workload_rate_per_s"]): c for c in answer["cases"]}
+    assert by["nonsi", 1.0]["status"] == "ok"
+    assert by["nonsi", 50.0]["status"] == "refused"
+    assert by["nonsi", 50.0]["latency_mean_ms"] is None
+    assert len(answer["refused"]) >= 1
+
+
+def test_a_growing_backlog_is_told():
+    """Twice the work that a server can do, simulated on purpose."""
+    deployment = Deployment(
+        algorithm="nonsi", target=Latency(latency_ns=10**7), targets=FleetSpec()
+    )
+    workload = Workload(requests=400, rate_per_s=200.0, output=Length(mean_tokens=1))
+    over = serve(deployment, workload)
+    assert backlog_growth(over) > 1.5
+    assert not measure(deployment, [over]).stable
+    calm = serve(deployment, Workload(requests=400, rate_per_s=50.0, output=Length(mean_tokens=1)))
+    assert measure(deployment, [calm]).stable
+    short = serve(deployment, Workload(requests=DRIFT_REQUESTS - 1, output=Length(mean_tokens=1)))
+    assert math.isnan(backlog_growth(short))
+
+
+# -- the command line ------------------------------------------------------------------------------
+
+
+def test_a_load_study_writes_its_folder(tmp_path):
+    path = small(tmp_path, "[grid]\nworkload.rate_per_s = [0.5, 1.0]\n")
+    out = tmp_path / "out"
+    result = dsim("load", path, "--out", out, "--jobs", 1)
+    assert result.exit_code == 0, result.output
+    assert "non-SI" in result.output
+    names = {p.name for p in out.iterdir()}
+    assert {
+        "results.csv",
+        "results.parquet",
+        "report.html",
+        "study.toml",
+        "provenance.json",
+    } <= names
+    frame = pd.read_parquet(out / "results.parquet")
+    assert len(frame) == 6
+    assert set(loading.OUTCOMES) <= set(frame.columns)
+    page = (out / "report.html").read_text()
+    assert "The backlog over time" in page
+    assert dsim("load", path, "--out", out, "--jobs", 1).exit_code == 0  # the same again is fine
+    other = dsim("load", path, "--out", out, "--set", "tokens=11")
+    assert other.exit_code == 2
+    assert "--force" in other.output
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dsim.results.write_csv", full)
+    out = tmp_path / "out"
+    result = dsim("load", small(tmp_path), "--out", out, "--jobs", 1)
+    assert result.exit_code == 2
+    assert "there is no room for the results" in result.output
+    assert not out.exists()
+
+
+def test_results_do_not_depend_on_the_number_of_workers(tmp_path):
+    study = loads(SMALL + "[grid]\nworkload.rate_per_s = [0.5, 1.0]\n")
+    one, two = loading.answers(study), loading.answers(study, jobs=2)
+    assert loading.as_json(one) == loading.as_json(two)
+
+
+def test_variants_may_differ_in_algorithm_and_servers():
+    study = loads(
+        SMALL.replace("targets = 2", "")
+        + '[[variants]]\nname = "a"\nalgorithms = ["nonsi"]\ncluster.targets = 8\n'
+        '[[variants]]\nname = "b"\nalgorithms = ["dsi"]\n[variants.cluster]\ntargets = 7\n'
+    )
+    assert [(c.variant, c.deployment.algorithm, c.deployment.gpus) for c in study.cases()] == [
+        ("a", "nonsi", 8.0),
+        ("b", "dsi", 8.0),
+    ]
+
+
+def test_a_workload_is_replayed_from_a_file(tmp_path):
+    (tmp_path / "w.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0.5,3,2\n0,1,4\n")
+    path = small(tmp_path)
+    result = dsim(
+        "load",
+        path,
+        "--json",
+        "--set",
+        'workload.arrivals="trace"',
+        "--set",
+        'workload.trace_file="w.csv"',
+        "--set",
+        'algorithms=["nonsi"]',
+    )
+    assert result.exit_code == 0, result.output
+    (case,) = json.loads(result.output)["cases"]
+    assert case["requests"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a header"),
+        ("a,b\n1,2\n", "expected a column arrival_ms"),
+        ("arrival_ms,output_tokens\n1,x\n", "line 2: expected numbers"),
+        ("arrival_ms,output_tokens\n-1,3\n", "line 2: expected an arrival"),
+        ("arrival_ms,output_tokens\n1,0\n", "an output ≥ 1"),
+    ],
+)
+def test_bad_traces_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        read_trace(text)
+
+
+# -- metrics ---------------------------------------------------------------------------------------
+
+
+def test_metrics_of_a_run_worked_out_by_hand():
+    """One server, t2 = 10 ms: request 0 (2 tokens) at 0, request 1 (1 token) at 5."""
+    deployment = Deployment(
+        algorithm="nonsi",
+        target=Latency(latency_ns=10**7),
+        targets=FleetSpec(gpus=2),
+        price_per_gpu_hour=3.6,
+        slo=Slo(latency_ns=15 * 10**6),
+    )
+    workload = Workload(arrivals="trace", trace=((0, 0, 2), (5 * 10**6, 0, 1)))
+    m = measure(deployment, [serve(deployment, workload)])
+    # Settled: 10 and 30; 20. Request 1 goes between, since it waits since 5.
+    assert m.ttft["mean"].value == pytest.approx((10 + 15) / 2)
+    assert m.tpot["mean"].value == pytest.approx(20)  # request 1 has none
+    assert m.latency["mean"].value == pytest.approx((30 + 15) / 2)
+    assert m.throughput_per_s.value == pytest.approx(2 / 0.030)
+    assert m.goodput_per_s == pytest.approx(1 / 0.030)
+    assert m.good_share == 0.5
+    assert m.target_utilisation == 1
+    assert m.in_system == pytest.approx((30 + 15) / 30)
+    assert m.target_queue == pytest.approx((5 + 10) / 30)
+    assert m.gpu_seconds_per_token == pytest.approx(2 * 0.030 / 3)
+    assert m.price_per_million == pytest.approx(2 * 0.030 / 3 * 1e6 / 3600 * 3.6)
+    assert math.isnan(m.latency["mean"].ci95)
+
+
+def test_the_warm_up_is_cut():
+    deployment = Deployment(
+        algorithm="nonsi", target=Latency(latency_ns=10**7), targets=FleetSpec()
+    )
+    trace = tuple((10**9 * i, 0, 5 if i < 5 else 1) for i in range(10))
+    run = serve(deployment, Workload(arrivals="trace", trace=trace))
+    assert measure(deployment, [run]).latency["mean"].value == pytest.approx(30)
+    assert measure(deployment, [run], warm_up=0.5).latency["mean"].value == pytest.approx(10)
+
+
+def test_intervals_cover_the_truth():
+    """Of 40 intervals by batch means, 95 % are meant to hold; by far most do."""
+    deployment = Deployment(
+        algorithm="nonsi",
+        target=Latency(model="gamma", cv=1.0, latency_ns=10**7),
+        targets=FleetSpec(),
+    )
+    workload = Workload(requests=2000, rate_per_s=30.0, output=Length(mean_tokens=1))
+    hits = 0
+    for replication in range(40):
+        m = measure(deployment, [serve(deployment, workload, replication)], warm_up=0.1)
+        mean = m.latency["mean"]
+        hits += abs(mean.value - 10 / 0.7) < mean.ci95
+    assert hits >= 32
+
+
+# -- workloads -------------------------------------------------------------------------------------
+
+
+def test_gaps_have_the_rate_and_the_spread_asked_for():
+    for arrivals, cv in (("poisson", 1.0), ("gamma", 3.0)):
+        workload = Workload(arrivals=arrivals, cv=3.0, requests=20_000, rate_per_s=10.0)
+        arrival = workload.arrival_ns(0, 0) / 1e9
+        gaps = arrival[1:] - arrival[:-1]
+        assert gaps.mean() == pytest.approx(0.1, rel=0.05)
+        assert gaps.std() / gaps.mean() == pytest.approx(cv, rel=0.06)
+
+
+@given(st.integers(1, 300), st.floats(0.1, 3), st.integers(0, 5))
+def test_lengths(mean, cv, replication):
+    workload = Workload(requests=3000, output=Length(model="lognormal", mean_tokens=mean, cv=cv))
+    _, lengths = workload.lengths(0, replication)
+    assert lengths.min() >= 1
+    if mean > 50 and cv < 1:
+        assert lengths.mean() == pytest.approx(mean, rel=0.1)
+
+
+def test_streams_are_apart():
+    """One number for each (replication, purpose, part): no two the same."""
+    firsts = [
+        uniforms(0, replication, purpose, part).next(1)[0]
+        for replication in range(3)
+        for purpose in range(7)
+        for part in range(3)
+    ]
+    assert len(set(firsts)) == len(firsts)
+
+
+# -- the trace -----------------------------------------------------------------------------------
+
+
+@settings(max_examples=40)
+@given(deployments(), workloads(6))
+def test_traces_keep_to_the_format(deployment, workload):
+    """The trace event format, as far as it is used; slices of a track nest."""
+    run = serve(deployment, workload, keep_settled=True, keep_log=True)
+    document = json.loads(json.dumps(perfetto.trace([("case", run), ("again", run)])))
+    events = document["traceEvents"]
+    needed = {
+        "M": {"name", "pid", "tid", "args"},
+        "X": {"name", "cat", "pid", "tid", "ts", "dur", "args"},
+        "i": {"name", "s", "pid", "tid", "ts"},
+        "s": {"name", "cat", "id", "pid", "tid", "ts"},
+        "f": {"name", "cat", "id", "pid", "tid", "ts", "bp"},
+        "b": {"name", "cat", "id", "pid", "tid", "ts"},
+        "e": {"name", "cat", "id", "pid", "tid", "ts"},
+        "C": {"name", "pid", "ts", "args"},
+    }
+    for event in events:
+        assert needed[event["ph"]] <= set(event)
+        assert event.get("ts", 0) >= 0
+        assert event.get("dur", 0) >= 0
+    named = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"}
+    assert {(e["pid"], e["tid"]) for e in events if e["ph"] in "Xisfbe"} <= named
+    for first, last in (("s", "f"), ("b", "e")):
+        starts = {e["id"]: e["ts"] for e in events if e["ph"] == first}
+        ends = {e["id"]: e["ts"] for e in events if e["ph"] == last}
+        assert starts.keys() == ends.keys()
+        assert all(starts[i] <= ends[i] for i in starts)
+        assert max(Counter(e["id"] for e in events if e["ph"] == first).values(), default=1) == 1
+    tracks = defaultdict(list)
+    for e in events:
+        if e["ph"] == "X":
+            tracks[e["pid"], e["tid"]].append((e["ts"], e["ts"] + e["dur"]))
+    batched = max(deployment.targets.max_batch, deployment.drafters.max_batch) > 1
+    for slices in tracks.values():
+        for a in slices:
+            for b in slices:
+                apart = a[1] <= b[0] + 1e-6 or b[1] <= a[0] + 1e-6
+                nested = (a[0] <= b[0] and b[1] <= a[1]) or (b[0] <= a[0] and a[1] <= b[1])
+                assert apart or nested or batched
+    passes = sum(e["ph"] == "X" and e["cat"].startswith("target") for e in events)
+    assert passes >= 2 * run.passes.sum()  # what a failure threw back stands there twice
+
+
+def test_the_trace_of_a_study(tmp_path):
+    path, trace = small(tmp_path), tmp_path / "t.json"
+    result = dsim(
+        "load", path, "--out", tmp_path / "out", "--trace", trace, "--set", "workload.requests=5"
+    )
+    assert result.exit_code == 0, result.output
+    names = [
+        e["args"]["name"]
+        for e in json.loads(trace.read_text())["traceEvents"]
+        if e["name"] == "process_name"
+    ]
+    assert names == [f"{a}: {w}" for a in ("nonsi", "si", "dsi") for w in ("servers", "requests")]
+    many = dsim(
+        "load", small(tmp_path, "[grid]\nlookahead = [1, 2, 3, 4, 5]\n"), "--json", "--trace", trace
+    )
+    assert many.exit_code == 2
+    assert "expected at most 12 cases, got 15" in many.output
