@@ -479,6 +479,7 @@ ALTERNATIVES = {
 }
 TABLES = ("target", "drafter", "acceptance", "published")
 LOAD_TABLES = ("workload", "cluster", "slo")  # of the studies of dsim load
+VALIDATE_TABLES = ("wallclock", "torch", "backend")  # of those of dsim validate
 
 CHART_SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -774,6 +775,8 @@ class _Loader:
                 first = key.partition(".")[0]
                 if first in LOAD_TABLES and first not in self.tables:
                     hint = "; this is a load study: use dsim load"
+                elif first in VALIDATE_TABLES:
+                    hint = "; this is a study of dsim validate"
                 self.complain(where + key, f"unknown setting{hint}")
                 del flat[key]
         return flat
