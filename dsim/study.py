@@ -643,13 +643,33 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Study:
         UserError: with all problems that were found.
     """
     path = Path(path)
+    return loads(read_text(path), str(path), overrides, path.parent)
+
+
+def read_text(path: Path) -> str:
+    """The text of the file *path*.
+
+    Raises:
+        UserError: it cannot be read, or is no text.
+    """
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise UserError(Problem(str(path), "", f"cannot be read: {error.strerror}")) from None
     except UnicodeDecodeError:
         raise UserError(Problem(str(path), "", "is not a text file")) from None
-    return loads(text, str(path), overrides, path.parent)
+
+
+def parse(text: str, source: str) -> dict[str, Any]:
+    """The TOML document *text*.
+
+    Raises:
+        UserError: it is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(Problem(source, "", f"is not TOML: {error}")) from None
 
 
 def loads(
@@ -660,11 +680,7 @@ def loads(
     Raises:
         UserError: with all problems that were found.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(Problem(source, "", f"is not TOML: {error}")) from None
-    return _Loader(source, folder).study(document, overrides)
+    return _Loader(source, folder).study(parse(text, source), overrides)
 
 
 class _Loader:

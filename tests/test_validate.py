@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -241,3 +242,9 @@ def test_a_claim_that_fails_is_exit_code_1(monkeypatch) -> None:
     assert re.search("FAILS: lossless", result.output)
     result = CliRunner().invoke(main, ["validate", "--tokens", "0"])
     assert result.exit_code == 2
+
+
+def test_the_shipped_study_can_be_read() -> None:
+    settings = validation.load(Path(__file__).parent.parent / "studies" / "validate.toml")
+    assert settings["backend"] == "wallclock"
+    assert settings["lookahead"] == [1, 3, 5]

@@ -14,7 +14,7 @@ from dsim.cluster.fleet import Fleet, OneAtATime, Several, Share
 from dsim.cluster.host import Host
 from dsim.cluster.workload import FAULTS, NETWORK, request_key, uniforms
 from dsim.errors import EngineError
-from dsim.events.dsi import dsi
+from dsim.events.dsi import DSI
 from dsim.events.environment import DRAFT, PASS, Environment
 from dsim.events.nonsi import nonsi
 from dsim.events.output import Output
@@ -289,7 +289,7 @@ class _Run:
             target = share(Several, self.target, "target", most=d.most_passes)
             self.shares[number] = (target, drafter)
             prefill = d.target.first_ns is not None or d.targets.prefill_token_ns > 0
-            dsi(env, drafter, target, output, d.lookahead, prefill=prefill)
+            DSI(env, drafter, target, output, d.lookahead, prefill=prefill)
             return
         target = share(OneAtATime, self.target, "target")
         self.shares[number] = (target, drafter)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,6 @@ from dsim import study as studies
 from dsim.cluster.deployment import Deployment, Faults, FleetSpec, Slo
 from dsim.cluster.fleet import DISCIPLINES
 from dsim.cluster.workload import ARRIVALS, Length, Workload, read_trace
-from dsim.errors import Problem, UserError
 from dsim.latency import to_ns
 from dsim.study import Setting, case_of, points, show
 
@@ -333,13 +331,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> LoadStudy:
     Raises:
         UserError: with all problems that were found.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(Problem(str(path), "", f"cannot be read: {error.strerror}")) from None
-    except UnicodeDecodeError:
-        raise UserError(Problem(str(path), "", "is not a text file")) from None
-    return loads(text, str(path), overrides, path.parent)
+    return loads(studies.read_text(path), str(path), overrides, path.parent)
 
 
 def loads(
@@ -350,12 +342,8 @@ def loads(
     Raises:
         UserError: with all problems that were found.
     """
-    try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(Problem(source, "", f"is not TOML: {error}")) from None
     loader = _LoadLoader(source, folder)
-    study = loader.study(document, overrides)
+    study = loader.study(studies.parse(text, source), overrides)
     return LoadStudy(study=study, traces=loader.traces)
 
 

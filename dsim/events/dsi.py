@@ -116,16 +116,3 @@ class DSI:
         if self.draft is None and self.more is not None:
             self.more.succeed()
         self._dispatch()
-
-
-def dsi(
-    env: simpy.Environment,
-    drafter: Server,
-    targets: Pool,
-    output: Output,
-    lookahead: int,
-    *,
-    prefill: bool = False,
-) -> DSI:
-    """Start DSI in *env*; see :class:`DSI`."""
-    return DSI(env, drafter, targets, output, lookahead, prefill=prefill)

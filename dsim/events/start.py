@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dsim.events.dsi import dsi
+from dsim.events.dsi import DSI
 from dsim.events.environment import DRAFT, PASS
 from dsim.events.nonsi import nonsi
 from dsim.events.server import Pool, Server, Servers
@@ -63,7 +63,7 @@ def start(
             keep_history=keep_history,
             count=targets,
         )
-        dsi(env, drafter, pool, output, lookahead, prefill=prefill)
+        DSI(env, drafter, pool, output, lookahead, prefill=prefill)
         return drafter, pool
     target = Server(
         env, target_backend, output, role="target", priority=PASS, keep_history=keep_history
