@@ -45,6 +45,7 @@ class DSI:
         self.drafter = drafter
         self.targets = targets
         self.output = output
+        self.tokens = output.tokens
         self.verify = targets.backend.verify
         self.lookahead = lookahead
         self.last = output.wanted - 1  # the one position that never needs a draft
@@ -60,7 +61,7 @@ class DSI:
 
     def _drafting(self) -> Generator[Event, Forward, None]:
         """Rule 1: the drafter never waits, but at the end of the text."""
-        tokens, last, ask = self.output.tokens, self.last, self.drafter.forward
+        tokens, last, ask = self.tokens, self.last, self.drafter.forward
         while True:
             position = len(tokens)
             if position >= last:
@@ -80,7 +81,7 @@ class DSI:
         (a) The branch has no pass yet, or (d) it has none in flight; (b) ``k`` drafts have not been
         dispatched, or (c) the last of all has not.
         """
-        drafted = len(self.output.tokens)
+        drafted = len(self.tokens)
         if drafted < self.due and self.in_flight:
             return
         if not self.targets.free:
@@ -92,7 +93,7 @@ class DSI:
 
     def _pass_ended(self, _: Event) -> None:
         """Rule 3: verdicts in dispatch order; then the server, free again, may take a new pass."""
-        in_flight, output, tokens = self.in_flight, self.output, self.output.tokens
+        in_flight, output, tokens = self.in_flight, self.output, self.tokens
         while in_flight and in_flight[0].ended:
             forward = in_flight.popleft()
             settled, end = output.settled, forward.end + 1
