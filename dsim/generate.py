@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.backends.torch import Fleet, LiveRun, available_cores
 from dsim.models import load_pair, specs
+from dsim.results import NAMES
 from dsim.verify import Rule, Sampling, rule_of
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dsim.models import Pair
-
-NAMES = {"nonsi": "non-SI", "si": "SI", "dsi": "DSI"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

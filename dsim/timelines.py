@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from dsim.errors import Problem, UserError
 from dsim.events.trace import rejections, spans
+from dsim.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,11 +59,4 @@ def write_page(
 
     page = report.Page(title=title, description=description, facts=facts, notes=notes)
     text = report.html(page, panels, wide=True)
-    half = path.with_name(path.name + ".half")
-    try:
-        half.write_text(text, encoding="utf-8")
-        half.replace(path)
-    except OSError as error:
-        half.unlink(missing_ok=True)
-        problem = Problem(option, "", f"{path} cannot be written: {error.strerror}")
-        raise UserError(problem) from None
+    write_whole(path, text, option)

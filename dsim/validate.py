@@ -23,7 +23,7 @@ import numpy as np
 from dsim.acceptance import Acceptance
 from dsim.errors import Problem, UserError
 from dsim.latency import Latency, to_ns
-from dsim.results import half_width
+from dsim.results import NAMES, half_width
 from dsim.simulate import Run, run_events
 from dsim.study import ALGORITHMS, Case, Setting, nearest, show
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from dsim.backends.wallclock import Waiters
     from dsim.verify import Rule
 
-NAMES = {"nonsi": "non-SI", "si": "SI", "dsi": "DSI"}
 BACKENDS = ("wallclock", "torch")
 FEWEST_SEEN = 4  # forwards of one width, for a row of its own in a latency table
 RATE_REPEATS = 200  # simulated texts for a prediction from the rate

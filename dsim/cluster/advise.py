@@ -23,6 +23,7 @@ from dsim.cluster.serve import serve
 from dsim.cluster.theory import erlang_c, offered_load
 from dsim.cluster.workload import NS_PER_S, Length, Workload
 from dsim.errors import Problem, UserError
+from dsim.files import write_whole
 from dsim.latency import Latency, to_ns
 from dsim.results import NAMES
 
@@ -828,12 +829,4 @@ def write_page(advice: Advice, path: Path) -> None:
         summary_caption=" ".join(advice.sensitivity),
     )
     panels = [pareto_panel(advice)] if advice.ranking else []
-    half = path.with_name(path.name + ".half")
-    try:
-        half.write_text(report.html(page, panels), encoding="utf-8")
-        half.replace(path)
-    except OSError as error:
-        half.unlink(missing_ok=True)
-        raise UserError(
-            Problem("--out", "", f"{path} cannot be written: {error.strerror}")
-        ) from None
+    write_whole(path, report.html(page, panels), "--out")

@@ -15,6 +15,7 @@ from dsim.cluster.metrics import Metrics, measure
 from dsim.cluster.serve import Served, serve
 from dsim.cluster.theory import Load, offered_load
 from dsim.errors import Problem, UserError
+from dsim.files import write_whole
 from dsim.results import NAMES, column_of
 
 if TYPE_CHECKING:
@@ -333,16 +334,7 @@ def write_trace(found: Sequence[Answer], path: Path) -> None:
     runs = [
         (c.name, serve(c.deployment, c.workload, keep_settled=True, keep_log=True)) for c in cases
     ]
-    half = path.with_name(path.name + ".half")
-    try:
-        with half.open("w", encoding="utf-8") as file:
-            json.dump(perfetto.trace(runs), file, separators=(",", ":"))
-        half.replace(path)
-    except OSError as error:
-        half.unlink(missing_ok=True)
-        raise UserError(
-            Problem("--trace", "", f"{path} cannot be written: {error.strerror}")
-        ) from None
+    write_whole(path, json.dumps(perfetto.trace(runs), separators=(",", ":")), "--trace")
 
 
 def write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:

@@ -1,0 +1,31 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dsim.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write_whole(path: Path, text: str, option: str) -> None:
+    """Write *text* to *path*; if that fails, what stood there before stays.
+
+    Args:
+        path: where to.
+        text: what to write.
+        option: the option that named the place, for the error.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    half = path.with_name(path.name + ".half")
+    try:
+        half.write_text(text, encoding="utf-8")
+        half.replace(path)
+    except OSError as error:
+        half.unlink(missing_ok=True)
+        problem = Problem(option, "", f"{path} cannot be written: {error.strerror}")
+        raise UserError(problem) from None
