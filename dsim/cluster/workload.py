@@ -17,11 +17,9 @@ if TYPE_CHECKING:
 
 NS_PER_S = 1_000_000_000
 ARRIVALS = ("poisson", "gamma", "closed", "trace")
-LENGTHS = ("constant", "lognormal")
 STREAM = 3  # of the uniform numbers; 0 … 2 are those of dsim.acceptance
 GAPS, PROMPTS, OUTPUTS, RATES, FAULTS, NETWORK, THINKING = range(7)
 BLOCK = 4096
-MOST_REPLICATIONS = 2**24
 
 
 def uniforms(seed: int, replication: int, purpose: int, part: int = 0) -> Uniforms:
