@@ -96,13 +96,13 @@ def latency(
         exchange(fleet.targets, [worker.Begin(text, rule, False, True)] * len(fleet.targets))
         for width in widths:
             # The same request again and again: its rows are fed anew each time.
-            request = worker.Feed([i % fleet.pair.vocab for i in range(width)], 1)
+            request = ([i % fleet.pair.vocab for i in range(width)], 1)
             for load in loads:
                 lines = fleet.targets[:load]
                 took = []
                 for _ in range(WARM_FORWARDS + repeats):
                     replies = exchange(lines, [request] * load, timeout_ns=fleet.watchdog_ns)
-                    done = replies[0].value
+                    done = worker.Done.unpack(replies[0].value)
                     assert (done.width, done.context) == (width, context)  # noqa: S101
                     took.append(done.forward_ns / 1e6)
                 low, middle, high = quartiles(took[WARM_FORWARDS:])

@@ -16,8 +16,8 @@ def si(drafter: Server, target: Server, output: Output, lookahead: int) -> Gener
     tokens, verify = output.tokens, target.backend.verify
     while not output.finished:
         settled = output.settled
-        for _ in range(min(lookahead, output.wanted - settled - 1)):
-            draft = drafter.forward(len(tokens))
+        for ahead in reversed(range(min(lookahead, output.wanted - settled - 1))):
+            draft = drafter.forward(len(tokens), ahead)
             yield draft
             tokens.append(draft.token)
         forward = target.forward(settled)
