@@ -13,6 +13,7 @@ from dsim.backends.simulated import Simulated
 from dsim.events.environment import Environment
 from dsim.events.output import Output
 from dsim.events.start import start
+from dsim.lookahead import mean_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dsim.events.server import Servers
+    from dsim.lookahead import Plan
     from dsim.study import Case
     from dsim.vector import Bools, Ints
 
+VECTOR_TAKES = "non-SI, SI and DSI with constant latencies, preemptible servers, fixed lookahead"
 COUNTS = ("target_passes", "wasted_passes", "drafts", "wasted_drafts", "peak_targets")
 
 
@@ -78,10 +81,12 @@ class Run:
         )
 
 
-def engine_for(case: Case) -> str:
-    """The fastest engine that can take *case*: ``vector`` or ``events``."""
+def engine_for(case: Case, algorithms: Sequence[str] = ()) -> str:
+    """The fastest engine that can take *case* by all of *algorithms*: ``vector`` or ``events``."""
     constant = case.target.is_constant and case.drafter.is_constant
-    return "vector" if constant and case.preemptible else "events"
+    known = all(algorithm in vector.TOTALS for algorithm in algorithms)
+    plain = constant and case.preemptible and not case.policy.adapts
+    return "vector" if plain and known else "events"
 
 
 def timing_of(case: Case) -> vector.Timing:
@@ -96,23 +101,29 @@ def timing_of(case: Case) -> vector.Timing:
     )
 
 
+def plan_of(case: Case, repeat: int, draws: Bools) -> Plan:
+    """Where the lookahead of one run comes from."""
+    rate = mean_rate(case.acceptance)
+    return case.policy.plan_of(case.lookahead, draws, rate, case.seed, repeat)
+
+
 def simulate_case(case: Case, algorithm: str, engine: str = "auto") -> Outcome:
     """Simulate all repeats of *case*.
 
     Args:
         case: the case.
-        algorithm: ``nonsi``, ``si`` or ``dsi``.
+        algorithm: a name in :data:`dsim.orchestrations.ORCHESTRATIONS`.
         engine: ``auto``, ``vector`` or ``events``.
 
     Raises:
         ValueError: the vector engine cannot take this case.
     """
     if engine == "auto":
-        engine = engine_for(case)
+        engine = engine_for(case, [algorithm])
     draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
     if engine == "vector":
-        if engine_for(case) != "vector":
-            raise ValueError("the vector engine takes constant latencies and preemptible servers")
+        if engine_for(case, [algorithm]) != "vector":
+            raise ValueError(f"the vector engine takes {VECTOR_TAKES}")
         return _by_vector(case, algorithm, draws)
     counts, settled = [], []
     for repeat in range(case.repeats):
@@ -153,7 +164,7 @@ def run_events(
 
     Args:
         case: the case.
-        algorithm: ``nonsi``, ``si`` or ``dsi``.
+        algorithm: a name in :data:`dsim.orchestrations.ORCHESTRATIONS`.
         repeat: which repeat.
         draws: bool (tokens,), if they are at hand already.
         keep_history: whether the servers keep their forwards, for a timeline.
@@ -179,6 +190,7 @@ def run_events(
         targets=case.targets,
         prefill=case.target.first_ns is not None,
         keep_history=keep_history,
+        plan=plan_of(case, repeat, draws),
     )
     env.run(until=output.done)
     return Run(output=output, target=target, drafter=drafter, events=env.scheduled)

@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any
 from dsim.acceptance import Acceptance
 from dsim.errors import Problem, UserError
 from dsim.latency import NS_PER_MS, Latency, to_ns
+from dsim.lookahead import FIXED, Policy
+from dsim.orchestrations import ORCHESTRATIONS, POLICIES
 from dsim.theory import targets_enough, targets_equation1
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-ALGORITHMS = ("nonsi", "si", "dsi")
+ALGORITHMS = ("nonsi", "si", "dsi")  # what is compared unless something else is asked for
+NAMED = tuple(ORCHESTRATIONS)
 ENGINES = ("auto", "vector", "events")
 LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
 ACCEPTANCE_MODELS = ("bernoulli", "decay", "markov", "trace")
@@ -309,7 +312,7 @@ SETTINGS: tuple[Setting, ...] = (
         key="algorithms",
         type="list of str",
         default=list(ALGORITHMS),
-        choices=ALGORITHMS,
+        choices=NAMED,
         sweep=False,
         meaning="what to simulate",
     ),
@@ -319,8 +322,8 @@ SETTINGS: tuple[Setting, ...] = (
         default="auto",
         choices=ENGINES,
         sweep=False,
-        meaning="auto: the vector engine for constant latencies and preemptible servers, "
-        "the event engine for all else",
+        meaning="auto: the vector engine for constant latencies, preemptible servers and a fixed "
+        "lookahead, the event engine for all else",
     ),
     Setting(
         key="tokens",
@@ -355,7 +358,42 @@ SETTINGS: tuple[Setting, ...] = (
         low=1,
         high=10_000_000,
         unit="tokens",
-        meaning="k, drafts per block",
+        meaning="k, drafts per block; where it adapts, of the first block",
+    ),
+    Setting(
+        key="lookahead_policy",
+        type="str",
+        default="fixed",
+        choices=POLICIES,
+        meaning="fixed; heuristic: 2 more after a verdict that accepts all, 1 less after a "
+        "rejection (as in transformers); aimd: 1 more, or half; confidence: a block also ends "
+        "with a draft of which the drafter is unsure",
+    ),
+    Setting(
+        key="lookahead_most",
+        type="int",
+        default=20,
+        low=1,
+        high=10_000_000,
+        unit="tokens",
+        meaning="heuristic, aimd: the lookahead grows no larger than this",
+    ),
+    Setting(
+        key="confidence_threshold",
+        type="float",
+        default=0.4,
+        low=0,
+        high=1,
+        meaning="confidence: a block ends with a draft whose confidence is below this",
+    ),
+    Setting(
+        key="confidence_quality",
+        type="float",
+        default=0.3,
+        low=0,
+        high=1,
+        meaning="confidence: the part of the variance of the draws that it explains; 0: it says "
+        "nothing, 1: it knows",
     ),
     Setting(
         key="targets",
@@ -504,14 +542,14 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         key="show",
         type="str",
         default="dsi",
-        choices=ALGORITHMS,
+        choices=NAMED,
         meaning="heatmap, marginal: the algorithm",
     ),
     Setting(
         key="against",
         type="str",
         default="nonsi",
-        choices=(*ALGORITHMS, "best"),
+        choices=(*NAMED, "best"),
         meaning="heatmap: what it is compared with; best: the better of non-SI and SI",
     ),
 )
@@ -551,6 +589,7 @@ class Case:
         acceptance: how drafts fare.
         repeats, seed: of the draws.
         preemptible: whether a cancelled forward frees its server at once.
+        policy: whether and how the lookahead adapts.
     """
 
     tokens: int
@@ -562,6 +601,7 @@ class Case:
     repeats: int
     seed: int
     preemptible: bool
+    policy: Policy = FIXED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -988,7 +1028,7 @@ class _Loader:
                 )
 
     def check_algorithms(self, where: str, needed: set[str], algorithms: list[str]) -> None:
-        missing = needed & set(ALGORITHMS) - set(algorithms)
+        missing = needed & set(NAMED) - set(algorithms)
         if missing:
             self.complain(where, f"needs the algorithm {', '.join(sorted(missing))}")
 
@@ -1060,7 +1100,7 @@ class _Loader:
                         f"expected at least {max(values['tokens'])} draws (tokens), got {shortest}",
                     )
             if study.settings["engine"] == "vector" and (why := _needs_events(values)):
-                what = "constant latencies and preemptible servers only"
+                what = "constant latencies, preemptible servers and a fixed lookahead only"
                 self.complain("engine", f'"vector" takes {what}, but {why}')
             tokens, repeats = max(values["tokens"]), study.settings["repeats"]
             if tokens * repeats > MOST_DRAWS:
@@ -1092,8 +1132,13 @@ def _longest_ns(values: Mapping[str, Sequence[Any]]) -> float:
     parts = [v for v in values["drafter.latency_relative"] if v is not None]
     drafter_ms = max([drafter_ms, *(float(part) * target_ms for part in parts)])
     tokens = int(max(values["tokens"]))
-    drafts = min(tokens, int(max(values["lookahead"])))
+    largest = ["lookahead", *(["lookahead_most"] if _grows(values) else [])]
+    drafts = min(tokens, int(max(v for key in largest for v in values[key])))
     return float(tokens * (drafts * drafter_ms + target_ms) * NS_PER_MS)
+
+
+def _grows(values: Mapping[str, Sequence[Any]]) -> bool:
+    return bool({"heuristic", "aimd"} & set(values["lookahead_policy"]))
 
 
 def _needs_events(values: Mapping[str, Sequence[Any]]) -> str | None:
@@ -1101,6 +1146,9 @@ def _needs_events(values: Mapping[str, Sequence[Any]]) -> str | None:
         for kind in values[f"{model}.latency_model"]:
             if kind != "constant":
                 return f'{model}.latency_model is "{kind}"'
+    for policy in values["lookahead_policy"]:
+        if policy != "fixed":
+            return f'lookahead_policy is "{policy}"'
     return "preemptible is false" if False in values["preemptible"] else None
 
 
@@ -1200,13 +1248,26 @@ def targets_of(targets: int | str, lookahead: int, drafter: Latency, target: Lat
     return rule(drafter.latency_ns, target.latency_ns, lookahead)
 
 
+def policy_of(values: Mapping[str, Any]) -> Policy:
+    """How the lookahead is chosen, from settings by key."""
+    return Policy(
+        name=values["lookahead_policy"],
+        most=values["lookahead_most"],
+        threshold=values["confidence_threshold"],
+        quality=values["confidence_quality"],
+    )
+
+
 def case_of(values: Mapping[str, Any]) -> Case:
     """The case that settings by key describe."""
     target, drafter = latency_of(values, "target"), latency_of(values, "drafter")
+    policy = policy_of(values)
+    least = 1 if policy.adapts else values["lookahead"]  # what may ask for most servers
     return Case(
         tokens=values["tokens"],
         lookahead=values["lookahead"],
-        targets=targets_of(values["targets"], values["lookahead"], drafter, target),
+        targets=targets_of(values["targets"], least, drafter, target),
+        policy=policy,
         target=target,
         drafter=drafter,
         acceptance=acceptance_of(values),

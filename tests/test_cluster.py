@@ -18,6 +18,7 @@ from dsim.cluster.workload import Length, Workload
 from dsim.latency import Latency
 from dsim.simulate import simulate_case
 from dsim.study import Case
+from tests.strategies import policies
 
 ALGORITHMS = ("nonsi", "si", "dsi")
 
@@ -49,6 +50,7 @@ def ideal_deployments(draw):
     """No effect is on, but the acceptance model and the latencies may be any."""
     return Deployment(
         algorithm=draw(st.sampled_from(ALGORITHMS)),
+        policy=draw(policies()),
         lookahead=draw(st.integers(1, 5)),
         most_passes=draw(st.integers(1, 5)),
         target=draw(latencies(12)),
@@ -152,6 +154,7 @@ def test_one_request_is_the_ideal_model(general, deployment, tokens):
         repeats=1,
         seed=d.seed,
         preemptible=d.preemptible,
+        policy=d.policy,
     )
     ideal = simulate_case(case, d.algorithm, "events")
     workload = Workload(requests=1, output=Length(mean_tokens=tokens))

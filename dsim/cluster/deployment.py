@@ -6,6 +6,7 @@ import dataclasses
 
 from dsim.acceptance import Acceptance
 from dsim.latency import Latency
+from dsim.lookahead import FIXED, Policy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,7 +80,8 @@ class Deployment:
 
     Attributes:
         algorithm: ``nonsi``, ``si`` or ``dsi``.
-        lookahead: ``k``.
+        lookahead: ``k``, and
+        policy: whether and how it adapts.
         most_passes: ``S``, how many passes of one request may be under way at once (DSI).
         target, drafter: latencies.
         acceptance: how drafts fare.
@@ -101,6 +103,7 @@ class Deployment:
 
     algorithm: str = "dsi"
     lookahead: int = 5
+    policy: Policy = FIXED
     most_passes: int = 7
     target: Latency = dataclasses.field(default_factory=Latency)
     drafter: Latency = dataclasses.field(default_factory=lambda: Latency(latency_ns=100_000))

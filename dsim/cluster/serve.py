@@ -14,15 +14,15 @@ from dsim.cluster.fleet import Fleet, OneAtATime, Several, Share
 from dsim.cluster.host import Host
 from dsim.cluster.workload import FAULTS, NETWORK, request_key, uniforms
 from dsim.errors import EngineError
-from dsim.events.dsi import DSI
 from dsim.events.environment import DRAFT, PASS, Environment
-from dsim.events.nonsi import nonsi
 from dsim.events.output import Output
-from dsim.events.si import si
+from dsim.lookahead import mean_rate
+from dsim.orchestrations import ORCHESTRATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
+    import simpy
     from numpy.typing import NDArray
 
     from dsim.cluster.deployment import Deployment, FleetSpec
@@ -120,6 +120,8 @@ class _Run:
         self.keep_settled = keep_settled
         self.env = env = Environment()
         d = deployment
+        self.start = ORCHESTRATIONS[d.algorithm].starter()
+        self.mean_rate = mean_rate(d.acceptance)
         hosts = [Host(env, d.slowdown) for _ in range(d.hosts)]
         dealt = (hosts[i % d.hosts] for i in range(d.targets.servers + d.drafters.servers))
         target_hosts = [next(dealt) for _ in range(d.targets.servers)] if hosts else None
@@ -253,50 +255,8 @@ class _Run:
         self.columns["start_ns"][number] = now
         output = Output(env, self.outputs[number])
         draws = draws_of(d, self.replication, number, output.wanted, self.rates[number])
-        lengths = run_lengths(draws)
-
-        def backend(model: str) -> RequestBackend:
-            latency: Latency = getattr(d, model)
-            spec: FleetSpec = d.targets if model == "target" else d.drafters
-            prefill_ns = None
-            if spec.prefill_token_ns:
-                reading_ns = round(spec.prefill_token_ns * self.prompts[number])
-                prefill_ns = max(latency.latency_ns, reading_ns)
-            return RequestBackend(
-                env,
-                latency,
-                self.sample[model],
-                lengths,
-                preemptible=d.preemptible,
-                prefill_ns=prefill_ns,
-                token_ns=spec.prefill_token_ns,
-            )
-
-        def share(kind: type[Share], fleet: Fleet, model: str, **more: Any) -> Any:
-            return kind(
-                fleet,
-                backend(model),
-                output,
-                request=number,
-                prompt_tokens=self.prompts[number],
-                remote=d.algorithm != "nonsi",
-                **more,
-            )
-
-        drafter = share(OneAtATime, self.drafter, "drafter")
         output.done.callbacks.append(lambda _: self._done(number))
-        if d.algorithm == "dsi":
-            target = share(Several, self.target, "target", most=d.most_passes)
-            self.shares[number] = (target, drafter)
-            prefill = d.target.first_ns is not None or d.targets.prefill_token_ns > 0
-            DSI(env, drafter, target, output, d.lookahead, prefill=prefill)
-            return
-        target = share(OneAtATime, self.target, "target")
-        self.shares[number] = (target, drafter)
-        if d.algorithm == "si":
-            env.process(si(drafter, target, output, d.lookahead))
-        else:
-            env.process(nonsi(target, output))
+        self.start(_Request(self, number, output, draws))
 
     def _done(self, number: int) -> None:
         self._leaves(number, DONE)
@@ -407,6 +367,69 @@ class _Run:
             end_ns=self.end_ns,
             in_system_area_ns=self.in_system_area_ns,
             events=self.env.scheduled,
+        )
+
+
+class _Request:
+    """One request's shares of the fleets; see :class:`dsim.events.start.Setup`."""
+
+    further_drafters = 0
+
+    def __init__(self, run: _Run, number: int, output: Output, draws: NDArray[np.bool_]) -> None:
+        self.env: simpy.Environment = run.env
+        self.output = output
+        self._run = run
+        self._number = number
+        self._lengths = run_lengths(draws)
+        d = run.deployment
+        rate = run.rates[number] if d.acceptance.model != "trace" else run.mean_rate
+        key = request_key(run.replication, number)
+        self.plan = d.policy.plan_of(d.lookahead, draws, rate, d.seed, key)
+        self.prefill = d.target.first_ns is not None or d.targets.prefill_token_ns > 0
+        self._drafter = self._share(OneAtATime, run.drafter, "drafter")
+
+    def drafter(self, _: int = 0) -> Any:
+        """See :class:`dsim.events.start.Setup`."""
+        return self._drafter
+
+    def target(self) -> Any:
+        """See :class:`dsim.events.start.Setup`."""
+        return self._asked(self._share(OneAtATime, self._run.target, "target"))
+
+    def targets(self) -> Any:
+        """See :class:`dsim.events.start.Setup`."""
+        most = self._run.deployment.most_passes
+        return self._asked(self._share(Several, self._run.target, "target", most=most))
+
+    def _asked(self, target: Share) -> Share:
+        self._run.shares[self._number] = (target, self._drafter)
+        return target
+
+    def _share(self, kind: type[Share], fleet: Fleet, model: str, **more: Any) -> Any:
+        run, d = self._run, self._run.deployment
+        prompt_tokens = run.prompts[self._number]
+        latency: Latency = getattr(d, model)
+        spec: FleetSpec = d.targets if model == "target" else d.drafters
+        prefill_ns = None
+        if spec.prefill_token_ns:
+            prefill_ns = max(latency.latency_ns, round(spec.prefill_token_ns * prompt_tokens))
+        backend = RequestBackend(
+            self.env,
+            latency,
+            run.sample[model],
+            self._lengths,
+            preemptible=d.preemptible,
+            prefill_ns=prefill_ns,
+            token_ns=spec.prefill_token_ns,
+        )
+        return kind(
+            fleet,
+            backend,
+            self.output,
+            request=self._number,
+            prompt_tokens=prompt_tokens,
+            remote=d.algorithm != "nonsi",
+            **more,
         )
 
 

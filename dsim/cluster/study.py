@@ -402,6 +402,7 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
     return Deployment(
         algorithm=algorithm,
         lookahead=case.lookahead,
+        policy=case.policy,
         most_passes=case.targets,
         target=case.target,
         drafter=case.drafter,
