@@ -84,6 +84,22 @@ ORCHESTRATIONS: dict[str, Orchestration] = {
             start="dsim.events.dsi:start",
             reads=(*_LOOKAHEAD, "targets", "preemptible"),
         ),
+        Orchestration(
+            name="multidsi",
+            title="multi-drafter DSI",
+            colour="#2e8b62",
+            meaning="DSI with further drafters, one of which takes over where the first is wrong",
+            start="dsim.events.multidsi:start",
+            reads=(
+                *_LOOKAHEAD,
+                "targets",
+                "preemptible",
+                "more_drafters.latency_ms",
+                "more_drafters.acceptance_rate",
+                "more_drafters.overlap",
+            ),
+            everywhere=False,
+        ),
     )
 }
 

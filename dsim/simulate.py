@@ -9,7 +9,7 @@ import numpy as np
 
 from dsim import vector
 from dsim.acceptance import DRAFTER_STREAM, TARGET_STREAM, run_lengths
-from dsim.backends.simulated import Simulated
+from dsim.backends.simulated import Guessing, Simulated
 from dsim.events.environment import Environment
 from dsim.events.output import Output
 from dsim.events.start import start
@@ -59,7 +59,8 @@ class Run:
 
     Attributes:
         output: the text, and when its tokens settled.
-        target, drafter: the servers, with their counts and, if asked for, their history.
+        target, drafter: the servers, with their counts and, if asked for, their history;
+        more_drafters: and those of further drafters.
         events: how many events were scheduled.
     """
 
@@ -67,11 +68,12 @@ class Run:
     target: Servers
     drafter: Servers
     events: int
+    more_drafters: tuple[Servers, ...] = ()
 
     @property
     def counts(self) -> tuple[int, ...]:
         """The values named in :data:`COUNTS`."""
-        drafts = self.drafter.begun
+        drafts = sum(one.begun for one in (self.drafter, *self.more_drafters))
         return (
             self.target.begun,
             self.target.cancelled,
@@ -173,19 +175,33 @@ def run_events(
         draws = case.acceptance.draws(case.seed, repeat + 1, case.tokens)[repeat]
     env = Environment()
     output = Output(env, case.tokens)
-    lengths: Sequence[int] = run_lengths(draws)
-
-    def backend(model: str, stream: int) -> Simulated:
-        latency = case.target if model == "target" else case.drafter
-        sampler = latency.sampler(case.seed, repeat, stream)
-        return Simulated(env, sampler, lengths, preemptible=case.preemptible)
-
-    drafter, target = start(
+    target_ns = case.target.sampler(case.seed, repeat, TARGET_STREAM)
+    drafter_ns = case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM)
+    preemptible = case.preemptible
+    backend: Simulated
+    if algorithm != "multidsi":
+        lengths: Sequence[int] = run_lengths(draws)
+        backend = Simulated(env, target_ns, lengths, preemptible=preemptible)
+        guessing = [Simulated(env, drafter_ns, lengths, preemptible=preemptible)]
+    else:
+        backend = Guessing(env, target_ns, (), preemptible=preemptible)
+        own = [(case.drafter.latency_ns, drafter_ns, draws)]
+        rate = mean_rate(case.acceptance)
+        for number, more in enumerate(case.more_drafters):
+            drawn = more.draws(draws, rate, case.seed, repeat, number)
+            own.append((more.latency.latency_ns, more.latency.sampler(0, 0, 0), drawn))
+        own.sort(key=lambda one: one[0])  # the fastest leads
+        guessing = [
+            Guessing(env, ns, one.tolist(), number, preemptible=preemptible)
+            for number, (_, ns, one) in enumerate(own, 1)
+        ]
+    drafters, target = start(
         algorithm,
         env,
         output,
-        drafter_backend=backend("drafter", DRAFTER_STREAM),
-        target_backend=backend("target", TARGET_STREAM),
+        drafter_backend=guessing[0],
+        further_backends=guessing[1:],
+        target_backend=backend,
         lookahead=case.lookahead,
         targets=case.targets,
         prefill=case.target.first_ns is not None,
@@ -193,4 +209,10 @@ def run_events(
         plan=plan_of(case, repeat, draws),
     )
     env.run(until=output.done)
-    return Run(output=output, target=target, drafter=drafter, events=env.scheduled)
+    return Run(
+        output=output,
+        target=target,
+        drafter=drafters[0],
+        more_drafters=tuple(drafters[1:]),
+        events=env.scheduled,
+    )

@@ -230,6 +230,11 @@ def verdict(case: Case, results: Sequence[Outcome]) -> str:
             )
         if "si" in others:
             why += "; SI waits for every pass"
+    elif winner == "multidsi":
+        why = (
+            "where the first drafter is wrong, the drafts of another one that is right take over, "
+            "so that fewer rejections make it begin anew"
+        )
     elif winner == "si":
         why = f"it needs fewer passes ({t2:g} ms each) than non-SI has tokens" + (
             ", and has shorter waits than DSI here, whose drafter or target servers "

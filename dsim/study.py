@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsim.acceptance import Acceptance
+from dsim.drafters import MOST_MORE, MoreDrafter
 from dsim.errors import Problem, UserError
 from dsim.latency import NS_PER_MS, Latency, to_ns
 from dsim.lookahead import FIXED, Policy
@@ -67,7 +68,7 @@ class Setting:
     def range(self) -> str:
         """The values it takes, for people."""
         numbers = ""
-        if self.type in ("int", "float") and self.low is not None:
+        if self.type in ("int", "float", "float or list") and self.low is not None:
             low = f"{self.low:,g}" if self.low < 10**6 else f"{self.low:,.0f}"
             numbers = f"{'above' if self.above else 'at least'} {low}"
             if self.high is not None:
@@ -90,6 +91,11 @@ class Setting:
             if self.high is not None and (value > self.high or (self.below and value == self.high)):
                 return wrong
             return None
+        if self.type == "float or list":
+            one = dataclasses.replace(self, type="float")
+            several = value if isinstance(value, list) else [value]
+            found = [one.problem(v) for v in several] or [wrong]
+            return next(filter(None, found), None)
         if self.type == "bool":
             return None if isinstance(value, bool) else wrong
         if self.type == "str":
@@ -130,6 +136,7 @@ class Setting:
         what = {
             "int": "a whole number",
             "float": "a number",
+            "float or list": "a number or a list of numbers",
             "bool": "true or false",
             "str": "a text",
             "list of str": "a list of words",
@@ -425,6 +432,32 @@ SETTINGS: tuple[Setting, ...] = (
     *_model_settings("target"),
     *_model_settings("drafter"),
     Setting(
+        key="more_drafters.latency_ms",
+        type="float or list",
+        default=None,
+        low=0,
+        above=True,
+        unit="ms",
+        meaning="multidsi: latencies of a draft of further drafters, one or a list",
+    ),
+    Setting(
+        key="more_drafters.acceptance_rate",
+        type="float or list",
+        default=None,
+        low=0,
+        high=1,
+        meaning="multidsi: their acceptance rates, as many",
+    ),
+    Setting(
+        key="more_drafters.overlap",
+        type="float",
+        default=0.0,
+        low=0,
+        high=1,
+        meaning="multidsi: how alike their luck is; 0: independent of the first drafter's; "
+        "1: of two drafters the better is right wherever the other is",
+    ),
+    Setting(
         key="acceptance.model",
         type="str",
         default="bernoulli",
@@ -515,7 +548,7 @@ ALTERNATIVES = {
     )
     for a, b in (pair, pair[::-1])
 }
-TABLES = ("target", "drafter", "acceptance", "published")
+TABLES = ("target", "drafter", "more_drafters", "acceptance", "published")
 LOAD_TABLES = ("workload", "cluster", "slo")  # of the studies of dsim load
 VALIDATE_TABLES = ("wallclock", "torch", "backend")  # of those of dsim validate
 
@@ -590,6 +623,7 @@ class Case:
         repeats, seed: of the draws.
         preemptible: whether a cancelled forward frees its server at once.
         policy: whether and how the lookahead adapts.
+        more_drafters: those that multi-drafter DSI has beside the first.
     """
 
     tokens: int
@@ -602,6 +636,7 @@ class Case:
     seed: int
     preemptible: bool
     policy: Policy = FIXED
+    more_drafters: tuple[MoreDrafter, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -1032,6 +1067,30 @@ class _Loader:
         if missing:
             self.complain(where, f"needs the algorithm {', '.join(sorted(missing))}")
 
+    def check_drafters(self, where: str, values: Mapping[str, Sequence[Any]]) -> None:
+        def counts(key: str) -> set[int]:
+            return {
+                0 if v is None else len(v) if isinstance(v, list) else 1
+                for v in values[f"more_drafters.{key}"]
+            }
+
+        latencies, rates = counts("latency_ms"), counts("acceptance_rate")
+        for key, count in (("latency_ms", latencies), ("acceptance_rate", rates)):
+            if 0 in count:
+                what = 'is missing: the algorithms have "multidsi"'
+                self.complain(f"{where}more_drafters.{key}", what)
+        if not self.problems and (latencies != rates or len(latencies) > 1):
+            self.complain(
+                f"{where}more_drafters.acceptance_rate",
+                f"expected one for each of more_drafters.latency_ms ({max(latencies)}), "
+                f"got {max(rates)}",
+            )
+        if max(latencies) > MOST_MORE:
+            self.complain(
+                f"{where}more_drafters.latency_ms",
+                f"expected at most {MOST_MORE} drafters, got {max(latencies)}",
+            )
+
     def read_files(self, values: dict[str, Any]) -> None:
         """Put the contents of data files in place of their names."""
         for model in ("target", "drafter"):
@@ -1099,6 +1158,8 @@ class _Loader:
                         where + "acceptance.trace",
                         f"expected at least {max(values['tokens'])} draws (tokens), got {shortest}",
                     )
+            if "multidsi" in values["algorithms"][0] and not self.problems:
+                self.check_drafters(where, values)
             if study.settings["engine"] == "vector" and (why := _needs_events(values)):
                 what = "constant latencies, preemptible servers and a fixed lookahead only"
                 self.complain("engine", f'"vector" takes {what}, but {why}')
@@ -1142,6 +1203,8 @@ def _grows(values: Mapping[str, Sequence[Any]]) -> bool:
 
 
 def _needs_events(values: Mapping[str, Sequence[Any]]) -> str | None:
+    if "multidsi" in values["algorithms"][0]:
+        return 'algorithms has "multidsi"'
     for model in ("target", "drafter"):
         for kind in values[f"{model}.latency_model"]:
             if kind != "constant":
@@ -1258,6 +1321,31 @@ def policy_of(values: Mapping[str, Any]) -> Policy:
     )
 
 
+def more_drafters_of(values: Mapping[str, Any]) -> tuple[MoreDrafter, ...]:
+    """The further drafters, from settings by key.
+
+    A prompt takes them as many times a draft as it takes the first one.
+    """
+
+    def listed(key: str) -> list[float]:
+        value = values[f"more_drafters.{key}"]
+        return [] if value is None else value if isinstance(value, list) else [value]
+
+    first = latency_of(values, "drafter")
+    found = []
+    for latency_ms, rate in zip(listed("latency_ms"), listed("acceptance_rate"), strict=True):
+        latency_ns = to_ns(latency_ms)
+        first_ns = first.first_ns and max(1, round(first.first_ns * latency_ns / first.latency_ns))
+        found.append(
+            MoreDrafter(
+                latency=Latency(latency_ns=latency_ns, first_ns=first_ns),
+                rate=rate,
+                overlap=values["more_drafters.overlap"],
+            )
+        )
+    return tuple(found)
+
+
 def case_of(values: Mapping[str, Any]) -> Case:
     """The case that settings by key describe."""
     target, drafter = latency_of(values, "target"), latency_of(values, "drafter")
@@ -1268,6 +1356,7 @@ def case_of(values: Mapping[str, Any]) -> Case:
         lookahead=values["lookahead"],
         targets=targets_of(values["targets"], least, drafter, target),
         policy=policy,
+        more_drafters=more_drafters_of(values),
         target=target,
         drafter=drafter,
         acceptance=acceptance_of(values),

@@ -147,7 +147,7 @@ def run_wallclock(
     lengths = run_lengths(draws)
     env = LiveEnvironment(waiters.lines)
     output = Output(env, case.tokens)
-    drafter, target = start(
+    (drafter, *_), target = start(
         algorithm,
         env,
         output,

@@ -11,6 +11,7 @@ from dsim.cluster.deployment import Deployment, Faults, FleetSpec, Slo
 from dsim.cluster.fleet import DISCIPLINES
 from dsim.cluster.workload import ARRIVALS, Length, Workload, read_trace
 from dsim.latency import to_ns
+from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study import Setting, case_of, points, show
 
 if TYPE_CHECKING:
@@ -262,6 +263,10 @@ class _LoadLoader(studies._Loader):
 
     def check_together(self, study: Study) -> None:
         super().check_together(_with_engine(study))
+        for name in study.settings["algorithms"]:
+            if not ORCHESTRATIONS[name].everywhere:
+                what = f"{ORCHESTRATIONS[name].title} is for dsim run and dsim simulate"
+                self.complain("algorithms", what)
         if study.settings["minimise"]:
             self.complain("minimise", "is for dsim run; a load study shows every case")
         for number in range(len(study.variants)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from dsim.events.environment import DRAFT, PASS
+from dsim.events.output import Output
 from dsim.events.server import Pool, Server, Servers
 from dsim.lookahead import Plan
 from dsim.orchestrations import ORCHESTRATIONS
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 
     import simpy
 
-    from dsim.events.output import Output
     from dsim.events.server import Backend
 
 
@@ -36,7 +36,7 @@ class Setup(Protocol):
     further_drafters: int
 
     def drafter(self, number: int = 0) -> Server:
-        """The server of drafter *number*; 0 is the fastest."""
+        """The server of drafter *number*; 0 leads, the others have outputs of their own."""
 
     def target(self) -> Server:
         """One target server, for an orchestration that waits for each pass."""
@@ -71,8 +71,8 @@ class SingleSetup:
             Server(
                 env,
                 backend,
-                output,
-                role=f"drafter {number}" if number else "drafter",
+                Output(env, output.wanted) if number else output,
+                role=f"drafter {number + 1}" if number else "drafter",
                 priority=DRAFT,
                 keep_history=keep_history,
             )
@@ -124,7 +124,7 @@ def start(
     keep_history: bool = False,
     plan: Plan | None = None,
     further_backends: Sequence[Backend] = (),
-) -> tuple[Server, Servers]:
+) -> tuple[list[Server], Servers]:
     """Schedule a run of *algorithm* in *env*; ``output.done`` happens at its end.
 
     Args:
@@ -141,7 +141,7 @@ def start(
         further_backends: of further drafters, the fastest first.
 
     Returns:
-        The drafter and the target server or servers.
+        The drafters and the target server or servers.
     """
     setup = SingleSetup(
         env,
@@ -154,4 +154,4 @@ def start(
         keep_history=keep_history,
     )
     ORCHESTRATIONS[algorithm].starter()(setup)
-    return setup.drafters[0], setup.asked or setup.target()
+    return setup.drafters, setup.asked or setup.target()
