@@ -151,7 +151,6 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
         b = d.drafters.max_batch
         held = draft_ns + (b - 1) * d.drafters.sequence_ns + b * d.drafters.context_ns * tokens
         drafter = per_ns * (drafts / some * held / b + prefill["drafter"]) / d.drafters.servers
-    counted_exactly = d.algorithm in ("nonsi", "si")
     return Load(
         target=target,
         drafter=drafter,
