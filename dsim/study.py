@@ -118,6 +118,12 @@ class Setting:
         if self.type == "list of float":
             good = isinstance(value, list) and value and all(is_latency(v) for v in value)
             return None if good else wrong
+        if self.type == "list of delays":
+            good = isinstance(value, list) and value and all(v == 0 or is_latency(v) for v in value)
+            return None if good and not any(isinstance(v, bool) for v in value) else wrong
+        if self.type == "list of tables":
+            good = isinstance(value, list) and all(isinstance(v, dict) for v in value)
+            return None if good else wrong
         if self.type == "list of [width, ms]":
             good = isinstance(value, list) and value and all(is_row(row) for row in value)
             if not good:
@@ -141,6 +147,8 @@ class Setting:
             "str": "a text",
             "list of str": "a list of words",
             "list of float": "a list of latencies above 0",
+            "list of delays": "a list of delays of at least 0",
+            "list of tables": "a list of tables",
             "list of [width, ms]": "a list of [width, ms] pairs, both above 0",
             "list of traces": "a text of 0 and 1, or a list of such",
         }[self.type]
@@ -545,6 +553,7 @@ ALTERNATIVES = {
         ("drafter.latency_samples_ms", "drafter.latency_samples_file"),
         ("target.latency_samples_ms", "target.latency_samples_file"),
         ("acceptance.trace", "acceptance.trace_file"),
+        ("cluster.network_ms", "cluster.link_ms"),
     )
     for a, b in (pair, pair[::-1])
 }

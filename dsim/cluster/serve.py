@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import simpy
     from numpy.typing import NDArray
 
-    from dsim.cluster.deployment import Deployment, FleetSpec
+    from dsim.cluster.deployment import Deployment, Faults, FleetSpec
     from dsim.cluster.workload import Workload
     from dsim.latency import Latency
 
@@ -35,6 +35,7 @@ ARRIVE = PASS + 1  # after all that ends at the instant, so that it finds what i
 FAIL = -1  # before all else
 DONE, LOST, TURNED_AWAY = 0, 1, 2
 BLOCK = 4096
+DRAFTERS = 1 << 20  # where the streams of failing drafters begin
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -145,8 +146,17 @@ class _Run:
             **_fleet(d.targets),
         )
         self.drafter = Fleet(
-            env, role="drafter", priority=DRAFT, hosts=drafter_hosts, **common, **_fleet(d.drafters)
+            env,
+            role="drafter",
+            priority=DRAFT,
+            hosts=drafter_hosts,
+            faults=bool(d.drafter_faults),
+            retry=d.drafter_faults.retry,
+            **common,
+            **_fleet(d.drafters),
         )
+        self.gone: dict[Fleet, set[int]] = {self.target: set(), self.drafter: set()}
+        self.yet_to_come = 0  # arrivals that are scheduled
         seed, count = d.seed, workload.count
         self.arrivals = workload.arrival_ns(seed, replication).tolist()
         prompts, outputs = workload.lengths(seed, replication)
@@ -182,13 +192,8 @@ class _Run:
                 self._send_next(0)
         else:
             self._arrival_of(0)
-        for server, fails_ns, recovers_ns in self.deployment.faults.plan:
-            self._at(fails_ns, FAIL, self._fail, server)
-            if recovers_ns >= 0:
-                self._at(recovers_ns, FAIL, self._recover, server)
-        if self.deployment.faults.mtbf_ns:
-            for server in range(self.target.count):
-                env.process(self._failing(server))
+        self._disturb(self.target, self.deployment.faults, 0)
+        self._disturb(self.drafter, self.deployment.drafter_faults, DRAFTERS)
         while self.over < workload.count:
             try:
                 env.run(until=self.finished)
@@ -208,6 +213,7 @@ class _Run:
 
     def _arrival_of(self, number: int) -> None:
         if number < len(self.arrivals):
+            self.yet_to_come += 1
             self._at(self.arrivals[number], ARRIVE, self._next_arrives, number)
 
     def _next_arrives(self, number: int) -> None:
@@ -217,12 +223,14 @@ class _Run:
     def _send_next(self, delay_ns: int) -> None:
         if self.sent < self.workload.count:
             number, self.sent = self.sent, self.sent + 1
+            self.yet_to_come += 1
             now: int = self.env._now  # type: ignore[assignment]
             self._at(now + delay_ns, ARRIVE, self._arrives, number)
 
     def _arrives(self, number: int) -> None:
         columns, deployment = self.columns, self.deployment
         now: int = self.env._now  # type: ignore[assignment]
+        self.yet_to_come -= 1
         columns["arrival_ns"][number] = now
         self.found[number] = (
             self.active + len(self.door),
@@ -304,28 +312,38 @@ class _Run:
 
     def _strand(self) -> None:
         """No event is left: whoever is still here waits for servers that never come back."""
-        if not self.shares or len(self.target.down) < self.target.count:
+        some_up = all(len(fleet.down) < fleet.count for fleet in (self.target, self.drafter))
+        if not self.shares or some_up:
             raise EngineError(f"{len(self.shares)} requests wait for servers that are idle")
         while self.shares:
             self._leaves(next(iter(self.shares)), LOST)
 
     # -- disturbances --------------------------------------------------------------------------
 
-    def _fail(self, server: int) -> None:
-        self.target.fail(server)
+    def _disturb(self, fleet: Fleet, faults: Faults, part: int) -> None:
+        """Schedule the failures of *fleet*; its streams begin at *part*."""
+        for server, fails_ns, recovers_ns in faults.plan:
+            self._at(fails_ns, FAIL, fleet.fail, server)
+            if recovers_ns >= 0:
+                self._at(recovers_ns, FAIL, fleet.recover, server)
+            elif not faults.mtbf_ns:
+                self._at(fails_ns, FAIL, self.gone[fleet].add, server)
+        if faults.mtbf_ns:
+            for server in range(fleet.count):
+                self.env.process(self._failing(fleet, faults, server, part + server))
 
-    def _recover(self, server: int) -> None:
-        self.target.recover(server)
-
-    def _failing(self, server: int) -> Generator[Event]:
-        faults = self.deployment.faults
-        stream = uniforms(self.deployment.seed, self.replication, FAULTS, server)
+    def _failing(self, fleet: Fleet, faults: Faults, server: int, part: int) -> Generator[Event]:
+        stream = uniforms(self.deployment.seed, self.replication, FAULTS, part)
+        other = self.drafter if fleet is self.target else self.target
         while True:
             up, down = -np.log1p(-stream.next(2))
             yield self.env.timeout(max(1, round(up * faults.mtbf_ns)))
-            self.target.fail(server)
+            fleet.fail(server)
             yield self.env.timeout(max(1, round(down * faults.mttr_ns)))
-            self.target.recover(server)
+            fleet.recover(server)
+            idle = not (fleet.running or fleet.waiting or other.running or self.yet_to_come)
+            if idle and len(self.gone[other]) == other.count:
+                return  # nobody can be helped by what comes and goes here (see _strand)
 
     def _network(self) -> Callable[[int], int] | None:
         d = self.deployment
