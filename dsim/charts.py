@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dsim.errors import UserError
+from dsim.orchestrations import ORCHESTRATIONS
 from dsim.results import BY_NAME, COLUMNS, NAMES, column_of
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from dsim.study import Chart, Study
 
-COLOURS = {"nonsi": "#8b929c", "si": "#e0812b", "dsi": "#2f7fc1"}
+COLOURS = {name: o.colour for name, o in ORCHESTRATIONS.items()}
 PINK, PALE_PINK, PALE_BLUE, BLUE = "#d6317f", "#f9cfe1", "#dbe8f3", "#0b4f8f"
 # What may follow from other settings, and is an axis only if it does not.
 DERIVED = ("targets", "drafter_latency_ms", "target_latency_ms", "acceptance_rate")

@@ -10,6 +10,7 @@ import click
 
 from dsim import __version__
 from dsim.errors import EngineError, Problem, UserError
+from dsim.orchestrations import ORCHESTRATIONS, POLICIES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -429,9 +430,9 @@ def _renamed(setting: Any, key: str) -> Any:
 @click.option(
     "--algorithm",
     "algorithms",
-    type=click.Choice(ALGORITHMS),
+    type=click.Choice(list(ORCHESTRATIONS)),
     multiple=True,
-    help="What to simulate; repeatable.  [default: all three]",
+    help="What to simulate; repeatable.  [default: nonsi, si, dsi]",
 )
 @click.option(
     "--tokens",
@@ -440,6 +441,13 @@ def _renamed(setting: Any, key: str) -> Any:
     help="N, tokens to generate.  [default: 100; the length of --accepts]",
 )
 @click.option("--lookahead", type=click.IntRange(1), default=5, show_default=True)
+@click.option(
+    "--lookahead-policy",
+    type=click.Choice(POLICIES),
+    default="fixed",
+    show_default=True,
+    help="Whether and how the lookahead adapts.",
+)
 @click.option(
     "--targets",
     default="7",

@@ -419,7 +419,7 @@ def simulate_grid(
     by_events = np.zeros(grid.shape, np.bool_)
     for variant, index, settings in grid.blocks():
         sample = case_of(settings | {a.key: a.values[0] for a in study.grid if _is_inner(a)})
-        engine = engine_for(sample) if asked == "auto" else asked
+        engine = engine_for(sample, grid.algorithms) if asked == "auto" else asked
         if engine == "events":
             by_events[(variant, *index)] = True
         else:

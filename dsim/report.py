@@ -184,7 +184,7 @@ def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> tuple[dict[str, A
         head += ["slower than SI", "largest over SI"]
     rows = []
     points = 0
-    for name in ("nonsi", "si", "dsi"):
+    for name in NAMES:
         part = frame[frame["algorithm"] == name]
         if part.empty:
             continue

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsim.errors import Problem, UserError
+from dsim.orchestrations import titles
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_CSV_ROWS = 200_000
-NAMES = {"nonsi": "non-SI", "si": "SI", "dsi": "DSI"}  # for people
+NAMES = titles()  # for people
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

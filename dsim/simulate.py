@@ -9,10 +9,11 @@ import numpy as np
 
 from dsim import vector
 from dsim.acceptance import DRAFTER_STREAM, TARGET_STREAM, run_lengths
-from dsim.backends.simulated import Simulated
+from dsim.backends.simulated import Guessing, Simulated
 from dsim.events.environment import Environment
 from dsim.events.output import Output
 from dsim.events.start import start
+from dsim.lookahead import mean_rate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dsim.events.server import Servers
+    from dsim.lookahead import Plan
     from dsim.study import Case
     from dsim.vector import Bools, Ints
 
+VECTOR_TAKES = "non-SI, SI and DSI with constant latencies, preemptible servers, fixed lookahead"
 COUNTS = ("target_passes", "wasted_passes", "drafts", "wasted_drafts", "peak_targets")
 
 
@@ -56,7 +59,8 @@ class Run:
 
     Attributes:
         output: the text, and when its tokens settled.
-        target, drafter: the servers, with their counts and, if asked for, their history.
+        target, drafter: the servers, with their counts and, if asked for, their history;
+        more_drafters: and those of further drafters.
         events: how many events were scheduled.
     """
 
@@ -64,11 +68,12 @@ class Run:
     target: Servers
     drafter: Servers
     events: int
+    more_drafters: tuple[Servers, ...] = ()
 
     @property
     def counts(self) -> tuple[int, ...]:
         """The values named in :data:`COUNTS`."""
-        drafts = self.drafter.begun
+        drafts = sum(one.begun for one in (self.drafter, *self.more_drafters))
         return (
             self.target.begun,
             self.target.cancelled,
@@ -78,10 +83,12 @@ class Run:
         )
 
 
-def engine_for(case: Case) -> str:
-    """The fastest engine that can take *case*: ``vector`` or ``events``."""
+def engine_for(case: Case, algorithms: Sequence[str] = ()) -> str:
+    """The fastest engine that can take *case* by all of *algorithms*: ``vector`` or ``events``."""
     constant = case.target.is_constant and case.drafter.is_constant
-    return "vector" if constant and case.preemptible else "events"
+    known = all(algorithm in vector.TOTALS for algorithm in algorithms)
+    plain = constant and case.preemptible and not case.policy.adapts
+    return "vector" if plain and known else "events"
 
 
 def timing_of(case: Case) -> vector.Timing:
@@ -96,23 +103,29 @@ def timing_of(case: Case) -> vector.Timing:
     )
 
 
+def plan_of(case: Case, repeat: int, draws: Bools) -> Plan:
+    """Where the lookahead of one run comes from."""
+    rate = mean_rate(case.acceptance)
+    return case.policy.plan_of(case.lookahead, draws, rate, case.seed, repeat)
+
+
 def simulate_case(case: Case, algorithm: str, engine: str = "auto") -> Outcome:
     """Simulate all repeats of *case*.
 
     Args:
         case: the case.
-        algorithm: ``nonsi``, ``si`` or ``dsi``.
+        algorithm: a name in :data:`dsim.orchestrations.ORCHESTRATIONS`.
         engine: ``auto``, ``vector`` or ``events``.
 
     Raises:
         ValueError: the vector engine cannot take this case.
     """
     if engine == "auto":
-        engine = engine_for(case)
+        engine = engine_for(case, [algorithm])
     draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
     if engine == "vector":
-        if engine_for(case) != "vector":
-            raise ValueError("the vector engine takes constant latencies and preemptible servers")
+        if engine_for(case, [algorithm]) != "vector":
+            raise ValueError(f"the vector engine takes {VECTOR_TAKES}")
         return _by_vector(case, algorithm, draws)
     counts, settled = [], []
     for repeat in range(case.repeats):
@@ -153,7 +166,7 @@ def run_events(
 
     Args:
         case: the case.
-        algorithm: ``nonsi``, ``si`` or ``dsi``.
+        algorithm: a name in :data:`dsim.orchestrations.ORCHESTRATIONS`.
         repeat: which repeat.
         draws: bool (tokens,), if they are at hand already.
         keep_history: whether the servers keep their forwards, for a timeline.
@@ -162,23 +175,44 @@ def run_events(
         draws = case.acceptance.draws(case.seed, repeat + 1, case.tokens)[repeat]
     env = Environment()
     output = Output(env, case.tokens)
-    lengths: Sequence[int] = run_lengths(draws)
-
-    def backend(model: str, stream: int) -> Simulated:
-        latency = case.target if model == "target" else case.drafter
-        sampler = latency.sampler(case.seed, repeat, stream)
-        return Simulated(env, sampler, lengths, preemptible=case.preemptible)
-
-    drafter, target = start(
+    target_ns = case.target.sampler(case.seed, repeat, TARGET_STREAM)
+    drafter_ns = case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM)
+    preemptible = case.preemptible
+    backend: Simulated
+    if algorithm != "multidsi":
+        lengths: Sequence[int] = run_lengths(draws)
+        backend = Simulated(env, target_ns, lengths, preemptible=preemptible)
+        guessing = [Simulated(env, drafter_ns, lengths, preemptible=preemptible)]
+    else:
+        backend = Guessing(env, target_ns, (), preemptible=preemptible)
+        own = [(case.drafter.latency_ns, drafter_ns, draws)]
+        rate = mean_rate(case.acceptance)
+        for number, more in enumerate(case.more_drafters):
+            drawn = more.draws(draws, rate, case.seed, repeat, number)
+            own.append((more.latency.latency_ns, more.latency.sampler(0, 0, 0), drawn))
+        own.sort(key=lambda one: one[0])  # the fastest leads
+        guessing = [
+            Guessing(env, ns, one.tolist(), number, preemptible=preemptible)
+            for number, (_, ns, one) in enumerate(own, 1)
+        ]
+    drafters, target = start(
         algorithm,
         env,
         output,
-        drafter_backend=backend("drafter", DRAFTER_STREAM),
-        target_backend=backend("target", TARGET_STREAM),
+        drafter_backend=guessing[0],
+        further_backends=guessing[1:],
+        target_backend=backend,
         lookahead=case.lookahead,
         targets=case.targets,
         prefill=case.target.first_ns is not None,
         keep_history=keep_history,
+        plan=plan_of(case, repeat, draws),
     )
     env.run(until=output.done)
-    return Run(output=output, target=target, drafter=drafter, events=env.scheduled)
+    return Run(
+        output=output,
+        target=target,
+        drafter=drafters[0],
+        more_drafters=tuple(drafters[1:]),
+        events=env.scheduled,
+    )

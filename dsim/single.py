@@ -9,7 +9,7 @@ from dsim.errors import Problem, UserError
 from dsim.grid import summarise
 from dsim.results import NAMES, half_width
 from dsim.simulate import run_events, simulate_case
-from dsim.study import ALGORITHMS, case_of, make_study
+from dsim.study import ALGORITHMS, NAMED, case_of, make_study
 from dsim.theory import targets_enough
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ DEFAULT_TOKENS, DEFAULT_REPEATS = 100, 20
 OPTIONS = {
     "tokens": "tokens",
     "lookahead": "lookahead",
+    "lookahead_policy": "lookahead_policy",
     "targets": "targets",
     "target_latency": "target.latency_ms",
     "drafter_latency": "drafter.latency_ms",
@@ -80,7 +81,7 @@ def case_from_options(options: Mapping[str, Any], given: set[str]) -> tuple[Case
         raise UserError(*(_by_option(problem) for problem in error.problems)) from None
     if study.grid:
         raise UserError(Problem("--set", "grid", "one case has no grid; use dsim run"))
-    wanted = [a for a in ALGORITHMS if a in (values["algorithms"] or ALGORITHMS)]
+    wanted = [a for a in NAMED if a in (values["algorithms"] or ALGORITHMS)]
     return case_of(study.of_variant(0)), wanted
 
 
@@ -182,10 +183,13 @@ def describe(case: Case) -> str:
         if case.acceptance.model == "trace"
         else f"acceptance {case.acceptance.rate:g}"
     )
+    bound = "at most" if case.policy.name == "confidence" else "at first"
+    adapting = f" {bound} ({case.policy.name})" if case.policy.adapts else ""
     return (
         f"{case.tokens} token{'s' if case.tokens > 1 else ''}; "
         f"target {t2:g} ms, drafter {t1:g} ms, {acceptance}; "
-        f"lookahead {case.lookahead}, {case.targets} target server{'s' if case.targets > 1 else ''}"
+        f"lookahead {case.lookahead}{adapting}, "
+        f"{case.targets} target server{'s' if case.targets > 1 else ''}"
         f"{'' if case.preemptible else ', not preemptible'}"
     )
 
@@ -226,6 +230,11 @@ def verdict(case: Case, results: Sequence[Outcome]) -> str:
             )
         if "si" in others:
             why += "; SI waits for every pass"
+    elif winner == "multidsi":
+        why = (
+            "where the first drafter is wrong, the drafts of another one that is right take over, "
+            "so that fewer rejections make it begin anew"
+        )
     elif winner == "si":
         why = f"it needs fewer passes ({t2:g} ms each) than non-SI has tokens" + (
             ", and has shorter waits than DSI here, whose drafter or target servers "

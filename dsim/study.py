@@ -18,14 +18,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsim.acceptance import Acceptance
+from dsim.drafters import MOST_MORE, MoreDrafter
 from dsim.errors import Problem, UserError
 from dsim.latency import NS_PER_MS, Latency, to_ns
+from dsim.lookahead import FIXED, Policy
+from dsim.orchestrations import ORCHESTRATIONS, POLICIES
 from dsim.theory import targets_enough, targets_equation1
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-ALGORITHMS = ("nonsi", "si", "dsi")
+ALGORITHMS = ("nonsi", "si", "dsi")  # what is compared unless something else is asked for
+NAMED = tuple(ORCHESTRATIONS)
 ENGINES = ("auto", "vector", "events")
 LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
 ACCEPTANCE_MODELS = ("bernoulli", "decay", "markov", "trace")
@@ -64,7 +68,7 @@ class Setting:
     def range(self) -> str:
         """The values it takes, for people."""
         numbers = ""
-        if self.type in ("int", "float") and self.low is not None:
+        if self.type in ("int", "float", "float or list") and self.low is not None:
             low = f"{self.low:,g}" if self.low < 10**6 else f"{self.low:,.0f}"
             numbers = f"{'above' if self.above else 'at least'} {low}"
             if self.high is not None:
@@ -87,6 +91,11 @@ class Setting:
             if self.high is not None and (value > self.high or (self.below and value == self.high)):
                 return wrong
             return None
+        if self.type == "float or list":
+            one = dataclasses.replace(self, type="float")
+            several = value if isinstance(value, list) else [value]
+            found = [one.problem(v) for v in several] or [wrong]
+            return next(filter(None, found), None)
         if self.type == "bool":
             return None if isinstance(value, bool) else wrong
         if self.type == "str":
@@ -109,6 +118,12 @@ class Setting:
         if self.type == "list of float":
             good = isinstance(value, list) and value and all(is_latency(v) for v in value)
             return None if good else wrong
+        if self.type == "list of delays":
+            good = isinstance(value, list) and value and all(v == 0 or is_latency(v) for v in value)
+            return None if good and not any(isinstance(v, bool) for v in value) else wrong
+        if self.type == "list of tables":
+            good = isinstance(value, list) and all(isinstance(v, dict) for v in value)
+            return None if good else wrong
         if self.type == "list of [width, ms]":
             good = isinstance(value, list) and value and all(is_row(row) for row in value)
             if not good:
@@ -127,10 +142,13 @@ class Setting:
         what = {
             "int": "a whole number",
             "float": "a number",
+            "float or list": "a number or a list of numbers",
             "bool": "true or false",
             "str": "a text",
             "list of str": "a list of words",
             "list of float": "a list of latencies above 0",
+            "list of delays": "a list of delays of at least 0",
+            "list of tables": "a list of tables",
             "list of [width, ms]": "a list of [width, ms] pairs, both above 0",
             "list of traces": "a text of 0 and 1, or a list of such",
         }[self.type]
@@ -309,7 +327,7 @@ SETTINGS: tuple[Setting, ...] = (
         key="algorithms",
         type="list of str",
         default=list(ALGORITHMS),
-        choices=ALGORITHMS,
+        choices=NAMED,
         sweep=False,
         meaning="what to simulate",
     ),
@@ -319,8 +337,8 @@ SETTINGS: tuple[Setting, ...] = (
         default="auto",
         choices=ENGINES,
         sweep=False,
-        meaning="auto: the vector engine for constant latencies and preemptible servers, "
-        "the event engine for all else",
+        meaning="auto: the vector engine for constant latencies, preemptible servers and a fixed "
+        "lookahead, the event engine for all else",
     ),
     Setting(
         key="tokens",
@@ -355,7 +373,42 @@ SETTINGS: tuple[Setting, ...] = (
         low=1,
         high=10_000_000,
         unit="tokens",
-        meaning="k, drafts per block",
+        meaning="k, drafts per block; where it adapts, of the first block",
+    ),
+    Setting(
+        key="lookahead_policy",
+        type="str",
+        default="fixed",
+        choices=POLICIES,
+        meaning="fixed; heuristic: 2 more after a verdict that accepts all, 1 less after a "
+        "rejection (as in transformers); aimd: 1 more, or half; confidence: a block also ends "
+        "with a draft of which the drafter is unsure",
+    ),
+    Setting(
+        key="lookahead_most",
+        type="int",
+        default=20,
+        low=1,
+        high=10_000_000,
+        unit="tokens",
+        meaning="heuristic, aimd: the lookahead grows no larger than this",
+    ),
+    Setting(
+        key="confidence_threshold",
+        type="float",
+        default=0.4,
+        low=0,
+        high=1,
+        meaning="confidence: a block ends with a draft whose confidence is below this",
+    ),
+    Setting(
+        key="confidence_quality",
+        type="float",
+        default=0.3,
+        low=0,
+        high=1,
+        meaning="confidence: the part of the variance of the draws that it explains; 0: it says "
+        "nothing, 1: it knows",
     ),
     Setting(
         key="targets",
@@ -386,6 +439,32 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     *_model_settings("target"),
     *_model_settings("drafter"),
+    Setting(
+        key="more_drafters.latency_ms",
+        type="float or list",
+        default=None,
+        low=0,
+        above=True,
+        unit="ms",
+        meaning="multidsi: latencies of a draft of further drafters, one or a list",
+    ),
+    Setting(
+        key="more_drafters.acceptance_rate",
+        type="float or list",
+        default=None,
+        low=0,
+        high=1,
+        meaning="multidsi: their acceptance rates, as many",
+    ),
+    Setting(
+        key="more_drafters.overlap",
+        type="float",
+        default=0.0,
+        low=0,
+        high=1,
+        meaning="multidsi: how alike their luck is; 0: independent of the first drafter's; "
+        "1: of two drafters the better is right wherever the other is",
+    ),
     Setting(
         key="acceptance.model",
         type="str",
@@ -474,10 +553,11 @@ ALTERNATIVES = {
         ("drafter.latency_samples_ms", "drafter.latency_samples_file"),
         ("target.latency_samples_ms", "target.latency_samples_file"),
         ("acceptance.trace", "acceptance.trace_file"),
+        ("cluster.network_ms", "cluster.link_ms"),
     )
     for a, b in (pair, pair[::-1])
 }
-TABLES = ("target", "drafter", "acceptance", "published")
+TABLES = ("target", "drafter", "more_drafters", "acceptance", "published")
 LOAD_TABLES = ("workload", "cluster", "slo")  # of the studies of dsim load
 VALIDATE_TABLES = ("wallclock", "torch", "backend")  # of those of dsim validate
 
@@ -504,14 +584,14 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         key="show",
         type="str",
         default="dsi",
-        choices=ALGORITHMS,
+        choices=NAMED,
         meaning="heatmap, marginal: the algorithm",
     ),
     Setting(
         key="against",
         type="str",
         default="nonsi",
-        choices=(*ALGORITHMS, "best"),
+        choices=(*NAMED, "best"),
         meaning="heatmap: what it is compared with; best: the better of non-SI and SI",
     ),
 )
@@ -551,6 +631,8 @@ class Case:
         acceptance: how drafts fare.
         repeats, seed: of the draws.
         preemptible: whether a cancelled forward frees its server at once.
+        policy: whether and how the lookahead adapts.
+        more_drafters: those that multi-drafter DSI has beside the first.
     """
 
     tokens: int
@@ -562,6 +644,8 @@ class Case:
     repeats: int
     seed: int
     preemptible: bool
+    policy: Policy = FIXED
+    more_drafters: tuple[MoreDrafter, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -988,9 +1072,33 @@ class _Loader:
                 )
 
     def check_algorithms(self, where: str, needed: set[str], algorithms: list[str]) -> None:
-        missing = needed & set(ALGORITHMS) - set(algorithms)
+        missing = needed & set(NAMED) - set(algorithms)
         if missing:
             self.complain(where, f"needs the algorithm {', '.join(sorted(missing))}")
+
+    def check_drafters(self, where: str, values: Mapping[str, Sequence[Any]]) -> None:
+        def counts(key: str) -> set[int]:
+            return {
+                0 if v is None else len(v) if isinstance(v, list) else 1
+                for v in values[f"more_drafters.{key}"]
+            }
+
+        latencies, rates = counts("latency_ms"), counts("acceptance_rate")
+        for key, count in (("latency_ms", latencies), ("acceptance_rate", rates)):
+            if 0 in count:
+                what = 'is missing: the algorithms have "multidsi"'
+                self.complain(f"{where}more_drafters.{key}", what)
+        if not self.problems and (latencies != rates or len(latencies) > 1):
+            self.complain(
+                f"{where}more_drafters.acceptance_rate",
+                f"expected one for each of more_drafters.latency_ms ({max(latencies)}), "
+                f"got {max(rates)}",
+            )
+        if max(latencies) > MOST_MORE:
+            self.complain(
+                f"{where}more_drafters.latency_ms",
+                f"expected at most {MOST_MORE} drafters, got {max(latencies)}",
+            )
 
     def read_files(self, values: dict[str, Any]) -> None:
         """Put the contents of data files in place of their names."""
@@ -1059,8 +1167,10 @@ class _Loader:
                         where + "acceptance.trace",
                         f"expected at least {max(values['tokens'])} draws (tokens), got {shortest}",
                     )
+            if "multidsi" in values["algorithms"][0] and not self.problems:
+                self.check_drafters(where, values)
             if study.settings["engine"] == "vector" and (why := _needs_events(values)):
-                what = "constant latencies and preemptible servers only"
+                what = "constant latencies, preemptible servers and a fixed lookahead only"
                 self.complain("engine", f'"vector" takes {what}, but {why}')
             tokens, repeats = max(values["tokens"]), study.settings["repeats"]
             if tokens * repeats > MOST_DRAWS:
@@ -1092,15 +1202,25 @@ def _longest_ns(values: Mapping[str, Sequence[Any]]) -> float:
     parts = [v for v in values["drafter.latency_relative"] if v is not None]
     drafter_ms = max([drafter_ms, *(float(part) * target_ms for part in parts)])
     tokens = int(max(values["tokens"]))
-    drafts = min(tokens, int(max(values["lookahead"])))
+    largest = ["lookahead", *(["lookahead_most"] if _grows(values) else [])]
+    drafts = min(tokens, int(max(v for key in largest for v in values[key])))
     return float(tokens * (drafts * drafter_ms + target_ms) * NS_PER_MS)
 
 
+def _grows(values: Mapping[str, Sequence[Any]]) -> bool:
+    return bool({"heuristic", "aimd"} & set(values["lookahead_policy"]))
+
+
 def _needs_events(values: Mapping[str, Sequence[Any]]) -> str | None:
+    if "multidsi" in values["algorithms"][0]:
+        return 'algorithms has "multidsi"'
     for model in ("target", "drafter"):
         for kind in values[f"{model}.latency_model"]:
             if kind != "constant":
                 return f'{model}.latency_model is "{kind}"'
+    for policy in values["lookahead_policy"]:
+        if policy != "fixed":
+            return f'lookahead_policy is "{policy}"'
     return "preemptible is false" if False in values["preemptible"] else None
 
 
@@ -1200,13 +1320,52 @@ def targets_of(targets: int | str, lookahead: int, drafter: Latency, target: Lat
     return rule(drafter.latency_ns, target.latency_ns, lookahead)
 
 
+def policy_of(values: Mapping[str, Any]) -> Policy:
+    """How the lookahead is chosen, from settings by key."""
+    return Policy(
+        name=values["lookahead_policy"],
+        most=values["lookahead_most"],
+        threshold=values["confidence_threshold"],
+        quality=values["confidence_quality"],
+    )
+
+
+def more_drafters_of(values: Mapping[str, Any]) -> tuple[MoreDrafter, ...]:
+    """The further drafters, from settings by key.
+
+    A prompt takes them as many times a draft as it takes the first one.
+    """
+
+    def listed(key: str) -> list[float]:
+        value = values[f"more_drafters.{key}"]
+        return [] if value is None else value if isinstance(value, list) else [value]
+
+    first = latency_of(values, "drafter")
+    found = []
+    for latency_ms, rate in zip(listed("latency_ms"), listed("acceptance_rate"), strict=True):
+        latency_ns = to_ns(latency_ms)
+        first_ns = first.first_ns and max(1, round(first.first_ns * latency_ns / first.latency_ns))
+        found.append(
+            MoreDrafter(
+                latency=Latency(latency_ns=latency_ns, first_ns=first_ns),
+                rate=rate,
+                overlap=values["more_drafters.overlap"],
+            )
+        )
+    return tuple(found)
+
+
 def case_of(values: Mapping[str, Any]) -> Case:
     """The case that settings by key describe."""
     target, drafter = latency_of(values, "target"), latency_of(values, "drafter")
+    policy = policy_of(values)
+    least = 1 if policy.adapts else values["lookahead"]  # what may ask for most servers
     return Case(
         tokens=values["tokens"],
         lookahead=values["lookahead"],
-        targets=targets_of(values["targets"], values["lookahead"], drafter, target),
+        targets=targets_of(values["targets"], least, drafter, target),
+        policy=policy,
+        more_drafters=more_drafters_of(values),
         target=target,
         drafter=drafter,
         acceptance=acceptance_of(values),

@@ -30,7 +30,8 @@ def panel(name: str, title: str, run: Any, longest_ms: float | None = None) -> P
 
     from dsim import charts
 
-    rows = pd.DataFrame(spans(run.output, run.drafter, run.target))
+    servers = (run.drafter, *getattr(run, "more_drafters", ()), run.target)
+    rows = pd.DataFrame(spans(run.output, *servers))
     marks = pd.DataFrame(rejections(run.output), columns=["time_ns", "what"])
     for frame in (rows, marks):
         for column in [str(c) for c in frame if str(c).endswith("_ns")]:

@@ -7,11 +7,24 @@ from hypothesis import strategies as st
 
 from dsim.acceptance import Acceptance
 from dsim.latency import Latency
+from dsim.lookahead import Policy
+from dsim.orchestrations import POLICIES
 from dsim.study import Case
 from dsim.vector import Timing
 
 latencies = st.integers(1, 12)
 first_latencies = st.none() | st.integers(1, 30)
+
+
+@st.composite
+def policies(draw, names=POLICIES):
+    """Any way to choose the lookahead."""
+    return Policy(
+        name=draw(st.sampled_from(names)),
+        most=draw(st.integers(1, 6)),
+        threshold=draw(st.sampled_from([0.0, 0.4, 0.7, 1.0])),
+        quality=draw(st.sampled_from([0.0, 0.3, 0.9, 1.0])),
+    )
 
 
 @st.composite

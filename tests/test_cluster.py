@@ -18,6 +18,7 @@ from dsim.cluster.workload import Length, Workload
 from dsim.latency import Latency
 from dsim.simulate import simulate_case
 from dsim.study import Case
+from tests.strategies import policies
 
 ALGORITHMS = ("nonsi", "si", "dsi")
 
@@ -49,6 +50,7 @@ def ideal_deployments(draw):
     """No effect is on, but the acceptance model and the latencies may be any."""
     return Deployment(
         algorithm=draw(st.sampled_from(ALGORITHMS)),
+        policy=draw(policies()),
         lookahead=draw(st.integers(1, 5)),
         most_passes=draw(st.integers(1, 5)),
         target=draw(latencies(12)),
@@ -93,18 +95,20 @@ def faults(draw, servers):
 def deployments(draw):
     """Every effect may be on."""
     ideal = draw(ideal_deployments())
-    targets = draw(fleets(4))
+    targets, drafters = draw(fleets(4)), draw(fleets(3))
     hosts = draw(st.sampled_from([0, 0, 1, 2]))
     return dataclasses.replace(
         ideal,
         targets=targets,
-        drafters=draw(fleets(3)),
+        drafters=drafters,
         network_ns=draw(st.sampled_from([0, 3])),
         network_cv=draw(st.sampled_from([0.0, 0.5])),
         overhead_ns=draw(st.sampled_from([0, 2])),
         hosts=hosts,
         slowdown=(1.0, 1.25, 2.0),
         faults=draw(faults(targets.servers)),
+        drafter_faults=draw(faults(drafters.servers)),
+        link_ns=draw(st.sampled_from([(), (0, 2, 5, 1)[: targets.servers]])),
         max_active=draw(st.sampled_from([0, 0, 2])),
         max_waiting=draw(st.sampled_from([None, 0, 2])),
     )
@@ -152,6 +156,7 @@ def test_one_request_is_the_ideal_model(general, deployment, tokens):
         repeats=1,
         seed=d.seed,
         preemptible=d.preemptible,
+        policy=d.policy,
     )
     ideal = simulate_case(case, d.algorithm, "events")
     workload = Workload(requests=1, output=Length(mean_tokens=tokens))
@@ -207,7 +212,7 @@ def test_servers_to_spare_make_requests_independent(deployment, draws, requests)
 def test_requests_finish_or_are_reported_lost(deployment, workload):
     run = serve(deployment, workload, keep_settled=True)
     assert set(run.fate) <= {DONE, LOST, TURNED_AWAY}
-    if deployment.faults.retry:
+    if deployment.faults.retry and deployment.drafter_faults.retry:
         assert LOST not in run.fate
     if not deployment.max_active or deployment.max_waiting is None:
         assert TURNED_AWAY not in run.fate
@@ -271,18 +276,27 @@ def test_counts_add_up(deployment, workload):
 
 @given(deployments(), workloads())
 def test_no_server_idles_while_a_forward_waits(deployment, workload):
-    """Work is conserved: during every wait all servers are at work (or down)."""
-    deployment = dataclasses.replace(deployment, faults=Faults())
+    """Work is conserved: during every wait all servers are at work, or down."""
+    planned = {
+        name: dataclasses.replace(getattr(deployment, name), mtbf_ns=0)
+        for name in ("faults", "drafter_faults")
+    }
     deployment = dataclasses.replace(
         deployment,
+        **planned,
         targets=dataclasses.replace(deployment.targets, kv_tokens=0),
         drafters=dataclasses.replace(deployment.drafters, kv_tokens=0),
     )
     run = serve(deployment, workload, keep_log=True)
-    for fleet in (run.target, run.drafter):
+    for fleet, faults in zip((run.target, run.drafter), planned.values(), strict=True):
         spans = {server: [(r[6], r[7]) for r in rows] for server, rows in by_server(fleet)}
+        for server in range(fleet.count):
+            spans.setdefault(server, []).extend(down_spans(faults.plan, server))
         for row in fleet.log:
-            asked, start = row[5], row[6]
+            start = row[6]
+            # What a failure has thrown back waits from then on.
+            thrown = [r[7] for r in fleet.log if r[8] == "failed" and r[1:6] == row[1:6]]
+            asked = max([row[5], *(ns for ns in thrown if ns <= start)])
             if start <= asked:
                 continue
             for server in range(fleet.count):
@@ -503,6 +517,73 @@ def test_users_whose_servers_never_come_back_are_told():
     assert run.fate.tolist() == [DONE, LOST, LOST, LOST, LOST]
 
 
+def alone(algorithm, **more):
+    """One request of 4 tokens, all drafts right; passes of 10, drafts of 3, lookahead 3."""
+    deployment = Deployment(
+        algorithm=algorithm,
+        lookahead=3,
+        target=Latency(latency_ns=10),
+        drafter=Latency(latency_ns=3),
+        acceptance=Acceptance(rate=1.0),
+        **more,
+    )
+    return serve(deployment, Workload(output=Length(mean_tokens=4)), keep_settled=True)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "drafters", "plan", "settled", "retried"),
+    [
+        ("si", 1, (), [19, 19, 19, 19], 0),
+        ("dsi", 1, (), [10, 19, 19, 19], 0),
+        # The second draft, of 3 to 6, is lost at 4; the drafter does it again from 8 to 11.
+        ("si", 1, ((0, 4, 8),), [24, 24, 24, 24], 1),
+        # Another drafter server does it at once, from 4 to 7.
+        ("si", 2, ((0, 4, 8),), [20, 20, 20, 20], 1),
+        # DSI has one draft at 4. The pass of 0 ends at 10 and settles it; a pass over it goes out
+        # then (rule 2d). The drafter, back at 8, makes two more by 14, and a pass covers them.
+        ("dsi", 1, ((0, 4, 8),), [10, 20, 24, 24], 1),
+        # It is not back before the end: each pass settles one token, after the first.
+        ("dsi", 1, ((0, 4, 100),), [10, 20, 30, 40], 1),
+        ("dsi", 1, ((0, 0, -1),), [10, 20, 30, 40], 0),
+    ],
+)
+def test_a_drafter_that_fails_by_hand(algorithm, drafters, plan, settled, retried):
+    """What it was at is done again, elsewhere or once it is back; DSI goes on meanwhile."""
+    run = alone(algorithm, drafters=FleetSpec(servers=drafters), drafter_faults=Faults(plan=plan))
+    assert run.settled_ns == [settled]
+    assert run.drafter.retried == retried
+    assert set(run.fate) == {DONE}
+
+
+def test_si_is_lost_without_a_drafter_for_ever():
+    """Even while targets fail and come back for ever; DSI is not."""
+    forever = Faults(plan=((0, 4, -1),))
+    for more in ({}, {"faults": Faults(mtbf_ns=50, mttr_ns=5)}):
+        assert alone("si", drafter_faults=forever, **more).fate.tolist() == [LOST]
+        assert alone("dsi", drafter_faults=forever, **more).fate.tolist() == [DONE]
+
+
+def test_without_retry_a_failing_drafter_loses_the_request():
+    faults = Faults(plan=((0, 4, 8),), retry=False)
+    assert alone("si", drafter_faults=faults).fate.tolist() == [LOST]
+
+
+def test_each_link_has_its_own_delay():
+    """Two requests at once, one pass each; target 1 is 4 away, target 2 not at all."""
+    run = serve(
+        Deployment(
+            algorithm="si",
+            target=Latency(latency_ns=10),
+            targets=FleetSpec(servers=2),
+            drafters=FleetSpec(servers=2),
+            link_ns=(4, 0),
+        ),
+        Workload(arrivals="trace", trace=((0, 0, 1), (0, 0, 1))),
+        keep_settled=True,
+    )
+    assert run.settled_ns == [[18], [10]]
+
+
 def test_reading_a_short_prompt_takes_as_long_as_any_forward():
     run = two_requests(targets=FleetSpec(servers=2, prefill_token_ns=0.5))
     assert run.settled_ns == [[10, 20], [10, 20]]
@@ -585,6 +666,21 @@ def by_server(fleet):
         (row for row in fleet.log if row[7] > row[6]), key=lambda row: (row[0], row[6], row[7])
     )
     return [(server, list(group)) for server, group in itertools.groupby(rows, lambda r: r[0])]
+
+
+def down_spans(plan, server):
+    """When *server* is down by *plan*: from a failure to the first recovery after it."""
+    told = sorted(
+        (ns, is_back) for s, *times in plan if s == server for is_back, ns in enumerate(times)
+    )
+    spans, since = [], None
+    for ns, is_back in told:
+        if is_back and since is not None:
+            spans.append((since, ns))
+            since = None
+        elif not is_back and since is None:
+            since = ns
+    return spans
 
 
 def covered(spans, low, high):

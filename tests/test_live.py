@@ -342,8 +342,9 @@ def test_what_a_worker_does_unasked_is_taken_and_what_nobody_takes_is_dropped() 
         at = LONG_AGO + 2 * serial
         line.pipe.mail.append((at, Reply(serial, at - 2, at, f"token {serial}")))
     env.step()
+    forward()
     with pytest.raises(RuntimeError, match="two forwards at once"):
-        forward(), forward()
+        env.take(line, first, pool.backend.answered)
     env.step()
     assert seen == [(2, "token 1"), (4, "token 2")]
     assert line.ahead == 2

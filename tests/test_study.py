@@ -184,8 +184,8 @@ MISTAKES = {
     ),
     "vector engine and random latencies": (
         'engine = "vector"\n[target]\nlatency_model = "gamma"\nlatency_cv = 1',
-        's.toml: engine: "vector" takes constant latencies and preemptible servers only, '
-        'but target.latency_model is "gamma"',
+        's.toml: engine: "vector" takes constant latencies, preemptible servers and a fixed '
+        'lookahead only, but target.latency_model is "gamma"',
     ),
     "trace too short": (
         'tokens = 4\n[acceptance]\nmodel = "trace"\ntrace = ["11111", "101"]',

@@ -78,3 +78,48 @@ class Simulated:
         """See :class:`dsim.events.server.Backend`."""
         run, count = self.run_lengths[first], len(drafts)
         return (run if run < count else count), None
+
+
+class Guessing(Simulated):
+    """Stands behind the servers of one model where several drafters guess.
+
+    Their drafts are told apart: 0 is the target's token, and what a drafter guesses wrong is its
+    own number.
+
+    Args:
+        env: the environment of the run.
+        latency_ns: see :class:`Simulated`.
+        draws: for each position whether this drafter's guess, behind a right prefix, is right.
+        number: of the drafter, from 1 on; what the target's are made with does not matter.
+        preemptible: see :class:`Simulated`.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        latency_ns: int | Callable[[int, bool], int],
+        draws: Sequence[bool],
+        number: int = 0,
+        *,
+        preemptible: bool = True,
+    ) -> None:
+        super().__init__(env, latency_ns, (), preemptible=preemptible)
+        self.draws = draws
+        self.number = number
+
+    def attach(self, servers: Servers) -> Callable[[Forward], None]:
+        """See :class:`dsim.events.server.Backend`."""
+        begin, draws, number = super().attach(servers), self.draws, self.number
+        if not number:
+            return begin
+
+        def begin_guess(forward: Forward) -> None:
+            forward.token = 0 if draws[forward.first] else number
+            begin(forward)
+
+        return begin_guess
+
+    def verify(self, _: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:  # noqa: ARG002
+        """See :class:`dsim.events.server.Backend`."""
+        right = next((i for i, token in enumerate(drafts) if token), len(drafts))
+        return right, 0

@@ -411,7 +411,7 @@ class Fleet:
         spans: list[Span] = []
         env = LiveEnvironment(self.lines, watchdog_ns=self.watchdog_ns)
         output = LiveOutput(env, tokens, stop_ids, on_settled)
-        drafter, target = start(
+        (drafter, *_), target = start(
             algorithm,
             env,
             output,

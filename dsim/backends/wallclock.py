@@ -16,7 +16,7 @@ from dsim.backends.simulated import Simulated
 from dsim.events.live import NS_PER_S, Line, LiveEnvironment, Reply
 from dsim.events.output import Output
 from dsim.events.start import start
-from dsim.simulate import Run
+from dsim.simulate import Run, plan_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -147,7 +147,7 @@ def run_wallclock(
     lengths = run_lengths(draws)
     env = LiveEnvironment(waiters.lines)
     output = Output(env, case.tokens)
-    drafter, target = start(
+    (drafter, *_), target = start(
         algorithm,
         env,
         output,
@@ -167,6 +167,7 @@ def run_wallclock(
         targets=case.targets,
         prefill=case.target.first_ns is not None,
         keep_history=keep_history,
+        plan=plan_of(case, repeat, draws),
     )
     env.run(until=output.done)
     env.drain()

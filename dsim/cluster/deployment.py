@@ -6,6 +6,7 @@ import dataclasses
 
 from dsim.acceptance import Acceptance
 from dsim.latency import Latency
+from dsim.lookahead import FIXED, Policy
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,11 +39,12 @@ class FleetSpec:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Faults:
-    """Failures of target servers.
+    """Failures of the servers of one fleet.
 
     Attributes:
         mtbf_ns, mttr_ns: means of the exponential times to failure and to recovery; 0: none.
-        plan: (server, fails at ns, recovers at ns or -1) of failures that are told beforehand.
+        plan: (server, fails at ns, recovers at ns, or -1 for never) of failures that are told
+            beforehand.
         retry: whether what a failure interrupts is done again elsewhere; else the request is lost.
     """
 
@@ -79,7 +81,8 @@ class Deployment:
 
     Attributes:
         algorithm: ``nonsi``, ``si`` or ``dsi``.
-        lookahead: ``k``.
+        lookahead: ``k``, and
+        policy: whether and how it adapts.
         most_passes: ``S``, how many passes of one request may be under way at once (DSI).
         target, drafter: latencies.
         acceptance: how drafts fare.
@@ -92,7 +95,8 @@ class Deployment:
         overhead_ns: what each dispatch of a target pass costs.
         hosts: how many hosts share the servers (targets first, dealt in turn); 0: one each.
         slowdown: of servers that compute on one host at once; see :class:`dsim.cluster.host.Host`.
-        faults: of target servers.
+        faults: of target servers, and
+        drafter_faults: of drafter servers. A text of DSI goes on without a drafter (rule 2d).
         max_active: requests served at once, others waiting before the door; 0: no limit.
         max_waiting: how many may wait there, others being turned away; ``None``: no limit.
         price_per_gpu_hour: in whatever currency.
@@ -101,6 +105,7 @@ class Deployment:
 
     algorithm: str = "dsi"
     lookahead: int = 5
+    policy: Policy = FIXED
     most_passes: int = 7
     target: Latency = dataclasses.field(default_factory=Latency)
     drafter: Latency = dataclasses.field(default_factory=lambda: Latency(latency_ns=100_000))
@@ -116,6 +121,7 @@ class Deployment:
     hosts: int = 0
     slowdown: tuple[float, ...] = (1.0,)
     faults: Faults = Faults()
+    drafter_faults: Faults = Faults()
     max_active: int = 0
     max_waiting: int | None = None
     price_per_gpu_hour: float = 0.0

@@ -14,18 +14,18 @@ from dsim.cluster.fleet import Fleet, OneAtATime, Several, Share
 from dsim.cluster.host import Host
 from dsim.cluster.workload import FAULTS, NETWORK, request_key, uniforms
 from dsim.errors import EngineError
-from dsim.events.dsi import DSI
 from dsim.events.environment import DRAFT, PASS, Environment
-from dsim.events.nonsi import nonsi
 from dsim.events.output import Output
-from dsim.events.si import si
+from dsim.lookahead import mean_rate
+from dsim.orchestrations import ORCHESTRATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
+    import simpy
     from numpy.typing import NDArray
 
-    from dsim.cluster.deployment import Deployment, FleetSpec
+    from dsim.cluster.deployment import Deployment, Faults, FleetSpec
     from dsim.cluster.workload import Workload
     from dsim.latency import Latency
 
@@ -35,6 +35,7 @@ ARRIVE = PASS + 1  # after all that ends at the instant, so that it finds what i
 FAIL = -1  # before all else
 DONE, LOST, TURNED_AWAY = 0, 1, 2
 BLOCK = 4096
+DRAFTERS = 1 << 20  # where the streams of failing drafters begin
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +121,8 @@ class _Run:
         self.keep_settled = keep_settled
         self.env = env = Environment()
         d = deployment
+        self.start = ORCHESTRATIONS[d.algorithm].starter()
+        self.mean_rate = mean_rate(d.acceptance)
         hosts = [Host(env, d.slowdown) for _ in range(d.hosts)]
         dealt = (hosts[i % d.hosts] for i in range(d.targets.servers + d.drafters.servers))
         target_hosts = [next(dealt) for _ in range(d.targets.servers)] if hosts else None
@@ -143,8 +146,17 @@ class _Run:
             **_fleet(d.targets),
         )
         self.drafter = Fleet(
-            env, role="drafter", priority=DRAFT, hosts=drafter_hosts, **common, **_fleet(d.drafters)
+            env,
+            role="drafter",
+            priority=DRAFT,
+            hosts=drafter_hosts,
+            faults=bool(d.drafter_faults),
+            retry=d.drafter_faults.retry,
+            **common,
+            **_fleet(d.drafters),
         )
+        self.gone: dict[Fleet, set[int]] = {self.target: set(), self.drafter: set()}
+        self.yet_to_come = 0  # arrivals that are scheduled
         seed, count = d.seed, workload.count
         self.arrivals = workload.arrival_ns(seed, replication).tolist()
         prompts, outputs = workload.lengths(seed, replication)
@@ -180,13 +192,8 @@ class _Run:
                 self._send_next(0)
         else:
             self._arrival_of(0)
-        for server, fails_ns, recovers_ns in self.deployment.faults.plan:
-            self._at(fails_ns, FAIL, self._fail, server)
-            if recovers_ns >= 0:
-                self._at(recovers_ns, FAIL, self._recover, server)
-        if self.deployment.faults.mtbf_ns:
-            for server in range(self.target.count):
-                env.process(self._failing(server))
+        self._disturb(self.target, self.deployment.faults, 0)
+        self._disturb(self.drafter, self.deployment.drafter_faults, DRAFTERS)
         while self.over < workload.count:
             try:
                 env.run(until=self.finished)
@@ -206,6 +213,7 @@ class _Run:
 
     def _arrival_of(self, number: int) -> None:
         if number < len(self.arrivals):
+            self.yet_to_come += 1
             self._at(self.arrivals[number], ARRIVE, self._next_arrives, number)
 
     def _next_arrives(self, number: int) -> None:
@@ -215,12 +223,14 @@ class _Run:
     def _send_next(self, delay_ns: int) -> None:
         if self.sent < self.workload.count:
             number, self.sent = self.sent, self.sent + 1
+            self.yet_to_come += 1
             now: int = self.env._now  # type: ignore[assignment]
             self._at(now + delay_ns, ARRIVE, self._arrives, number)
 
     def _arrives(self, number: int) -> None:
         columns, deployment = self.columns, self.deployment
         now: int = self.env._now  # type: ignore[assignment]
+        self.yet_to_come -= 1
         columns["arrival_ns"][number] = now
         self.found[number] = (
             self.active + len(self.door),
@@ -253,50 +263,8 @@ class _Run:
         self.columns["start_ns"][number] = now
         output = Output(env, self.outputs[number])
         draws = draws_of(d, self.replication, number, output.wanted, self.rates[number])
-        lengths = run_lengths(draws)
-
-        def backend(model: str) -> RequestBackend:
-            latency: Latency = getattr(d, model)
-            spec: FleetSpec = d.targets if model == "target" else d.drafters
-            prefill_ns = None
-            if spec.prefill_token_ns:
-                reading_ns = round(spec.prefill_token_ns * self.prompts[number])
-                prefill_ns = max(latency.latency_ns, reading_ns)
-            return RequestBackend(
-                env,
-                latency,
-                self.sample[model],
-                lengths,
-                preemptible=d.preemptible,
-                prefill_ns=prefill_ns,
-                token_ns=spec.prefill_token_ns,
-            )
-
-        def share(kind: type[Share], fleet: Fleet, model: str, **more: Any) -> Any:
-            return kind(
-                fleet,
-                backend(model),
-                output,
-                request=number,
-                prompt_tokens=self.prompts[number],
-                remote=d.algorithm != "nonsi",
-                **more,
-            )
-
-        drafter = share(OneAtATime, self.drafter, "drafter")
         output.done.callbacks.append(lambda _: self._done(number))
-        if d.algorithm == "dsi":
-            target = share(Several, self.target, "target", most=d.most_passes)
-            self.shares[number] = (target, drafter)
-            prefill = d.target.first_ns is not None or d.targets.prefill_token_ns > 0
-            DSI(env, drafter, target, output, d.lookahead, prefill=prefill)
-            return
-        target = share(OneAtATime, self.target, "target")
-        self.shares[number] = (target, drafter)
-        if d.algorithm == "si":
-            env.process(si(drafter, target, output, d.lookahead))
-        else:
-            env.process(nonsi(target, output))
+        self.start(_Request(self, number, output, draws))
 
     def _done(self, number: int) -> None:
         self._leaves(number, DONE)
@@ -344,28 +312,38 @@ class _Run:
 
     def _strand(self) -> None:
         """No event is left: whoever is still here waits for servers that never come back."""
-        if not self.shares or len(self.target.down) < self.target.count:
+        some_up = all(len(fleet.down) < fleet.count for fleet in (self.target, self.drafter))
+        if not self.shares or some_up:
             raise EngineError(f"{len(self.shares)} requests wait for servers that are idle")
         while self.shares:
             self._leaves(next(iter(self.shares)), LOST)
 
     # -- disturbances --------------------------------------------------------------------------
 
-    def _fail(self, server: int) -> None:
-        self.target.fail(server)
+    def _disturb(self, fleet: Fleet, faults: Faults, part: int) -> None:
+        """Schedule the failures of *fleet*; its streams begin at *part*."""
+        for server, fails_ns, recovers_ns in faults.plan:
+            self._at(fails_ns, FAIL, fleet.fail, server)
+            if recovers_ns >= 0:
+                self._at(recovers_ns, FAIL, fleet.recover, server)
+            elif not faults.mtbf_ns:
+                self._at(fails_ns, FAIL, self.gone[fleet].add, server)
+        if faults.mtbf_ns:
+            for server in range(fleet.count):
+                self.env.process(self._failing(fleet, faults, server, part + server))
 
-    def _recover(self, server: int) -> None:
-        self.target.recover(server)
-
-    def _failing(self, server: int) -> Generator[Event]:
-        faults = self.deployment.faults
-        stream = uniforms(self.deployment.seed, self.replication, FAULTS, server)
+    def _failing(self, fleet: Fleet, faults: Faults, server: int, part: int) -> Generator[Event]:
+        stream = uniforms(self.deployment.seed, self.replication, FAULTS, part)
+        other = self.drafter if fleet is self.target else self.target
         while True:
             up, down = -np.log1p(-stream.next(2))
             yield self.env.timeout(max(1, round(up * faults.mtbf_ns)))
-            self.target.fail(server)
+            fleet.fail(server)
             yield self.env.timeout(max(1, round(down * faults.mttr_ns)))
-            self.target.recover(server)
+            fleet.recover(server)
+            idle = not (fleet.running or fleet.waiting or other.running or self.yet_to_come)
+            if idle and len(self.gone[other]) == other.count:
+                return  # nobody can be helped by what comes and goes here (see _strand)
 
     def _network(self) -> Callable[[int], int] | None:
         d = self.deployment
@@ -407,6 +385,69 @@ class _Run:
             end_ns=self.end_ns,
             in_system_area_ns=self.in_system_area_ns,
             events=self.env.scheduled,
+        )
+
+
+class _Request:
+    """One request's shares of the fleets; see :class:`dsim.events.start.Setup`."""
+
+    further_drafters = 0
+
+    def __init__(self, run: _Run, number: int, output: Output, draws: NDArray[np.bool_]) -> None:
+        self.env: simpy.Environment = run.env
+        self.output = output
+        self._run = run
+        self._number = number
+        self._lengths = run_lengths(draws)
+        d = run.deployment
+        rate = run.rates[number] if d.acceptance.model != "trace" else run.mean_rate
+        key = request_key(run.replication, number)
+        self.plan = d.policy.plan_of(d.lookahead, draws, rate, d.seed, key)
+        self.prefill = d.target.first_ns is not None or d.targets.prefill_token_ns > 0
+        self._drafter = self._share(OneAtATime, run.drafter, "drafter")
+
+    def drafter(self, _: int = 0) -> Any:
+        """See :class:`dsim.events.start.Setup`."""
+        return self._drafter
+
+    def target(self) -> Any:
+        """See :class:`dsim.events.start.Setup`."""
+        return self._asked(self._share(OneAtATime, self._run.target, "target"))
+
+    def targets(self) -> Any:
+        """See :class:`dsim.events.start.Setup`."""
+        most = self._run.deployment.most_passes
+        return self._asked(self._share(Several, self._run.target, "target", most=most))
+
+    def _asked(self, target: Share) -> Share:
+        self._run.shares[self._number] = (target, self._drafter)
+        return target
+
+    def _share(self, kind: type[Share], fleet: Fleet, model: str, **more: Any) -> Any:
+        run, d = self._run, self._run.deployment
+        prompt_tokens = run.prompts[self._number]
+        latency: Latency = getattr(d, model)
+        spec: FleetSpec = d.targets if model == "target" else d.drafters
+        prefill_ns = None
+        if spec.prefill_token_ns:
+            prefill_ns = max(latency.latency_ns, round(spec.prefill_token_ns * prompt_tokens))
+        backend = RequestBackend(
+            self.env,
+            latency,
+            run.sample[model],
+            self._lengths,
+            preemptible=d.preemptible,
+            prefill_ns=prefill_ns,
+            token_ns=spec.prefill_token_ns,
+        )
+        return kind(
+            fleet,
+            backend,
+            self.output,
+            request=self._number,
+            prompt_tokens=prompt_tokens,
+            remote=d.algorithm != "nonsi",
+            **more,
         )
 
 

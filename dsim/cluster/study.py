@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsim import study as studies
+from dsim.cluster import faults
 from dsim.cluster.deployment import Deployment, Faults, FleetSpec, Slo
 from dsim.cluster.fleet import DISCIPLINES
 from dsim.cluster.workload import ARRIVALS, Length, Workload, read_trace
 from dsim.latency import to_ns
+from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study import Setting, case_of, points, show
 
 if TYPE_CHECKING:
@@ -142,7 +144,15 @@ LOAD_SETTINGS: tuple[Setting, ...] = (
         meaning="prefer a free target server that has cached the request's text",
     ),
     _number("cluster.network_ms", 0.0, "ms", "one-way delay between drafter and targets"),
-    _number("cluster.network_cv", 0.0, "", "its standard deviation / mean (lognormal)"),
+    Setting(
+        key="cluster.link_ms",
+        type="list of delays",
+        default=None,
+        unit="ms",
+        sweep=False,
+        meaning="instead of cluster.network_ms: the delay of each target server's link, as many",
+    ),
+    _number("cluster.network_cv", 0.0, "", "their standard deviation / mean (lognormal jitter)"),
     _number("cluster.dispatch_ms", 0.0, "ms", "what each dispatch of a target pass costs"),
     _number(
         "cluster.hosts",
@@ -160,11 +170,22 @@ LOAD_SETTINGS: tuple[Setting, ...] = (
     ),
     _number("cluster.mtbf_s", 0.0, "s", "mean time to a target server's failure; 0: none fails"),
     _number("cluster.mttr_s", 60.0, "s", "mean time until it is back", above=True),
+    _number("cluster.drafter_mtbf_s", 0.0, "s", "as cluster.mtbf_s, for drafter servers"),
+    _number("cluster.drafter_mttr_s", 60.0, "s", "as cluster.mttr_s", above=True),
+    Setting(
+        key="cluster.faults",
+        type="list of tables",
+        default=None,
+        sweep=False,
+        meaning='failures at known times, a table each: server ("target 2", "drafter 1"), at_s, '
+        "and for_s; without for_s it never comes back",
+    ),
     Setting(
         key="cluster.retry",
         type="bool",
         default=True,
-        meaning="a pass whose server fails is done again elsewhere; false: its request is lost",
+        meaning="a forward whose server fails is done again, elsewhere or once it is back; false: "
+        "its request is lost",
     ),
     _number(
         "cluster.max_active",
@@ -262,6 +283,10 @@ class _LoadLoader(studies._Loader):
 
     def check_together(self, study: Study) -> None:
         super().check_together(_with_engine(study))
+        for name in study.settings["algorithms"]:
+            if not ORCHESTRATIONS[name].everywhere:
+                what = f"{ORCHESTRATIONS[name].title} is for dsim run and dsim simulate"
+                self.complain("algorithms", what)
         if study.settings["minimise"]:
             self.complain("minimise", "is for dsim run; a load study shows every case")
         for number in range(len(study.variants)):
@@ -281,11 +306,30 @@ class _LoadLoader(studies._Loader):
                         f"expected room for one request (prompt and answer: {longest} tokens), "
                         f"got {room}",
                     )
+            self.check_links(where, values, of["cluster.targets"])
+            self.check_faults(where, values, of)
             if max(of["cluster.hosts"]) and min(values["cluster.slowdown"]) < 1:
                 self.complain(
                     f"{where}cluster.slowdown",
                     f"expected factors ≥ 1, got {show(values['cluster.slowdown'])}",
                 )
+
+    def check_links(self, where: str, values: Mapping[str, Any], targets: Sequence[int]) -> None:
+        links = values["cluster.link_ms"]
+        if links is not None and set(targets) != {len(links)}:
+            self.complain(
+                f"{where}cluster.link_ms",
+                f"expected one delay for each of {' or '.join(map(str, targets))} target servers, "
+                f"got {len(links)}",
+            )
+
+    def check_faults(
+        self, where: str, values: Mapping[str, Any], of: Mapping[str, Sequence[Any]]
+    ) -> None:
+        counts = {model: min(of[f"cluster.{model}s"]) for model in ("target", "drafter")}
+        for number, fault in enumerate(values["cluster.faults"] or ()):
+            for key, what in faults.problems(fault, counts):
+                self.complain(f"{where}cluster.faults[{number}].{key}", what)
 
 
 def _with_engine(study: Study) -> Study:
@@ -378,7 +422,7 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
     case = case_of(values)
 
     def ns(key: str) -> int:
-        return round(float(values[key]) * 1e6)
+        return round(float(values[key] or 0) * 1e6)
 
     def bound(key: str) -> int | None:
         return None if values[key] is None else to_ns(values[key]) if values[key] else 0
@@ -402,6 +446,7 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
     return Deployment(
         algorithm=algorithm,
         lookahead=case.lookahead,
+        policy=case.policy,
         most_passes=case.targets,
         target=case.target,
         drafter=case.drafter,
@@ -411,6 +456,7 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
         targets=fleet("target"),
         drafters=fleet("drafter"),
         network_ns=ns("cluster.network_ms"),
+        link_ns=tuple(round(ms * 1e6) for ms in values["cluster.link_ms"] or ()),
         network_cv=values["cluster.network_cv"],
         overhead_ns=ns("cluster.dispatch_ms"),
         hosts=values["cluster.hosts"],
@@ -418,6 +464,13 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
         faults=Faults(
             mtbf_ns=round(values["cluster.mtbf_s"] * 1e9),
             mttr_ns=round(values["cluster.mttr_s"] * 1e9),
+            plan=faults.plan(values["cluster.faults"] or (), "target"),
+            retry=values["cluster.retry"],
+        ),
+        drafter_faults=Faults(
+            mtbf_ns=round(values["cluster.drafter_mtbf_s"] * 1e9),
+            mttr_ns=round(values["cluster.drafter_mttr_s"] * 1e9),
+            plan=faults.plan(values["cluster.faults"] or (), "drafter"),
             retry=values["cluster.retry"],
         ),
         max_active=values["cluster.max_active"],

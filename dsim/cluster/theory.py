@@ -12,11 +12,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dsim.acceptance import run_lengths
-from dsim.cluster.workload import NS_PER_S
+from dsim.cluster.workload import NS_PER_S, request_key
+from dsim.lookahead import mean_rate
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from dsim.cluster.deployment import Deployment
     from dsim.cluster.workload import Workload
+    from dsim.lookahead import Plan
 
 SAMPLE = 400  # requests from which the mean work of one is estimated
 
@@ -88,6 +92,8 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     latency (of width ``k + 1`` by a table) with the dispatch, the network and, in a full batch,
     what each sequence adds.
     """
+    from dsim.cluster.serve import draws_of
+
     if workload.arrivals == "closed" or workload.count < 2:
         return None
     if deployment.max_active and deployment.max_waiting is not None:
@@ -110,7 +116,12 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
         if d.algorithm == "nonsi":
             passes += n
             continue
-        counted = rounds_of(_draws(d, number, n, float(rates[number])), d.lookahead, d.algorithm)
+        rate = float(rates[number])
+        draws = draws_of(d, 0, number, n, rate)
+        if d.acceptance.model == "trace":
+            rate = mean_rate(d.acceptance)
+        plan = d.policy.plan_of(d.lookahead, draws, rate, d.seed, request_key(0, number))
+        counted = rounds_of(draws, plan, d.algorithm)
         passes += counted[0]
         drafts += counted[1]
     width = 1 if d.algorithm == "nonsi" else d.lookahead + 1
@@ -143,7 +154,9 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     return Load(
         target=target,
         drafter=drafter,
-        exact=d.algorithm != "dsi" and not prefill["target"] and d.target.model != "table",
+        exact=d.algorithm in ("nonsi", "si")
+        and not prefill["target"]
+        and d.target.model != "table",
         most_per_s=rate_per_s / max(target, drafter),
     )
 
@@ -154,25 +167,24 @@ def mean_ns(deployment: Deployment, model: str, width: int) -> float:
     return float(latency.at_width(width) if latency.model == "table" else latency.latency_ns)
 
 
-def rounds_of(draws: list[bool], lookahead: int, algorithm: str) -> tuple[int, int]:
+def rounds_of(draws: NDArray[np.bool_], plan: Plan, algorithm: str) -> tuple[int, int]:
     """How many passes and drafts a request takes: exactly for SI, at least for DSI."""
-    n, lengths = len(draws), run_lengths(np.array(draws))
+    n, lengths = len(draws), run_lengths(draws)
     settled = passes = drafts = 0
     while settled < n:
         passes += 1
         if algorithm == "si":
-            made = min(lookahead, n - settled - 1)
+            made = min(plan.tokens, n - settled - 1)
+            if plan.ends is not None:
+                unsure = (i + 1 for i in range(made) if plan.ends(settled + i))
+                made = next(unsure, made)
             drafts += made
-            settled += min(made, lengths[settled]) + 1
+            accepted = min(made, lengths[settled])
+            if plan.judged is not None:
+                plan.judged(accepted, made)
+            settled += accepted + 1
         else:
             accepted = min(lengths[settled], n - settled - 1)
             drafts += accepted
             settled += accepted + 1
     return passes, drafts
-
-
-def _draws(deployment: Deployment, number: int, tokens: int, rate: float) -> list[bool]:
-    from dsim.cluster.serve import draws_of
-
-    draws: list[bool] = draws_of(deployment, 0, number, tokens, rate).tolist()
-    return draws

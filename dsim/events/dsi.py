@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from dsim.events.output import Output
     from dsim.events.server import Forward, Pool, Server
+    from dsim.events.start import Setup
+    from dsim.lookahead import Plan
 
 
 class DSI:
@@ -27,7 +29,7 @@ class DSI:
         drafter: one server of the drafter.
         targets: the target servers, at least one.
         output: the text to generate.
-        lookahead: ``k``, drafts per block, at least 1.
+        plan: where ``k``, drafts per block, comes from.
         prefill: whether every target server has to read the prompt before it is of use.
     """
 
@@ -37,7 +39,7 @@ class DSI:
         drafter: Server,
         targets: Pool,
         output: Output,
-        lookahead: int,
+        plan: Plan,
         *,
         prefill: bool = False,
     ) -> None:
@@ -47,7 +49,8 @@ class DSI:
         self.output = output
         self.tokens = output.tokens
         self.verify = targets.backend.verify
-        self.lookahead = lookahead
+        self.plan = plan
+        self.judged = plan.judged
         self.last = output.wanted - 1  # the one position that never needs a draft
         self.in_flight: deque[Forward] = deque()  # the branch's passes, in dispatch order
         self.due = 0  # how many tokens must be drafted for the next pass: rules 2b and 2c
@@ -61,7 +64,7 @@ class DSI:
 
     def _drafting(self) -> Generator[Event, Forward, None]:
         """Rule 1: the drafter never waits, but at the end of the text."""
-        tokens, last, ask = self.tokens, self.last, self.drafter.forward
+        tokens, last, ask, ends = self.tokens, self.last, self.drafter.forward, self.plan.ends
         while True:
             position = len(tokens)
             if position >= last:
@@ -72,6 +75,8 @@ class DSI:
             yield draft
             if not draft.cancelled:
                 tokens.append(draft.token)
+                if ends is not None and ends(position):
+                    self.due = min(self.due, position + 1)  # the block ends here
                 if position + 1 >= self.due:
                     self._dispatch()
 
@@ -88,7 +93,7 @@ class DSI:
             self.targets.wait(self._dispatch)
             return
         self.in_flight.append(self.targets.forward(self.output.settled))
-        due = drafted + self.lookahead
+        due = drafted + self.plan.tokens
         self.due = due if due < self.last or drafted == self.last else self.last
 
     def _pass_ended(self, _: Event) -> None:
@@ -97,7 +102,10 @@ class DSI:
         while in_flight and in_flight[0].ended:
             forward = in_flight.popleft()
             settled, end = output.settled, forward.end + 1
-            accepted, token = self.verify(forward, settled, tokens[settled:end])
+            drafts = tokens[settled:end]
+            accepted, token = self.verify(forward, settled, drafts)
+            if self.judged is not None:
+                self.judged(accepted, len(drafts))
             if accepted == end - settled:  # its own token, at ``end``, has been guessed as well
                 output.settle_drafts(accepted)
             else:
@@ -117,3 +125,9 @@ class DSI:
         if self.draft is None and self.more is not None:
             self.more.succeed()
         self._dispatch()
+
+
+def start(setup: Setup) -> None:
+    """Schedule a run."""
+    targets = setup.targets()
+    DSI(setup.env, setup.drafter(), targets, setup.output, setup.plan, prefill=setup.prefill)

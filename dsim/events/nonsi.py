@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
     from dsim.events.output import Output
     from dsim.events.server import Forward, Server
+    from dsim.events.start import Setup
 
 
 def nonsi(target: Server, output: Output) -> Generator[Forward]:
@@ -20,3 +21,8 @@ def nonsi(target: Server, output: Output) -> Generator[Forward]:
         yield forward
         _, token = verify(forward, settled, ())
         output.settle(0, token)
+
+
+def start(setup: Setup) -> None:
+    """Schedule a run."""
+    setup.env.process(nonsi(setup.target(), setup.output))

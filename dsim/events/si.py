@@ -9,18 +9,30 @@ if TYPE_CHECKING:
 
     from dsim.events.output import Output
     from dsim.events.server import Forward, Server
+    from dsim.events.start import Setup
+    from dsim.lookahead import Plan
 
 
-def si(drafter: Server, target: Server, output: Output, lookahead: int) -> Generator[Forward]:
-    """Draft up to *lookahead* tokens, verify them in one pass, and again; nothing overlaps."""
+def si(drafter: Server, target: Server, output: Output, plan: Plan) -> Generator[Forward]:
+    """Draft up to ``plan.tokens`` tokens, verify them in one pass, and again; nothing overlaps."""
     tokens, verify = output.tokens, target.backend.verify
+    judged, ends = plan.judged, plan.ends
     while not output.finished:
         settled = output.settled
-        for ahead in reversed(range(min(lookahead, output.wanted - settled - 1))):
+        for ahead in reversed(range(min(plan.tokens, output.wanted - settled - 1))):
             draft = drafter.forward(len(tokens), ahead)
             yield draft
             tokens.append(draft.token)
+            if ends is not None and ends(len(tokens) - 1):
+                break
         forward = target.forward(settled)
         yield forward
         accepted, token = verify(forward, settled, tokens[settled:])
+        if judged is not None:
+            judged(accepted, len(tokens) - settled)
         output.settle(accepted, token)
+
+
+def start(setup: Setup) -> None:
+    """Schedule a run."""
+    setup.env.process(si(setup.drafter(), setup.target(), setup.output, setup.plan))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -9,7 +10,7 @@ if TYPE_CHECKING:
     from dsim.events.server import Forward, Servers
 
 
-def spans(output: Output, drafter: Servers, target: Servers) -> list[dict[str, Any]]:
+def spans(output: Output, *servers: Servers) -> list[dict[str, Any]]:
     """One row for each forward of a finished run, in order of beginning.
 
     Keys: ``lane`` (the server), ``start_ns``, ``end_ns``, ``fate`` (``draft, accepted``, ``draft,
@@ -19,15 +20,16 @@ def spans(output: Output, drafter: Servers, target: Servers) -> list[dict[str, A
     Raises:
         ValueError: the servers kept no history.
     """
-    if drafter.history is None or target.history is None:
+    histories = [one.history for one in servers]
+    if None in histories:
         raise ValueError("the servers kept no history")
     over_ns = output.settled_ns[-1]
     rows = []
-    for forward in sorted([*drafter.history, *target.history], key=lambda f: f.start_ns):
+    for forward in sorted(itertools.chain(*filter(None, histories)), key=lambda f: f.start_ns):
         role = forward.servers.role
         rows.append(
             {
-                "lane": role if role == "drafter" else f"target {forward.server + 1}",
+                "lane": f"target {forward.server + 1}" if role == "target" else role,
                 "start_ns": forward.start_ns,
                 "end_ns": over_ns if forward.end_ns < 0 else min(forward.end_ns, over_ns),
                 "fate": _fate(forward, output),
@@ -53,9 +55,10 @@ def _fate(forward: Forward, output: Output) -> str:
     if forward.servers.role == "target":
         return "pass"
     # A draft is void if its position, or an earlier one, was rejected after it was made.
+    cut = forward.servers.output.rejections
     void = any(
         position <= forward.first and output.settled_ns[position] >= forward.end_ns
-        for position in output.rejections
+        for position in cut
     )
     return "draft, rejected" if void or forward.end_ns < 0 else "draft, accepted"
 
@@ -63,7 +66,7 @@ def _fate(forward: Forward, output: Output) -> str:
 def _what(forward: Forward) -> str:
     if not forward.is_pass:
         return "reads the prompt"
-    if forward.servers.role == "drafter":
+    if forward.servers.role != "target":
         return f"drafts token {forward.first}"
     drafts = forward.end - forward.first
     plural = "" if drafts == 1 else "s"

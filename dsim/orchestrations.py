@@ -1,0 +1,120 @@
+"""The orchestrations that can be compared, and how to add one (``docs/orchestrations.md``).
+
+:data:`ORCHESTRATIONS` is the one list: from it come the names that studies and the command line
+take, what people read, colours, and the function that starts a run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from dsim.events.start import Setup
+
+
+POLICIES = ("fixed", "heuristic", "aimd", "confidence")  # see dsim.lookahead
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Orchestration:
+    """One way to have drafters and targets make a text together.
+
+    Attributes:
+        name: in studies, on the command line and in results.
+        title: for people.
+        colour: in charts.
+        meaning: what it does, in a few words.
+        reads: the settings that matter to it beside latencies, acceptance and ``tokens``.
+        start: where its ``start`` is, as ``module:function``: a function that takes a
+            :class:`dsim.events.start.Setup` and schedules a run. (A name, so that listing the
+            orchestrations loads none.)
+        everywhere: whether it runs on every backend and in deployments; otherwise in
+            ``dsim run`` and ``dsim simulate`` only.
+    """
+
+    name: str
+    title: str
+    colour: str
+    meaning: str
+    start: str
+    reads: tuple[str, ...] = ()
+    everywhere: bool = True
+
+    def starter(self) -> Callable[[Setup], Any]:
+        """The function that :attr:`start` names."""
+        module, _, function = self.start.partition(":")
+        found: Callable[[Setup], Any] = getattr(import_module(module), function)
+        return found
+
+
+_LOOKAHEAD = (
+    "lookahead",
+    "lookahead_policy",
+    "lookahead_most",
+    "confidence_threshold",
+    "confidence_quality",
+)
+ORCHESTRATIONS: dict[str, Orchestration] = {
+    o.name: o
+    for o in (
+        Orchestration(
+            name="nonsi",
+            title="non-SI",
+            colour="#8b929c",
+            meaning="plain decoding: one pass a token",
+            start="dsim.events.nonsi:start",
+        ),
+        Orchestration(
+            name="si",
+            title="SI",
+            colour="#e0812b",
+            meaning="draft a block, verify it, and again; nothing overlaps",
+            start="dsim.events.si:start",
+            reads=_LOOKAHEAD,
+        ),
+        Orchestration(
+            name="dsi",
+            title="DSI",
+            colour="#2f7fc1",
+            meaning="draft on while target servers verify",
+            start="dsim.events.dsi:start",
+            reads=(*_LOOKAHEAD, "targets", "preemptible"),
+        ),
+        Orchestration(
+            name="multidsi",
+            title="multi-drafter DSI",
+            colour="#2e8b62",
+            meaning="DSI with further drafters, one of which takes over where the first is wrong",
+            start="dsim.events.multidsi:start",
+            reads=(
+                *_LOOKAHEAD,
+                "targets",
+                "preemptible",
+                "more_drafters.latency_ms",
+                "more_drafters.acceptance_rate",
+                "more_drafters.overlap",
+            ),
+            everywhere=False,
+        ),
+    )
+}
+
+
+def register(orchestration: Orchestration) -> None:
+    """Add *orchestration* for this process; ``simulate_case`` and ``run_events`` then take it.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if orchestration.name in ORCHESTRATIONS:
+        raise ValueError(f"there is an orchestration {orchestration.name!r} already")
+    ORCHESTRATIONS[orchestration.name] = orchestration
+
+
+def titles() -> Mapping[str, str]:
+    """What people read, by name."""
+    return {name: o.title for name, o in ORCHESTRATIONS.items()}
