@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dsim.errors import UserError
-from dsim.results import BY_NAME, COLUMNS, NAMES, column_of
+from dsim.results import BY_NAME, NAMES, column_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dsim.study import Chart, Study
 
 COLOURS = {"nonsi": "#8b929c", "si": "#e0812b", "dsi": "#2f7fc1"}
+INK = "#1b2430"
 PINK, PALE_PINK, PALE_BLUE, BLUE = "#d6317f", "#f9cfe1", "#dbe8f3", "#0b4f8f"
 # What may follow from other settings, and is an axis only if it does not.
 DERIVED = ("targets", "drafter_latency_ms", "target_latency_ms", "acceptance_rate")
@@ -87,8 +88,8 @@ def axes_in(frame: pd.DataFrame) -> list[str]:
     Settings with more than one value; but not those that follow from others, like a latency in ms
     that goes along with a relative one, or the servers that are enough for a lookahead.
     """
-    outcomes = {column.name for column in COLUMNS if column.kind == "outcome"}
-    ignored = outcomes | {"algorithm", "engine", "published_speedup_vs_si"}
+    outcomes = {column.name for column in BY_NAME.values() if column.kind == "outcome"}
+    ignored = outcomes | {"algorithm", "engine", "backend", "published_speedup_vs_si"}
     names = [str(name) for name in frame.columns if name not in ignored]
     axes = [name for name in names if frame[name].nunique(dropna=False) > 1]
     first = [name for name in DERIVED if name in axes]
@@ -422,13 +423,22 @@ def _published(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, 
     published = f"published_{chart.y}"
     table = frame.loc[frame["algorithm"] == "dsi", ["variant", chart.y, published]].dropna()
     table["variant"] = table["variant"].astype(str)
-    ours, theirs = "dsim, simulated", "published"
-    long = pd.concat(
-        [
-            table.assign(who=ours, value=table[chart.y].round(4)),
-            table.assign(who=theirs, value=table[published]),
-        ]
-    )
+    ours, theirs, colours = "dsim, simulated", "published", [COLOURS["dsi"], PINK]
+    values = {ours: table[chart.y].round(4), theirs: table[published]}
+    aside = ""
+    if "simulated_latency_mean_ms" in frame:
+        ours = "dsim, real waits"
+        ideal = frame.assign(variant=frame["variant"].astype(str)).set_index("variant")
+        ideal = ideal.pivot(columns="algorithm", values="simulated_latency_mean_ms")
+        same = (ideal["si"] / ideal["dsi"]).reindex(table["variant"]).to_numpy()
+        values = {
+            ours: table[chart.y].round(4),
+            "same draws, simulated": pd.Series(same, table.index).round(4),
+            theirs: table[published],
+        }
+        colours = [COLOURS["dsi"], INK, PINK]
+        aside = " Dark: the same draws in simulated time."
+    long = pd.concat([table.assign(who=who, value=value) for who, value in values.items()])
     order = list(dict.fromkeys(table["variant"]))
     y = alt.Y("variant:N", sort=order, title=None, axis=alt.Axis(labelLimit=260))
     scale = alt.Scale(zero=False, padding=20)
@@ -446,7 +456,7 @@ def _published(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, 
             color=alt.Color(
                 "who:N",
                 title=None,
-                scale=alt.Scale(domain=[ours, theirs], range=[COLOURS["dsi"], PINK]),
+                scale=alt.Scale(domain=list(values), range=colours),
                 legend=alt.Legend(orient="top"),
             ),
             tooltip=[
@@ -458,7 +468,7 @@ def _published(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, 
     )
     caption = (
         "The speed-up of DSI over SI, each at its best: dsim's (blue) beside the published one "
-        "(pink). The longer the grey line, the further apart they are."
+        f"(pink). The longer the grey line, the further apart they are.{aside}"
     )
     return gaps + dots, caption, len(long)
 

@@ -94,6 +94,11 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["auto", "vector", "events"]),
             help="Which engine simulates.  [default: auto]",
         ),
+        click.option(
+            "--backend",
+            type=click.Choice(["simulated", "wallclock"]),
+            help="wallclock: real waits instead, one case at a time.  [default: simulated]",
+        ),
     ):
         command = option(command)
     return command
@@ -106,6 +111,7 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--jobs", type=click.IntRange(1), help="Worker processes.  [default: all cores]")
 @click.option("--csv", is_flag=True, help="Write results.csv even for 200,000 rows or more.")
 @click.option("--force", is_flag=True, help="Replace other results in the folder.")
+@click.option("--yes", is_flag=True, help="Wait for real, even if it takes over 15 minutes.")
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
@@ -118,10 +124,12 @@ def run(
     study: Path | None,
     overrides: Sequence[str],
     engine: str | None,
+    backend: str | None,
     out: Path | None,
     jobs: int | None,
     csv: bool,
     force: bool,
+    yes: bool,
     resume: Path | None,
     open_: bool,
     quiet: bool,
@@ -133,14 +141,15 @@ def run(
     """
     from tqdm import tqdm
 
+    from dsim import realtime
     from dsim import study as studies
     from dsim.grid import default_jobs
     from dsim.run import RunInterrupted, run_study, unfinished_study
 
     if resume is not None:
-        if study is not None or overrides or engine or out:
+        if study is not None or overrides or engine or backend or out:
             raise click.UsageError(
-                "--resume takes the study, --set, --engine and --out from its folder"
+                "--resume takes the study, --set, --engine, --backend and --out from its folder"
             )
         loaded, folder = unfinished_study(resume), resume
     elif study is None:
@@ -148,11 +157,19 @@ def run(
     else:
         if engine:
             overrides = [*overrides, f'engine="{engine}"']
+        if backend:
+            overrides = [*overrides, f'backend="{backend}"']
         loaded = studies.load(study, overrides)
         folder = out or default_folder(study, overrides, loaded.to_toml())
+    total, unit = float(loaded.case_count), " cases"
+    if loaded.settings["backend"] == "wallclock":
+        total, unit = realtime.check(loaded, yes=yes or resume is not None), " s"
+        if not quiet:
+            click.echo(f"… real waits of about {realtime.span(total)}", err=True)
     bar = tqdm(
-        total=loaded.case_count,
-        unit=" cases",
+        total=round(total),
+        unit=unit,
+        bar_format="{l_bar}{bar}| {n:.0f}/{total}{unit} [{elapsed}<{remaining}]",
         disable=True if quiet else None,  # None: shown on a terminal only
         leave=False,
     )

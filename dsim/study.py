@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 ALGORITHMS = ("nonsi", "si", "dsi")
 ENGINES = ("auto", "vector", "events")
+BACKENDS = ("simulated", "wallclock")
 LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
 ACCEPTANCE_MODELS = ("bernoulli", "decay", "markov", "trace")
 CHART_KINDS = ("heatmap", "lines", "marginal", "published")
@@ -323,6 +324,15 @@ SETTINGS: tuple[Setting, ...] = (
         "the event engine for all else",
     ),
     Setting(
+        key="backend",
+        type="str",
+        default="simulated",
+        choices=BACKENDS,
+        sweep=False,
+        meaning="what a forward is: simulated, or wallclock: a real wait in a thread, one case at "
+        "a time",
+    ),
+    Setting(
         key="tokens",
         type="int",
         default=1000,
@@ -479,7 +489,7 @@ ALTERNATIVES = {
 }
 TABLES = ("target", "drafter", "acceptance", "published")
 LOAD_TABLES = ("workload", "cluster", "slo")  # of the studies of dsim load
-VALIDATE_TABLES = ("wallclock", "torch", "backend")  # of those of dsim validate
+VALIDATE_TABLES = ("wallclock", "torch")  # of those of dsim validate
 
 CHART_SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -1062,6 +1072,8 @@ class _Loader:
             if study.settings["engine"] == "vector" and (why := _needs_events(values)):
                 what = "constant latencies and preemptible servers only"
                 self.complain("engine", f'"vector" takes {what}, but {why}')
+            if study.settings["engine"] == "vector" and study.settings["backend"] == "wallclock":
+                self.complain("engine", '"vector" simulates; backend is "wallclock"')
             tokens, repeats = max(values["tokens"]), study.settings["repeats"]
             if tokens * repeats > MOST_DRAWS:
                 self.complain(
