@@ -672,6 +672,56 @@ def numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
+def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the measuring commands take to measure the pairs of a study."""
+    for option in (
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=Path("results/profiles"),
+            show_default=True,
+            help="Folder for the profiles of a study's pairs.",
+        ),
+        click.option(
+            "--pair", "pairs", multiple=True, help="Pairs of the study, or all.  [as it says]"
+        ),
+        click.argument("study", type=click.Path(path_type=Path), required=False),
+    ):
+        command = option(command)
+    return command
+
+
+def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[str, Any]) -> None:
+    """Measure the pairs of *study*; each becomes a profile."""
+    from dsim import generate as generation
+    from dsim import measure_study as measuring
+
+    context = click.get_current_context()
+    given = {
+        key: options[key]
+        for key in ("tokens", "prompts", "dtype", "seed", "repeats")
+        if context.get_parameter_source(key) is click.core.ParameterSource.COMMANDLINE
+    }
+    loaded = measuring.load(study, given)
+    found = []
+    for one in measuring.run(
+        loaded,
+        what,
+        pairs,
+        options["out"],
+        lambda pair: generation.fleet_of(pair, options | {"targets": options["targets"] or 1}),
+        progress=lambda now: click.echo(f"… {now}", err=True),
+    ):
+        if one.skipped:
+            click.echo(f"  skipped: {one.skipped}", err=True)
+        found.append(one)
+    if options["as_json"]:
+        for one in found:
+            click.echo(one.profile.to_json() if one.profile else "", nl=False)
+        return
+    click.echo(measuring.as_text(found, what))
+
+
 @measure.command()
 @click.option("--model", metavar="MODEL", help="What to measure.  [the target that ships]")
 @click.option("--widths", default="1,2,3,4,6,8,16", show_default=True, callback=numbers)
@@ -684,9 +734,24 @@ def numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:
 @click.option("--as", "role", type=click.Choice(["target", "drafter"]), default="target")
 @click.option("--toml", is_flag=True, help="Print settings of a study.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@measure_options
 @model_options
-def latency(model: str | None, widths: list[int], contexts: list[int], **options: Any) -> None:
-    """Measure how long forwards take, over width and context, alone and under load."""
+def latency(
+    study: Path | None,
+    pairs: Sequence[str],
+    model: str | None,
+    widths: list[int],
+    contexts: list[int],
+    **options: Any,
+) -> None:
+    """Measure how long forwards take, over width and context, alone and under load.
+
+    With a STUDY like studies/latency.toml: of every pair that it lists; each gets a profile, which
+    dsim run --set pair=FILE reads.
+    """
+    if study is not None:
+        measure_pairs("latency", study, pairs, options)
+        return
     from dsim import generate as generation
     from dsim import measure as measuring
     from dsim import prompts
@@ -725,9 +790,19 @@ def latency(model: str | None, widths: list[int], contexts: list[int], **options
     help="Write the draws, for acceptance.trace_file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@measure_options
 @model_options
-def acceptance(trace: Path | None, as_json: bool, **options: Any) -> None:
-    """Measure how often the target accepts the drafter's tokens."""
+def acceptance(
+    study: Path | None, pairs: Sequence[str], trace: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Measure how often the target accepts the drafter's tokens.
+
+    With a STUDY like studies/acceptance.toml: of every pair that it lists; each gets a profile,
+    which dsim run --set pair=FILE reads.
+    """
+    if study is not None:
+        measure_pairs("acceptance", study, pairs, options | {"as_json": as_json})
+        return
     from dsim import generate as generation
     from dsim import measure as measuring
     from dsim import prompts

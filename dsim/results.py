@@ -214,14 +214,15 @@ def provenance(study_toml: str, engines: Mapping[str, int], settings: Mapping[st
             "system": platform.system(),
             "release": platform.release(),
             "architecture": platform.machine(),
-            "processor": _processor(),
+            "processor": processor(),
             "byte_order": sys.byteorder,
         },
     }
     return json.dumps(record, indent=2) + "\n"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as info:
             for line in info:

@@ -394,6 +394,14 @@ SETTINGS: tuple[Setting, ...] = (
         meaning="a cancelled forward frees its server at once (the paper's assumption); "
         "false: it runs to its end, as on a GPU",
     ),
+    Setting(
+        key="pair",
+        type="str",
+        default=None,
+        sweep=False,
+        meaning="a file that dsim measure wrote: latencies of target and drafter and the "
+        "acceptance rate; what is set beside it wins, but --set pair=FILE wins over the study",
+    ),
     *_model_settings("target"),
     *_model_settings("drafter"),
     Setting(
@@ -488,7 +496,9 @@ ALTERNATIVES = {
     for a, b in (pair, pair[::-1])
 }
 TABLES = ("target", "drafter", "acceptance", "published")
+PAIR_TABLES = ("target.", "drafter.", "acceptance.")  # what a measured pair says
 LOAD_TABLES = ("workload", "cluster", "slo")  # of the studies of dsim load
+MEASURE_TABLES = ("pairs", "sets")  # of those of dsim measure
 VALIDATE_TABLES = ("wallclock", "torch")  # of those of dsim validate
 
 CHART_SETTINGS: tuple[Setting, ...] = (
@@ -708,6 +718,7 @@ class _Loader:
         self.source = source
         self.folder = folder
         self.problems: list[Problem] = []
+        self.swept: set[str] = set()  # the axes of the grid
 
     def complain(self, key: str, what: str, source: str | None = None) -> None:
         self.problems.append(Problem(source or self.source, key, what))
@@ -724,7 +735,7 @@ class _Loader:
         differing = [
             (v.pop("name", None), self.flatten(v, self.known, "variants.")) for v in variants
         ]
-        for override in overrides:
+        for override in sorted(overrides, key=lambda text: not text.startswith("pair=")):
             self.override(override, values, ranges, [own for _, own in differing])
         self.check_values(values)
         for number, (name, own) in enumerate(differing):
@@ -751,6 +762,7 @@ class _Loader:
                     f"{show(key)} is not an axis of the grid{nearest(str(key), list(ranges))}",
                 )
         drawn = tuple(filter(None, map(self.chart, range(len(charts)), charts)))
+        self.swept = set(ranges)
         self.read_files(values)
         for _, own in differing:
             self.read_files(own)
@@ -801,6 +813,8 @@ class _Loader:
                 first = key.partition(".")[0]
                 if first in LOAD_TABLES and first not in self.tables:
                     hint = "; this is a load study: use dsim load"
+                elif first in MEASURE_TABLES:
+                    hint = "; this is a study of dsim measure"
                 elif first in VALIDATE_TABLES:
                     hint = "; this is a study of dsim validate"
                 self.complain(where + key, f"unknown setting{hint}")
@@ -832,6 +846,9 @@ class _Loader:
         for table in (values, ranges, *variants):
             table.pop(key, None)
             table.pop(ALTERNATIVES.get(key, ""), None)
+            if key == "pair":
+                for taken in [k for k in table if k.startswith(PAIR_TABLES)]:
+                    del table[taken]
         if is_axis:
             ranges[key] = value
             return
@@ -1015,6 +1032,26 @@ class _Loader:
             traces = self.read("acceptance.trace_file", name, read_traces)
             if traces is not None:
                 values["acceptance.trace"] = traces
+        name = values.pop("pair", None)
+        if isinstance(name, str):
+            self.read_pair(name, values)
+
+    def read_pair(self, name: str, values: dict[str, Any]) -> None:
+        """Put what a profile says in place of its name, where nothing else is said."""
+        from dsim import profile
+
+        path = self.folder / name
+        try:
+            found = profile.read(path if path.exists() else Path(name))
+        except UserError as error:
+            self.problems += [p for p in error.problems if isinstance(p, Problem)]
+            return
+        given = {*values, *self.swept}
+        for part in found.missing():
+            role = part.partition(" ")[0]
+            if not any(key.startswith(f"{role}.") for key in given):
+                self.complain("pair", f"{name} does not say: {part}")
+        values |= found.settings(given)
 
     def read(self, key: str, name: str, reader: Any) -> Any:
         path = self.folder / name
