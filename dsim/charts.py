@@ -151,7 +151,8 @@ def draw(chart: Chart, frame: pd.DataFrame, axes: Sequence[str], number: int = 1
         One panel for each variant and each combination of axes that the chart itself lacks; none
         where there is nothing to show.
     """
-    shown = {column_of(chart.x)} | ({column_of(chart.y)} if chart.kind == "heatmap" else set())
+    two = chart.kind in ("heatmap", "map")
+    shown = {column_of(chart.x)} | ({column_of(chart.y)} if two else set())
     if chart.kind == "published":
         shown |= set(axes)  # a line a variant: whatever tells variants apart belongs to it
     rest = [name for name in axes if name not in shown and frame[name].nunique() > 1]
@@ -199,6 +200,8 @@ def _describe(name: str, value: Any) -> str:
 def _slug(chart: Chart) -> str:
     if chart.kind == "published":
         return "published"
+    if chart.kind == "map":
+        return f"{chart.show}-{chart.value}".replace("_", "-")
     words = [chart.show, "vs", chart.against] if chart.kind == "heatmap" else [chart.kind, chart.y]
     return "-".join(words).replace("_", "-")
 
@@ -207,6 +210,9 @@ def _default_title(chart: Chart) -> str:
     if chart.kind == "heatmap":
         against = "the better of non-SI and SI" if chart.against == "best" else chart.against
         return f"{NAMES[chart.show]} against {NAMES.get(against, against)}"
+    if chart.kind == "map":
+        best_of = "best " if chart.value == "lookahead" else ""
+        return f"{NAMES[chart.show]}: {best_of}{_words(chart.value)}"
     what = label(chart.y)
     if chart.kind == "published":
         return f"{what[:1].upper()}{what[1:]}: dsim and the publication"
@@ -260,13 +266,7 @@ def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     table = compare(frame, chart.show, chart.against, [x, y]).dropna(subset=["speedup"])
     if table.empty:
         return alt.Chart(table), "", 0
-    edges = {}
-    for name, column in (("x", x), ("y", y)):
-        values = np.sort(table[column].unique()).astype(float)
-        at = np.searchsorted(values, table[column])
-        lower, upper = _edges(values)
-        table[f"{name}0"], table[f"{name}1"] = lower[at], upper[at]
-        edges[name] = [float(lower[0]), float(upper[-1])]
+    edges = _cells(table, x, y)
     table["speedup"] = table["speedup"].round(4)
     low, high = float(table["speedup"].min()), float(table["speedup"].max())
     top = max(high, 1.01)  # of the scale, which needs some length
@@ -288,22 +288,11 @@ def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
         tooltip.append(alt.Tooltip("other_lookahead:Q", title="best lookahead of SI"))
     if chart.show == "dsi" and "servers" in table:
         tooltip.append(alt.Tooltip("servers:Q", title="target servers busy at once"))
-
-    # Each cell reaches a little under its neighbours, so that no seams show between them.
-    for name in ("x", "y"):
-        table[f"{name}1"] += 0.1 * (table[f"{name}1"] - table[f"{name}0"])
-
-    def scale(name: str) -> alt.Scale:
-        return alt.Scale(domain=edges[name], nice=False, zero=False)
-
     drawn = (
         alt.Chart(table)
         .mark_rect(strokeWidth=0, clip=True)
         .encode(
-            x=alt.X("x0:Q", title=label(x), scale=scale("x"), axis=_ticks(frame[x], grid=False)),
-            x2="x1:Q",
-            y=alt.Y("y0:Q", title=label(y), scale=scale("y"), axis=_ticks(frame[y], grid=False)),
-            y2="y1:Q",
+            **_places(frame, x, y, edges),
             color=alt.Color(
                 "speedup:Q",
                 scale=alt.Scale(type="log", domain=domain, range=colours, clamp=True),
@@ -329,6 +318,69 @@ def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
         verdict = f"The darker the blue, the faster; {show} is nowhere slower."
     caption = (
         f"Latency of {against} divided by the latency of {show}, at most {high:.2f}×. {verdict} "
+        "Point at a cell for its numbers."
+    )
+    return drawn, caption, len(table)
+
+
+def _cells(table: pd.DataFrame, x: str, y: str) -> dict[str, list[float]]:
+    """Give *table* the edges of its cells, ``x0``, ``x1``, ``y0``, ``y1``; those of the map."""
+    edges = {}
+    for name, column in (("x", x), ("y", y)):
+        values = np.sort(table[column].unique()).astype(float)
+        at = np.searchsorted(values, table[column])
+        lower, upper = _edges(values)
+        # Each cell reaches a little under its neighbours, so that no seams show between them.
+        table[f"{name}0"] = lower[at]
+        table[f"{name}1"] = upper[at] + 0.1 * (upper[at] - lower[at])
+        edges[name] = [float(lower[0]), float(upper[-1])]
+    return edges
+
+
+def _places(frame: pd.DataFrame, x: str, y: str, edges: dict[str, list[float]]) -> dict[str, Any]:
+    """Where :func:`_cells` are drawn."""
+
+    def scale(name: str) -> alt.Scale:
+        return alt.Scale(domain=edges[name], nice=False, zero=False)
+
+    return {
+        "x": alt.X("x0:Q", title=label(x), scale=scale("x"), axis=_ticks(frame[x], grid=False)),
+        "x2": "x1:Q",
+        "y": alt.Y("y0:Q", title=label(y), scale=scale("y"), axis=_ticks(frame[y], grid=False)),
+        "y2": "y1:Q",
+    }
+
+
+def _map(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
+    x, y, value = column_of(chart.x), column_of(chart.y), chart.value
+    columns = list(dict.fromkeys([x, y, value, "latency_mean_ms"]))
+    table = frame.loc[frame["algorithm"] == chart.show, columns].dropna().copy()
+    if table.empty:
+        return alt.Chart(table), "", 0
+    edges = _cells(table, x, y)
+    table[value] = table[value].round(6)
+    low, high = float(table[value].min()), float(table[value].max())
+    what = f"{'best ' if value == 'lookahead' else ''}{_words(value)}"
+    drawn = (
+        alt.Chart(table)
+        .mark_rect(strokeWidth=0, clip=True)
+        .encode(
+            **_places(frame, x, y, edges),
+            color=alt.Color(
+                f"{value}:Q",
+                scale=alt.Scale(scheme="viridis", type="log" if 0 < low < high / 8 else "linear"),
+                legend=alt.Legend(title=what, orient="top", gradientLength=220),
+            ),
+            tooltip=[
+                alt.Tooltip(f"{value}:Q", title=what),
+                alt.Tooltip(f"{x}:Q", title=label(x)),
+                alt.Tooltip(f"{y}:Q", title=label(y)),
+                alt.Tooltip("latency_mean_ms:Q", title=label("latency_mean_ms"), format=".4~g"),
+            ],
+        )
+    )
+    caption = (
+        f"The {what} of {NAMES[chart.show]}, from {low:g} to {high:g}. "
         "Point at a cell for its numbers."
     )
     return drawn, caption, len(table)
@@ -475,6 +527,7 @@ def _published(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, 
 
 _KINDS: dict[str, Any] = {
     "heatmap": _heatmap,
+    "map": _map,
     "lines": _lines,
     "marginal": _marginal,
     "published": _published,

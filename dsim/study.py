@@ -30,7 +30,7 @@ ENGINES = ("auto", "vector", "events")
 BACKENDS = ("simulated", "wallclock")
 LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
 ACCEPTANCE_MODELS = ("bernoulli", "decay", "markov", "trace")
-CHART_KINDS = ("heatmap", "lines", "marginal", "published")
+CHART_KINDS = ("heatmap", "map", "lines", "marginal", "published")
 MOST_IN_RANGE = 1_000_000
 MOST_DRAWS = 50_000_000  # of one case, all repeats together
 LONGEST_NS = 2**53  # up to there whole numbers are exact in float64, too: 104 days
@@ -507,7 +507,8 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         type="str",
         default=None,
         choices=CHART_KINDS,
-        meaning="heatmap: a ratio of two latencies over two axes; lines: a column over an axis; "
+        meaning="heatmap: a ratio of two latencies over two axes; map: a column over two axes, "
+        "like the best lookahead; lines: a column over an axis; "
         "marginal: what each further step of an axis adds to a column; "
         "published: ours beside the published value, a line for each variant",
     ),
@@ -518,14 +519,14 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         key="y",
         type="str",
         default=None,
-        meaning="heatmap: the axis of the grid upwards; else the column of the results",
+        meaning="heatmap, map: the axis of the grid upwards; else the column of the results",
     ),
     Setting(
         key="show",
         type="str",
         default="dsi",
         choices=ALGORITHMS,
-        meaning="heatmap, marginal: the algorithm",
+        meaning="heatmap, map, marginal: the algorithm",
     ),
     Setting(
         key="against",
@@ -533,6 +534,12 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         default="nonsi",
         choices=(*ALGORITHMS, "best"),
         meaning="heatmap: what it is compared with; best: the better of non-SI and SI",
+    ),
+    Setting(
+        key="value",
+        type="str",
+        default="lookahead",
+        meaning="map: the column of the results, or lookahead, the best one",
     ),
 )
 CHART_BY_KEY = {s.key: s for s in CHART_SETTINGS}
@@ -557,6 +564,7 @@ class Chart:
     caption: str = ""
     show: str = "dsi"
     against: str = "nonsi"
+    value: str = "lookahead"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -990,7 +998,7 @@ class _Loader:
                     f"expected an axis of the grid that is not minimised over, "
                     f"got {show(chart.x)}{nearest(chart.x, sorted(axes))}",
                 )
-            if chart.kind == "heatmap":
+            if chart.kind in ("heatmap", "map"):
                 if chart.y not in axes or chart.y == chart.x:
                     self.complain(
                         f"{where}.y",
@@ -1000,6 +1008,15 @@ class _Loader:
                 for name, key in (("x", chart.x), ("y", chart.y)):
                     if key in axes and BY_KEY[key].type not in ("int", "float"):
                         self.complain(f"{where}.{name}", f"{show(key)} is no axis of numbers")
+                if chart.kind == "map":
+                    self.check_algorithms(where, {chart.show}, algorithms)
+                    if chart.value not in (known := ["lookahead", *columns]):
+                        self.complain(
+                            f"{where}.value",
+                            f"expected a column of the results, got {show(chart.value)}"
+                            f"{nearest(chart.value, known)}",
+                        )
+                    continue
                 needed = {"nonsi", "si"} if chart.against == "best" else {chart.against}
                 self.check_algorithms(where, {chart.show} | needed, algorithms)
                 continue
