@@ -12,7 +12,7 @@ import pandas as pd
 
 from dsim.errors import UserError
 from dsim.orchestrations import ORCHESTRATIONS
-from dsim.results import BY_NAME, COLUMNS, NAMES, column_of
+from dsim.results import BY_NAME, NAMES, column_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dsim.study import Chart, Study
 
 COLOURS = {name: o.colour for name, o in ORCHESTRATIONS.items()}
+INK = "#1b2430"
 PINK, PALE_PINK, PALE_BLUE, BLUE = "#d6317f", "#f9cfe1", "#dbe8f3", "#0b4f8f"
 # What may follow from other settings, and is an axis only if it does not.
 DERIVED = ("targets", "drafter_latency_ms", "target_latency_ms", "acceptance_rate")
@@ -88,8 +89,8 @@ def axes_in(frame: pd.DataFrame) -> list[str]:
     Settings with more than one value; but not those that follow from others, like a latency in ms
     that goes along with a relative one, or the servers that are enough for a lookahead.
     """
-    outcomes = {column.name for column in COLUMNS if column.kind == "outcome"}
-    ignored = outcomes | {"algorithm", "engine", "published_speedup_vs_si"}
+    outcomes = {column.name for column in BY_NAME.values() if column.kind == "outcome"}
+    ignored = outcomes | {"algorithm", "engine", "backend", "published_speedup_vs_si"}
     names = [str(name) for name in frame.columns if name not in ignored]
     axes = [name for name in names if frame[name].nunique(dropna=False) > 1]
     first = [name for name in DERIVED if name in axes]
@@ -151,7 +152,8 @@ def draw(chart: Chart, frame: pd.DataFrame, axes: Sequence[str], number: int = 1
         One panel for each variant and each combination of axes that the chart itself lacks; none
         where there is nothing to show.
     """
-    shown = {column_of(chart.x)} | ({column_of(chart.y)} if chart.kind == "heatmap" else set())
+    two = chart.kind in ("heatmap", "map")
+    shown = {column_of(chart.x)} | ({column_of(chart.y)} if two else set())
     if chart.kind == "published":
         shown |= set(axes)  # a line a variant: whatever tells variants apart belongs to it
     rest = [name for name in axes if name not in shown and frame[name].nunique() > 1]
@@ -199,6 +201,8 @@ def _describe(name: str, value: Any) -> str:
 def _slug(chart: Chart) -> str:
     if chart.kind == "published":
         return "published"
+    if chart.kind == "map":
+        return f"{chart.show}-{chart.value}".replace("_", "-")
     words = [chart.show, "vs", chart.against] if chart.kind == "heatmap" else [chart.kind, chart.y]
     return "-".join(words).replace("_", "-")
 
@@ -207,6 +211,9 @@ def _default_title(chart: Chart) -> str:
     if chart.kind == "heatmap":
         against = "the better of non-SI and SI" if chart.against == "best" else chart.against
         return f"{NAMES[chart.show]} against {NAMES.get(against, against)}"
+    if chart.kind == "map":
+        best_of = "best " if chart.value == "lookahead" else ""
+        return f"{NAMES[chart.show]}: {best_of}{_words(chart.value)}"
     what = label(chart.y)
     if chart.kind == "published":
         return f"{what[:1].upper()}{what[1:]}: dsim and the publication"
@@ -260,13 +267,7 @@ def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     table = compare(frame, chart.show, chart.against, [x, y]).dropna(subset=["speedup"])
     if table.empty:
         return alt.Chart(table), "", 0
-    edges = {}
-    for name, column in (("x", x), ("y", y)):
-        values = np.sort(table[column].unique()).astype(float)
-        at = np.searchsorted(values, table[column])
-        lower, upper = _edges(values)
-        table[f"{name}0"], table[f"{name}1"] = lower[at], upper[at]
-        edges[name] = [float(lower[0]), float(upper[-1])]
+    edges = _cells(table, x, y)
     table["speedup"] = table["speedup"].round(4)
     low, high = float(table["speedup"].min()), float(table["speedup"].max())
     top = max(high, 1.01)  # of the scale, which needs some length
@@ -288,22 +289,11 @@ def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
         tooltip.append(alt.Tooltip("other_lookahead:Q", title="best lookahead of SI"))
     if chart.show == "dsi" and "servers" in table:
         tooltip.append(alt.Tooltip("servers:Q", title="target servers busy at once"))
-
-    # Each cell reaches a little under its neighbours, so that no seams show between them.
-    for name in ("x", "y"):
-        table[f"{name}1"] += 0.1 * (table[f"{name}1"] - table[f"{name}0"])
-
-    def scale(name: str) -> alt.Scale:
-        return alt.Scale(domain=edges[name], nice=False, zero=False)
-
     drawn = (
         alt.Chart(table)
         .mark_rect(strokeWidth=0, clip=True)
         .encode(
-            x=alt.X("x0:Q", title=label(x), scale=scale("x"), axis=_ticks(frame[x], grid=False)),
-            x2="x1:Q",
-            y=alt.Y("y0:Q", title=label(y), scale=scale("y"), axis=_ticks(frame[y], grid=False)),
-            y2="y1:Q",
+            **_places(frame, x, y, edges),
             color=alt.Color(
                 "speedup:Q",
                 scale=alt.Scale(type="log", domain=domain, range=colours, clamp=True),
@@ -329,6 +319,69 @@ def _heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
         verdict = f"The darker the blue, the faster; {show} is nowhere slower."
     caption = (
         f"Latency of {against} divided by the latency of {show}, at most {high:.2f}×. {verdict} "
+        "Point at a cell for its numbers."
+    )
+    return drawn, caption, len(table)
+
+
+def _cells(table: pd.DataFrame, x: str, y: str) -> dict[str, list[float]]:
+    """Give *table* the edges of its cells, ``x0``, ``x1``, ``y0``, ``y1``; those of the map."""
+    edges = {}
+    for name, column in (("x", x), ("y", y)):
+        values = np.sort(table[column].unique()).astype(float)
+        at = np.searchsorted(values, table[column])
+        lower, upper = _edges(values)
+        # Each cell reaches a little under its neighbours, so that no seams show between them.
+        table[f"{name}0"] = lower[at]
+        table[f"{name}1"] = upper[at] + 0.1 * (upper[at] - lower[at])
+        edges[name] = [float(lower[0]), float(upper[-1])]
+    return edges
+
+
+def _places(frame: pd.DataFrame, x: str, y: str, edges: dict[str, list[float]]) -> dict[str, Any]:
+    """Where :func:`_cells` are drawn."""
+
+    def scale(name: str) -> alt.Scale:
+        return alt.Scale(domain=edges[name], nice=False, zero=False)
+
+    return {
+        "x": alt.X("x0:Q", title=label(x), scale=scale("x"), axis=_ticks(frame[x], grid=False)),
+        "x2": "x1:Q",
+        "y": alt.Y("y0:Q", title=label(y), scale=scale("y"), axis=_ticks(frame[y], grid=False)),
+        "y2": "y1:Q",
+    }
+
+
+def _map(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
+    x, y, value = column_of(chart.x), column_of(chart.y), chart.value
+    columns = list(dict.fromkeys([x, y, value, "latency_mean_ms"]))
+    table = frame.loc[frame["algorithm"] == chart.show, columns].dropna().copy()
+    if table.empty:
+        return alt.Chart(table), "", 0
+    edges = _cells(table, x, y)
+    table[value] = table[value].round(6)
+    low, high = float(table[value].min()), float(table[value].max())
+    what = f"{'best ' if value == 'lookahead' else ''}{_words(value)}"
+    drawn = (
+        alt.Chart(table)
+        .mark_rect(strokeWidth=0, clip=True)
+        .encode(
+            **_places(frame, x, y, edges),
+            color=alt.Color(
+                f"{value}:Q",
+                scale=alt.Scale(scheme="viridis", type="log" if 0 < low < high / 8 else "linear"),
+                legend=alt.Legend(title=what, orient="top", gradientLength=220),
+            ),
+            tooltip=[
+                alt.Tooltip(f"{value}:Q", title=what),
+                alt.Tooltip(f"{x}:Q", title=label(x)),
+                alt.Tooltip(f"{y}:Q", title=label(y)),
+                alt.Tooltip("latency_mean_ms:Q", title=label("latency_mean_ms"), format=".4~g"),
+            ],
+        )
+    )
+    caption = (
+        f"The {what} of {NAMES[chart.show]}, from {low:g} to {high:g}. "
         "Point at a cell for its numbers."
     )
     return drawn, caption, len(table)
@@ -423,13 +476,22 @@ def _published(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, 
     published = f"published_{chart.y}"
     table = frame.loc[frame["algorithm"] == "dsi", ["variant", chart.y, published]].dropna()
     table["variant"] = table["variant"].astype(str)
-    ours, theirs = "dsim, simulated", "published"
-    long = pd.concat(
-        [
-            table.assign(who=ours, value=table[chart.y].round(4)),
-            table.assign(who=theirs, value=table[published]),
-        ]
-    )
+    ours, theirs, colours = "dsim, simulated", "published", [COLOURS["dsi"], PINK]
+    values = {ours: table[chart.y].round(4), theirs: table[published]}
+    aside = ""
+    if "simulated_latency_mean_ms" in frame:
+        ours = "dsim, real waits"
+        ideal = frame.assign(variant=frame["variant"].astype(str)).set_index("variant")
+        ideal = ideal.pivot(columns="algorithm", values="simulated_latency_mean_ms")
+        same = (ideal["si"] / ideal["dsi"]).reindex(table["variant"]).to_numpy()
+        values = {
+            ours: table[chart.y].round(4),
+            "same draws, simulated": pd.Series(same, table.index).round(4),
+            theirs: table[published],
+        }
+        colours = [COLOURS["dsi"], INK, PINK]
+        aside = " Dark: the same draws in simulated time."
+    long = pd.concat([table.assign(who=who, value=value) for who, value in values.items()])
     order = list(dict.fromkeys(table["variant"]))
     y = alt.Y("variant:N", sort=order, title=None, axis=alt.Axis(labelLimit=260))
     scale = alt.Scale(zero=False, padding=20)
@@ -447,7 +509,7 @@ def _published(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, 
             color=alt.Color(
                 "who:N",
                 title=None,
-                scale=alt.Scale(domain=[ours, theirs], range=[COLOURS["dsi"], PINK]),
+                scale=alt.Scale(domain=list(values), range=colours),
                 legend=alt.Legend(orient="top"),
             ),
             tooltip=[
@@ -459,13 +521,14 @@ def _published(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, 
     )
     caption = (
         "The speed-up of DSI over SI, each at its best: dsim's (blue) beside the published one "
-        "(pink). The longer the grey line, the further apart they are."
+        f"(pink). The longer the grey line, the further apart they are.{aside}"
     )
     return gaps + dots, caption, len(long)
 
 
 _KINDS: dict[str, Any] = {
     "heatmap": _heatmap,
+    "map": _map,
     "lines": _lines,
     "marginal": _marginal,
     "published": _published,

@@ -95,6 +95,11 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
             type=click.Choice(["auto", "vector", "events"]),
             help="Which engine simulates.  [default: auto]",
         ),
+        click.option(
+            "--backend",
+            type=click.Choice(["simulated", "wallclock"]),
+            help="wallclock: real waits instead, one case at a time.  [default: simulated]",
+        ),
     ):
         command = option(command)
     return command
@@ -107,6 +112,7 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
 @click.option("--jobs", type=click.IntRange(1), help="Worker processes.  [default: all cores]")
 @click.option("--csv", is_flag=True, help="Write results.csv even for 200,000 rows or more.")
 @click.option("--force", is_flag=True, help="Replace other results in the folder.")
+@click.option("--yes", is_flag=True, help="Wait for real, even if it takes over 15 minutes.")
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
@@ -119,10 +125,12 @@ def run(
     study: Path | None,
     overrides: Sequence[str],
     engine: str | None,
+    backend: str | None,
     out: Path | None,
     jobs: int | None,
     csv: bool,
     force: bool,
+    yes: bool,
     resume: Path | None,
     open_: bool,
     quiet: bool,
@@ -134,14 +142,15 @@ def run(
     """
     from tqdm import tqdm
 
+    from dsim import realtime
     from dsim import study as studies
     from dsim.grid import default_jobs
     from dsim.run import RunInterrupted, run_study, unfinished_study
 
     if resume is not None:
-        if study is not None or overrides or engine or out:
+        if study is not None or overrides or engine or backend or out:
             raise click.UsageError(
-                "--resume takes the study, --set, --engine and --out from its folder"
+                "--resume takes the study, --set, --engine, --backend and --out from its folder"
             )
         loaded, folder = unfinished_study(resume), resume
     elif study is None:
@@ -149,11 +158,19 @@ def run(
     else:
         if engine:
             overrides = [*overrides, f'engine="{engine}"']
+        if backend:
+            overrides = [*overrides, f'backend="{backend}"']
         loaded = studies.load(study, overrides)
         folder = out or default_folder(study, overrides, loaded.to_toml())
+    total, unit = float(loaded.case_count), " cases"
+    if loaded.settings["backend"] == "wallclock":
+        total, unit = realtime.check(loaded, yes=yes or resume is not None), " s"
+        if not quiet:
+            click.echo(f"… real waits of about {realtime.span(total)}", err=True)
     bar = tqdm(
-        total=loaded.case_count,
-        unit=" cases",
+        total=round(total),
+        unit=unit,
+        bar_format="{l_bar}{bar}| {n:.0f}/{total}{unit} [{elapsed}<{remaining}]",
         disable=True if quiet else None,  # None: shown on a terminal only
         leave=False,
     )
@@ -678,6 +695,56 @@ def numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
+def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the measuring commands take to measure the pairs of a study."""
+    for option in (
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=Path("results/profiles"),
+            show_default=True,
+            help="Folder for the profiles of a study's pairs.",
+        ),
+        click.option(
+            "--pair", "pairs", multiple=True, help="Pairs of the study, or all.  [as it says]"
+        ),
+        click.argument("study", type=click.Path(path_type=Path), required=False),
+    ):
+        command = option(command)
+    return command
+
+
+def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[str, Any]) -> None:
+    """Measure the pairs of *study*; each becomes a profile."""
+    from dsim import generate as generation
+    from dsim import measure_study as measuring
+
+    context = click.get_current_context()
+    given = {
+        key: options[key]
+        for key in ("tokens", "prompts", "dtype", "seed", "repeats")
+        if context.get_parameter_source(key) is click.core.ParameterSource.COMMANDLINE
+    }
+    loaded = measuring.load(study, given)
+    found = []
+    for one in measuring.run(
+        loaded,
+        what,
+        pairs,
+        options["out"],
+        lambda pair: generation.fleet_of(pair, options | {"targets": options["targets"] or 1}),
+        progress=lambda now: click.echo(f"… {now}", err=True),
+    ):
+        if one.skipped:
+            click.echo(f"  skipped: {one.skipped}", err=True)
+        found.append(one)
+    if options["as_json"]:
+        for one in found:
+            click.echo(one.profile.to_json() if one.profile else "", nl=False)
+        return
+    click.echo(measuring.as_text(found, what))
+
+
 @measure.command()
 @click.option("--model", metavar="MODEL", help="What to measure.  [the target that ships]")
 @click.option("--widths", default="1,2,3,4,6,8,16", show_default=True, callback=numbers)
@@ -690,9 +757,24 @@ def numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:
 @click.option("--as", "role", type=click.Choice(["target", "drafter"]), default="target")
 @click.option("--toml", is_flag=True, help="Print settings of a study.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@measure_options
 @model_options
-def latency(model: str | None, widths: list[int], contexts: list[int], **options: Any) -> None:
-    """Measure how long forwards take, over width and context, alone and under load."""
+def latency(
+    study: Path | None,
+    pairs: Sequence[str],
+    model: str | None,
+    widths: list[int],
+    contexts: list[int],
+    **options: Any,
+) -> None:
+    """Measure how long forwards take, over width and context, alone and under load.
+
+    With a STUDY like studies/latency.toml: of every pair that it lists; each gets a profile, which
+    dsim run --set pair=FILE reads.
+    """
+    if study is not None:
+        measure_pairs("latency", study, pairs, options)
+        return
     from dsim import generate as generation
     from dsim import measure as measuring
     from dsim import prompts
@@ -731,9 +813,19 @@ def latency(model: str | None, widths: list[int], contexts: list[int], **options
     help="Write the draws, for acceptance.trace_file.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@measure_options
 @model_options
-def acceptance(trace: Path | None, as_json: bool, **options: Any) -> None:
-    """Measure how often the target accepts the drafter's tokens."""
+def acceptance(
+    study: Path | None, pairs: Sequence[str], trace: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Measure how often the target accepts the drafter's tokens.
+
+    With a STUDY like studies/acceptance.toml: of every pair that it lists; each gets a profile,
+    which dsim run --set pair=FILE reads.
+    """
+    if study is not None:
+        measure_pairs("acceptance", study, pairs, options | {"as_json": as_json})
+        return
     from dsim import generate as generation
     from dsim import measure as measuring
     from dsim import prompts
@@ -755,6 +847,59 @@ def acceptance(trace: Path | None, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(report.as_dict))
         return
     click.echo(measuring.acceptance_text(report))
+
+
+@main.command()
+@click.option("--fast", is_flag=True, help="No real waits, no real models: under a minute.")
+@click.option(
+    "--waits",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Runs of Table 1 in real time, over a minute each.  [default: 3; 0 with --fast]",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("results/reproduction"),
+    show_default=True,
+    help="Folder for the report.",
+)
+@click.option(
+    "--markdown",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.md",
+    help="Write what is the same on every machine, like docs/reproduction.md.",
+)
+@click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
+@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+def reproduce(
+    fast: bool, waits: int | None, out: Path, markdown: Path | None, open_: bool, quiet: bool
+) -> None:
+    """Reproduce the four experiments of the paper, claim by claim.
+
+    Counts forward passes (Figure 1), times Table 1 in simulated and in real time, measures
+    acceptance rate and latency of the models at hand, and says of each claim what was published,
+    what dsim finds, and why they differ.
+    """
+    from dsim import reproduce as reproducing
+    from dsim.files import write_whole
+
+    found = reproducing.reproduce(
+        fast=fast,
+        waits=waits,
+        folder=out,
+        progress=lambda now: None if quiet else click.echo(f"… {now}", err=True),
+    )
+    report = out / "report.html"
+    reproducing.write_report(found, report)
+    if markdown is not None:
+        command = f"dsim reproduce --fast --markdown {markdown.as_posix()}"
+        write_whole(markdown, reproducing.as_markdown(found, command), "--markdown")
+    if not quiet:
+        click.echo(reproducing.as_text(found))
+        click.echo(f"\nreport: {report}")
+    if open_:
+        click.launch(str(report))
 
 
 @main.command()

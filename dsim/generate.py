@@ -136,6 +136,15 @@ def fleet_from_options(options: Mapping[str, Any]) -> Fleet:
             trust_remote_code=options["trust_remote_code"],
         )
     )
+    return fleet_of(pair, options)
+
+
+def fleet_of(pair: Pair, options: Mapping[str, Any]) -> Fleet:
+    """The workers of *pair*, as command-line options ask for, warm.
+
+    Raises:
+        UserError, EngineError: see :class:`dsim.backends.torch.Fleet`.
+    """
     devices = [d.strip() for d in options["devices"].split(",") if d.strip()] or ["cpu"]
     targets = options["targets"] or default_targets(pair, devices, options["threads"])
     return Fleet(

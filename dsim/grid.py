@@ -257,8 +257,8 @@ class _Grid:
 
     # The table
 
-    def result(self) -> GridResult:
-        """The table of all that was run."""
+    def result(self, extra: Mapping[str, Floats] | None = None) -> GridResult:
+        """The table of all that was run; *extra* columns have the shape of the outcomes."""
         import pyarrow as pa
 
         cases, full = math.prod(self.shape), (len(self.algorithms), *self.shape)
@@ -294,6 +294,7 @@ class _Grid:
         put("variant", flat(along(0, range(len(names)))), names)
         put("algorithm", np.repeat(np.arange(len(self.algorithms)), cases), self.algorithms)
         put("engine", flat(self.by_vector.astype(np.int32)), ["events", "vector"])
+        put("backend", np.zeros(len(kept), np.int32), [settings["backend"]])
         given: dict[str, NDArray[Any]] = {}
         for number, axis in enumerate(grid, 1):
             given[column_of(axis.key)] = along(number, axis.values)
@@ -334,6 +335,8 @@ class _Grid:
                 if column.dtype == "int64":
                     values = np.nan_to_num(values).astype(np.int64)
                 put(column.name, values)
+        for name, array in (extra or {}).items():
+            put(name, array.reshape(-1))
         vectors = int(flat(self.by_vector)[slice(None) if rows is None else rows].sum())
         total = int(kept.sum())
         engines = {"events": total - vectors, "vector": vectors}
@@ -404,6 +407,14 @@ def _in_worker(numbers: list[int]) -> NDArray[np.float64]:
 def default_jobs() -> int:
     """The cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def empty_grid(study: Study) -> _Grid:
+    """The grid of *study* with nothing in it yet."""
+    grid = _Grid(study)
+    for outcomes in grid.outcomes.values():
+        outcomes[:] = np.nan
+    return grid
 
 
 def simulate_grid(

@@ -96,13 +96,13 @@ def latency(
         exchange(fleet.targets, [worker.Begin(text, rule, False, True)] * len(fleet.targets))
         for width in widths:
             # The same request again and again: its rows are fed anew each time.
-            request = worker.Feed([i % fleet.pair.vocab for i in range(width)], 1)
+            request = ([i % fleet.pair.vocab for i in range(width)], 1)
             for load in loads:
                 lines = fleet.targets[:load]
                 took = []
                 for _ in range(WARM_FORWARDS + repeats):
                     replies = exchange(lines, [request] * load, timeout_ns=fleet.watchdog_ns)
-                    done = replies[0].value
+                    done = worker.Done.unpack(replies[0].value)
                     assert (done.width, done.context) == (width, context)  # noqa: S101
                     took.append(done.forward_ns / 1e6)
                 low, middle, high = quartiles(took[WARM_FORWARDS:])
@@ -140,19 +140,23 @@ def latency_toml(table: LatencyTable, role: str) -> str:
     """
     import tomli_w
 
+    settings = {
+        "latency_model": "table",
+        "latency_by_width_ms": by_width(table),
+        "first_latency_ms": round(float(np.median(table.ttft_ms)), 6),
+    }
+    return tomli_w.dumps({role: settings})
+
+
+def by_width(table: LatencyTable) -> list[list[Any]]:
+    """[width, median ms] at the last context and the highest load of *table*."""
     context = table.rows[-1]["context"]
     load = max(row["co_running"] for row in table.rows)
-    by_width = [
+    return [
         [row["width"], round(row["p50_ms"], 6)]
         for row in table.rows
         if row["context"] == context and row["co_running"] == load
     ]
-    settings = {
-        "latency_model": "table",
-        "latency_by_width_ms": by_width,
-        "first_latency_ms": round(float(np.median(table.ttft_ms)), 6),
-    }
-    return tomli_w.dumps({role: settings})
 
 
 def latency_text(table: LatencyTable) -> str:

@@ -36,6 +36,20 @@ PICTURE_THEME = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TextTable:
+    """A table of words and numbers.
+
+    Attributes:
+        title, caption, head, rows: what it says.
+    """
+
+    title: str
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Page:
     """What a report says besides its charts.
 
@@ -47,6 +61,7 @@ class Page:
         summary_caption: what that table says.
         settings: (key, value, meaning) rows.
         provenance, study: as they are stored.
+        before, after: tables before and after the charts.
     """
 
     title: str
@@ -58,6 +73,8 @@ class Page:
     settings: Sequence[tuple[str, str, str]] = ()
     provenance: str = ""
     study: str = ""
+    before: Sequence[TextTable] = ()
+    after: Sequence[TextTable] = ()
 
 
 class Bundle:

@@ -55,6 +55,7 @@ COLUMNS = (
     ),
     _column("algorithm", "string", "", "setting", "nonsi, si or dsi"),
     _column("engine", "string", "", "setting", "the engine that ran: vector or events"),
+    _column("backend", "string", "", "setting", "what a forward was: simulated or wallclock"),
     _column("tokens", "int64", "tokens", "setting", "N, tokens generated"),
     _column("repeats", "int64", "", "setting", "runs that the row sums up"),
     _column("target_latency_ms", "float64", "ms", "setting", "mean latency of a target pass"),
@@ -84,7 +85,28 @@ COLUMNS = (
     _column("wasted_drafts", "float64", "tokens", "outcome", "those not in the output, mean"),
     _column("peak_targets", "int64", "servers", "outcome", "most target servers busy at once"),
 )
-BY_NAME = {column.name: column for column in COLUMNS}
+# Of results of the wall-clock backend only.
+WALLCLOCK_COLUMNS = (
+    _column(
+        "simulated_latency_mean_ms",
+        "float64",
+        "ms",
+        "outcome",
+        "latency_mean_ms of the same draws in simulated time",
+    ),
+    _column("overhead_mean", "float64", "", "outcome", "latency_mean_ms / that one - 1"),
+    _column("overhead_worst", "float64", "", "outcome", "the same of the run farthest off"),
+    _column("oversleep_mean_ms", "float64", "ms", "outcome", "by how much a wait overshot, mean"),
+    _column("oversleep_worst_ms", "float64", "ms", "outcome", "by how much, at worst"),
+    _column(
+        "handover_mean_ms",
+        "float64",
+        "ms",
+        "outcome",
+        "from the end of a wait to when the algorithm heard of it, mean; part of the next wait",
+    ),
+)
+BY_NAME = {column.name: column for column in (*COLUMNS, *WALLCLOCK_COLUMNS)}
 
 
 def column_of(key: str) -> str:
@@ -186,20 +208,22 @@ def provenance(study_toml: str, engines: Mapping[str, int], settings: Mapping[st
         "seed": settings["seed"],
         "repeats": settings["repeats"],
         "engine_asked_for": settings["engine"],
+        "backend": settings.get("backend", "simulated"),
         "rows_by_engine": dict(engines),
         "versions": {"python": platform.python_version(), **packages},
         "machine": {
             "system": platform.system(),
             "release": platform.release(),
             "architecture": platform.machine(),
-            "processor": _processor(),
+            "processor": processor(),
             "byte_order": sys.byteorder,
         },
     }
     return json.dumps(record, indent=2) + "\n"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of this machine's processor."""
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8") as info:
             for line in info:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dsim import realtime
 from dsim import study as studies
 from dsim.errors import Problem, UserError
 from dsim.grid import Store, run_grid
@@ -93,7 +94,7 @@ def run_study(
     csv: bool = False,
     force: bool = False,
     resume: bool = False,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> Finished:
     """Run *study* and write its results folder.
 
@@ -104,7 +105,8 @@ def run_study(
         csv: write a CSV file even for many rows.
         force: take the place of other results in *folder*.
         resume: go on with what an interrupted run finished.
-        progress: called with the number of cases that have just been finished.
+        progress: called with the number of cases that have just been finished; on the wall-clock
+            backend with the seconds that were just waited.
 
     Raises:
         UserError: the folder holds something else, or the disk is full.
@@ -124,7 +126,11 @@ def run_study(
                 from dsim.report import Bundle
 
                 bundle = Bundle()
-            result = run_grid(study, jobs=jobs, store=ChunkStore(work), progress=progress)
+            store = ChunkStore(work)
+            if study.settings["backend"] == "wallclock":
+                result = realtime.run_grid(study, store=store, progress=progress)
+            else:
+                result = run_grid(study, jobs=jobs, store=store, progress=progress)
             return _write(study, resolved, result, folder, bundle, csv=csv)
     except KeyboardInterrupt:
         raise RunInterrupted(folder) from None
@@ -318,6 +324,7 @@ def draw_into(
         (folder / f"{panel.name}.png").write_bytes(png)
         (folder / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
     summary, caption = report.summarise(at_best, minimise)
+    notes += realtime.notes(frame)
     if left_out:
         notes.insert(
             0,
@@ -332,6 +339,8 @@ def draw_into(
             ("repeats", f"{study.settings['repeats']:,}"),
             ("seed", str(study.settings["seed"])),
         ]
+    if "backend" in frame and set(frame["backend"]) != {"simulated"}:
+        facts.append(("backend", " and ".join(sorted(map(str, frame["backend"].unique())))))
     if "engine" in frame:
         facts.append(("engine", " and ".join(sorted(map(str, frame["engine"].unique())))))
     if minimise:

@@ -31,9 +31,10 @@ if TYPE_CHECKING:
 ALGORITHMS = ("nonsi", "si", "dsi")  # what is compared unless something else is asked for
 NAMED = tuple(ORCHESTRATIONS)
 ENGINES = ("auto", "vector", "events")
+BACKENDS = ("simulated", "wallclock")
 LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
 ACCEPTANCE_MODELS = ("bernoulli", "decay", "markov", "trace")
-CHART_KINDS = ("heatmap", "lines", "marginal", "published")
+CHART_KINDS = ("heatmap", "map", "lines", "marginal", "published")
 MOST_IN_RANGE = 1_000_000
 MOST_DRAWS = 50_000_000  # of one case, all repeats together
 LONGEST_NS = 2**53  # up to there whole numbers are exact in float64, too: 104 days
@@ -341,6 +342,15 @@ SETTINGS: tuple[Setting, ...] = (
         "lookahead, the event engine for all else",
     ),
     Setting(
+        key="backend",
+        type="str",
+        default="simulated",
+        choices=BACKENDS,
+        sweep=False,
+        meaning="what a forward is: simulated, or wallclock: a real wait in a thread, one case at "
+        "a time",
+    ),
+    Setting(
         key="tokens",
         type="int",
         default=1000,
@@ -436,6 +446,14 @@ SETTINGS: tuple[Setting, ...] = (
         default=True,
         meaning="a cancelled forward frees its server at once (the paper's assumption); "
         "false: it runs to its end, as on a GPU",
+    ),
+    Setting(
+        key="pair",
+        type="str",
+        default=None,
+        sweep=False,
+        meaning="a file that dsim measure wrote: latencies of target and drafter and the "
+        "acceptance rate; what is set beside it wins, but --set pair=FILE wins over the study",
     ),
     *_model_settings("target"),
     *_model_settings("drafter"),
@@ -558,8 +576,10 @@ ALTERNATIVES = {
     for a, b in (pair, pair[::-1])
 }
 TABLES = ("target", "drafter", "more_drafters", "acceptance", "published")
+PAIR_TABLES = ("target.", "drafter.", "acceptance.")  # what a measured pair says
 LOAD_TABLES = ("workload", "cluster", "slo")  # of the studies of dsim load
-VALIDATE_TABLES = ("wallclock", "torch", "backend")  # of those of dsim validate
+MEASURE_TABLES = ("pairs", "sets")  # of those of dsim measure
+VALIDATE_TABLES = ("wallclock", "torch")  # of those of dsim validate
 
 CHART_SETTINGS: tuple[Setting, ...] = (
     Setting(
@@ -567,7 +587,8 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         type="str",
         default=None,
         choices=CHART_KINDS,
-        meaning="heatmap: a ratio of two latencies over two axes; lines: a column over an axis; "
+        meaning="heatmap: a ratio of two latencies over two axes; map: a column over two axes, "
+        "like the best lookahead; lines: a column over an axis; "
         "marginal: what each further step of an axis adds to a column; "
         "published: ours beside the published value, a line for each variant",
     ),
@@ -578,14 +599,14 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         key="y",
         type="str",
         default=None,
-        meaning="heatmap: the axis of the grid upwards; else the column of the results",
+        meaning="heatmap, map: the axis of the grid upwards; else the column of the results",
     ),
     Setting(
         key="show",
         type="str",
         default="dsi",
         choices=NAMED,
-        meaning="heatmap, marginal: the algorithm",
+        meaning="heatmap, map, marginal: the algorithm",
     ),
     Setting(
         key="against",
@@ -593,6 +614,12 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         default="nonsi",
         choices=(*NAMED, "best"),
         meaning="heatmap: what it is compared with; best: the better of non-SI and SI",
+    ),
+    Setting(
+        key="value",
+        type="str",
+        default="lookahead",
+        meaning="map: the column of the results, or lookahead, the best one",
     ),
 )
 CHART_BY_KEY = {s.key: s for s in CHART_SETTINGS}
@@ -617,6 +644,7 @@ class Chart:
     caption: str = ""
     show: str = "dsi"
     against: str = "nonsi"
+    value: str = "lookahead"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -782,6 +810,7 @@ class _Loader:
         self.source = source
         self.folder = folder
         self.problems: list[Problem] = []
+        self.swept: set[str] = set()  # the axes of the grid
 
     def complain(self, key: str, what: str, source: str | None = None) -> None:
         self.problems.append(Problem(source or self.source, key, what))
@@ -798,7 +827,7 @@ class _Loader:
         differing = [
             (v.pop("name", None), self.flatten(v, self.known, "variants.")) for v in variants
         ]
-        for override in overrides:
+        for override in sorted(overrides, key=lambda text: not text.startswith("pair=")):
             self.override(override, values, ranges, [own for _, own in differing])
         self.check_values(values)
         for number, (name, own) in enumerate(differing):
@@ -825,6 +854,7 @@ class _Loader:
                     f"{show(key)} is not an axis of the grid{nearest(str(key), list(ranges))}",
                 )
         drawn = tuple(filter(None, map(self.chart, range(len(charts)), charts)))
+        self.swept = set(ranges)
         self.read_files(values)
         for _, own in differing:
             self.read_files(own)
@@ -875,6 +905,8 @@ class _Loader:
                 first = key.partition(".")[0]
                 if first in LOAD_TABLES and first not in self.tables:
                     hint = "; this is a load study: use dsim load"
+                elif first in MEASURE_TABLES:
+                    hint = "; this is a study of dsim measure"
                 elif first in VALIDATE_TABLES:
                     hint = "; this is a study of dsim validate"
                 self.complain(where + key, f"unknown setting{hint}")
@@ -906,6 +938,9 @@ class _Loader:
         for table in (values, ranges, *variants):
             table.pop(key, None)
             table.pop(ALTERNATIVES.get(key, ""), None)
+            if key == "pair":
+                for taken in [k for k in table if k.startswith(PAIR_TABLES)]:
+                    del table[taken]
         if is_axis:
             ranges[key] = value
             return
@@ -1047,7 +1082,7 @@ class _Loader:
                     f"expected an axis of the grid that is not minimised over, "
                     f"got {show(chart.x)}{nearest(chart.x, sorted(axes))}",
                 )
-            if chart.kind == "heatmap":
+            if chart.kind in ("heatmap", "map"):
                 if chart.y not in axes or chart.y == chart.x:
                     self.complain(
                         f"{where}.y",
@@ -1057,6 +1092,15 @@ class _Loader:
                 for name, key in (("x", chart.x), ("y", chart.y)):
                     if key in axes and BY_KEY[key].type not in ("int", "float"):
                         self.complain(f"{where}.{name}", f"{show(key)} is no axis of numbers")
+                if chart.kind == "map":
+                    self.check_algorithms(where, {chart.show}, algorithms)
+                    if chart.value not in (known := ["lookahead", *columns]):
+                        self.complain(
+                            f"{where}.value",
+                            f"expected a column of the results, got {show(chart.value)}"
+                            f"{nearest(chart.value, known)}",
+                        )
+                    continue
                 needed = {"nonsi", "si"} if chart.against == "best" else {chart.against}
                 self.check_algorithms(where, {chart.show} | needed, algorithms)
                 continue
@@ -1113,6 +1157,26 @@ class _Loader:
             traces = self.read("acceptance.trace_file", name, read_traces)
             if traces is not None:
                 values["acceptance.trace"] = traces
+        name = values.pop("pair", None)
+        if isinstance(name, str):
+            self.read_pair(name, values)
+
+    def read_pair(self, name: str, values: dict[str, Any]) -> None:
+        """Put what a profile says in place of its name, where nothing else is said."""
+        from dsim import profile
+
+        path = self.folder / name
+        try:
+            found = profile.read(path if path.exists() else Path(name))
+        except UserError as error:
+            self.problems += [p for p in error.problems if isinstance(p, Problem)]
+            return
+        given = {*values, *self.swept}
+        for part in found.missing():
+            role = part.partition(" ")[0]
+            if not any(key.startswith(f"{role}.") for key in given):
+                self.complain("pair", f"{name} does not say: {part}")
+        values |= found.settings(given)
 
     def read(self, key: str, name: str, reader: Any) -> Any:
         path = self.folder / name
@@ -1172,6 +1236,8 @@ class _Loader:
             if study.settings["engine"] == "vector" and (why := _needs_events(values)):
                 what = "constant latencies, preemptible servers and a fixed lookahead only"
                 self.complain("engine", f'"vector" takes {what}, but {why}')
+            if study.settings["engine"] == "vector" and study.settings["backend"] == "wallclock":
+                self.complain("engine", '"vector" simulates; backend is "wallclock"')
             tokens, repeats = max(values["tokens"]), study.settings["repeats"]
             if tokens * repeats > MOST_DRAWS:
                 self.complain(

@@ -1,11 +1,12 @@
 """``dsim validate``: predict wall times by simulation, then measure them, then compare.
 
-1. Calibrate: run the algorithms on calibration prompts, and keep how long every forward took, by
-   its width, under the load that it runs in.
-2. Record, on the same prompts, how often drafts are accepted.
+1. Record, on calibration prompts, how often drafts are accepted.
+2. Calibrate: run the algorithms on the same prompts, and keep how long every forward took, by its
+   width, under the load that it runs in.
 3. Predict the wall time of every algorithm × lookahead × servers on *other* prompts: from the
    acceptance trace of each of them, and from the acceptance rate alone.
-4. Measure. 5. Compare.
+4. Measure; then the next round of 2 to 4, since machines change their pace within minutes.
+5. Compare.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ SETTINGS = (
     _setting("tokens", "int", 50, "N, tokens of each text", low=2),
     _setting("prompts", "int", 8, "texts that are predicted and measured", low=2),
     _setting("calibration_prompts", "int", 4, "other texts, for the calibration", low=1),
-    _setting("repeats", "int", 1, "measurements of each text; their median counts", low=1),
+    _setting("rounds", "int", 4, "calibrations, each for its share of the texts", low=1),
+    _setting("repeats", "int", 3, "measurements of each text; their median counts", low=1),
     _setting("seed", "int", 0, "of draws and sampling", low=0, high=2**63 - 1),
     _setting("tolerance", "float", 0.02, "median error per text, from the trace", low=0),
     _setting("tolerance_worst", "float", 0.05, "error of the worst configuration", low=0),
@@ -397,6 +399,16 @@ class Calibration:
     rate: float
     drafts: int
 
+    @classmethod
+    def of(cls, seen: Mapping[str, Sequence[Forwarded]], draws: Sequence[bool]) -> Calibration:
+        """What forwards by load, and draws, teach."""
+        tables = {
+            (load, role): table_of(forwards, role)
+            for load, forwards in seen.items()
+            for role in ("target", "drafter")
+        }
+        return cls(tables=tables, rate=float(np.mean(draws)), drafts=len(draws))
+
     def case(self, configuration: Configuration, tokens: int, acceptance: Acceptance) -> Case:
         """The case whose simulation predicts *configuration*."""
         load = load_of(configuration)
@@ -452,32 +464,30 @@ class Calibration:
         )
 
 
-def calibrate(bench: Bench, wanted: Sequence[Configuration], texts: Sequence[int]) -> Calibration:
-    """Run *wanted* on *texts* and keep what predictions need."""
+def forwards_of(
+    bench: Bench, wanted: Sequence[Configuration], texts: Sequence[int]
+) -> dict[str, list[Forwarded]]:
+    """Run *wanted* on *texts*: every forward, by the load that it ran in."""
     seen: dict[str, list[Forwarded]] = defaultdict(list)
     for text, configuration in itertools.product(texts, wanted):
         seen[load_of(configuration)] += bench.measure(text, configuration).forwards
-    # The last position never needs a draft.
-    draws = [draw == "1" for text in texts for draw in bench.trace(text)[:-1]]
-    return Calibration(
-        tables={
-            (load, role): table_of(forwards, role)
-            for load, forwards in seen.items()
-            for role in ("target", "drafter")
-        },
-        rate=float(np.mean(draws)),
-        drafts=len(draws),
-    )
+    return seen
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Row:
-    """One configuration, predicted and measured; arrays have one element a text."""
+    """One configuration, predicted and measured; arrays have one element a text.
+
+    Attributes:
+        repeats: by how much (relative) each measurement differs from the one before it, of the
+            same text: what no prediction can be better than.
+    """
 
     configuration: Configuration
     predicted_replay_ms: np.ndarray
     predicted_rate_ms: float
     measured_ms: np.ndarray
+    repeats: np.ndarray
     orchestration: float
     lossless: bool | None
 
@@ -511,6 +521,9 @@ class Row:
             "error_replay": self.error_replay,
             "error_replay_median_abs": float(np.median(np.abs(self.errors))),
             "error_rate": self.error_rate,
+            "repeats_median_abs": float(np.median(np.abs(self.repeats)))
+            if len(self.repeats)
+            else None,
             "orchestration": self.orchestration,
             "lossless": self.lossless,
         }
@@ -536,6 +549,7 @@ class Validation:
         first: for each configuration the first measured text, for timelines: simulated and real.
         notes: what the reader must not overlook.
         stalls: measurements done again because the machine stood still meanwhile.
+        repeatability: median difference of two measurements of one text; ``None`` if there is one.
     """
 
     settings: dict[str, Any]
@@ -545,6 +559,7 @@ class Validation:
     first: dict[Configuration, tuple[Run, Run | LiveRun]]
     notes: list[str]
     stalls: int
+    repeatability: float | None
 
     @property
     def holds(self) -> bool:
@@ -576,45 +591,58 @@ def validate(
     try:
         calibration_texts = range(settings["calibration_prompts"])
         texts = range(len(calibration_texts), len(calibration_texts) + settings["prompts"])
-        progress("calibrating")
-        calibrate(bench, wanted, [0])  # thrown away: everything has run once
-        calibration = calibrate(bench, wanted, calibration_texts)
-        progress("predicting")
+        progress("recording which drafts are accepted")
         tokens = settings["tokens"]
         traces = {text: bench.trace(text) for text in texts}
-        replay = {
-            c: np.array([calibration.from_trace(c, traces[text]) for text in texts]) / 1e6
-            for c in wanted
-        }
-        rate = {c: calibration.from_rate(c, tokens) / 1e6 for c in wanted}
+        # The last position never needs a draft.
+        draws = [draw == "1" for text in calibration_texts for draw in bench.trace(text)[:-1]]
+        forwards_of(bench, wanted, [0])  # thrown away: everything has run once
+        seen: dict[str, list[Forwarded]] = defaultdict(list)
+        replay: dict[Configuration, list[int]] = {c: [] for c in wanted}
         found: dict[Configuration, list[list[Measured]]] = {c: [] for c in wanted}
         stalls = 0
-        for number, text in enumerate(texts):
-            progress(f"measuring text {number + 1} of {len(texts)}")
-            for c in wanted:
-                found[c].append([])
-            for _ in range(settings["repeats"]):
-                for c in wanted:  # interleaved, so that all meet the same weather
-                    measured = bench.measure(text, c)
-                    for _ in range(MOST_RETRIES):
-                        if not calibration.stalled(c, measured.forwards):
-                            break
-                        stalls += 1
+        for share in np.array_split(texts, min(settings["rounds"], len(texts))):
+            progress("calibrating")
+            fresh = forwards_of(bench, wanted, calibration_texts)
+            for load, forwards in fresh.items():
+                seen[load] += forwards
+            calibration = Calibration.of(fresh, draws)
+            for text in share.tolist():
+                progress(f"measuring text {text - texts[0] + 1} of {len(texts)}")
+                for c in wanted:
+                    replay[c].append(calibration.from_trace(c, traces[text]))
+                    found[c].append([])
+                for _ in range(settings["repeats"]):
+                    for c in wanted:  # interleaved, so that all meet the same weather
                         measured = bench.measure(text, c)
-                    found[c][-1].append(measured)
+                        for _ in range(MOST_RETRIES):
+                            if not calibration.stalled(c, measured.forwards):
+                                break
+                            stalls += 1
+                            measured = bench.measure(text, c)
+                        found[c][-1].append(measured)
     except BaseException:
         if fleet is not None:
             fleet.close(force=True)
         raise
     finally:
         bench.close()
+    progress("predicting from the rate")
+    calibration = Calibration.of(seen, draws)
     reference = [runs[0].tokens for runs in found[wanted[0]]]
     rows = [
         Row(
             configuration=c,
-            predicted_replay_ms=replay[c],
-            predicted_rate_ms=rate[c],
+            predicted_replay_ms=np.array(replay[c]) / 1e6,
+            predicted_rate_ms=calibration.from_rate(c, tokens) / 1e6,
             measured_ms=np.array([np.median([m.wall_ns for m in runs]) for runs in found[c]]) / 1e6,
+            repeats=np.array(
+                [
+                    again.wall_ns / once.wall_ns - 1
+                    for runs in found[c]
+                    for once, again in itertools.pairwise(runs)
+                ]
+            ),
             orchestration=sum(m.orchestration_ns for runs in found[c] for m in runs)
             / sum(m.wall_ns for runs in found[c] for m in runs),
             lossless=None
@@ -631,6 +659,7 @@ def validate(
         case = calibration.case(c, tokens, acceptance)
         simulated = run_events(case, c.algorithm, 0, keep_history=True)
         first[c] = (simulated, found[c][0][0].run)
+    again = np.abs(np.concatenate([row.repeats for row in rows]))
     notes = []
     if fleet is not None and contention:
         notes.append(f"{contention}; they slow each other")
@@ -648,6 +677,7 @@ def validate(
         first=first,
         notes=notes,
         stalls=stalls,
+        repeatability=float(np.median(again)) if len(again) else None,
     )
 
 
@@ -763,6 +793,7 @@ def as_json(found: Validation) -> str:
                 },
             },
             "stalls": found.stalls,
+            "repeatability": found.repeatability,
             "settings": found.settings,
             "notes": found.notes,
         }
@@ -815,6 +846,11 @@ def as_text(found: Validation) -> str:
         f"{'holds' if claim.holds else 'FAILS'}: {claim.claim}: {claim.detail}"
         for claim in found.claims
     ]
+    if found.repeatability is not None:
+        lines.append(
+            f"The same text measured again differs by {found.repeatability:.1%} (median): no "
+            "prediction can be closer than the machine is to itself."
+        )
     lines += [f"mind: {note}" for note in found.notes]
     return "\n".join(lines)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import threading
+from multiprocessing.reduction import ForkingPickler
 
 import pytest
 from hypothesis import settings
@@ -12,8 +14,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from simpy.core import EmptySchedule
 
 from dsim.errors import EngineError
+from dsim.events import live
 from dsim.events.environment import PASS
-from dsim.events.live import Line, LiveEnvironment, Reply, SystemClock, exchange
+from dsim.events.live import Line, LiveEnvironment, Pipe, Reply, SystemClock, exchange
 from dsim.events.output import Output
 from dsim.events.server import Pool
 
@@ -95,6 +98,9 @@ class Asker:
         forward.token = reply.value
 
     def verify(self, *_):
+        raise AssertionError
+
+    def cancel(self, _) -> None:
         raise AssertionError
 
 
@@ -314,13 +320,76 @@ def test_exchange_outside_of_a_run_says_who_is_silent(words: str) -> None:
     assert [line.pipe.sent for line in lines] == [[(1, "a")], [(1, "b")]]
 
 
-def test_real_pipes_and_the_real_clock() -> None:
-    ours, theirs = multiprocessing.Pipe()
+def test_what_a_worker_does_unasked_is_taken_and_what_nobody_takes_is_dropped() -> None:
+    _, lines, env, pool = world(1)
+    (line,) = lines
+    seen = []
+    pool.callbacks.append(lambda f: seen.append((env.now, f.token)))
+
+    def forward() -> None:
+        """One more of the pool, without asking for it."""
+        begin, pool.begin = pool.begin, lambda _: None
+        made = pool.forward(0)
+        pool.begin = begin
+        env.take(line, made, pool.backend.answered)
+
+    begin, pool.begin = pool.begin, lambda _: None
+    first = pool.forward(0)
+    pool.begin = begin
+    env.ask(line, first, "go", pool.backend.answered, ahead=3)
+    # Four answers come, whether anybody waits for them or not.
+    for serial in (1, 2, 3, 4):
+        at = LONG_AGO + 2 * serial
+        line.pipe.mail.append((at, Reply(serial, at - 2, at, f"token {serial}")))
+    env.step()
+    forward()
+    with pytest.raises(RuntimeError, match="two forwards at once"):
+        env.take(line, first, pool.backend.answered)
+    env.step()
+    assert seen == [(2, "token 1"), (4, "token 2")]
+    assert line.ahead == 2
+    env.halt(line), env.halt(line)
+    assert line.pipe.sent == [(1, "go"), (2, None)]  # no further than 2, said once
+    pool.free.append(0)
+    with pytest.raises(RuntimeError, match="nothing unasked"):
+        forward()
+    pool.free = [0]
+    last = pool.forward(0)
+    assert line.pipe.sent[2] == (5, "go")  # 3 and 4 were promised to what it does unasked
+    line.pipe.mail.append((LONG_AGO + 9, Reply(5, 0, LONG_AGO + 9, "token 5")))
+    while not last.ended:
+        env.step()
+    assert seen[2:] == [(9, "token 5")]
+    assert line.dropped == 2
+
+
+def test_a_pipe_says_what_is_there_and_outlives_a_change_of_process() -> None:
+    ours, theirs = map(Pipe, multiprocessing.Pipe())
+    assert not ours.poll()
+    theirs.send((1, [2, 3], None))
+    assert ours.poll()
+    assert ours.recv() == (1, [2, 3], None)
+    again = pickle.loads(ForkingPickler.dumps(theirs))  # noqa: S301 (as a child gets it)
+    theirs.close()
+    ours.send("hello")
+    assert again.recv() == "hello"
+    again.close()
+    assert ours.poll(), "the end of it is worth a look"
+    with pytest.raises((EOFError, OSError)):
+        ours.recv()
+
+
+@pytest.mark.parametrize("poll", [True, False])
+def test_real_pipes_and_the_real_clock(monkeypatch, poll: bool) -> None:
+    if not poll:  # as on a system without that call
+        monkeypatch.setattr(live, "HAVE_POLL", False)
+    ours, theirs = map(Pipe, multiprocessing.Pipe())
+    assert list(SystemClock().wait([ours], 1000)) == []
 
     def work() -> None:
         serial, request = theirs.recv()
         now = SystemClock().now_ns()
-        theirs.send(Reply(serial, now, now, request + "!"))
+        theirs.send((serial, now, now, request + "!"))
 
     worker = threading.Thread(target=work)
     worker.start()

@@ -164,7 +164,7 @@ def test_a_large_map_is_drawn_on_canvas(browser, tmp_path):
           return dsimViews.map(view => count(view.scenegraph().root));
         }"""
     )
-    assert marks == [10_100] * 4
+    assert marks == [10_100] * 6
 
 
 @needs_browser

@@ -426,7 +426,10 @@ def test_plot_takes_a_csv_alone(small, tmp_path):
             "algorithm,latency_mean_ms\nsi,fast\nsi,3\n",
             "latency_mean_ms: expected numbers, got 'fast'",
         ),
-        ("algorithm,latency_mean_ms\nfoo,1\n", "algorithm: expected nonsi, si, dsi, got 'foo'"),
+        (
+            "algorithm,latency_mean_ms\nfoo,1\n",
+            "algorithm: expected nonsi, si, dsi, multidsi, got 'foo'",
+        ),
         ("algorithm,latency_mean_ms\nsi,0\n", "latency_mean_ms: expected latencies above 0, got 0"),
         ("algorithm,latency_mean_ms\n", "has no rows"),
         (

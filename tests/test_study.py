@@ -14,9 +14,10 @@ from dsim.cluster import study as load_studies
 from dsim.errors import UserError
 from dsim.study import SETTINGS, case_of, load, loads
 
-# validate.toml has a form of its own: tests/test_validate.py
+# These have forms of their own: tests/test_validate.py, tests/test_measure_study.py
+OTHERS = ("validate", "latency", "acceptance")
 FOLDER = Path(__file__).parent.parent / "studies"
-STUDIES = sorted(path for path in FOLDER.glob("*.toml") if path.stem != "validate")
+STUDIES = sorted(path for path in FOLDER.glob("*.toml") if path.stem not in OTHERS)
 
 
 def problems(text="", *overrides, folder=Path()):

@@ -193,12 +193,12 @@ def test_logits_that_are_not_finite(folder) -> None:
     thread.start()
     line = Line("target 1", 0, ours)
     exchange([line], [worker.Begin([3], Match(), False, False)])
-    (reply,) = exchange([line], [worker.Feed([4], 0)])
-    assert len(reply.value.answers) == 2
+    (reply,) = exchange([line], [([4], 0)])
+    assert len(worker.Done.unpack(reply.value).answers) == 2
     with pytest.raises(Exception, match=r"target 1 failed: the logits of token [12] are not"):
-        exchange([line], [worker.Feed([4, 9], 1)])
-    (reply,) = exchange([line], [worker.Feed([4, 8], 1)])  # it lives on, its cache in order
-    assert reply.value.width == 2
+        exchange([line], [([4, 9], 1)])
+    (reply,) = exchange([line], [([4, 8], 1)])  # it lives on, its cache in order
+    assert worker.Done.unpack(reply.value).width == 2
     ours.send(None)
     thread.join()
 

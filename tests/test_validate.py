@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -108,13 +109,43 @@ def test_a_world_that_is_as_simulated_is_predicted_exactly() -> None:
 
 def test_calibration_and_measurement_never_share_a_text() -> None:
     world = World()
-    validate(world, calibration_prompts=3, prompts=4, repeats=2)
+    validate(world, calibration_prompts=3, prompts=4, repeats=2, rounds=2)
     wanted = validation.configurations(settings_of())
-    first = [text for text, _ in world.measured[: len(wanted) * 4]]
-    assert set(first) == {0, 1, 2}
-    rest = [text for text, _ in world.measured[len(wanted) * 4 :]]
-    assert set(rest) == {3, 4, 5, 6}
-    assert len(rest) == len(wanted) * 4 * 2
+    texts = [text for text, _ in world.measured]
+    one = len(wanted)
+    assert texts[:one] == [0] * one  # everything has run once
+    for start, share in ((one, (3, 4)), (one * 8, (5, 6))):
+        assert set(texts[start : start + one * 3]) == {0, 1, 2}
+        assert set(texts[start + one * 3 : start + one * 7]) == set(share)
+    assert len(texts) == one * 15
+
+
+def test_a_pace_that_changes_between_rounds_is_followed_and_one_within_is_seen() -> None:
+    world = World(drafter_ns=3_700_000)  # no ties, which one per cent would break
+    plain = world.measure
+
+    def measure(text, configuration):
+        calls = len(world.measured)
+        # From the third round on at half the pace; and every other measurement takes 1 % more.
+        world.slower = 1.0
+        measured = plain(text, configuration)
+        pace = (2 if calls >= 10 * 11 else 1) * (1.01 if world.again.get(text, 0) % 2 else 1)
+        if configuration == Configuration("dsi", 5, 2):
+            world.again[text] = world.again.get(text, 0) + 1
+        slow = [f._replace(took_ns=round(f.took_ns * pace)) for f in measured.forwards]
+        return measured._replace(wall_ns=round(measured.wall_ns * pace), forwards=slow)
+
+    world.measure = measure
+    world.again = {}
+    found, _ = validate(world, prompts=4, rounds=4, calibration_prompts=2, repeats=3)
+    assert len(world.measured) == 10 * (1 + 4 * (2 + 3))
+    for row in found.rows:
+        assert np.abs(row.errors).max() < 0.02
+    assert found.repeatability == pytest.approx(0.01, abs=0.001)
+    assert "measured again differs by 1.0%" in as_text(found)
+    assert json.loads(as_json(found))["repeatability"] == found.repeatability
+    found, _ = validate(World(), repeats=1)
+    assert found.repeatability is None
 
 
 def test_a_lossy_algorithm_is_found_out() -> None:
@@ -168,7 +199,7 @@ def test_a_slower_dsi_that_nobody_predicted_fails() -> None:
 def test_a_machine_that_stood_still_is_measured_again() -> None:
     world = World()
     world.stall_at = {3, 12, 60, 61, 75}
-    found, _ = validate(world)
+    found, _ = validate(world, rounds=1, repeats=1)
     assert found.holds
     assert found.stalls == 3  # those at 60, 61 and 75; the others were in the calibration
     assert "3 measurements were done again" in as_text(found)

@@ -71,6 +71,9 @@ class Simulated:
         self._cached[forward.server] = (forward.end, len(rejections))
         return forward.end - kept
 
+    def cancel(self, _: Forward) -> None:
+        """See :class:`dsim.events.server.Backend`."""
+
     def verify(self, _: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:
         """See :class:`dsim.events.server.Backend`."""
         run, count = self.run_lengths[first], len(drafts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
@@ -11,13 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsim.backends import worker
 from dsim.errors import EngineError, Problem, UserError
-from dsim.events.live import NS_PER_S, Line, LiveEnvironment, Reply, exchange
+from dsim.events.live import NS_PER_S, Line, LiveEnvironment, Pipe, Reply, exchange
 from dsim.events.output import Output
 from dsim.events.start import start
 from dsim.verify import Answer, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from multiprocessing.process import BaseProcess
     from types import TracebackType
 
@@ -142,6 +143,7 @@ class Torch:
         self.said = said
         self.spans = spans
         self._begun: dict[int, int] = {}  # by server
+        self._next: dict[int, worker.Feed] = {}  # what a server goes on with, unasked
         self._answers: dict[Forward, list[Answer]] = {}
 
     def attach(self, _: Servers) -> Callable[[Forward], None]:
@@ -150,11 +152,21 @@ class Torch:
 
     def _begin(self, forward: Forward) -> None:
         self._begun[forward.server] = int(self.env.now)
-        request = worker.Feed(list(forward.servers.tokens), forward.first)
-        self.env.ask(self.lines[forward.server], forward, request, self._answered)
+        line = self.lines[forward.server]
+        wanted = worker.Feed(forward.servers.tokens, forward.first)
+        if line.ahead and self._next.get(forward.server) == wanted:
+            self.env.take(line, forward, self._answered)
+            return
+        self._next[forward.server] = worker.Feed(list(wanted.tokens), wanted.first)
+        request = (wanted.tokens, wanted.first, forward.ahead)
+        self.env.ask(line, forward, request, self._answered, forward.ahead)
+
+    def cancel(self, forward: Forward) -> None:
+        """See :class:`dsim.events.server.Backend`."""
+        self.env.halt(self.lines[forward.server])
 
     def _answered(self, forward: Forward, reply: Reply) -> None:
-        done: worker.Done = reply.value
+        done = worker.Done.unpack(reply.value)
         zero_ns = self.env.zero_ns
         self.spans.append(
             Span(
@@ -170,6 +182,8 @@ class Torch:
                 forward_ns=done.forward_ns,
             )
         )
+        if self.lines[forward.server].ahead:
+            self._next[forward.server] = self._next[forward.server].following(done.answers)
         if forward.cancelled:
             return  # nobody wants its answer any more
         if forward.servers.role == "drafter":
@@ -259,7 +273,7 @@ class Fleet:
         self.pair = pair
         self.watchdog_ns = watchdog_ns
         everywhere = [*devices, *[devices[-1]] * (targets + 1)][: targets + 1]
-        cores, self.contention = place(
+        self.cores, self.contention = place(
             everywhere, threads, share=share, idle=(0,) if pair.drafter.is_ngram else ()
         )
         names = ["drafter", *(f"target {i + 1}" for i in range(targets))]
@@ -268,11 +282,11 @@ class Fleet:
         self.lines: list[Line] = []
         try:
             for rank, name in enumerate(names):
-                ours, theirs = context.Pipe()
+                ours, theirs = map(Pipe, context.Pipe())
                 setup = worker.Setup(
                     spec=pair.target if rank else pair.drafter,
                     device=everywhere[rank],
-                    cores=cores[rank],
+                    cores=self.cores[rank],
                     threads=threads,
                     vocab=pair.vocab,
                     warm_up_widths=warm_up_widths(pair.context_tokens),
@@ -320,15 +334,25 @@ class Fleet:
     ) -> None:
         self.close(force=error is not None)
 
-    def begin(self, prompt: list[int], rule: Rule, *, read: bool, tokens: int) -> None:
+    def begin(
+        self, prompt: list[int], rule: Rule, *, read: bool, tokens: int, algorithm: str = "dsi"
+    ) -> None:
         """Tell all workers of a new text.
+
+        In SI nothing overlaps, so its drafter moves to the cores of the target, as in any serving
+        system: what one model has brought into the caches, programs above all, serves the other.
 
         Raises:
             UserError: the prompt is empty, or too long with *tokens* to come.
             EngineError: a worker died, or failed.
         """
         check_prompt(self.pair, prompt, tokens)
-        requests = [worker.Begin(prompt, rule, rank == 0, read) for rank in range(len(self.lines))]
+        cores = list(self.cores)
+        if algorithm == "si":
+            cores[0] = cores[1] or cores[0]
+        requests = [
+            worker.Begin(prompt, rule, rank == 0, read, own) for rank, own in enumerate(cores)
+        ]
         exchange(self.lines, requests, timeout_ns=self.watchdog_ns)
 
     def answers(
@@ -343,10 +367,11 @@ class Fleet:
             UserError, EngineError: as :meth:`begin`.
         """
         self.begin(prompt, rule, read=False, tokens=len(text))
-        request = worker.Feed(text[:-1], 0)
+        request = (text[:-1], 0)
         pair = [self.drafter, self.targets[0]]
         ours, theirs = exchange(pair, [request, request], timeout_ns=self.watchdog_ns)
-        return ours.value.answers, theirs.value.answers
+        drafts, own = (worker.Done.unpack(reply.value).answers for reply in (ours, theirs))
+        return drafts, own
 
     def run(
         self,
@@ -380,7 +405,8 @@ class Fleet:
             UserError: the prompt is too long.
             EngineError: a worker died, failed or hangs.
         """
-        self.begin(prompt, rule, read=cached, tokens=tokens)
+        self.begin(prompt, rule, read=cached, tokens=tokens, algorithm=algorithm)
+        busy = self.cores if algorithm == "dsi" else self.cores[1:2]
         said: dict[int, Answer] = {}
         spans: list[Span] = []
         env = LiveEnvironment(self.lines, watchdog_ns=self.watchdog_ns)
@@ -396,7 +422,8 @@ class Fleet:
             prefill=not cached,
             keep_history=keep_history,
         )
-        env.run(until=output.done)
+        with beside([core for cores in busy for core in cores]):
+            env.run(until=output.done)
         wall_ns = env.clock.now_ns() - env.zero_ns
         ended = len(spans)
         lateness_ns = list(env.lateness_ns)
@@ -483,6 +510,21 @@ def place(
     if problems:
         raise UserError(*(p._replace(what=p.what + "; allow it with --share") for p in problems))
     return cores, "; ".join(contention)
+
+
+@contextlib.contextmanager
+def beside(busy: Iterable[int]) -> Iterator[None]:
+    """Meanwhile run this thread on cores that are not *busy*, if there are any."""
+    before = available_cores()
+    free = set(before) - set(busy)
+    if not free or not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    os.sched_setaffinity(0, free)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def available_cores() -> list[int]:

@@ -1,19 +1,24 @@
-"""The wall-clock backend: a forward is a real wait in a worker, a verdict comes from draws.
+"""The wall-clock backend: a forward is a real wait in a thread, a verdict comes from draws.
 
-This is the experiment of the paper (its models were replaced by waits, one thread a server). What
-it adds to the simulation is the cost of orchestration: messages, wake-ups, and the parent's work.
+This is the experiment of the paper (its models were replaced by waits, one thread a server). A wait
+ends its latency after the instant at which the algorithm asked for it, so the way of a message to
+the thread and back is part of the wait. What it adds to the simulation is what waits overshoot,
+and orchestration that takes longer than the waits it hides in.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import threading
 import time
-from multiprocessing import Pipe
+from collections import deque
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dsim.acceptance import DRAFTER_STREAM, TARGET_STREAM, run_lengths
 from dsim.backends.simulated import Simulated
-from dsim.events.live import NS_PER_S, Line, LiveEnvironment, Reply
+from dsim.events.live import NS_PER_S, Line, LiveEnvironment, Reply, exchange
 from dsim.events.output import Output
 from dsim.events.start import start
 from dsim.simulate import Run, plan_of
@@ -27,7 +32,47 @@ if TYPE_CHECKING:
     from dsim.events.server import Forward, Servers
     from dsim.study import Case
 
-SLEEP_SLACK_NS = 60_000  # what a sleep oversleeps at least; the rest is waited out by yielding
+SLACK_NS = 300_000  # waits sleep up to here before their end; the rest is waited out by yielding
+
+
+class Box:
+    """What a :class:`dsim.events.live.Line` takes for its pipe, to a thread of this process.
+
+    Nothing is pickled. The thread takes from :attr:`requests` and calls :meth:`reply`; all else is
+    for the parent.
+    """
+
+    def __init__(self) -> None:
+        self.requests: SimpleQueue[Any] = SimpleQueue()
+        self._replies: deque[Reply] = deque()
+        self._readable, self._writable = os.pipe()
+
+    def reply(self, reply: Reply) -> None:
+        """Answer, and wake the parent."""
+        self._replies.append(reply)
+        os.write(self._writable, b"\0")
+
+    def send(self, message: Any) -> None:
+        """Ask."""
+        self.requests.put(message)
+
+    def poll(self, _timeout_s: float = 0) -> bool:
+        """Whether there is a reply."""
+        return bool(self._replies)
+
+    def recv(self) -> Reply:
+        """The next reply."""
+        os.read(self._readable, 1)
+        return self._replies.popleft()
+
+    def fileno(self) -> int:
+        """What to wait for."""
+        return self._readable
+
+    def close(self) -> None:
+        """Give back what the operating system lent."""
+        os.close(self._readable)
+        os.close(self._writable)
 
 
 class Waiters:
@@ -46,15 +91,21 @@ class Waiters:
         self.lines = []
         self._threads = []
         for rank, name in enumerate(names):
-            ours, theirs = Pipe()
-            thread = threading.Thread(target=_wait_for_ever, args=(theirs,), name=name, daemon=True)
+            box = Box()
+            thread = threading.Thread(target=_wait_for_ever, args=(box,), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
-            self.lines.append(Line(name, rank, ours))
+            self.lines.append(Line(name, rank, box))
         self.drafter, *self.targets = self.lines
 
+    def stop(self) -> None:
+        """End the waits that threads are still at; then all are idle."""
+        exchange(self.lines, [0] * len(self.lines))
+        for line in self.lines:
+            line.forward = line.answered = None
+
     def close(self) -> None:
-        """End the threads. Their last wait, if they are at one, is over first."""
+        """End the threads, and with them the waits they are at."""
         for line in self.lines:
             line.pipe.send(None)
         for line, thread in zip(self.lines, self._threads, strict=True):
@@ -73,19 +124,48 @@ class Waiters:
         self.close()
 
 
-def _wait_for_ever(pipe: Any) -> None:
-    while (message := pipe.recv()) is not None:
-        serial, latency_ns = message
+_IN_PEACE = object()
+
+
+def _wait_for_ever(box: Box) -> None:
+    message = box.requests.get()
+    while message is not None:
+        serial, end_ns = message
         start_ns = time.perf_counter_ns()
-        wait_until(start_ns + latency_ns)
-        pipe.send(Reply(serial, start_ns, time.perf_counter_ns()))
-    pipe.close()
+        message = wait_until(end_ns, box.requests)
+        if message is _IN_PEACE:
+            box.reply(Reply(serial, start_ns, time.perf_counter_ns()))
+            message = box.requests.get()
 
 
-def wait_until(end_ns: int) -> None:
-    """Wait until ``perf_counter_ns()`` is *end_ns*: by sleeping, but for the last bit."""
+def wait_until(end_ns: int, requests: SimpleQueue[Any]) -> Any:
+    """Wait until ``perf_counter_ns()`` is *end_ns*: by sleeping, but for the last bit.
+
+    Returns:
+        The message that came meanwhile and ended the wait, or ``_IN_PEACE``.
+    """
     while (left_ns := end_ns - time.perf_counter_ns()) > 0:
-        time.sleep(max(0, left_ns - SLEEP_SLACK_NS) / NS_PER_S)
+        try:
+            if left_ns > SLACK_NS:
+                return requests.get(timeout=(left_ns - SLACK_NS) / NS_PER_S)
+            return requests.get_nowait()
+        except Empty:
+            if left_ns <= SLACK_NS:
+                time.sleep(0)
+    return _IN_PEACE
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WallclockRun(Run):
+    """A finished run in real time.
+
+    Attributes:
+        oversleep_ns: for each wait that ended by itself, how much later than it should.
+        handover_ns: for each of them, how long after its end the algorithm heard of it.
+    """
+
+    oversleep_ns: Sequence[int]
+    handover_ns: Sequence[int]
 
 
 class Wallclock(Simulated):
@@ -93,8 +173,11 @@ class Wallclock(Simulated):
 
     Args:
         env: the live environment of the run.
-        lines: the workers of this model's servers, by the number of the server.
-        latency_ns, run_lengths: as in :class:`dsim.backends.simulated.Simulated`.
+        lines: the threads of this model's servers, by the number of the server.
+        latency_ns, run_lengths, preemptible: as in
+            :class:`dsim.backends.simulated.Simulated`. A new request ends the wait that its thread
+            is at, so a cancelled wait need not be waited for.
+        oversleep_ns: where to note how much later than they should waits end.
     """
 
     def __init__(
@@ -103,21 +186,33 @@ class Wallclock(Simulated):
         lines: Sequence[Line],
         latency_ns: Any,
         run_lengths: Sequence[int],
+        *,
+        preemptible: bool,
+        oversleep_ns: list[int],
     ) -> None:
-        super().__init__(env, latency_ns, run_lengths, preemptible=False)
+        super().__init__(env, latency_ns, run_lengths, preemptible=preemptible)
         self.live = env
         self.lines = lines
+        self.oversleep_ns = oversleep_ns
 
     def attach(self, _: Servers) -> Callable[[Forward], None]:
         """See :class:`dsim.events.server.Backend`."""
-        latency_ns = self._latency_ns
+        latency_ns, live = self._latency_ns, self.live
 
         def begin(forward: Forward) -> None:
             wait_ns = latency_ns
             if callable(wait_ns):
                 prefill = forward.server not in self._cached
                 wait_ns = wait_ns(self.width(forward), prefill)
-            self.live.ask(self.lines[forward.server], forward, wait_ns, lambda *_: None)
+            line = self.lines[forward.server]
+            if self.preemptible and line.forward is not None and line.forward.cancelled:
+                line.forward = None  # whatever its thread still says of it is dropped
+            end_ns = live.zero_ns + int(live.now) + wait_ns
+
+            def answered(_: Forward, reply: Reply) -> None:
+                self.oversleep_ns.append(reply.end_ns - end_ns)
+
+            live.ask(line, forward, end_ns, answered)
 
         return begin
 
@@ -130,11 +225,11 @@ def run_wallclock(
     draws: NDArray[Any] | None = None,
     *,
     keep_history: bool = False,
-) -> Run:
+) -> WallclockRun:
     """One run of *case* in real time; as :func:`dsim.simulate.run_events`, but waiting.
 
-    Cancelled waits go on to their end, so what predicts this run has ``preemptible = False``. When
-    it returns, the waiters are idle again.
+    When it returns, the waiters are idle again: waits that nobody wants any more are ended, or, if
+    the case is not preemptible, have gone on to their ends.
 
     Raises:
         ValueError: there are fewer waiters than the case has target servers.
@@ -147,21 +242,27 @@ def run_wallclock(
     lengths = run_lengths(draws)
     env = LiveEnvironment(waiters.lines)
     output = Output(env, case.tokens)
+    oversleep_ns: list[int] = []
+
+    def backend(lines: Sequence[Line], latency: Any) -> Wallclock:
+        return Wallclock(
+            env,
+            lines,
+            latency,
+            lengths,
+            preemptible=case.preemptible,
+            oversleep_ns=oversleep_ns,
+        )
+
     (drafter, *_), target = start(
         algorithm,
         env,
         output,
-        drafter_backend=Wallclock(
-            env,
-            [waiters.drafter],
-            case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM),
-            lengths,
+        drafter_backend=backend(
+            [waiters.drafter], case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM)
         ),
-        target_backend=Wallclock(
-            env,
-            waiters.targets,
-            case.target.sampler(case.seed, repeat, TARGET_STREAM),
-            lengths,
+        target_backend=backend(
+            waiters.targets, case.target.sampler(case.seed, repeat, TARGET_STREAM)
         ),
         lookahead=case.lookahead,
         targets=case.targets,
@@ -170,5 +271,15 @@ def run_wallclock(
         plan=plan_of(case, repeat, draws),
     )
     env.run(until=output.done)
-    env.drain()
-    return Run(output=output, target=target, drafter=drafter, events=0)
+    if case.preemptible:
+        waiters.stop()
+    else:
+        env.drain()
+    return WallclockRun(
+        output=output,
+        target=target,
+        drafter=drafter,
+        events=0,
+        oversleep_ns=oversleep_ns,
+        handover_ns=env.lateness_ns,
+    )

@@ -213,7 +213,7 @@ LOAD_SETTINGS: tuple[Setting, ...] = (
         sweep=False,
     ),
 )
-_LEFT_OUT = {"engine", "max_targets"}
+_LEFT_OUT = {"engine", "backend", "max_targets"}
 BY_KEY = {s.key: s for s in (*studies.SETTINGS, *LOAD_SETTINGS) if s.key not in _LEFT_OUT}
 
 

@@ -71,7 +71,7 @@ class DSI:
                 self.draft, self.more = None, self.env.event()
                 yield self.more
                 continue
-            self.draft = draft = ask(position)
+            self.draft = draft = ask(position, last - position - 1)
             yield draft
             if not draft.cancelled:
                 tokens.append(draft.token)

@@ -17,7 +17,7 @@ def nonsi(target: Server, output: Output) -> Generator[Forward]:
     verify = target.backend.verify
     while not output.finished:
         settled = output.settled
-        forward = target.forward(settled)
+        forward = target.forward(settled, output.wanted - settled - 1)
         yield forward
         _, token = verify(forward, settled, ())
         output.settle(0, token)

@@ -44,6 +44,9 @@ class Backend(Protocol):
             position after those (which means nothing if all ``forward.end + 1 - first`` stand).
         """
 
+    def cancel(self, forward: Forward, /) -> None:
+        """Told that nobody wants the answer of *forward*, a draft, any more."""
+
 
 class Forward(Event):
     """One forward of one server: the event that happens when it ends.
@@ -56,6 +59,8 @@ class Forward(Event):
         cancelled: nobody wants its answer any more. Cancellation is a value, not an interrupt.
         ended: whether it ended, or was taken off its server (kept up to date by :class:`Pool`).
         is_pass: whether it settles something; false where it only reads the prompt.
+        ahead: how many forwards, each over one token more, its asker is going to want after it
+            unless a verdict intervenes. A hint: a real server need not be idle until it is asked.
         token: what a draft guessed.
         start_ns, end_ns: when it began and ended, if the servers keep a history.
     """
@@ -66,6 +71,7 @@ class Forward(Event):
     cancelled = False
     ended = False
     is_pass = True
+    ahead = 0
     token: Any = None
     start_ns = -1
     end_ns = -1
@@ -145,8 +151,12 @@ class Server(Servers):
         super().__init__(*args, **kwargs)
         self._forward = Forward(self, 0)
 
-    def forward(self, first: int) -> Forward:
+    def forward(self, first: int, ahead: int = 0) -> Forward:
         """Begin a forward over the text so far, for the tokens from *first* on.
+
+        Args:
+            first: the first position whose token is wanted.
+            ahead: see :class:`Forward`.
 
         Raises:
             RuntimeError: the server is at another forward.
@@ -164,6 +174,7 @@ class Server(Servers):
                 forward.callbacks.append(self._note_end)
         forward.first = first
         forward.end = len(self.tokens)
+        forward.ahead = ahead
         self.begun += 1
         self.begin(forward)
         return forward
@@ -181,6 +192,7 @@ class Server(Servers):
             return
         forward.cancelled = True
         self.cancelled += 1
+        self.backend.cancel(forward)
         if self.backend.preemptible:
             told = Event(self.env)
             told._ok, told._value, told.callbacks = True, forward, forward.callbacks

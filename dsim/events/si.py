@@ -19,8 +19,8 @@ def si(drafter: Server, target: Server, output: Output, plan: Plan) -> Generator
     judged, ends = plan.judged, plan.ends
     while not output.finished:
         settled = output.settled
-        for _ in range(min(plan.tokens, output.wanted - settled - 1)):
-            draft = drafter.forward(len(tokens))
+        for ahead in reversed(range(min(plan.tokens, output.wanted - settled - 1))):
+            draft = drafter.forward(len(tokens), ahead)
             yield draft
             tokens.append(draft.token)
             if ends is not None and ends(len(tokens) - 1):

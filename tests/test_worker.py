@@ -1,0 +1,114 @@
+"""What a worker does of its own accord, on a pipe and a model that the tests own."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsim.backends import worker
+from dsim.verify import Match
+
+VOCAB = 7
+
+
+class Counting:
+    """Says that after *tokens* comes their sum; remembers what it was asked."""
+
+    parameters = 0
+
+    def __init__(self) -> None:
+        self.read: list[list[int]] = []
+
+    def reset(self) -> None:
+        pass
+
+    def forward(self, tokens, rows: int):
+        self.read.append(list(tokens))
+        logits = np.zeros((rows, VOCAB), dtype=np.float32)
+        for row in range(rows):
+            logits[row, sum(tokens[: len(tokens) - rows + 1 + row]) % VOCAB] = 1
+        return logits, rows
+
+
+class Script:
+    """The worker's end of a pipe: each message is there when so many replies have been sent."""
+
+    def __init__(self, messages) -> None:
+        self.messages = list(messages)  # (after how many replies, message)
+        self.sent: list[tuple] = []
+
+    def poll(self, _timeout_s: float = 0) -> bool:
+        return bool(self.messages) and self.messages[0][0] <= len(self.sent)
+
+    def recv(self):
+        return self.messages.pop(0)[1]
+
+    def send(self, message) -> None:
+        self.sent.append(message)
+
+
+def numbers(messages) -> tuple[list[int], Script, Counting]:
+    """The numbers that :func:`worker.serve` answers."""
+    pipe, model = Script([(0, (0, worker.Begin([1], Match(), True, False))), *messages]), Counting()
+    worker.serve(pipe, model)
+    assert all(message[4] is None for message in pipe.sent)
+    return [message[0] for message in pipe.sent[1:]], pipe, model
+
+
+def test_a_chain_reads_its_own_answers_and_ends_where_it_should() -> None:
+    answered, pipe, model = numbers([(1, (1, ([2, 3], 2, 3))), (9, None)])
+    assert answered == [1, 2, 3, 4]
+    assert model.read == [[1, 2, 3], [1, 2, 3, 6], [1, 2, 3, 6, 5], [1, 2, 3, 6, 5, 3]]
+    tokens = [worker.Done.unpack(message[3]).answers[0].token for message in pipe.sent[1:]]
+    assert tokens == [6, 5, 3, 6]
+    starts = [(message[1], message[2]) for message in pipe.sent]
+    assert all(a[1] <= b[0] <= b[1] for a, b in itertools.pairwise(starts))
+
+
+@given(
+    ahead=st.integers(0, 6),
+    seen_after=st.integers(1, 8),
+    taken=st.integers(0, 6),
+    then=st.integers(0, 3),
+)
+def test_a_halt_lets_it_finish_what_was_taken_and_no_more(ahead, seen_after, taken, then) -> None:
+    # The parent has taken answers up to number 1 + taken when it halts; the worker finds the halt
+    # when it has sent *seen_after* answers, be that before or after that number.
+    taken = min(taken, ahead)
+    answered, _, model = numbers(
+        [
+            (1, (1, ([], 0, ahead))),
+            (1 + seen_after, (1 + taken, None)),
+            # It asks again when it has read the last answer that it took.
+            (1 + max(seen_after, 1 + taken), (50, ([4], 1, then))),
+            (99, None),
+        ]
+    )
+    under_way = min(1 + ahead, max(1 + taken, seen_after))
+    assert answered == [*range(1, under_way + 1), *range(50, 51 + then)]
+    assert model.read[under_way] == [1, 4], "what follows a halt begins anew"
+
+
+@given(ahead=st.integers(0, 6), seen_after=st.integers(1, 8))
+def test_any_other_message_ends_a_chain(ahead, seen_after) -> None:
+    answered, _, _ = numbers(
+        [(1, (1, ([], 0, ahead))), (1 + seen_after, (50, ([4], 1))), (99, None)]
+    )
+    assert answered == [*range(1, min(1 + ahead, seen_after) + 1), 50]
+
+
+def test_a_failure_ends_a_chain() -> None:
+    class Failing(Counting):
+        def forward(self, tokens, rows):
+            if len(tokens) > 2:
+                raise ValueError("no more")
+            return super().forward(tokens, rows)
+
+    begin = (0, (0, worker.Begin([1], Match(), True, False)))
+    pipe = Script([begin, (1, (1, ([], 0, 9))), (9, None)])
+    worker.serve(pipe, Failing())
+    assert [message[0] for message in pipe.sent] == [0, 1, 2, 3]
+    assert [message[4] for message in pipe.sent] == [None, None, None, "ValueError: no more"]
