@@ -280,10 +280,25 @@ def load(
 
 
 @main.command()
-@click.option("--target-latency", type=float, default=30.0, show_default=True, metavar="MS")
-@click.option("--drafter-latency", type=float, default=3.0, show_default=True, metavar="MS")
+@click.option("--target", metavar="NAME", help="Of a pair whose numbers ship, like Vicuna-13B.")
+@click.option("--drafter", metavar="NAME", help="Likewise, like Vicuna-68M.")
+@click.option("--dataset", metavar="NAME", help="Where a pair has several, like Alpaca.")
 @click.option(
-    "--acceptance", type=click.FloatRange(0, 1), default=0.8, show_default=True, metavar="P"
+    "--pair",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="A measured profile of both models.",
+)
+@click.option(
+    "--target-latency",
+    metavar="MS|FILE",
+    help="Of a pass; or what dsim measure latency --json printed.  [default: 30]",
+)
+@click.option("--drafter-latency", metavar="MS|FILE", help="Of a draft.  [default: 3]")
+@click.option(
+    "--acceptance",
+    metavar="P|FILE",
+    help="Rate; or what dsim measure acceptance --json printed.  [default: 0.8]",
 )
 @click.option("--gpus", type=click.IntRange(1, 4096), default=8, show_default=True)
 @click.option(

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsim import vector
+from dsim.orchestrations import ORCHESTRATIONS
 from dsim.results import COLUMNS, column_of, half_width
 from dsim.simulate import COUNTS, engine_for, run_events
 from dsim.study import Axis, Study, acceptance_of, case_of, latency_of, points, targets_of
@@ -206,7 +207,7 @@ class _Grid:
         rows = np.full((len(self.algorithms), len(OUTCOMES)), np.nan)
         draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
         for a, algorithm in enumerate(self.algorithms):
-            if algorithm == "dsi" and limit is not None and case.targets > limit:
+            if _takes_targets(algorithm) and limit is not None and case.targets > limit:
                 continue
             runs = [run_events(case, algorithm, r, draws[r]) for r in range(case.repeats)]
             latency_ns = np.array([[run.output.settled_ns[-1] for run in runs]])
@@ -275,8 +276,10 @@ class _Grid:
             return np.array(values).reshape(shape)
 
         kept = np.ones(full, np.bool_)
-        if settings["max_targets"] is not None and "dsi" in self.algorithms:
-            kept[self.algorithms.index("dsi")] = self.targets <= settings["max_targets"]
+        if settings["max_targets"] is not None:
+            for number, name in enumerate(self.algorithms):
+                if _takes_targets(name):
+                    kept[number] = self.targets <= settings["max_targets"]
         kept = kept.reshape(-1)
         rows = None if kept.all() else np.flatnonzero(kept)
 
@@ -360,6 +363,10 @@ class _Grid:
                     rate = float(acceptance.draws(0, values["repeats"], values["tokens"]).mean())
                 rates[(variant, *self.index_of(point))] = rate
         return rates
+
+
+def _takes_targets(algorithm: str) -> bool:
+    return "targets" in ORCHESTRATIONS[algorithm].reads
 
 
 def _is_inner(axis: Axis) -> bool:

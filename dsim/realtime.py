@@ -18,6 +18,8 @@ import numpy as np
 from dsim.backends.wallclock import Waiters, run_wallclock
 from dsim.errors import Problem, UserError
 from dsim.grid import OUTCOMES, Store, empty_grid, summarise
+from dsim.lookahead import FIXED
+from dsim.orchestrations import ORCHESTRATIONS
 from dsim.results import WALLCLOCK_COLUMNS
 from dsim.simulate import run_events
 
@@ -35,7 +37,7 @@ SAMPLE_CASES, SAMPLE_TOKENS = 48, 2000  # what the estimate of the time looks at
 EXTRA = tuple(column.name for column in WALLCLOCK_COLUMNS)
 # What an algorithm does not read: settings, or tables of them.
 UNREAD = {
-    "nonsi": ("drafter.", "acceptance.", "lookahead", "targets", "preemptible"),
+    "nonsi": ("drafter.", "acceptance.", "lookahead", "confidence_", "targets", "preemptible"),
     "si": ("targets", "preemptible"),
     "dsi": (),
 }
@@ -61,8 +63,12 @@ def check(study: Study, *, yes: bool = False) -> float:
         How many seconds of waiting it is, about.
 
     Raises:
-        UserError: too many, or too many target servers.
+        UserError: too many, or too many target servers, or an algorithm cannot wait.
     """
+    for name in study.settings["algorithms"]:
+        if not ORCHESTRATIONS[name].everywhere:
+            what = f"{ORCHESTRATIONS[name].title} is simulated only; leave it out, or the backend"
+            raise UserError(Problem(study.source, "algorithms", what))
     needed_s = estimate_s(study)
     if needed_s <= LONGEST_S or yes:
         return needed_s
@@ -140,7 +146,7 @@ def _read_by(algorithm: str, case: Case) -> Case:
     if algorithm != "dsi":
         same = {"targets": 1, "preemptible": False}
     if algorithm == "nonsi":
-        same |= {"lookahead": 1, "drafter": case.target, "acceptance": None}
+        same |= {"lookahead": 1, "policy": FIXED, "drafter": case.target, "acceptance": None}
     return dataclasses.replace(case, **same)
 
 

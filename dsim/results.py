@@ -53,7 +53,7 @@ COLUMNS = (
     _column(
         "variant", "string", "", "setting", "name of the study's variant; empty if it has none"
     ),
-    _column("algorithm", "string", "", "setting", "nonsi, si or dsi"),
+    _column("algorithm", "string", "", "setting", ", ".join(NAMES)),
     _column("engine", "string", "", "setting", "the engine that ran: vector or events"),
     _column("backend", "string", "", "setting", "what a forward was: simulated or wallclock"),
     _column("tokens", "int64", "tokens", "setting", "N, tokens generated"),

@@ -193,6 +193,8 @@ def test_servers_to_spare_make_requests_independent(deployment, draws, requests)
         target=Latency(latency_ns=7),
         drafter=Latency(latency_ns=2),
         acceptance=Acceptance(model="trace", traces=(draws,)),
+        # The noise of the confidence differs from request to request.
+        policy=dataclasses.replace(deployment.policy, quality=1.0),
         targets=FleetSpec(servers=len(requests) * deployment.most_passes),
         drafters=FleetSpec(servers=len(requests)),
     )

@@ -222,6 +222,12 @@ def test_a_deployment_does_not_take_it():
         )
 
 
+def test_orchestrations_read_settings_that_there_are():
+    for orchestration in ORCHESTRATIONS.values():
+        assert set(orchestration.reads) <= set(study.BY_KEY)
+        assert callable(orchestration.starter())
+
+
 def test_an_orchestration_of_ones_own():
     """As docs/orchestrations.md tells it."""
     mine = Orchestration(
@@ -252,3 +258,20 @@ def start_mine(setup):
             output.settle(0, token)
 
     setup.env.process(process())
+
+
+def test_it_does_not_run_in_real_time():
+    from dsim import realtime
+    from dsim.backends.wallclock import Waiters, run_wallclock
+
+    with pytest.raises(UserError, match="algorithms: multi-drafter DSI is simulated only"):
+        realtime.check(study.make_study(SETTINGS | {"tokens": 2, "repeats": 1}))
+    with Waiters(1) as waiters, pytest.raises(ValueError, match="simulated only"):
+        run_wallclock(study.make_case(SETTINGS), "multidsi", 0, waiters)
+
+
+def test_cases_with_too_many_targets_are_left_out():
+    from dsim.grid import run_grid
+
+    few = run_grid(study.make_study(SETTINGS | {"targets": 9, "max_targets": 8}))
+    assert (few.left_out, len(few.table)) == (2, 0)

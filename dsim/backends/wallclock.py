@@ -21,6 +21,7 @@ from dsim.backends.simulated import Simulated
 from dsim.events.live import NS_PER_S, Line, LiveEnvironment, Reply, exchange
 from dsim.events.output import Output
 from dsim.events.start import start
+from dsim.orchestrations import ORCHESTRATIONS
 from dsim.simulate import Run, plan_of
 
 if TYPE_CHECKING:
@@ -232,9 +233,12 @@ def run_wallclock(
     the case is not preemptible, have gone on to their ends.
 
     Raises:
-        ValueError: there are fewer waiters than the case has target servers.
+        ValueError: there are fewer waiters than the case has target servers, or the algorithm
+            cannot run in real time.
         EngineError: a worker did not answer in time.
     """
+    if not ORCHESTRATIONS[algorithm].everywhere:
+        raise ValueError(f"{ORCHESTRATIONS[algorithm].title} is simulated only")
     if algorithm == "dsi" and case.targets > len(waiters.targets):
         raise ValueError(f"{case.targets} target servers, but {len(waiters.targets)} waiters")
     if draws is None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from dsim.cluster.workload import NS_PER_S, Length, Workload
 from dsim.errors import Problem, UserError
 from dsim.files import write_whole
 from dsim.latency import Latency, to_ns
+from dsim.profile import AcceptanceProfile, ModelProfile, Profile
 from dsim.results import NAMES
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
     from dsim.charts import Panel
 
+ALGORITHMS = ("nonsi", "si", "dsi")
 OBJECTIVES = ("latency", "throughput", "price", "slo")
 LOOKAHEADS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20)
 REPEATS = 12  # draws from which a layout is estimated
@@ -44,12 +47,26 @@ FACTORS = (1.4, 2.0, 4.0, 8.0)  # and how many times as fast, or as slow, drafts
 TIE = 0.02  # better by less than this is no better
 
 
+DEFAULT_PAIR = Profile(
+    name="",
+    target=ModelProfile(model="", latency_ms=30.0),
+    drafter=ModelProfile(model="", latency_ms=3.0),
+    acceptance=AcceptanceProfile(rate=0.8),
+)
+PARTS = {  # what has to be known of a pair, and the option that says it
+    "target": "--target-latency",
+    "drafter": "--drafter-latency",
+    "acceptance": "--acceptance",
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Question:
     """What is given.
 
     Attributes:
         target_ns: latency of a target pass on *gpus_per_target* GPUs, the least that hold it.
+        target_table: that by width, as :class:`dsim.latency.Latency` has it; empty: all alike.
         drafter_ns: latency of one draft.
         acceptance: acceptance rate.
         gpus: how many there are.
@@ -66,6 +83,7 @@ class Question:
         preemptible: whether a cancelled forward frees its server at once.
         price_per_gpu_hour: in whatever currency.
         seed: of everything random.
+        source: what the numbers are of and where they come from, in words, if that is known.
     """
 
     target_ns: int
@@ -84,6 +102,8 @@ class Question:
     preemptible: bool = False
     price_per_gpu_hour: float = 0.0
     seed: int = 0
+    target_table: tuple[tuple[int, int], ...] = ()
+    source: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)
@@ -214,11 +234,27 @@ def _steps(most: int) -> list[int]:
     return [*steps, most] if most >= 1 else []
 
 
-def pass_ns(question: Question, degree: int) -> int:
-    """The latency of a target pass on *degree* GPUs."""
+def pass_ns(question: Question, degree: int, width: int = 1) -> int:
+    """The latency of a target pass over *width* tokens on *degree* GPUs."""
+    return pass_latency(question, degree).at_width(width)
+
+
+def pass_latency(question: Question, degree: int) -> Latency:
+    """The latency model of target passes on *degree* GPUs."""
     doublings = math.log2(degree / question.gpus_per_target)
     gain: float = question.tp_gain**doublings
-    return max(1, round(question.target_ns / gain))
+    table = question.target_table or ((1, question.target_ns),)
+    scaled = tuple((width, max(1, round(ns / gain))) for width, ns in table)
+    return Latency(
+        model="table" if question.target_table else "constant",
+        latency_ns=scaled[0][1],
+        table=scaled,
+    )
+
+
+def _block_ns(question: Question, layout: Layout) -> int:
+    """The latency of a pass over a block of *layout*'s lookahead."""
+    return pass_ns(question, layout.degree, layout.lookahead + 1)
 
 
 class _Work:
@@ -256,7 +292,7 @@ class _Work:
     def _timing(self, layout: Layout) -> vector.Timing:
         return vector.Timing(
             drafter_ns=self.drafter_ns,
-            target_ns=pass_ns(self.question, layout.degree),
+            target_ns=_block_ns(self.question, layout),
             lookahead=max(1, layout.lookahead),
             targets=layout.targets if layout.algorithm == "dsi" else 1,
         )
@@ -294,7 +330,7 @@ def _estimate(
     drafter_ns: int,
 ) -> Estimate:
     alone_ns, passes, drafts = work
-    t2, b = pass_ns(question, layout.degree), question.batch
+    t2, b = _block_ns(question, layout), question.batch
     share_ns = (t2 + (b - 1) * question.sequence_ns) / b  # of a full batch
     drafters = layout.drafter_gpus * question.drafters_per_gpu
     least = least_passes if layout.algorithm == "dsi" else passes
@@ -362,7 +398,7 @@ def deployment_of(question: Question, layout: Layout) -> Deployment:
         algorithm=layout.algorithm,
         lookahead=max(1, layout.lookahead),
         most_passes=layout.targets,
-        target=Latency(latency_ns=pass_ns(question, layout.degree)),
+        target=pass_latency(question, layout.degree),
         drafter=Latency(latency_ns=question.drafter_ns),
         acceptance=Acceptance(rate=question.acceptance),
         seed=question.seed,
@@ -478,7 +514,7 @@ def _finalists(estimates: Sequence[Estimate]) -> list[Estimate]:
         best.setdefault(servers(one), one)
     estimates = list(best.values())
     chosen = dict.fromkeys(one.layout for one in estimates[:FINALISTS])
-    for algorithm in NAMES:
+    for algorithm in ALGORITHMS:
         own = [one for one in estimates if one.layout.algorithm == algorithm]
         chosen |= dict.fromkeys(one.layout for one in own[:PER_ALGORITHM])
     least = math.inf
@@ -631,11 +667,10 @@ def question_of(options: Mapping[str, Any]) -> Question:
         UserError: with a problem for each option that is wrong.
     """
     problems = []
-    for name in ("target_latency", "drafter_latency", "rate", "slo"):
+    for name in ("rate", "slo"):
         value = options[name]
         if value is not None and not (math.isfinite(value) and value > 0):
-            option = f"--{name.replace('_', '-')}"
-            problems.append(Problem(option, "", f"expected a number > 0, got {value:g}"))
+            problems.append(Problem(f"--{name}", "", f"expected a number > 0, got {value:g}"))
     if options["objective"] == "slo" and options["slo"] is None:
         problems.append(Problem("--slo", "", 'is missing: the objective is "slo"'))
     if options["gpus_per_target"] > options["gpus"]:
@@ -646,12 +681,21 @@ def question_of(options: Mapping[str, Any]) -> Question:
                 f"expected at most {options['gpus']} (--gpus), got {options['gpus_per_target']}",
             )
         )
+    pair = pair_of(options, problems)
     if problems:
         raise UserError(*problems)
+    target, drafter = pair.target, pair.drafter
+    assert target is not None  # noqa: S101  (pair_of sees to it)
+    assert drafter is not None  # noqa: S101
+    assert pair.acceptance is not None  # noqa: S101
+    table = tuple((width, to_ns(ms)) for width, ms in target.latency_by_width_ms)
+    drafts = drafter.latency_by_width_ms
     return Question(
-        target_ns=to_ns(options["target_latency"]),
-        drafter_ns=to_ns(options["drafter_latency"]),
-        acceptance=options["acceptance"],
+        target_ns=table[0][1] if table else to_ns(target.latency_ms),
+        target_table=table,
+        drafter_ns=to_ns(drafts[0][1] if drafts else drafter.latency_ms),
+        acceptance=pair.acceptance.rate,
+        source=_described(pair),
         gpus=options["gpus"],
         gpus_per_target=options["gpus_per_target"],
         tp_gain=options["tp_gain"],
@@ -666,6 +710,82 @@ def question_of(options: Mapping[str, Any]) -> Question:
         price_per_gpu_hour=options["price"],
         seed=options["seed"],
     )
+
+
+def pair_of(options: Mapping[str, Any], problems: list[Problem]) -> Profile:
+    """The pair that options give, by name, by file and by number; a number wins over the rest.
+
+    What is wrong with the numbers is added to *problems*.
+
+    Raises:
+        UserError: a file cannot be read, or a name is not known.
+    """
+    from dsim import pairs, profile
+
+    found = Profile(name="")
+    if options["pair"] is not None:
+        if options["target"] or options["drafter"]:
+            raise UserError("give either --pair or --target and --drafter")
+        found = profile.read(options["pair"])
+    elif options["target"] or options["drafter"] or options["dataset"]:
+        found = pairs.find(options["target"], options["drafter"], options["dataset"])
+    for role in ("target", "drafter"):
+        option, given = f"--{role}-latency", options[f"{role}_latency"]
+        if given is None:
+            continue
+        number = _number(given)
+        if number is None:
+            model = pairs.latency_of(_file(option, given))
+        elif math.isfinite(number) and number > 0:
+            model = ModelProfile(model="", latency_ms=number)
+        else:
+            problems.append(Problem(option, "", f"expected a number > 0, got {given}"))
+            continue
+        parts: dict[str, Any] = {role: model}
+        found = dataclasses.replace(found, **parts)
+    if options["acceptance"] is not None:
+        number = _number(options["acceptance"])
+        if number is None:
+            rate = pairs.acceptance_of(_file("--acceptance", options["acceptance"]))
+        elif 0 <= number <= 1:
+            rate = AcceptanceProfile(rate=number)
+        else:
+            wrong = f"expected a number from 0 to 1, got {options['acceptance']}"
+            problems.append(Problem("--acceptance", "", wrong))
+            rate = AcceptanceProfile(rate=0.0)
+        found = dataclasses.replace(found, acceptance=rate)
+    if found.name:
+        for part, option in PARTS.items():
+            if getattr(found, part) is None:
+                what = f"is missing: {found.name} has no {part.replace('_', ' ')}"
+                problems.append(Problem(option, "", what))
+    defaults = {part: getattr(DEFAULT_PAIR, part) for part in PARTS if not getattr(found, part)}
+    return dataclasses.replace(found, **defaults)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _file(option: str, name: str) -> Path:
+    from pathlib import Path
+
+    path = Path(name)
+    if not path.is_file():
+        what = f"expected a number or a file that dsim measure wrote, got {name!r}"
+        raise UserError(Problem(option, "", what))
+    return path
+
+
+def _described(pair: Profile) -> str:
+    """What the numbers are of, in one line; nothing where they were given one by one."""
+    if not pair.name:
+        return ""
+    on = f" on {pair.prompts}" if pair.prompts else ""
+    return f"{pair.name}{on} ({pair.source})" if pair.source else f"{pair.name}{on}"
 
 
 def as_rows(advice: Advice) -> list[dict[str, object]]:
@@ -709,6 +829,15 @@ def as_json(advice: Advice) -> str:
     return json.dumps(
         {
             "verdict": advice.verdict,
+            "pair": {
+                "source": advice.question.source,
+                "target_latency_ms": advice.question.target_ns / 1e6,
+                "target_latency_by_width_ms": [
+                    [width, ns / 1e6] for width, ns in advice.question.target_table
+                ],
+                "drafter_latency_ms": advice.question.drafter_ns / 1e6,
+                "acceptance": advice.question.acceptance,
+            },
             "sensitivity": list(advice.sensitivity),
             "layouts_estimated": len(advice.estimates),
             "ranking": rows,
@@ -742,9 +871,23 @@ def table(advice: Advice) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
+def _given(q: Question) -> str:
+    """The numbers of a pair that was looked up."""
+    by_width = ""
+    if q.target_table:
+        width, ns = q.target_table[-1]
+        by_width = f" (to {ns / 1e6:g} ms at a width of {width})"
+    return (
+        f"{q.source}: target {q.target_ns / 1e6:g} ms{by_width}, drafter {q.drafter_ns / 1e6:g} "
+        f"ms, acceptance rate {q.acceptance:g}"
+    )
+
+
 def as_text(advice: Advice) -> list[str]:
     """The answer in lines for people."""
     lines = [advice.verdict, ""]
+    if advice.question.source:
+        lines = [*textwrap.wrap(_given(advice.question), 100), "", *lines]
     if advice.ranking:
         from tabulate import tabulate
 
@@ -771,7 +914,9 @@ def pareto_panel(advice: Advice) -> Panel:
     frame = pd.DataFrame(as_rows(advice)).round(6)
     frame["name"] = frame["algorithm"].map(NAMES)
     frame["layout"] = [str(one.layout) for one in advice.ranking]
-    scale = alt.Scale(domain=list(NAMES.values()), range=list(COLOURS.values()))
+    scale = alt.Scale(
+        domain=[NAMES[name] for name in ALGORITHMS], range=[COLOURS[name] for name in ALGORITHMS]
+    )
     base = alt.Chart(frame).encode(
         x=alt.X("gpu_seconds_per_token:Q", title="GPU-seconds reserved for a token"),
         y=alt.Y("latency_mean_ms:Q", title="mean latency of a request (ms)"),
@@ -818,6 +963,7 @@ def write_page(advice: Advice, path: Path) -> None:
         title="What should I run?",
         description=advice.verdict,
         facts=[
+            *([("pair", q.source)] if q.source else []),
             ("target", f"{q.target_ns / 1e6:g} ms"),
             ("drafter", f"{q.drafter_ns / 1e6:g} ms"),
             ("acceptance rate", f"{q.acceptance:g}"),
