@@ -23,6 +23,7 @@ from dsim.cluster.serve import serve
 from dsim.cluster.study import BY_KEY, loads
 from dsim.cluster.workload import Length, Workload, read_trace, uniforms
 from dsim.errors import UserError
+from dsim.executors import Executor
 from dsim.latency import Latency
 from tests.test_cluster import deployments, workloads
 
@@ -210,21 +211,38 @@ def test_a_load_study_writes_its_folder(tmp_path):
     assert "--force" in other.output
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
-    def full(*_):
+@pytest.mark.parametrize("which", ["dsim.results.write_csv", "pathlib.Path.write_text"])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, which):
+    """Cases that were finished before stay, and are not simulated again."""
+    path, out = small(tmp_path), tmp_path / "out"
+
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dsim.results.write_csv", full)
-    out = tmp_path / "out"
-    result = dsim("load", small(tmp_path), "--out", out, "--jobs", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(which, full)
+        result = dsim("load", path, "--out", out, "--jobs", 1)
     assert result.exit_code == 2
     assert "there is no room for the results" in result.output
+    if which == "pathlib.Path.write_text":
+        assert not out.exists()
+        return
+    assert {p.name for p in out.iterdir()} == {".unfinished"}
+    assert not (out / ".unfinished" / "new").exists()
+    monkeypatch.setattr(loading, "answer", None)
+    assert dsim("load", "--resume", out, "--jobs", 1).exit_code == 0
+
+
+def test_a_study_that_cannot_be_served_leaves_no_folder(tmp_path):
+    out = tmp_path / "out"
+    result = dsim("load", small(tmp_path), "--set", "workload.rate_per_s=50", "--out", out)
+    assert result.exit_code == 2
     assert not out.exists()
 
 
 def test_results_do_not_depend_on_the_number_of_workers(tmp_path):
     study = loads(SMALL + "[grid]\nworkload.rate_per_s = [0.5, 1.0]\n")
-    one, two = loading.answers(study), loading.answers(study, jobs=2)
+    one, two = loading.answers(study), loading.answers(study, executor=Executor(jobs=2))
     assert loading.as_json(one) == loading.as_json(two)
 
 
