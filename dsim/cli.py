@@ -383,6 +383,10 @@ def load(
     help="what each but the first adds.",
 )
 @click.option("--price", type=click.FloatRange(0), default=0.0, help="Of a GPU-hour.")
+@click.option(
+    "--watts", type=click.FloatRange(0), metavar="W", help="What a GPU draws while it computes, and"
+)
+@click.option("--idle-watts", type=click.FloatRange(0), metavar="W", help="while it does not.")
 @click.option("--preemptible/--no-preemptible", default=False, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

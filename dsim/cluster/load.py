@@ -62,6 +62,8 @@ OUTCOMES: dict[str, tuple[str, str]] = {
     "gpu_seconds_per_token": ("GPU-s", "GPU time reserved for each token"),
     "busy_gpu_seconds_per_token": ("GPU-s", "the part of it in which GPUs computed"),
     "price_per_million": ("", "price of a million tokens"),
+    "joules_per_request": ("J", "energy for each request, if watts are given"),
+    "kwh_per_million": ("kWh", "energy for a million tokens, if watts are given"),
     "backlog": ("", "growth of the backlog over the run, in units of its mean; above 1: unstable"),
 }
 STATUSES = ("ok", "backlog grows", "refused")
@@ -371,11 +373,13 @@ def summary(found: Sequence[Answer]) -> dict[str, Any]:
     axes = list(found[0].case.point)
     with_slo = any(one.case.deployment.slo for one in found)
     with_price = any(one.case.deployment.price_per_gpu_hour for one in found)
+    with_energy = any(m and not math.isnan(m.kwh_per_million) for _, _, _, m, *_ in found)
     head = [*(["variant"] if found[0].case.variant else []), "", *axes]
     head += ["GPUs", "TTFT p50", "p99", "TPOT", "latency", "p99", "req/s", "tok/s"]
     head += ["goodput/s"] if with_slo else []
     head += ["targets", "drafters", "waste"]
     head += ["price/M"] if with_price else []
+    head += ["J/request", "kWh/M"] if with_energy else []
     rows = []
     for one in found:
         d, m = one.case.deployment, one.metrics
@@ -405,6 +409,8 @@ def summary(found: Sequence[Answer]) -> dict[str, Any]:
             f"{m.wasted_passes:.0%}" if m.passes_per_token else "–",
         ]
         row += [f"{m.price_per_million:.2f}"] if with_price else []
+        if with_energy:
+            row += [f"{m.joules_per_request:.4g}", f"{m.kwh_per_million:.3g}"]
         rows.append(row)
     return {"head": head, "rows": rows}
 

@@ -86,6 +86,20 @@ def _fleet_settings(model: str) -> tuple[Setting, ...]:
             "GPUs",
             f"of one {model} server",
         ),
+        _number(
+            f"cluster.{model}_watts",
+            None,
+            "W",
+            f"what one GPU of a {model} server draws while it computes, and",
+            type="float",
+        ),
+        _number(
+            f"cluster.{model}_idle_watts",
+            None,
+            "W",
+            "while it does not; not set: energy is not counted",
+            type="float",
+        ),
     )
 
 
@@ -281,11 +295,28 @@ class _LoadLoader(studies._Loader):
                         f"expected room for one request (prompt and answer: {longest} tokens), "
                         f"got {room}",
                     )
+            self.check_watts(where, of, values["algorithms"])
             if max(of["cluster.hosts"]) and min(values["cluster.slowdown"]) < 1:
                 self.complain(
                     f"{where}cluster.slowdown",
                     f"expected factors ≥ 1, got {show(values['cluster.slowdown'])}",
                 )
+
+    def check_watts(
+        self, where: str, of: Mapping[str, Sequence[Any]], algorithms: Sequence[str]
+    ) -> None:
+        """Energy is counted for all GPUs that are reserved, or for none."""
+        keys = [f"cluster.target{suffix}" for suffix in ("_watts", "_idle_watts")]
+        if algorithms != ["nonsi"]:
+            keys += [f"cluster.drafter{suffix}" for suffix in ("_watts", "_idle_watts")]
+        given = [key for key in keys if None not in of[key]]
+        for key in keys:
+            if given and key not in given:
+                self.complain(f"{where}{key}", f"is missing: {given[0]} is set")
+        for key in keys[::2]:
+            idle = key.replace("_watts", "_idle_watts")
+            if {key, idle} <= set(given) and max(of[idle]) > min(of[key]):
+                self.complain(f"{where}{idle}", f"expected at most {min(of[key]):g} ({key})")
 
 
 def _with_engine(study: Study) -> Study:
@@ -397,6 +428,8 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
             kv_tokens=of("kv_tokens"),
             affinity=values["cluster.affinity"] if model == "target" else False,
             gpus=values[f"cluster.gpus_per_{model}"],
+            watts=of("watts"),
+            idle_watts=of("idle_watts"),
         )
 
     return Deployment(
