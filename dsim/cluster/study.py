@@ -125,11 +125,12 @@ LOAD_SETTINGS: tuple[Setting, ...] = (
         "workload.output_cv", 0.0, "", "above 0: lengths of answers are lognormal, mean tokens"
     ),
     _number(
-        "workload.acceptance_spread",
+        "workload.acceptance_drift",
         0.0,
         "",
-        "standard deviation of the acceptance rate over requests (a beta distribution)",
-        high=0.5,
+        "by how much the acceptance rate rises (below 0: falls) from the first request to the last",
+        low=-1,
+        high=1,
     ),
     Setting(
         key="workload.trace_file",
@@ -399,7 +400,7 @@ def workload_of(
         think_ns=round(values["workload.think_ms"] * 1e6),
         prompt=length(values["workload.prompt_tokens"], values["workload.prompt_cv"]),
         output=length(values["tokens"], values["workload.output_cv"]),
-        rate_spread=values["workload.acceptance_spread"],
+        rate_drift=values["workload.acceptance_drift"],
         trace=traces.get(values["workload.trace_file"] or "", ()),
     )
 
