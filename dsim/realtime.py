@@ -17,7 +17,8 @@ import numpy as np
 
 from dsim.backends.wallclock import Waiters, run_wallclock
 from dsim.errors import Problem, UserError
-from dsim.grid import OUTCOMES, Store, empty_grid, summarise
+from dsim.executors import Store
+from dsim.grid import OUTCOMES, empty_grid, summarise
 from dsim.lookahead import FIXED
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.results import WALLCLOCK_COLUMNS
