@@ -701,6 +701,7 @@ def latency(model: str | None, widths: list[int], contexts: list[int], **options
 @click.option("--tokens", type=click.IntRange(2), default=64, show_default=True)
 @click.option("--prompts", type=click.IntRange(2), help="Only the first so many.")
 @click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|FILE")
+@click.option("--chat", is_flag=True, help="Each prompt is a user's turn of a conversation.")
 @click.option(
     "--trace",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -720,7 +721,7 @@ def acceptance(trace: Path | None, as_json: bool, **options: Any) -> None:
     with generation.fleet_from_options(options | {"targets": options["targets"] or 1}) as fleet:
         report = measuring.acceptance(
             fleet,
-            [(p.task, generation.encode(fleet.pair, p.text, chat=False)) for p in known],
+            [(p.task, generation.encode(fleet.pair, p.text, chat=options["chat"])) for p in known],
             rule,
             tokens=options["tokens"],
         )
