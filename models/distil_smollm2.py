@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import datetime as dt
 import json
-import math
 import random
 import time
 import zlib
@@ -402,15 +400,18 @@ class Lesson:
     states: torch.Tensor
 
 
-def lessons(folder: Path) -> list[Lesson]:
-    """All lessons of *folder*, in a fixed order."""
-    found = []
+def lessons(folder: Path, hold: int) -> tuple[list[Lesson], list[Lesson]]:
+    """The lessons of *folder* in a fixed order, and those set apart: one in *hold*."""
+    kept: list[Lesson] = []
+    apart: list[Lesson] = []
     for path in sorted(folder.glob("*-?????.jsonl")):
         states = load_file(str(path.with_suffix(".safetensors")))["hidden"]
-        for line, hidden in zip(path.open(encoding="utf-8"), states, strict=True):
+        lines = path.open(encoding="utf-8")
+        for number, (line, hidden) in enumerate(zip(lines, states, strict=True)):
             text = Text(**json.loads(line))
-            found.append(Lesson(text=text, states=hidden[: len(text.answer)]))
-    return found
+            lesson = Lesson(text=text, states=hidden[: len(text.answer)])
+            (kept if number % hold else apart).append(lesson)
+    return kept, apart
 
 
 def batches(lengths: Sequence[int], size: int, epoch: int) -> list[list[int]]:
@@ -439,21 +440,23 @@ def answer_states(model: LlamaForCausalLM, batch: Sequence[Lesson]) -> torch.Ten
     )
 
 
-def optimizers(drafter: LlamaForCausalLM, kind: str, rate: float) -> list[torch.optim.Optimizer]:
-    """What moves the weights: matrices by *kind*, the gains of the norms by AdamW."""
+def optimizer(drafter: LlamaForCausalLM) -> torch.optim.Optimizer:
+    """AdamW; the gains of the norms do not shrink."""
     weights = [p for p in drafter.parameters() if p.requires_grad]
-    gains = [p for p in weights if p.ndim < 2]
-    matrices = [p for p in weights if p.ndim == 2]
-    found: list[torch.optim.Optimizer] = [
-        torch.optim.AdamW(gains, lr=rate, betas=(0.9, 0.95), weight_decay=0.0)
-    ]
-    if kind == "muon":
-        found.append(
-            torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
-        )
-    else:
-        found.append(torch.optim.AdamW(matrices, lr=rate, betas=(0.9, 0.95), weight_decay=0.01))
-    return found
+    return torch.optim.AdamW(
+        [
+            {"params": [p for p in weights if p.ndim == 2], "weight_decay": 0.01},
+            {"params": [p for p in weights if p.ndim < 2], "weight_decay": 0.0},
+        ],
+        lr=0.0,
+        betas=(0.9, 0.95),
+    )
+
+
+def frequent(texts: Sequence[Lesson], vocab: int, count: int) -> torch.Tensor:
+    """The *count* tokens that occur most often in the answers of *texts*."""
+    words = torch.cat([torch.tensor(one.text.answer) for one in texts])
+    return torch.bincount(words, minlength=vocab).topk(count).indices
 
 
 def train(args: argparse.Namespace) -> None:
@@ -462,59 +465,44 @@ def train(args: argparse.Namespace) -> None:
     The loss of a token is the Kullback-Leibler divergence from the target's distribution, half the
     cross-entropy with its first choice, and the relative square distance of the last hidden states.
     The softmax runs over the words that are frequent in the texts, those of the batch, and some
-    drawn anew at each step.
+    drawn anew at each step. Texts that other steps add meanwhile are taken in at the next round.
+
+    The learning rate rises, stays, and falls to 0 over the last part of the steps; so a run can
+    still be made longer or shorter (``--steps``) before it falls.
     """
-    torch.manual_seed(0)
     target = load_model(args.gguf)
-    embeddings = target.model.embed_tokens.weight.detach()
-    head = embeddings.bfloat16()
+    head = target.model.embed_tokens.weight.detach().bfloat16()
     drafter = cut_drafter(target, args.layers)
     del target
-    everything = lessons(args.data)
-    held = everything[:: args.hold] if args.hold else []
-    if held:
-        everything = [one for i, one in enumerate(everything) if i % args.hold]
-    counts = torch.zeros(len(head))
-    for one in everything:
-        counts.index_add_(0, torch.tensor(one.text.answer), torch.ones(len(one.text.answer)))
-    frequent = counts.topk(args.words).indices
-    total = sum(len(one.text.answer) for one in everything)
-    print(f"{len(everything)} texts, {total} tokens of answers", flush=True)
-    lengths = [len(one.text.prompt) + len(one.text.answer) for one in everything]
-    if args.workers > 1:
-        torch.distributed.init_process_group(
-            "gloo",
-            init_method=f"file://{(args.out / 'meeting').resolve()}",
-            rank=args.worker,
-            world_size=args.workers,
-            timeout=dt.timedelta(hours=2),
-        )
-    movers = optimizers(drafter, args.optimizer, args.rate)
     weights = [p for p in drafter.parameters() if p.requires_grad]
+    mover = optimizer(drafter)
     saved = args.out / "checkpoint.pt"
-    step = 0
+    step, round_, at = 0, 0, 0
     if saved.exists():
         state = torch.load(saved, weights_only=True)
         drafter.load_state_dict(state["model"], strict=False)
-        for mover, one in zip(movers, state["movers"], strict=True):
-            mover.load_state_dict(one)
-        step = state["step"]
+        mover.load_state_dict(state["mover"])
+        step, round_, at = state["place"]
         print(f"goes on at step {step}", flush=True)
-    size = args.batch * args.workers
-    round_ = -1
+    order: list[list[int]] = []
+    texts: list[Lesson] = []
     seen: list[torch.Tensor] = []
-    start = time.process_time()
     while step < args.steps:
-        per_round = len(batches(lengths, size, 0))
-        if round_ != step // per_round:
-            round_ = step // per_round
-            order = batches(lengths, size, round_)
-        chosen = [everything[i] for i in order[step % per_round][args.worker :: args.workers]]
+        if at >= len(order):
+            at, round_ = (at, round_) if not order else (0, round_ + 1)
+            texts, apart = lessons(args.data, args.hold)
+            order = batches([len(t.text.prompt + t.text.answer) for t in texts], args.batch, round_)
+            usual = frequent(texts, len(head), args.words)
+            tokens = sum(len(one.text.answer) for one in texts)
+            print(f"round {round_}: {len(texts)} texts, {tokens} tokens of answers", flush=True)
+            if at >= len(order):
+                at = 0
+        chosen = [texts[i] for i in order[at]]
+        at += 1
         noise = torch.Generator().manual_seed(step)
-        words = torch.cat([torch.tensor(one.text.answer) for one in chosen])
         drawn = torch.randint(len(head), (1024,), generator=noise)
-        kept = torch.cat([frequent, words, drawn]).unique()
-        rows = head[kept]
+        words = torch.cat([torch.tensor(one.text.answer) for one in chosen])
+        rows = head[torch.cat([usual, words, drawn]).unique()]
         want = torch.cat([one.states for one in chosen])
         with torch.no_grad():
             sure = F.linear(want, rows).float().log_softmax(-1)
@@ -523,47 +511,37 @@ def train(args: argparse.Namespace) -> None:
             got = answer_states(drafter, chosen)
             guess = F.linear(got, rows)
         guess = guess.float().log_softmax(-1)
-        apart = F.kl_div(guess, sure, log_target=True, reduction="batchmean")
+        divergence = F.kl_div(guess, sure, log_target=True, reduction="batchmean")
         near = F.mse_loss(got.float(), want.float()) / want.float().pow(2).mean()
-        loss = apart + args.hard * F.nll_loss(guess, first) + args.near * near
+        loss = divergence + args.hard * F.nll_loss(guess, first) + args.near * near
         loss.backward()
-        if args.workers > 1:
-            flat = torch.cat([p.grad.flatten() for p in weights])  # type: ignore[union-attr]
-            torch.distributed.all_reduce(flat)
-            flat /= args.workers
-            for p, part in zip(weights, flat.split([p.numel() for p in weights]), strict=True):
-                p.grad = part.view_as(p)
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
-        warm = min(1.0, (step + 1) / args.warm)
-        falling = 0.5 * (1 + math.cos(math.pi * step / args.steps))
-        for mover in movers:
-            for group in mover.param_groups:
-                group["lr"] = args.rate * warm * falling
-            mover.step()
-        drafter.zero_grad(set_to_none=True)
+        rising, falling = (step + 1) / args.warm, (args.steps - step) / (args.fall * args.steps)
+        for group in mover.param_groups:
+            group["lr"] = args.rate * min(1.0, rising, falling)
+        mover.step()
+        mover.zero_grad(set_to_none=True)
         step += 1
         agree = (guess.argmax(-1) == first).float().mean()
-        seen.append(torch.stack([apart, near, agree]).detach())
-        if step % 20 == 0 and args.worker == 0:
+        seen.append(torch.stack([divergence, near, agree]).detach())
+        if step % 20 == 0:
             mean = torch.stack(seen[-20:]).mean(0).tolist()
             print(
-                f"step {step}, {time.process_time() - start:.0f} s: divergence {mean[0]:.3f}, "
+                f"step {step}, {time.process_time():.0f} s: divergence {mean[0]:.3f}, "
                 f"distance {mean[1]:.3f}, agreement {mean[2]:.3f}",
                 flush=True,
             )
-        if (step % args.save == 0 or step == args.steps) and args.worker == 0:
-            own = {k: v for k, v in drafter.state_dict().items() if is_own(k)}
-            half = saved.with_suffix(".half")
-            movers_state = [mover.state_dict() for mover in movers]
-            torch.save({"model": own, "movers": movers_state, "step": step}, half)
-            half.replace(saved)
+        if step % args.save == 0 or step == args.steps:
             save_drafter(drafter, args.out)
-        if held and args.worker == 0 and (step % args.check == 0 or step == args.steps):
-            for kind, share in agreement(drafter.eval(), held, head).items():
+            half = saved.with_suffix(".half")
+            own = {k: v for k, v in drafter.state_dict().items() if is_own(k)}
+            place = (step, round_, at)
+            torch.save({"model": own, "mover": mover.state_dict(), "place": place}, half)
+            half.replace(saved)
+        if step % args.check == 0 or step == args.steps:
+            for kind, share in agreement(drafter.eval(), apart, head).items():
                 print(f"  held out, {kind}: {share:.3f}", flush=True)
             drafter.train()
-    if args.workers > 1:
-        torch.distributed.destroy_process_group()
 
 
 @torch.no_grad()
@@ -618,19 +596,17 @@ def main() -> None:
         step.add_argument("--batch", type=int, default=192, help="texts at a time")
     t = steps.add_parser("train", help="fit the drafter")
     t.add_argument("--data", type=Path, required=True, help="folder of the steps before")
-    t.add_argument("--steps", type=int, default=700)
-    t.add_argument("--batch", type=int, default=16, help="texts a step and process")
-    t.add_argument("--rate", type=float, default=1e-3, help="peak of the learning rate")
+    t.add_argument("--steps", type=int, default=500)
+    t.add_argument("--batch", type=int, default=24, help="texts a step")
+    t.add_argument("--rate", type=float, default=1.6e-3, help="peak of the learning rate")
     t.add_argument("--warm", type=int, default=20, help="steps until the peak")
-    t.add_argument("--optimizer", choices=("adamw", "muon"), default="adamw")
+    t.add_argument("--fall", type=float, default=0.3, help="the share of the steps after the peak")
     t.add_argument("--layers", type=int, nargs="+", default=[0, 1, 29], help="layers to start from")
     t.add_argument("--words", type=int, default=8192, help="frequent words in the softmax")
     t.add_argument("--hard", type=float, default=0.5, help="weight of the first choice")
     t.add_argument("--near", type=float, default=1.0, help="weight of the hidden states")
-    t.add_argument("--hold", type=int, default=40, help="set every so-manieth text apart")
-    t.add_argument(
-        "--check", type=int, default=100, help="steps between looks at the held-out texts"
-    )
+    t.add_argument("--hold", type=int, default=48, help="one text in so many is set apart")
+    t.add_argument("--check", type=int, default=100, help="steps between looks at these texts")
     t.add_argument("--save", type=int, default=50, help="steps between checkpoints")
     t.set_defaults(run=train)
     for step in (s, a, h, t):
