@@ -513,7 +513,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--drafter",
                 metavar="MODEL",
-                help="Likewise; or ngram; or skip:1,3, the target without these layers.",
+                help="Likewise; or ngram; or skip:1,3 or skip:auto=2, the target without layers.",
             ),
             click.option("--dtype", default="float32", show_default=True, metavar="TYPE"),
             click.option("--revision", help="Of a target on the hub."),

