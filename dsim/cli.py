@@ -627,7 +627,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--drafter",
                 metavar="MODEL",
-                help="Likewise; or ngram; or skip:1,3, the target without these layers.",
+                help="Likewise; or ngram; or skip:1,3 or skip:auto=2, the target without layers.",
             ),
             click.option("--dtype", default="float32", show_default=True, metavar="TYPE"),
             click.option("--revision", help="Of a target on the hub."),
@@ -880,6 +880,7 @@ def latency(
 @click.option("--tokens", type=click.IntRange(2), default=64, show_default=True)
 @click.option("--prompts", type=click.IntRange(2), help="Only the first so many.")
 @click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|FILE")
+@click.option("--chat", is_flag=True, help="Each prompt is a user's turn of a conversation.")
 @click.option(
     "--trace",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -909,7 +910,7 @@ def acceptance(
     with generation.fleet_from_options(options | {"targets": options["targets"] or 1}) as fleet:
         report = measuring.acceptance(
             fleet,
-            [(p.task, generation.encode(fleet.pair, p.text, chat=False)) for p in known],
+            [(p.task, generation.encode(fleet.pair, p.text, chat=options["chat"])) for p in known],
             rule,
             tokens=options["tokens"],
         )

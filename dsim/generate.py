@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from dsim.backends.torch import Fleet, LiveRun, available_cores
+from dsim.errors import Problem, UserError
 from dsim.models import load_pair, specs
 from dsim.results import NAMES
 from dsim.verify import Rule, Sampling, rule_of
@@ -96,9 +97,17 @@ def default_targets(pair: Pair, devices: Sequence[str], threads: int) -> int:
 
 
 def encode(pair: Pair, prompt: str, *, chat: bool) -> list[int]:
-    """The tokens of *prompt*; as a user's turn of a conversation if *chat* is set."""
+    """The tokens of *prompt*; as a user's turn of a conversation if *chat* is set.
+
+    Raises:
+        UserError: a conversation, but the model has no chat template.
+    """
     if not chat:
         return list(pair.tokenizer(prompt).input_ids)
+    if not pair.tokenizer.chat_template:
+        raise UserError(
+            Problem("--chat", "", f"{pair.target} has no chat template; leave --chat away")
+        )
     return list(
         pair.tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ class ModelSpec:
         revision: of a model of the hub.
         trust_remote_code: whether Python code that comes with the model may run.
         skip: layers to leave out, counted from 0.
+        skip_auto: how many layers to leave out, which ones :func:`load_pair` finds out;
+        skip_prompts: on these prompts, a set that ships or a JSONL file.
     """
 
     name: str
@@ -34,6 +37,8 @@ class ModelSpec:
     revision: str | None = None
     trust_remote_code: bool = False
     skip: tuple[int, ...] = ()
+    skip_auto: int = 0
+    skip_prompts: str = "stories"
 
     @property
     def is_ngram(self) -> bool:
@@ -74,7 +79,9 @@ def specs(
 
     Args:
         target: see :class:`ModelSpec`.
-        drafter: likewise, or ``skip:4,14,17``: the target without these layers.
+        drafter: likewise, or ``skip:4,14,17``: the target without these layers, or
+            ``skip:auto=3``: without the three it can best do without, as read on the prompts that
+            ship for stories, or on others: ``skip:auto=3@FILE``.
         dtype: of both.
         revision: of the target, if it is on the hub.
         trust_remote_code: for both.
@@ -117,11 +124,19 @@ def specs(
             )
         drafter = str(PAIR / "drafter")
     if drafter.startswith(SKIP):
+        found = re.fullmatch(r"auto=(\d+)(?:@(.+))?", drafter.removeprefix(SKIP))
+        if found is not None and int(found[1]) > 0:
+            where = found[2] or ModelSpec.skip_prompts
+            auto = dataclasses.replace(target_spec, skip_auto=int(found[1]), skip_prompts=where)
+            return target_spec, auto
         layers = drafter.removeprefix(SKIP).split(",")
         if not all(layer.strip().isdecimal() for layer in layers):
             raise UserError(
                 Problem(
-                    "--drafter", "", f"expected skip: and layer numbers, like skip:1,3; {drafter!r}"
+                    "--drafter",
+                    "",
+                    "expected skip: and layer numbers, like skip:1,3, or how many, like "
+                    f"skip:auto=2 or skip:auto=2@instruct; got {drafter!r}",
                 )
             )
         numbers = tuple(sorted({int(layer) for layer in layers}))
@@ -184,7 +199,7 @@ def load_config(spec: ModelSpec, option: str) -> Any:
             )
         )
     layers = config.num_hidden_layers
-    if spec.skip and (spec.skip[-1] >= layers or len(spec.skip) >= layers):
+    if (spec.skip and spec.skip[-1] >= layers) or max(len(spec.skip), spec.skip_auto) >= layers:
         raise UserError(
             Problem("--drafter", "", f"the target has layers 0 to {layers - 1}; one must stay")
         )
@@ -233,12 +248,12 @@ def load_pair(target: ModelSpec, drafter: ModelSpec) -> Pair:
     if not drafter.is_ngram and drafter.name != target.name:
         configs.append(load_config(drafter, "--drafter"))
         check_tokenizers(tokenizer, load_tokenizer(drafter, "--drafter"))
-    elif drafter.skip:
+    elif drafter.skip or drafter.skip_auto:
         load_config(drafter, "--drafter")
     ids = getattr(config, "eos_token_id", None)
     stop_ids = {*([ids] if isinstance(ids, int) else ids or ()), tokenizer.eos_token_id}
     contexts = [c.max_position_embeddings for c in configs if hasattr(c, "max_position_embeddings")]
-    return Pair(
+    pair = Pair(
         target=target,
         drafter=drafter,
         tokenizer=tokenizer,
@@ -246,6 +261,11 @@ def load_pair(target: ModelSpec, drafter: ModelSpec) -> Pair:
         context_tokens=min(contexts, default=2**31),
         stop_ids=frozenset(stop_ids - {None}),
     )
+    if not drafter.skip_auto:
+        return pair
+    from dsim import skip
+
+    return skip.resolve(pair)
 
 
 def check_tokenizers(target: Any, drafter: Any) -> None:

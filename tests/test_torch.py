@@ -405,6 +405,7 @@ def test_mistakes_on_the_command_line(folder) -> None:
         (["generate", "w1", *target, "--drafter", "ngram", "--top-p", "2"], "top-p"),
         (["measure", "acceptance", *target, "--prompt-set", "nowhere"], "cannot be read"),
         (["measure", "latency", "--widths", "1,x"], "numbers above 0"),
+        (["measure", "acceptance", *target, "--drafter", "ngram", "--chat"], "no chat template"),
     ):
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2, result.output
