@@ -22,8 +22,8 @@ class ModelSpec:
     """One model, by name.
 
     Attributes:
-        name: a folder with safetensors, a ``.gguf`` file, the id of a model of the hub, or
-            ``ngram`` (a drafter that looks the last words up in the text so far; no model).
+        name: a folder with safetensors, a ``.gguf`` file, the id of a model of the hub
+            (``owner/name``), a GGUF file of one (``owner/name/file.gguf``), or ``ngram`` (a drafter that looks the last words up in the text so far; no model).
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         revision: of a model of the hub.
         trust_remote_code: whether Python code that comes with the model may run.
@@ -46,14 +46,24 @@ class ModelSpec:
         return self.name == NGRAM
 
     @property
+    def hub_file(self) -> tuple[str, str] | None:
+        """The repository and the name of a GGUF file on the hub; ``None`` if it is no such thing."""
+        path = Path(self.name)
+        if path.suffix != ".gguf" or path.exists() or path.is_absolute() or len(path.parts) != 3:
+            return None
+        return path.parent.as_posix(), path.name
+
+    @property
     def source(self) -> dict[str, Any]:
         """The arguments of ``from_pretrained`` that say what to load."""
         path = Path(self.name)
         if path.suffix == ".gguf":
+            on_hub = self.hub_file is not None
             return {
-                "pretrained_model_name_or_path": str(path.parent),
+                "pretrained_model_name_or_path": path.parent.as_posix() if on_hub else str(path.parent),
                 "gguf_file": path.name,
                 "trust_remote_code": self.trust_remote_code,
+                **({"revision": self.revision} if on_hub else {}),
             }
         return {
             "pretrained_model_name_or_path": self.name,
@@ -164,7 +174,7 @@ def _from_pretrained(kind: str, spec: ModelSpec, option: str, **more: Any) -> An
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     path = Path(spec.name)
-    if path.suffix == ".gguf" and not path.is_file():
+    if path.suffix == ".gguf" and not path.is_file() and spec.hub_file is None:
         raise UserError(Problem(option, "", f"{path} is not there"))
     if path.is_dir() and not (path / "config.json").is_file():
         raise UserError(Problem(option, "", f"{path} holds no model: it has no config.json"))
@@ -172,11 +182,12 @@ def _from_pretrained(kind: str, spec: ModelSpec, option: str, **more: Any) -> An
         return getattr(transformers, kind).from_pretrained(**spec.source, **more)
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if not path.exists() and path.suffix != ".gguf":
+        if not path.exists():
+            kind = "folder" if spec.hub_file is None else "file"
             first = (
-                "no folder here has that name, and the hub does not have it or cannot be reached; "
-                f"give a folder, or fetch it while online with: hf download {spec.name}"
-                f" ({first})"
+                f"no {kind} here has that name, and the hub does not have it or cannot be reached; "
+                f"give a {kind}, or fetch it while online with: "
+                f"hf download {' '.join(spec.hub_file or [spec.name])} ({first})"
             )
         raise UserError(Problem(option, spec.name, first)) from error
 
@@ -319,8 +330,14 @@ def load_model(spec: ModelSpec, device: str) -> Any:
         if spec.skip:
             skip_layers(model, spec.skip)
         return model.to(device=device, dtype=dtype).eval()
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise EngineError(f"out of memory while loading {spec} in {spec.dtype}: {error}") from error
+    except (MemoryError, OSError, RuntimeError) as error:
+        # torch has an error of its own for a GPU alone; of the CPU it says so in words.
+        words = str(error).strip()
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "memory" not in words.lower():
+            raise
+        first = words.splitlines()[0] if words else "no more to be had"
+        raise EngineError(f"out of memory while loading {spec} in {spec.dtype}: {first}") from error
 
 
 def skip_layers(model: Any, skip: tuple[int, ...]) -> None:
