@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 LONGEST_S = 15 * 60  # of waiting, without being asked to
 MOST_TARGETS = 128  # threads
-STALL_NS = 50_000_000  # a wait that overshoots so far: the machine stood still
+STALL_NS = 20_000_000  # a wait that overshoots so far: the machine stood still
 MOST_RETRIES = 3
 STALLED = f"because the machine stood still for over {STALL_NS // 1_000_000} ms meanwhile"
 SAMPLE_CASES, SAMPLE_TOKENS = 48, 2000  # what the estimate of the time looks at
