@@ -23,7 +23,8 @@ class ModelSpec:
 
     Attributes:
         name: a folder with safetensors, a ``.gguf`` file, the id of a model of the hub
-            (``owner/name``), a GGUF file of one (``owner/name/file.gguf``), or ``ngram`` (a drafter that looks the last words up in the text so far; no model).
+            (``owner/name``), a GGUF file of one (``owner/name/file.gguf``), or ``ngram`` (a drafter
+            that looks the last words up in the text so far; no model).
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         revision: of a model of the hub.
         trust_remote_code: whether Python code that comes with the model may run.
@@ -47,7 +48,7 @@ class ModelSpec:
 
     @property
     def hub_file(self) -> tuple[str, str] | None:
-        """The repository and the name of a GGUF file on the hub; ``None`` if it is no such thing."""
+        """Repository and name of a GGUF file on the hub; ``None`` if it is no such thing."""
         path = Path(self.name)
         if path.suffix != ".gguf" or path.exists() or path.is_absolute() or len(path.parts) != 3:
             return None
@@ -58,12 +59,11 @@ class ModelSpec:
         """The arguments of ``from_pretrained`` that say what to load."""
         path = Path(self.name)
         if path.suffix == ".gguf":
-            on_hub = self.hub_file is not None
             return {
-                "pretrained_model_name_or_path": path.parent.as_posix() if on_hub else str(path.parent),
+                "pretrained_model_name_or_path": path.parent.as_posix(),
                 "gguf_file": path.name,
+                "revision": self.revision,
                 "trust_remote_code": self.trust_remote_code,
-                **({"revision": self.revision} if on_hub else {}),
             }
         return {
             "pretrained_model_name_or_path": self.name,

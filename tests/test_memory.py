@@ -73,10 +73,10 @@ def test_out_of_memory_while_loading_is_said_and_no_process_stays(huge) -> None:
     )
     command = [sys.executable, "-c", script, "generate", "w5 w6", "--tokens", "4"]
     command += ["--algorithm", "nonsi", "--target", str(huge), "--drafter", "ngram"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 3, done.stderr
     assert "out of memory while loading" in done.stderr
     assert re.search(r"target \d failed", done.stderr)
     assert "Traceback" not in done.stderr
-    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)  # noqa: S607
+    left = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
     assert str(huge) not in left.stdout
