@@ -198,7 +198,7 @@ MISTAKES = {
     ),
     "chart of no kind": (
         '[grid]\nlookahead = [1, 2]\n[[charts]]\nkind = "line"\nx = "lookahead"\ny = "drafts"',
-        's.toml: charts[0].kind: expected one of "heatmap", "lines", "marginal", "published", '
+        's.toml: charts[0].kind: expected one of "heatmap", "map", "lines", "marginal", "published", '
         'got "line"; '
         'did you mean "lines"?',
     ),
