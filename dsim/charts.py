@@ -512,19 +512,19 @@ def _published(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, 
     table["variant"] = table["variant"].astype(str)
     ours, theirs, colours = "dsim, simulated", "published", [COLOURS["dsi"], PINK]
     values = {ours: table[chart.y].round(4), theirs: table[published]}
-    aside = ""
+    ideal_name, aside = "same draws, simulated", ""
     if "simulated_latency_mean_ms" in frame:
         ours = "dsim, real waits"
         ideal = frame.assign(variant=frame["variant"].astype(str)).set_index("variant")
         ideal = ideal.pivot(columns="algorithm", values="simulated_latency_mean_ms")
         same = (ideal["si"] / ideal["dsi"]).reindex(table["variant"]).to_numpy()
         values = {
+            ideal_name: pd.Series(same, table.index).round(4),
             ours: table[chart.y].round(4),
-            "same draws, simulated": pd.Series(same, table.index).round(4),
             theirs: table[published],
         }
-        colours = [COLOURS["dsi"], INK, PINK]
-        aside = " Dark: the same draws in simulated time."
+        colours = [INK, COLOURS["dsi"], PINK]
+        aside = " Dark rim: the same draws in simulated time."
     long = pd.concat([table.assign(who=who, value=value) for who, value in values.items()])
     order = list(dict.fromkeys(table["variant"]))
     y = alt.Y("variant:N", sort=order, title=None, axis=alt.Axis(labelLimit=260))
@@ -536,10 +536,11 @@ def _published(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, 
     )
     dots = (
         alt.Chart(long)
-        .mark_point(filled=True, size=90, opacity=1)
+        .mark_point(filled=True, opacity=1)
         .encode(
             x=alt.X("value:Q", title=label(chart.y), scale=scale),
             y=y,
+            size=alt.condition(alt.datum.who == ideal_name, alt.value(230), alt.value(90)),
             color=alt.Color(
                 "who:N",
                 title=None,

@@ -763,7 +763,9 @@ def _models(
         interval = "" if rate.ci95 is None else f" ± {rate.ci95:.3f}"
         study = studies.load(shipped("pair"), [f"pair={path}", "grid.targets=[1, 2, 4, 7]"])
         grid = simulate_grid(study)
-        latency = grid.outcomes["latency_mean_ms"][:, 0].min(axis=2)  # over lookaheads
+        axes = {axis.key: axis.values for axis in study.grid}
+        over = 1 + list(axes).index("lookahead")
+        latency = grid.outcomes["latency_mean_ms"][:, 0].min(axis=over)  # (algorithms, targets)
         tables.append(
             Table(
                 title=f"The pair at hand ({name}): measured, and what follows",
@@ -780,7 +782,7 @@ def _models(
                         *(f"{latency[a, s] / study.settings['tokens']:.2f} ms" for a in range(3)),
                         f"{latency[1, s] / latency[2, s]:.2f}×",
                     ]
-                    for s, targets in enumerate(study.grid[0].values)
+                    for s, targets in enumerate(axes["targets"])
                 ],
                 exact=False,
             )
