@@ -1,15 +1,15 @@
 # make run          the main job: the paper's Figure 1, at a resolution that takes seconds
 # make run OPEN=1   … and open it in a browser
 # make run STUDY=studies/servers.toml
-# make test         all tests; those of real models only where torch is installed:
-# make torch        installs torch and transformers
+# make test         all tests; those of real models and of Ray only where these are installed:
+# make extras       installs torch, transformers and ray
 # make lint         linter and types      make docs   help in the documents      make bench   benchmarks
 PYTHON ?= python3
 VENV ?= .venv
 STUDY ?= studies/heatmap.toml
 BIN = $(VENV)/bin
 
-.PHONY: run test torch lint docs bench clean
+.PHONY: run test extras lint docs bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/dsim run $(STUDY) $(if $(OPEN),--open)
@@ -28,7 +28,7 @@ docs: $(VENV)/.installed-dev
 bench: $(VENV)/.installed
 	for name in grid events start cluster; do $(BIN)/python benchmarks/$$name.py; done
 
-torch: $(VENV)/.installed-torch
+extras: $(VENV)/.installed-extras
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
@@ -45,6 +45,6 @@ $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	touch $@ $(VENV)/.installed
 
-$(VENV)/.installed-torch: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,torch]'
+$(VENV)/.installed-extras: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,torch,ray,datasets]'
 	touch $@ $(VENV)/.installed $(VENV)/.installed-dev

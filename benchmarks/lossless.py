@@ -36,15 +36,17 @@ def main() -> None:
     options.add_argument("--count", type=int, default=20)
     options.add_argument("--tokens", type=int, default=64)
     options.add_argument("--dtype", default="float32")
+    options.add_argument("--chat", action="store_true", help="prompts are turns of a conversation")
     args = options.parse_args()
 
     from dsim.backends.torch import Fleet
+    from dsim.generate import encode
     from dsim.models import load_model, load_pair, specs
     from dsim.verify import Match, Sampling
 
     pair = load_pair(*specs(args.target, args.drafter, dtype=args.dtype))
     texts = [json.loads(line)["prompt"] for line in Path(args.prompts).read_text().splitlines()]
-    prompts = [list(pair.tokenizer(text).input_ids) for text in texts[: args.count]]
+    prompts = [encode(pair, text, chat=args.chat) for text in texts[: args.count]]
     configurations = [("si", k, 1) for k in LOOKAHEADS]
     configurations += [("dsi", k, targets) for k in LOOKAHEADS for targets in (1, 2)]
     model = load_model(pair.target, "cpu")

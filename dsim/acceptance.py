@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
-ACCEPTANCE_STREAM, DRAFTER_STREAM, TARGET_STREAM = 0, 1, 2
+ACCEPTANCE_STREAM, DRAFTER_STREAM, TARGET_STREAM, OTHER_STREAM = range(4)
+RATES = 1 << 59  # added to the repeat, for the draw of its rate from OTHER_STREAM
 
 
 class Uniforms:
@@ -40,10 +43,17 @@ class Acceptance:
 
     Attributes:
         model: ``bernoulli`` (independent draws), ``decay`` (the rate falls with the depth in the
-            branch), ``markov`` (two states, so that luck comes in streaks) or ``trace`` (replay).
+            branch), ``markov`` (two states, so that luck comes in streaks), ``phases`` (easy and
+            hard stretches of text take turns: the channel of Gilbert 1960 and Elliott 1963) or
+            ``trace`` (replay).
         rate: acceptance rate ``p``, in 0 … 1; in the decay model that of a branch's first draft.
         decay: factor on the rate for each further draft of the branch, in 0 … 1.
         correlation: of neighbouring draws in the Markov chain, in 0 … 1 (1 excluded).
+        swing: of the phases, in 0 … 1: how much better and worse their rates are than the mean, as
+            a part of what there is room for (``rate ± swing · min(rate, 1 − rate)``).
+        phase_tokens: mean length of a phase (geometric), at least 1.
+        spread: standard deviation of the rate over repeats (over requests, in a deployment): a
+            beta distribution around *rate*. 0: all have the same.
         traces: recorded draws, one text of ``0`` and ``1`` a prompt; repeat ``r`` replays number
             ``r`` modulo their count.
     """
@@ -52,6 +62,9 @@ class Acceptance:
     rate: float = 0.8
     decay: float = 1.0
     correlation: float = 0.0
+    swing: float = 0.0
+    phase_tokens: float = 1.0
+    spread: float = 0.0
     traces: tuple[str, ...] = ()
 
     def draws(self, seed: int, repeats: int, tokens: int) -> NDArray[np.bool_]:
@@ -66,20 +79,53 @@ class Acceptance:
         if self.model == "trace":
             return np.stack([self._replay(repeat, tokens) for repeat in range(repeats)])
         u = np.stack([Uniforms(seed, repeat).next(tokens) for repeat in range(repeats)])
-        return self.judge(u)
+        return self.judge(u, self.rates(seed, range(repeats)))
 
-    def judge(self, u: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def rates(
+        self, seed: int, repeats: Sequence[int], means: NDArray[np.float64] | None = None
+    ) -> NDArray[np.float64]:
+        """The acceptance rate of each of *repeats*: float64, of their number.
+
+        Args:
+            seed: as of the draws.
+            repeats: which ones.
+            means: of their rates, where these are not *rate* for all.
+        """
+        rates = np.full(len(repeats), self.rate) if means is None else means.copy()
+        inner = (rates > 0) & (rates < 1)
+        if not self.spread or not inner.any():
+            return rates
+        from scipy.special import betaincinv
+
+        mean = rates[inner]
+        variance = np.minimum(self.spread**2, 0.999 * mean * (1 - mean))
+        total = mean * (1 - mean) / variance - 1
+        u = np.array([Uniforms(seed, RATES + r, OTHER_STREAM).next(1)[0] for r in repeats])
+        rates[inner] = betaincinv(mean * total, (1 - mean) * total, u[inner])
+        return rates
+
+    def judge(
+        self, u: NDArray[np.float64], rates: NDArray[np.float64] | None = None
+    ) -> NDArray[np.bool_]:
         """Draws from uniform numbers: bool, of the shape of *u*, (repeats, tokens).
+
+        Args:
+            u: numbers in [0, 1).
+            rates: the rate of each repeat, where it is not *rate* for all.
 
         Raises:
             ValueError: the model has no use for them.
         """
+        if rates is None:
+            rates = np.full(len(u), self.rate)
         if self.model == "bernoulli":
-            return np.asarray(u < self.rate)
+            return np.asarray(u < rates[:, None])
         if self.model == "decay":
-            return self._decaying(u)
+            return self._decaying(u, rates)
         if self.model == "markov":
-            return self._markov(u)
+            return self._markov(u, rates)
+        if self.model == "phases":
+            return self._phases(u, rates)
         raise ValueError(f"unknown acceptance model {self.model!r}")
 
     def _replay(self, repeat: int, tokens: int) -> NDArray[np.bool_]:
@@ -89,24 +135,39 @@ class Acceptance:
         codes = np.frombuffer(trace[:tokens].encode(), dtype=np.uint8)
         return np.asarray(codes == ord("1"))
 
-    def _decaying(self, u: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def _decaying(self, u: NDArray[np.float64], rates: NDArray[np.float64]) -> NDArray[np.bool_]:
         # A branch starts anew after a draw that rejects; so the depth, too, is a matter of the
         # draws alone.
         accepted = np.empty(u.shape, dtype=np.bool_)
-        rate = np.full(len(u), self.rate)
+        rate = rates
         for i in range(u.shape[1]):
             accepted[:, i] = u[:, i] < rate
-            rate = np.where(accepted[:, i], rate * self.decay, self.rate)
+            rate = np.where(accepted[:, i], rate * self.decay, rates)
         return accepted
 
-    def _markov(self, u: NDArray[np.float64]) -> NDArray[np.bool_]:
-        after_reject = self.rate * (1 - self.correlation)
+    def _markov(self, u: NDArray[np.float64], rates: NDArray[np.float64]) -> NDArray[np.bool_]:
+        after_reject = rates * (1 - self.correlation)
         after_accept = after_reject + self.correlation
         accepted = np.empty(u.shape, dtype=np.bool_)
-        accepted[:, 0] = u[:, 0] < self.rate
+        accepted[:, 0] = u[:, 0] < rates
         for i in range(1, u.shape[1]):
             threshold = np.where(accepted[:, i - 1], after_accept, after_reject)
             accepted[:, i] = u[:, i] < threshold
+        return accepted
+
+    def _phases(self, u: NDArray[np.float64], rates: NDArray[np.float64]) -> NDArray[np.bool_]:
+        # One number decides twice: which side of a threshold it lies on says whether the phase
+        # changes, and where it lies on that side (uniform again) whether the draft is accepted.
+        swing = self.swing * np.minimum(rates, 1 - rates)
+        accepted = np.empty(u.shape, dtype=np.bool_)
+        easy = np.zeros(len(u), dtype=np.bool_)
+        change = 0.5  # at first: either phase with even chances
+        for i in range(u.shape[1]):
+            changes = u[:, i] < change
+            rest = np.where(changes, u[:, i] / change, (u[:, i] - change) / max(1e-300, 1 - change))
+            easy = easy != changes
+            accepted[:, i] = rest < np.where(easy, rates + swing, rates - swing)
+            change = 1 / self.phase_tokens
         return accepted
 
 

@@ -472,6 +472,40 @@ def _marginal(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     return drawn, caption, len(table)
 
 
+def _variants(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, int]:
+    table = frame[["variant", "algorithm", chart.y]].dropna().copy()
+    table["variant"], table["name"] = table["variant"].astype(str), table["algorithm"].map(NAMES)
+    table[chart.y] = table[chart.y].round(6)
+    names = [name for name in NAMES.values() if (table["name"] == name).any()]
+    order = list(dict.fromkeys(table["variant"]))
+    y = alt.Y("variant:N", sort=order, title=None, axis=alt.Axis(labelLimit=300))
+    x = alt.X(f"{chart.y}:Q", title=label(chart.y), scale=alt.Scale(zero=False, padding=20))
+    colour = alt.Color(
+        "name:N",
+        title=None,
+        scale=alt.Scale(domain=names, range=[c for a, c in COLOURS.items() if NAMES[a] in names]),
+        legend=alt.Legend(orient="top"),
+    )
+    first = table[table["variant"] == order[0]] if order else table
+    base = alt.Chart(first).mark_rule(strokeDash=[4, 3]).encode(x=x, color=colour)
+    dots = (
+        alt.Chart(table)
+        .mark_point(filled=True, size=90, opacity=1)
+        .encode(
+            x=x,
+            y=y,
+            color=colour,
+            tooltip=[
+                alt.Tooltip("variant:N"),
+                alt.Tooltip("name:N", title="algorithm"),
+                alt.Tooltip(f"{chart.y}:Q", title=label(chart.y), format=".4~g"),
+            ],
+        )
+    )
+    at = f" The dashed lines stand at {order[0]}." if order else ""
+    return base + dots, f"The {label(chart.y)} of each variant.{at}", len(table)
+
+
 def _published(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, int]:
     published = f"published_{chart.y}"
     table = frame.loc[frame["algorithm"] == "dsi", ["variant", chart.y, published]].dropna()
@@ -531,6 +565,7 @@ _KINDS: dict[str, Any] = {
     "map": _map,
     "lines": _lines,
     "marginal": _marginal,
+    "variants": _variants,
     "published": _published,
 }
 

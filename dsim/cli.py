@@ -15,6 +15,8 @@ from dsim.orchestrations import ORCHESTRATIONS, POLICIES
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from dsim.executors import Executor
+
 CLAIM_FAILED, USER_MISTAKE, FAILURE, INTERRUPTED = 1, 2, 3, 130
 ALGORITHMS = ("nonsi", "si", "dsi")
 
@@ -105,11 +107,48 @@ def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the commands that run many cases."""
+    for option in (
+        click.option(
+            "--ray-address",
+            metavar="ADDRESS",
+            help="With --executor ray: of a cluster that is there.  [one is started here]",
+        ),
+        click.option(
+            "--executor",
+            type=click.Choice(["processes", "ray"]),
+            default="processes",
+            help="What runs cases: processes of this machine, or Ray.  [default: processes]",
+        ),
+        click.option("--jobs", type=click.IntRange(1), help="Worker processes.  [all cores]"),
+    ):
+        command = option(command)
+    return command
+
+
+def executor_of(name: str, jobs: int | None, ray_address: str | None) -> Executor:
+    """What runs the cases, by the options.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    from dsim.executors import Executor, default_jobs
+
+    if ray_address is not None and name != "ray":
+        raise click.UsageError("--ray-address goes with --executor ray")
+    if ray_address is not None and jobs is not None:
+        raise click.UsageError("--jobs is about this machine; a Ray cluster knows its own size")
+    executor = Executor(name=name, jobs=jobs or default_jobs(), ray_address=ray_address)
+    executor.check()
+    return executor
+
+
 @main.command()
 @click.argument("study", type=click.Path(path_type=Path), required=False, metavar="STUDY.toml")
 @study_options
 @click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [results/STUDY]")
-@click.option("--jobs", type=click.IntRange(1), help="Worker processes.  [default: all cores]")
+@executor_options
 @click.option("--csv", is_flag=True, help="Write results.csv even for 200,000 rows or more.")
 @click.option("--force", is_flag=True, help="Replace other results in the folder.")
 @click.option("--yes", is_flag=True, help="Wait for real, even if it takes over 15 minutes.")
@@ -128,6 +167,8 @@ def run(
     backend: str | None,
     out: Path | None,
     jobs: int | None,
+    executor: str,
+    ray_address: str | None,
     csv: bool,
     force: bool,
     yes: bool,
@@ -144,7 +185,6 @@ def run(
 
     from dsim import realtime
     from dsim import study as studies
-    from dsim.grid import default_jobs
     from dsim.run import RunInterrupted, run_study, unfinished_study
 
     if resume is not None:
@@ -162,6 +202,7 @@ def run(
             overrides = [*overrides, f'backend="{backend}"']
         loaded = studies.load(study, overrides)
         folder = out or default_folder(study, overrides, loaded.to_toml())
+    workers = executor_of(executor, jobs, ray_address)
     total, unit = float(loaded.case_count), " cases"
     if loaded.settings["backend"] == "wallclock":
         total, unit = realtime.check(loaded, yes=yes or resume is not None), " s"
@@ -179,7 +220,7 @@ def run(
             finished = run_study(
                 loaded,
                 folder,
-                jobs=jobs or default_jobs(),
+                executor=workers,
                 csv=csv,
                 force=force,
                 resume=resume is not None,
@@ -207,7 +248,7 @@ def default_folder(study: Path, overrides: Sequence[str], resolved: str) -> Path
 
 
 @main.command()
-@click.argument("study", type=click.Path(path_type=Path), metavar="STUDY.toml")
+@click.argument("study", type=click.Path(path_type=Path), required=False, metavar="STUDY.toml")
 @click.option(
     "--set",
     "overrides",
@@ -216,8 +257,14 @@ def default_folder(study: Path, overrides: Sequence[str], resolved: str) -> Path
     help="Set any setting, several times; see dsim settings --load.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [results/STUDY]")
-@click.option("--jobs", type=click.IntRange(1), help="Worker processes.  [default: all cores]")
+@executor_options
 @click.option("--force", is_flag=True, help="Replace other results in the folder.")
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Go on with the interrupted run in DIR.",
+)
 @click.option(
     "--trace",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -228,11 +275,14 @@ def default_folder(study: Path, overrides: Sequence[str], resolved: str) -> Path
 @click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def load(
-    study: Path,
+    study: Path | None,
     overrides: Sequence[str],
     out: Path | None,
     jobs: int | None,
+    executor: str,
+    ray_address: str | None,
     force: bool,
+    resume: Path | None,
     trace: Path | None,
     as_json: bool,
     open_: bool,
@@ -247,33 +297,53 @@ def load(
 
     from dsim.cluster import load as loads
     from dsim.cluster import study as studies
-    from dsim.grid import default_jobs
+    from dsim.run import RunInterrupted
 
-    loaded = studies.load(study, overrides)
-    folder = out or default_folder(study, overrides, loaded.study.to_toml())
-    if not as_json:
-        loads.claim(loaded, folder, force=force)
+    if resume is not None:
+        if study is not None or overrides or out or as_json:
+            raise click.UsageError(
+                "--resume takes the study, --set and --out from its folder, and writes one"
+            )
+        loaded, folder = loads.unfinished_study(resume), resume
+    elif study is None:
+        raise click.UsageError("name a study, like studies/load.toml")
+    else:
+        loaded = studies.load(study, overrides)
+        folder = out or default_folder(study, overrides, loaded.study.to_toml())
+    workers = executor_of(executor, jobs, ray_address)
     total = len(list(loaded.cases()))
-    with tqdm(
-        total=total, unit=" cases", disable=True if quiet or as_json else None, leave=False
-    ) as bar:
-        found = loads.answers(
-            loaded,
-            jobs=jobs or default_jobs(),
-            progress=lambda cases: (bar.update(cases), None)[1],
-        )
-    if trace is not None:
-        loads.write_trace(found, trace)
+    bar = tqdm(total=total, unit=" cases", disable=True if quiet or as_json else None, leave=False)
+
+    def progress(cases: int) -> None:
+        bar.update(cases)
+
     if as_json:
+        found = loads.answers(loaded, executor=workers)
+        if trace is not None:
+            loads.write_trace(found, trace)
         click.echo(loads.as_json(found))
         return
-    report = loads.write(loaded, found, folder)
+    try:
+        with bar:
+            report, found = loads.run_load(
+                loaded,
+                folder,
+                executor=workers,
+                force=force,
+                resume=resume is not None,
+                progress=progress,
+            )
+    except RunInterrupted:
+        click.echo(f"interrupted; go on with: dsim load --resume {folder}", err=True)
+        sys.exit(INTERRUPTED)
     if not quiet:
         for line in loads.as_text(found):
             click.echo(line)
         click.echo(f"\n{total:,} cases: {folder}")
         click.echo(f"report: {report}")
-        if trace is not None:
+    if trace is not None:
+        loads.write_trace(found, trace)
+        if not quiet:
             click.echo(f"trace: {trace} (open it at ui.perfetto.dev)")
     if open_:
         click.launch(str(report))
@@ -346,6 +416,10 @@ def load(
     help="what each but the first adds.",
 )
 @click.option("--price", type=click.FloatRange(0), default=0.0, help="Of a GPU-hour.")
+@click.option(
+    "--watts", type=click.FloatRange(0), metavar="W", help="What a GPU draws while it computes, and"
+)
+@click.option("--idle-watts", type=click.FloatRange(0), metavar="W", help="while it does not.")
 @click.option("--preemptible/--no-preemptible", default=False, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -553,7 +627,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--drafter",
                 metavar="MODEL",
-                help="Likewise; or ngram; or skip:1,3, the target without these layers.",
+                help="Likewise; or ngram; or skip:1,3 or skip:auto=2, the target without layers.",
             ),
             click.option("--dtype", default="float32", show_default=True, metavar="TYPE"),
             click.option("--revision", help="Of a target on the hub."),
@@ -806,6 +880,7 @@ def latency(
 @click.option("--tokens", type=click.IntRange(2), default=64, show_default=True)
 @click.option("--prompts", type=click.IntRange(2), help="Only the first so many.")
 @click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|FILE")
+@click.option("--chat", is_flag=True, help="Each prompt is a user's turn of a conversation.")
 @click.option(
     "--trace",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -835,7 +910,7 @@ def acceptance(
     with generation.fleet_from_options(options | {"targets": options["targets"] or 1}) as fleet:
         report = measuring.acceptance(
             fleet,
-            [(p.task, generation.encode(fleet.pair, p.text, chat=False)) for p in known],
+            [(p.task, generation.encode(fleet.pair, p.text, chat=options["chat"])) for p in known],
             rule,
             tokens=options["tokens"],
         )

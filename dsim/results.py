@@ -105,6 +105,13 @@ WALLCLOCK_COLUMNS = (
         "outcome",
         "from the end of a wait to when the algorithm heard of it, mean; part of the next wait",
     ),
+    _column(
+        "stalls",
+        "float64",
+        "runs",
+        "outcome",
+        "runs that were done again, because the machine stood still meanwhile",
+    ),
 )
 BY_NAME = {column.name: column for column in (*COLUMNS, *WALLCLOCK_COLUMNS)}
 

@@ -14,7 +14,8 @@ import numpy as np
 from dsim import realtime
 from dsim import study as studies
 from dsim.errors import Problem, UserError
-from dsim.grid import Store, run_grid
+from dsim.executors import Executor, Store
+from dsim.grid import HERE, run_grid
 from dsim.results import MOST_CSV_ROWS, column_of, provenance, read_results, write_csv, write_table
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def run_study(
     study: Study,
     folder: Path,
     *,
-    jobs: int = 1,
+    executor: Executor = HERE,
     csv: bool = False,
     force: bool = False,
     resume: bool = False,
@@ -101,7 +102,7 @@ def run_study(
     Args:
         study: the study.
         folder: where to; made if need be.
-        jobs: worker processes.
+        executor: what runs the cases.
         csv: write a CSV file even for many rows.
         force: take the place of other results in *folder*.
         resume: go on with what an interrupted run finished.
@@ -113,15 +114,9 @@ def run_study(
         RunInterrupted: Ctrl-C; what was finished is kept.
     """
     resolved = study.to_toml()
-    if not resume:
-        _claim(folder, resolved, force=force)
-    made_folder = not folder.exists()
-    work = folder / UNFINISHED
     bundle: Bundle | None = None
     try:
-        with _full_disk(folder):
-            work.mkdir(parents=True, exist_ok=True)
-            (work / "study.toml").write_text(resolved, encoding="utf-8")
+        with results_folder(folder, resolved, "run", force=force, resume=resume) as work:
             if study.charts:
                 from dsim.report import Bundle
 
@@ -130,16 +125,44 @@ def run_study(
             if study.settings["backend"] == "wallclock":
                 result = realtime.run_grid(study, store=store, progress=progress)
             else:
-                result = run_grid(study, jobs=jobs, store=store, progress=progress)
+                result = run_grid(study, executor=executor, store=store, progress=progress)
             return _write(study, resolved, result, folder, bundle, csv=csv)
+    finally:
+        if bundle is not None:
+            bundle.cancel()
+
+
+@contextlib.contextmanager
+def results_folder(
+    folder: Path, resolved: str, command: str, *, force: bool, resume: bool
+) -> Iterator[Path]:
+    """The place beside the results in which a run keeps what it has finished, and its study.
+
+    Args:
+        folder: of the results; made if need be.
+        resolved: the study.
+        command: which one writes there, to say how to go on: ``run`` or ``load``.
+        force: take the place of other results.
+        resume: go on with what an interrupted run finished.
+
+    Raises:
+        UserError: the folder holds something else, or the disk is full.
+        RunInterrupted: Ctrl-C; what was finished is kept.
+    """
+    if not resume:
+        _claim(folder, resolved, command, force=force)
+    made_folder = not folder.exists()
+    work = folder / UNFINISHED
+    try:
+        with _full_disk(folder):
+            work.mkdir(parents=True, exist_ok=True)
+            (work / "study.toml").write_text(resolved, encoding="utf-8")
+            yield work
     except KeyboardInterrupt:
         raise RunInterrupted(folder) from None
     except UserError:
         _tidy(folder, work, made_folder=made_folder)
         raise
-    finally:
-        if bundle is not None:
-            bundle.cancel()
 
 
 @contextlib.contextmanager
@@ -166,14 +189,14 @@ def _tidy(folder: Path, work: Path, *, made_folder: bool) -> None:
     shutil.rmtree(work / "new", ignore_errors=True)
     for half in work.glob("*.half"):
         half.unlink(missing_ok=True)
-    if not any(work.glob("chunk-*.npy")):
+    if not any(work.glob("chunk-*")):
         shutil.rmtree(work, ignore_errors=True)
         if made_folder:
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
-def _claim(folder: Path, resolved: str, *, force: bool) -> None:
+def _claim(folder: Path, resolved: str, command: str, *, force: bool) -> None:
     """See to it that *folder* may be written to.
 
     Raises:
@@ -194,7 +217,7 @@ def _claim(folder: Path, resolved: str, *, force: bool) -> None:
     if unfinished.is_dir():
         if not force:
             raise refuse(
-                f"holds an unfinished run; go on with: dsim run --resume {folder}\n"
+                f"holds an unfinished run; go on with: dsim {command} --resume {folder}\n"
                 "or start again with --force"
             )
         shutil.rmtree(unfinished)
@@ -222,13 +245,22 @@ def unfinished_study(folder: Path) -> Study:
     Raises:
         UserError: there is none.
     """
+    return studies.load(unfinished(folder))
+
+
+def unfinished(folder: Path) -> Path:
+    """The file with the study of the interrupted run in *folder*.
+
+    Raises:
+        UserError: there is none.
+    """
     path = folder / UNFINISHED / "study.toml"
     if not path.is_file():
         done = (folder / "provenance.json").is_file()
         raise UserError(
             Problem(str(folder), "", "is finished already" if done else "holds no unfinished run")
         )
-    return studies.load(path)
+    return path
 
 
 def _write(
@@ -252,13 +284,7 @@ def _write(
     frame = result.table.to_pandas()
     lines = draw_into(new, frame, study, record, bundle, left_out=result.left_out)
     (new / "provenance.json").write_text(record, encoding="utf-8")
-    moved = sorted(new.iterdir(), key=lambda path: path.name == "provenance.json")
-    names = {path.name for path in moved}
-    _remove_old(folder, names)
-    for path in moved:
-        path.replace(folder / path.name)
-    (folder / UNFINISHED / "study.toml").unlink()  # from here on there is nothing to resume
-    shutil.rmtree(folder / UNFINISHED)
+    move_in(folder)
     return Finished(
         folder=folder,
         report=folder / "report.html",
@@ -267,6 +293,17 @@ def _write(
         left_out=result.left_out,
         lines=lines,
     )
+
+
+def move_in(folder: Path) -> None:
+    """Move what was written next door into *folder*, the provenance last."""
+    work = folder / UNFINISHED
+    moved = sorted((work / "new").iterdir(), key=lambda path: path.name == "provenance.json")
+    _remove_old(folder, {path.name for path in moved})
+    for path in moved:
+        path.replace(folder / path.name)
+    (work / "study.toml").unlink()  # from here on there is nothing to resume
+    shutil.rmtree(work)
 
 
 def _remove_old(folder: Path, new: set[str]) -> None:

@@ -33,8 +33,8 @@ NAMED = tuple(ORCHESTRATIONS)
 ENGINES = ("auto", "vector", "events")
 BACKENDS = ("simulated", "wallclock")
 LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
-ACCEPTANCE_MODELS = ("bernoulli", "decay", "markov", "trace")
-CHART_KINDS = ("heatmap", "map", "lines", "marginal", "published")
+ACCEPTANCE_MODELS = ("bernoulli", "decay", "markov", "phases", "trace")
+CHART_KINDS = ("heatmap", "map", "lines", "marginal", "variants", "published")
 MOST_IN_RANGE = 1_000_000
 MOST_DRAWS = 50_000_000  # of one case, all repeats together
 LONGEST_NS = 2**53  # up to there whole numbers are exact in float64, too: 104 days
@@ -489,7 +489,7 @@ SETTINGS: tuple[Setting, ...] = (
         default="bernoulli",
         choices=ACCEPTANCE_MODELS,
         meaning="bernoulli: independent; decay: the rate falls along a branch; "
-        "markov: luck in streaks; trace: replay",
+        "markov: luck in streaks; phases: easy and hard stretches of text; trace: replay",
     ),
     Setting(
         key="acceptance.rate",
@@ -515,6 +515,32 @@ SETTINGS: tuple[Setting, ...] = (
         high=1,
         below=True,
         meaning="markov: correlation of neighbouring draws",
+    ),
+    Setting(
+        key="acceptance.swing",
+        type="float",
+        default=None,
+        low=0,
+        high=1,
+        meaning="phases: how far the rates of easy and hard stretches lie from the mean, as a part "
+        "of what there is room for",
+    ),
+    Setting(
+        key="acceptance.phase_tokens",
+        type="float",
+        default=50.0,
+        low=1,
+        unit="tokens",
+        meaning="phases: mean length of a stretch (geometric)",
+    ),
+    Setting(
+        key="acceptance.spread",
+        type="float",
+        default=0.0,
+        low=0,
+        high=0.5,
+        meaning="standard deviation of the rate over repeats (dsim load: over requests), a beta "
+        "distribution",
     ),
     Setting(
         key="acceptance.trace",
@@ -590,6 +616,7 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         meaning="heatmap: a ratio of two latencies over two axes; map: a column over two axes, "
         "like the best lookahead; lines: a column over an axis; "
         "marginal: what each further step of an axis adds to a column; "
+        "variants: a column, side by side for each variant; "
         "published: ours beside the published value, a line for each variant",
     ),
     Setting(key="title", type="str", default="", meaning="title of the chart"),
@@ -1076,7 +1103,10 @@ class _Loader:
                 if chart.y != "speedup_vs_si":
                     self.complain(f"{where}.y", f'expected "speedup_vs_si", got {show(chart.y)}')
                 continue
-            if chart.x not in axes:
+            if chart.kind == "variants":
+                if chart.x != "variant" or not study.variants[0][0]:
+                    self.complain(f"{where}.x", 'expected "variant", and variants in the study')
+            elif chart.x not in axes:
                 self.complain(
                     f"{where}.x",
                     f"expected an axis of the grid that is not minimised over, "
@@ -1218,11 +1248,14 @@ class _Loader:
             for kind, needs in (
                 ("decay", "decay"),
                 ("markov", "correlation"),
+                ("phases", "swing"),
                 ("trace", "trace"),
             ):
                 key = f"acceptance.{needs}"
                 if kind in values["acceptance.model"] and values[key] == (None,):
                     self.complain(where + key, f'is missing: the acceptance model is "{kind}"')
+            if "trace" in values["acceptance.model"] and max(values["acceptance.spread"]):
+                self.complain(where + "acceptance.spread", "has no meaning for a trace")
             if "trace" in values["acceptance.model"] and values["acceptance.trace"] != (None,):
                 (traces,) = values["acceptance.trace"]
                 shortest = min(map(len, [traces] if isinstance(traces, str) else traces))
@@ -1371,6 +1404,9 @@ def acceptance_of(values: Mapping[str, Any]) -> Acceptance:
         rate=values["acceptance.rate"],
         decay=1.0 if values["acceptance.decay"] is None else values["acceptance.decay"],
         correlation=values["acceptance.correlation"] or 0.0,
+        swing=values["acceptance.swing"] or 0.0,
+        phase_tokens=values["acceptance.phase_tokens"],
+        spread=values["acceptance.spread"],
         traces=(traces,) if isinstance(traces, str) else tuple(traces),
     )
 

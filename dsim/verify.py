@@ -247,6 +247,25 @@ class TopN(Match):
         return draft.token if draft.token in target.more else target.token
 
 
+@dataclasses.dataclass(frozen=True)
+class Surprise(Match):
+    """Judges nothing: says how surprised a model is by a given text.
+
+    Attributes:
+        text: the tokens; the answer for each position has -ln p of that token (nats), by the
+            model's own distribution (temperature 1).
+    """
+
+    text: tuple[int, ...] = ()
+    name = "surprise"
+
+    def own(self, logits: NDArray[Any], position: int) -> Answer:
+        """See :class:`Rule`."""
+        token = self.text[position]
+        raised = np.asarray(logits, dtype=np.float64) - float(logits.max())
+        return Answer(token, float(np.log(np.exp(raised).sum()) - raised[token]))
+
+
 RULES = ("match", "rejection", "lenient", "top-n")
 
 

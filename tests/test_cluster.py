@@ -129,7 +129,7 @@ def workloads(draw, most=12):
         think_ns=draw(st.sampled_from([0, 30])),
         prompt=Length(mean_tokens=draw(st.integers(0, 12))),
         output=Length(mean_tokens=draw(st.integers(1, 12))),
-        rate_spread=draw(st.sampled_from([0.0, 0.2])),
+        rate_drift=draw(st.sampled_from([0.0, 0.4])),
         trace=tuple(sorted(trace)),
     )
 
@@ -193,6 +193,8 @@ def test_servers_to_spare_make_requests_independent(deployment, draws, requests)
         target=Latency(latency_ns=7),
         drafter=Latency(latency_ns=2),
         acceptance=Acceptance(model="trace", traces=(draws,)),
+        # The noise of the confidence differs from request to request.
+        policy=dataclasses.replace(deployment.policy, quality=1.0),
         targets=FleetSpec(servers=len(requests) * deployment.most_passes),
         drafters=FleetSpec(servers=len(requests)),
     )
@@ -704,8 +706,8 @@ def times(latency, factor):
 
 
 def test_the_acceptance_of_requests_spreads():
-    rates = Workload(requests=4000, rate_spread=0.1).rates(0, 0, 0.7)
+    rates = Workload(requests=4000).rates(0, 0, Acceptance(rate=0.7, spread=0.1))
     assert abs(rates.mean() - 0.7) < 0.01
     assert abs(rates.std() - 0.1) < 0.01
     assert ((rates > 0) & (rates < 1)).all()
-    assert np.array_equal(Workload(requests=3).rates(0, 0, 0.7), [0.7] * 3)
+    assert np.array_equal(Workload(requests=3).rates(0, 0, Acceptance(rate=0.7)), [0.7] * 3)

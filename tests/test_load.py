@@ -23,6 +23,7 @@ from dsim.cluster.serve import serve
 from dsim.cluster.study import BY_KEY, loads
 from dsim.cluster.workload import Length, Workload, read_trace, uniforms
 from dsim.errors import UserError
+from dsim.executors import Executor
 from dsim.latency import Latency
 from tests.test_cluster import deployments, workloads
 
@@ -210,21 +211,38 @@ def test_a_load_study_writes_its_folder(tmp_path):
     assert "--force" in other.output
 
 
-def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
-    def full(*_):
+@pytest.mark.parametrize("which", ["dsim.results.write_csv", "pathlib.Path.write_text"])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, which):
+    """Cases that were finished before stay, and are not simulated again."""
+    path, out = small(tmp_path), tmp_path / "out"
+
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("dsim.results.write_csv", full)
-    out = tmp_path / "out"
-    result = dsim("load", small(tmp_path), "--out", out, "--jobs", 1)
+    with monkeypatch.context() as patched:
+        patched.setattr(which, full)
+        result = dsim("load", path, "--out", out, "--jobs", 1)
     assert result.exit_code == 2
     assert "there is no room for the results" in result.output
+    if which == "pathlib.Path.write_text":
+        assert not out.exists()
+        return
+    assert {p.name for p in out.iterdir()} == {".unfinished"}
+    assert not (out / ".unfinished" / "new").exists()
+    monkeypatch.setattr(loading, "answer", None)
+    assert dsim("load", "--resume", out, "--jobs", 1).exit_code == 0
+
+
+def test_a_study_that_cannot_be_served_leaves_no_folder(tmp_path):
+    out = tmp_path / "out"
+    result = dsim("load", small(tmp_path), "--set", "workload.rate_per_s=50", "--out", out)
+    assert result.exit_code == 2
     assert not out.exists()
 
 
 def test_results_do_not_depend_on_the_number_of_workers(tmp_path):
     study = loads(SMALL + "[grid]\nworkload.rate_per_s = [0.5, 1.0]\n")
-    one, two = loading.answers(study), loading.answers(study, jobs=2)
+    one, two = loading.answers(study), loading.answers(study, executor=Executor(jobs=2))
     assert loading.as_json(one) == loading.as_json(two)
 
 
@@ -425,3 +443,60 @@ def test_the_trace_of_a_study(tmp_path):
     )
     assert many.exit_code == 2
     assert "expected at most 12 cases, got 15" in many.output
+
+
+# -- energy ----------------------------------------------------------------------------------------
+
+WATTS = (
+    "cluster.target_watts=700",
+    "cluster.target_idle_watts=100",
+    "cluster.drafter_watts=300",
+    "cluster.drafter_idle_watts=50",
+)
+
+
+def test_energy_worked_out_by_hand():
+    """One target of 2 GPUs at work for 30 of 35 ms, 5 idle ones of a fleet of two for 70 in all."""
+    deployment = Deployment(
+        algorithm="nonsi",
+        target=Latency(latency_ns=10**7),
+        targets=FleetSpec(servers=2, gpus=2, watts=700.0, idle_watts=100.0),
+        drafters=FleetSpec(watts=1e9, idle_watts=1e9),  # non-SI has none
+    )
+    workload = Workload(arrivals="trace", trace=((0, 0, 2), (25 * 10**6, 0, 1)))
+    m = measure(deployment, [serve(deployment, workload)])
+    joules = 2 * (0.030 * 700 + (2 * 0.035 - 0.030) * 100)
+    assert m.joules_per_request == pytest.approx(joules / 2)
+    assert m.kwh_per_million == pytest.approx(joules / 3 * 1e6 / 3.6e6)
+
+
+def test_a_server_that_always_computes_draws_what_it_draws_computing():
+    """One user under SI: either the target or the drafter computes, at every moment."""
+    spec = FleetSpec(watts=500.0, idle_watts=0.0)
+    deployment = Deployment(algorithm="si", targets=spec, drafters=spec)
+    run = serve(deployment, Workload(arrivals="closed", users=1, requests=5))
+    m = measure(deployment, [run])
+    assert m.joules_per_request * 5 == pytest.approx(500.0 * run.end_ns / 1e9)
+
+
+def test_energy_is_absent_unless_watts_are_given(tmp_path):
+    path = small(tmp_path)
+    without = dsim("load", path, "--json")
+    assert all(case["kwh_per_million"] is None for case in json.loads(without.output)["cases"])
+    options = [part for pair in WATTS for part in ("--set", pair)]
+    with_watts = dsim("load", path, *options, "--out", tmp_path / "out")
+    assert "kWh/M" in with_watts.output
+    assert "kWh/M" not in dsim("load", path, "--out", tmp_path / "other").output
+    frame = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert (frame["joules_per_request"] > 0).all()
+    assert "kWh/M" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_energy_is_counted_for_all_gpus_or_for_none():
+    found = problems(SMALL, WATTS[:1])
+    assert len(found) == 3
+    assert all("is missing: cluster.target_watts is set" in problem for problem in found)
+    assert problems(SMALL, [*WATTS[:3], "cluster.drafter_idle_watts=400"]) == [
+        "s.toml: cluster.drafter_idle_watts: expected at most 300 (cluster.drafter_watts)"
+    ]
+    loads(SMALL, overrides=[*WATTS[:2], 'algorithms=["nonsi"]'])

@@ -190,3 +190,24 @@ def test_the_command(tmp_path):
     assert "real waits of about" in result.stderr
     assert "they overshot by" in result.stdout
     assert 'backend = "wallclock"' in (out / "study.toml").read_text()
+
+
+def test_a_run_in_which_the_machine_stood_still_is_done_again(monkeypatch):
+    real, runs = realtime.run_wallclock, []
+
+    def stalling(*args):
+        run = real(*args)
+        runs.append(run)
+        if len(runs) == 2:
+            run.oversleep_ns.append(realtime.STALL_NS + 1)
+        return run
+
+    monkeypatch.setattr(realtime, "run_wallclock", stalling)
+    study = loads(SMALL, overrides=["tokens=3", "lookahead=1", "targets=1"])
+    table = realtime.run_grid(study).table.to_pandas()
+    once = table.drop_duplicates(["algorithm", "latency_mean_ms"])
+    assert once["stalls"].sum() == 1
+    assert table["oversleep_worst_ms"].max() * 1e6 <= realtime.STALL_NS
+    assert (
+        "1 of the runs were done again, because the machine stood still" in realtime.notes(table)[0]
+    )

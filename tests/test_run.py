@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 
 import dsim.run as runs
 from dsim.errors import UserError
-from dsim.grid import Store, run_grid
+from dsim.executors import Executor, Store
+from dsim.grid import run_grid
 from dsim.results import COLUMNS, read_results
 from dsim.run import RunInterrupted, plot, run_study, unfinished_study
 from dsim.simulate import simulate_case
@@ -176,9 +177,9 @@ def test_every_row_is_in_its_place(study):
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path):
-    study = loads(RANDOM, overrides=["tokens=150"])  # enough work for workers to be started
+    study = loads(RANDOM, overrides=["tokens=300"])  # enough work for workers to be started
     for jobs in (1, 2):
-        run_study(study, tmp_path / str(jobs), jobs=jobs)
+        run_study(study, tmp_path / str(jobs), executor=Executor(jobs=jobs))
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
 
 

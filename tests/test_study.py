@@ -198,8 +198,8 @@ MISTAKES = {
     ),
     "chart of no kind": (
         '[grid]\nlookahead = [1, 2]\n[[charts]]\nkind = "line"\nx = "lookahead"\ny = "drafts"',
-        's.toml: charts[0].kind: expected one of "heatmap", "lines", "marginal", "published", '
-        'got "line"; '
+        's.toml: charts[0].kind: expected one of "heatmap", "lines", "marginal", "variants", '
+        '"published", got "line"; '
         'did you mean "lines"?',
     ),
     "chart over no axis": (
@@ -222,6 +222,7 @@ MISTAKES = {
         "s.toml: charts[0].kind: is missing: heatmap: a ratio of two latencies over two axes; "
         "lines: a column over an axis; "
         "marginal: what each further step of an axis adds to a column; "
+        "variants: a column, side by side for each variant; "
         "published: ours beside the published value, a line for each variant",
     ),
     "speed-ups over an algorithm that does not run": (

@@ -17,7 +17,7 @@ from dsim.latency import Latency
 from dsim.models import ModelSpec, check_tokenizers, load_model, load_pair, load_tokenizer, specs
 from dsim.simulate import run_events
 from dsim.study import Case
-from dsim.verify import Match, Rejection, Sampling, choose
+from dsim.verify import Match, Rejection, Sampling, TopN, choose
 from tests.tiny import CONTEXT, VOCAB, need_torch, write_model
 
 pytestmark = [
@@ -93,6 +93,30 @@ def test_si_and_dsi_give_exactly_the_tokens_of_the_target(fleet, folder, samplin
             assert run.output.tokens == expected, (algorithm, lookahead, targets)
             accepted += run.output.accepted
     assert accepted > 20, "the drafter is no use, so little was tested"
+
+
+def test_a_lossy_text_says_how_far_it_is_from_the_targets_own(fleet, folder) -> None:
+    import torch
+
+    from dsim.generate import as_text, generate
+
+    model = load_model(ModelSpec(name=str(folder / "target")), "cpu")
+    rule = TopN(n=8)
+    made = generate(
+        fleet, PROMPTS[0], ("nonsi", "si"), rule, tokens=TOKENS, lookahead=4, ignore_eos=True
+    )
+    assert made[0].token_ids != made[1].token_ids, "so lenient, and still the same"
+    for one in made:
+        ids = torch.tensor([[*PROMPTS[0], *one.token_ids]])
+        with torch.no_grad():
+            logits = model(ids).logits[0, len(PROMPTS[0]) - 1 : -1].double()
+        expected = torch.nn.functional.cross_entropy(logits, torch.tensor(one.token_ids))
+        assert one.surprise_nats == pytest.approx(float(expected), rel=1e-4)
+        assert one.row["surprise_nats"] == one.surprise_nats
+    text = as_text(made, rule, fleet)
+    assert f"surprises the target by {made[1].surprise_nats:.3f} nats" in text
+    (own,) = generate(fleet, PROMPTS[0], ("si",), Match(), tokens=4, lookahead=4)
+    assert own.surprise_nats is None
 
 
 def test_widths_and_contexts_are_what_the_caches_lacked(fleet) -> None:
@@ -208,6 +232,7 @@ def test_models_that_are_not_there(tmp_path, folder) -> None:
         ("no-such-owner/no-such-model", r"--target: no-such-owner.*hf download no-such-owner"),
         (str(tmp_path), "has no config.json"),
         (str(tmp_path / "x.gguf"), "x.gguf is not there"),
+        ("no-owner/no-model/x.gguf", r"no file here.*hf download no-owner/no-model x.gguf"),
     ):
         with pytest.raises(UserError, match=words):
             load_pair(*specs(target, "ngram"))
@@ -405,6 +430,7 @@ def test_mistakes_on_the_command_line(folder) -> None:
         (["generate", "w1", *target, "--drafter", "ngram", "--top-p", "2"], "top-p"),
         (["measure", "acceptance", *target, "--prompt-set", "nowhere"], "cannot be read"),
         (["measure", "latency", "--widths", "1,x"], "numbers above 0"),
+        (["measure", "acceptance", *target, "--drafter", "ngram", "--chat"], "no chat template"),
     ):
         result = CliRunner().invoke(main, arguments)
         assert result.exit_code == 2, result.output

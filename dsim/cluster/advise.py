@@ -19,7 +19,7 @@ import numpy as np
 from dsim import vector
 from dsim.acceptance import Acceptance
 from dsim.cluster.deployment import Deployment, FleetSpec, Slo
-from dsim.cluster.metrics import Metrics, measure
+from dsim.cluster.metrics import JOULES_PER_KWH, Metrics, measure
 from dsim.cluster.serve import serve
 from dsim.cluster.theory import erlang_c, offered_load
 from dsim.cluster.workload import NS_PER_S, Length, Workload
@@ -82,6 +82,7 @@ class Question:
         batch, sequence_ns: most forwards of a target's batch, and what each but the first adds.
         preemptible: whether a cancelled forward frees its server at once.
         price_per_gpu_hour: in whatever currency.
+        watts, idle_watts: what a GPU draws while it computes and while it does not, if known.
         seed: of everything random.
         source: what the numbers are of and where they come from, in words, if that is known.
     """
@@ -101,6 +102,8 @@ class Question:
     sequence_ns: int = 0
     preemptible: bool = False
     price_per_gpu_hour: float = 0.0
+    watts: float | None = None
+    idle_watts: float | None = None
     seed: int = 0
     target_table: tuple[tuple[int, int], ...] = ()
     source: str = ""
@@ -646,6 +649,15 @@ def _price(question: Question, one: Confirmed) -> float:
     return one.gpu_seconds_per_token * 1e6 / 3600 * question.price_per_gpu_hour
 
 
+def _kwh(question: Question, one: Confirmed) -> float:
+    """Energy for a million tokens, in the long run; NaN where the watts are not known."""
+    if question.watts is None or question.idle_watts is None:
+        return math.nan
+    more = (question.watts - question.idle_watts) * one.metrics.busy_gpu_seconds_per_token
+    joules = question.idle_watts * one.gpu_seconds_per_token + more
+    return joules * 1e6 / JOULES_PER_KWH
+
+
 def _is_close(question: Question, best: Confirmed, other: Confirmed) -> bool:
     if question.objective == "latency":
         a, b = best.metrics.latency["mean"], other.metrics.latency["mean"]
@@ -681,6 +693,14 @@ def question_of(options: Mapping[str, Any]) -> Question:
                 f"expected at most {options['gpus']} (--gpus), got {options['gpus_per_target']}",
             )
         )
+    watts, idle = options["watts"], options["idle_watts"]
+    if (watts is None) != (idle is None):
+        missing = "--watts" if watts is None else "--idle-watts"
+        problems.append(Problem(missing, "", "is missing: energy takes both"))
+    elif watts is not None and idle > watts:
+        problems.append(
+            Problem("--idle-watts", "", f"expected at most {watts:g} (--watts), got {idle:g}")
+        )
     pair = pair_of(options, problems)
     if problems:
         raise UserError(*problems)
@@ -708,6 +728,8 @@ def question_of(options: Mapping[str, Any]) -> Question:
         sequence_ns=round(options["batch_cost"] * 1e6),
         preemptible=options["preemptible"],
         price_per_gpu_hour=options["price"],
+        watts=options["watts"],
+        idle_watts=options["idle_watts"],
         seed=options["seed"],
     )
 
@@ -806,6 +828,7 @@ def as_rows(advice: Advice) -> list[dict[str, object]]:
                 "estimated_most_per_s": one.estimate.most_per_s,
                 "gpu_seconds_per_token": one.gpu_seconds_per_token,
                 "price_per_million": _price(advice.question, one),
+                "kwh_per_million": _kwh(advice.question, one),
                 "good_share": m.good_share,
                 "target_utilisation": m.target_utilisation,
                 "drafter_utilisation": m.drafter_utilisation,
@@ -849,7 +872,9 @@ def table(advice: Advice) -> tuple[list[str], list[list[str]]]:
     """Heads and rows for people."""
     question = advice.question
     head = ["", "k", "targets", "GPUs each", "drafter GPUs", "GPUs", "latency", "p99", "estimate"]
-    more = {"throughput": ["req/s"], "slo": ["in time"]}.get(question.objective, [])
+    more = {"throughput": ["req/s"], "slo": ["in time"]}.get(question.objective, []).copy()
+    with_energy = question.watts is not None
+    more += ["kWh/M"] if with_energy else []
     head += [*more, "GPU-s/token", "targets busy", "waste", "Pareto"]
     front = {one.layout for one in advice.pareto}
     rows = []
@@ -865,6 +890,8 @@ def table(advice: Advice) -> tuple[list[str], list[list[str]]]:
             row.append(f"{one.most_per_s:.3g}")
         if question.objective == "slo":
             row.append(f"{m.good_share:.0%}")
+        if with_energy:
+            row.append(f"{_kwh(question, one):.3g}")
         row += [f"{one.gpu_seconds_per_token:.4g}", f"{m.target_utilisation:.0%}"]
         row += [f"{m.wasted_passes:.0%}", "●" if layout in front else ""]
         rows.append(row)

@@ -24,6 +24,8 @@ class FleetSpec:
         kv_tokens: what the KV memory of a server holds; 0: no limit.
         affinity: prefer a free server that has cached the request's text.
         gpus: of each server.
+        watts, idle_watts: what one GPU draws while its server computes, and while it does not;
+            ``None``: energy is not counted.
     """
 
     servers: int = 1
@@ -35,6 +37,8 @@ class FleetSpec:
     kv_tokens: int = 0
     affinity: bool = False
     gpus: float = 1.0
+    watts: float | None = None
+    idle_watts: float | None = None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import json
 import math
 import shutil
-from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dsim.cluster.metrics import Metrics, measure
+from dsim import study as studies
+from dsim.cluster.metrics import Estimate, Metrics, measure
 from dsim.cluster.serve import Served, serve
 from dsim.cluster.theory import Load, offered_load
 from dsim.errors import Problem, UserError
+from dsim.executors import Executor, Store
 from dsim.files import write_whole
 from dsim.results import NAMES, column_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -61,11 +62,14 @@ OUTCOMES: dict[str, tuple[str, str]] = {
     "gpu_seconds_per_token": ("GPU-s", "GPU time reserved for each token"),
     "busy_gpu_seconds_per_token": ("GPU-s", "the part of it in which GPUs computed"),
     "price_per_million": ("", "price of a million tokens"),
+    "joules_per_request": ("J", "energy for each request, if watts are given"),
+    "kwh_per_million": ("kWh", "energy for a million tokens, if watts are given"),
     "backlog": ("", "growth of the backlog over the run, in units of its mean; above 1: unstable"),
 }
 STATUSES = ("ok", "backlog grows", "refused")
 BINS = 100
 MOST_TRACED = 12
+HERE = Executor()  # in this process
 
 
 class Answer(NamedTuple):
@@ -146,20 +150,94 @@ def answer(case: LoadCase, max_load: float = 1.0) -> Answer:
     return Answer(case, offered, "", metrics, _over_time(runs[0]), sum(run.events for run in runs))
 
 
-def _answer(task: tuple[LoadCase, float]) -> Answer:
-    return answer(*task)
-
-
 def _over_time(run: Served) -> np.ndarray:
     bins = min(BINS, len(run.fate))
     rows = np.column_stack([run.arrival_ns / 1e9, run.found])
     return np.array([part.mean(axis=0) for part in np.array_split(rows, bins)])
 
 
+class AnswerStore(Store):
+    """Finished cases as files, each written whole or not at all."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def get(self, number: int) -> str | None:
+        """See :class:`dsim.executors.Store`."""
+        try:
+            return self._path(number).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def put(self, number: int, result: str) -> None:
+        """See :class:`dsim.executors.Store`. A refusal is told as quickly as it is read."""
+        if json.loads(result)["refused"]:
+            return
+        half = self._path(number).with_suffix(".half")
+        half.write_text(result, encoding="utf-8")
+        half.replace(self._path(number))
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"chunk-{number:04d}.json"
+
+
+def packed(one: Answer) -> str:
+    """*one* as JSON, without its case: what workers send and what is kept. No digit is lost."""
+    record = {
+        "offered": dataclasses.asdict(one.offered) if one.offered else None,
+        "refused": one.refused,
+        "metrics": dataclasses.asdict(one.metrics) if one.metrics else None,
+        "over_time": None if one.over_time is None else one.over_time.tolist(),
+        "events": one.events,
+    }
+    return json.dumps(record)
+
+
+def unpacked(case: LoadCase, text: str) -> Answer:
+    """The answer to *case* from what :func:`packed` made."""
+    record = json.loads(text)
+    metrics, over_time = record["metrics"], record["over_time"]
+    if metrics is not None:
+        metrics = {name: _estimates(value) for name, value in metrics.items()}
+    return Answer(
+        case=case,
+        offered=Load(**record["offered"]) if record["offered"] else None,
+        refused=record["refused"],
+        metrics=None if metrics is None else Metrics(**metrics),
+        over_time=None if over_time is None else np.array(over_time),
+        events=record["events"],
+    )
+
+
+def _estimates(value: Any) -> Any:
+    """*value*, with every estimate in it one again."""
+    if not isinstance(value, dict):
+        return value
+    if set(value) == {"value", "ci95"}:
+        return Estimate(**value)
+    return {name: _estimates(inner) for name, inner in value.items()}
+
+
+def _prepare(study: LoadStudy) -> Callable[[int], str]:
+    """What answers a case of *study*, given by number."""
+    cases, max_load = list(study.cases()), study.study.settings["max_load"]
+    return lambda number: packed(answer(cases[number], max_load))
+
+
 def answers(
-    study: LoadStudy, *, jobs: int = 1, progress: Callable[[int], None] = lambda _: None
+    study: LoadStudy,
+    *,
+    executor: Executor = HERE,
+    store: Store | None = None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> list[Answer]:
-    """Every case of *study*, in order, whatever the number of worker processes.
+    """Every case of *study*, in order, wherever they are simulated.
+
+    Args:
+        study: the study.
+        executor: what runs the cases.
+        store: where finished cases are kept, to go on from after an interruption.
+        progress: called with the number of cases that have just been finished.
 
     Raises:
         UserError: a case cannot be simulated, or none can be served.
@@ -170,22 +248,72 @@ def answers(
     ]
     if problems:
         raise UserError(*problems)
-    max_load = study.study.settings["max_load"]
-    tasks = [(case, max_load) for case in cases]
-    found: list[Answer] = []
-    if jobs > 1 and len(tasks) > 1:
-        with ProcessPoolExecutor(min(jobs, len(tasks))) as pool:
-            results: Iterator[Answer] = pool.map(_answer, tasks)
-            for one in results:
-                found.append(one)
-                progress(1)
-    else:
-        for task in tasks:
-            found.append(_answer(task))
-            progress(1)
+    work = sum(
+        one.workload.count * one.replications * max(1, one.workload.output.mean_tokens)
+        for one in cases
+    )
+    by_number: dict[int, Answer] = {}
+
+    def done(number: int, text: str) -> None:
+        by_number[number] = unpacked(cases[number], text)
+        progress(1)
+
+    executor.for_work(work).each(_prepare, study, range(len(cases)), store or Store(), done)
+    found = [by_number[number] for number in range(len(cases))]
     if all(one.metrics is None for one in found):
         raise UserError(*(Problem(study.study.source, one.case.name, one.refused) for one in found))
     return found
+
+
+def run_load(
+    study: LoadStudy,
+    folder: Path,
+    *,
+    executor: Executor = HERE,
+    force: bool = False,
+    resume: bool = False,
+    progress: Callable[[int], None] = lambda _: None,
+) -> tuple[Path, list[Answer]]:
+    """Run *study* and write its results folder.
+
+    Args:
+        study: the study.
+        folder: where to; made if need be.
+        executor: what runs the cases.
+        force: take the place of other results in *folder*.
+        resume: go on with what an interrupted run finished.
+        progress: called with the number of cases that have just been finished.
+
+    Returns:
+        The report, and the answer to every case.
+
+    Raises:
+        UserError: a case cannot be simulated, none can be served, the folder holds something else,
+            or the disk is full.
+        dsim.run.RunInterrupted: Ctrl-C; what was finished is kept.
+    """
+    from dsim.run import results_folder
+
+    resolved = study.study.to_toml()
+    with results_folder(folder, resolved, "load", force=force, resume=resume) as work:
+        found = answers(study, executor=executor, store=AnswerStore(work), progress=progress)
+        return _write(study, found, folder), found
+
+
+def unfinished_study(folder: Path) -> LoadStudy:
+    """The study of the interrupted run in *folder*.
+
+    Raises:
+        UserError: there is none, or it is one of ``dsim run``.
+    """
+    from dsim.cluster.study import load
+    from dsim.run import unfinished
+
+    path = unfinished(folder)
+    if "engine" in studies.parse(studies.read_text(path), str(path)):
+        what = f"holds a run of another command; go on with: dsim run --resume {folder}"
+        raise UserError(Problem(str(folder), "", what))
+    return load(path)
 
 
 def values_of(metrics: Metrics) -> dict[str, float]:
@@ -245,11 +373,13 @@ def summary(found: Sequence[Answer]) -> dict[str, Any]:
     axes = list(found[0].case.point)
     with_slo = any(one.case.deployment.slo for one in found)
     with_price = any(one.case.deployment.price_per_gpu_hour for one in found)
+    with_energy = any(m and not math.isnan(m.kwh_per_million) for _, _, _, m, *_ in found)
     head = [*(["variant"] if found[0].case.variant else []), "", *axes]
     head += ["GPUs", "TTFT p50", "p99", "TPOT", "latency", "p99", "req/s", "tok/s"]
     head += ["goodput/s"] if with_slo else []
     head += ["targets", "drafters", "waste"]
     head += ["price/M"] if with_price else []
+    head += ["J/request", "kWh/M"] if with_energy else []
     rows = []
     for one in found:
         d, m = one.case.deployment, one.metrics
@@ -279,6 +409,8 @@ def summary(found: Sequence[Answer]) -> dict[str, Any]:
             f"{m.wasted_passes:.0%}" if m.passes_per_token else "–",
         ]
         row += [f"{m.price_per_million:.2f}"] if with_price else []
+        if with_energy:
+            row += [f"{m.joules_per_request:.4g}", f"{m.kwh_per_million:.3g}"]
         rows.append(row)
     return {"head": head, "rows": rows}
 
@@ -337,26 +469,14 @@ def write_trace(found: Sequence[Answer], path: Path) -> None:
     write_whole(path, json.dumps(perfetto.trace(runs), separators=(",", ":")), "--trace")
 
 
-def write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
-    """Write the results folder: table, report, charts, study and provenance.
-
-    Args:
-        study: what was asked.
-        found: its answers.
-        folder: where to; :func:`claim` has been called.
-
-    Returns:
-        The report.
-
-    Raises:
-        UserError: the folder cannot be written to.
-    """
+def _write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
+    """Write table, report, charts, study and provenance next door, then move them into *folder*."""
     import pyarrow as pa
 
     from dsim import report
     from dsim.cluster import charts
     from dsim.results import provenance, write_csv, write_table
-    from dsim.run import UNFINISHED, _full_disk, _remove_old
+    from dsim.run import UNFINISHED, move_in
 
     resolved = study.study.to_toml()
     frame = table(found)
@@ -380,41 +500,21 @@ def write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
         provenance=record,
         study=resolved,
     )
-    try:
-        with _full_disk(folder):
-            new = folder / UNFINISHED / "new"
-            shutil.rmtree(new, ignore_errors=True)
-            new.mkdir(parents=True)
-            arrow = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
-            write_table(new / "results.parquet", arrow)
-            write_csv(new / "results.csv", arrow)
-            (new / "study.toml").write_text(resolved, encoding="utf-8")
-            for panel in panels:
-                png, svg = report.pictures(panel)
-                (new / f"{panel.name}.png").write_bytes(png)
-                (new / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
-            (new / "report.html").write_text(report.html(page, panels), encoding="utf-8")
-            (new / "provenance.json").write_text(record, encoding="utf-8")
-            moved = sorted(new.iterdir(), key=lambda path: path.name == "provenance.json")
-            _remove_old(folder, {path.name for path in moved})
-            for path in moved:
-                path.replace(folder / path.name)
-    finally:
-        shutil.rmtree(folder / UNFINISHED, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # only if nothing was written
+    new = folder / UNFINISHED / "new"
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    arrow = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    write_table(new / "results.parquet", arrow)
+    write_csv(new / "results.csv", arrow)
+    (new / "study.toml").write_text(resolved, encoding="utf-8")
+    for panel in panels:
+        png, svg = report.pictures(panel)
+        (new / f"{panel.name}.png").write_bytes(png)
+        (new / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
+    (new / "report.html").write_text(report.html(page, panels), encoding="utf-8")
+    (new / "provenance.json").write_text(record, encoding="utf-8")
+    move_in(folder)
     return folder / "report.html"
-
-
-def claim(study: LoadStudy, folder: Path, *, force: bool) -> None:
-    """See to it that *folder* may be written to.
-
-    Raises:
-        UserError: it holds something else.
-    """
-    from dsim.run import _claim
-
-    _claim(folder, study.study.to_toml(), force=force)
 
 
 def _settings_rows(study: LoadStudy) -> list[tuple[str, str, str]]:

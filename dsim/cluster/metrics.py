@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BATCHES = 20
 LEAST_PER_BATCH = 10
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
+JOULES_PER_KWH = 3.6e6
 DRIFT_REQUESTS = 200  # fewer say nothing about whether a backlog grows
 
 
@@ -54,6 +55,8 @@ class Metrics:
         gpu_seconds_per_token: GPU time reserved for each token; and
         busy_gpu_seconds_per_token: the part of it in which GPUs computed.
         price_per_million: tokens, at the deployment's price of a GPU-hour (0 if there is none).
+        joules_per_request, kwh_per_million: energy for each finished request and for a million
+            tokens, by the watts of the GPUs that are reserved; NaN where none are given.
         backlog: how much the number of requests in the system grew over the run, as a part of its
             mean; see :func:`backlog_growth`.
     """
@@ -80,6 +83,8 @@ class Metrics:
     gpu_seconds_per_token: float
     busy_gpu_seconds_per_token: float
     price_per_million: float
+    joules_per_request: float
+    kwh_per_million: float
     backlog: float
 
     @property
@@ -125,6 +130,7 @@ def measure(deployment: Deployment, runs: Sequence[Served], *, warm_up: float = 
     drafter_time = span_ns * deployment.drafters.servers
     busy_gpu_ns = target_busy * deployment.targets.gpus + drafter_busy * deployment.drafters.gpus
     gpu_s_per_token = _ratio(deployment.gpus * span_ns / NS_PER_S, all_tokens)
+    joules = sum(energy_joules(deployment, run) for run in runs)
     good = [cut.good(deployment) for cut in kept] if deployment.slo else None
     sent = sum(cut.sent for cut in kept)
     rates = [_ratio(cut.done, cut.seconds) for cut in kept]
@@ -156,8 +162,27 @@ def measure(deployment: Deployment, runs: Sequence[Served], *, warm_up: float = 
         gpu_seconds_per_token=gpu_s_per_token,
         busy_gpu_seconds_per_token=_ratio(busy_gpu_ns / NS_PER_S, all_tokens),
         price_per_million=gpu_s_per_token * 1e6 / 3600 * deployment.price_per_gpu_hour,
+        joules_per_request=_ratio(joules, sum(int((run.fate == DONE).sum()) for run in runs)),
+        kwh_per_million=_ratio(joules, all_tokens) * 1e6 / JOULES_PER_KWH,
         backlog=max(map(backlog_growth, runs)),
     )
+
+
+def energy_joules(deployment: Deployment, run: Served) -> float:
+    """What the GPUs of a run drew from its first moment to its last; NaN where that is not known.
+
+    A server that is down counts as idle. Non-SI has no drafters.
+    """
+    joules = 0.0
+    for spec, fleet in ((deployment.targets, run.target), (deployment.drafters, run.drafter)):
+        if fleet is run.drafter and deployment.algorithm == "nonsi":
+            continue
+        if spec.watts is None or spec.idle_watts is None:
+            return math.nan
+        busy_s = sum(fleet.busy_ns) / NS_PER_S
+        idle_s = run.end_ns / NS_PER_S * spec.servers - busy_s
+        joules += spec.gpus * (busy_s * spec.watts + idle_s * spec.idle_watts)
+    return joules
 
 
 class _Cut:

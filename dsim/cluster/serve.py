@@ -161,7 +161,7 @@ class _Run:
         self.arrivals = workload.arrival_ns(seed, replication).tolist()
         prompts, outputs = workload.lengths(seed, replication)
         self.prompts, self.outputs = prompts.tolist(), outputs.tolist()
-        self.rates = workload.rates(seed, replication, d.acceptance.rate).tolist()
+        self.rates = workload.rates(seed, replication, d.acceptance).tolist()
         self.sample = {
             "target": d.target.sampler(seed, request_key(replication, 0), TARGET_STREAM),
             "drafter": d.drafter.sampler(seed, request_key(replication, 0), DRAFTER_STREAM),

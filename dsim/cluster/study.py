@@ -88,6 +88,20 @@ def _fleet_settings(model: str) -> tuple[Setting, ...]:
             "GPUs",
             f"of one {model} server",
         ),
+        _number(
+            f"cluster.{model}_watts",
+            None,
+            "W",
+            f"what one GPU of a {model} server draws while it computes, and",
+            type="float",
+        ),
+        _number(
+            f"cluster.{model}_idle_watts",
+            None,
+            "W",
+            "while it does not; not set: energy is not counted",
+            type="float",
+        ),
     )
 
 
@@ -113,11 +127,12 @@ LOAD_SETTINGS: tuple[Setting, ...] = (
         "workload.output_cv", 0.0, "", "above 0: lengths of answers are lognormal, mean tokens"
     ),
     _number(
-        "workload.acceptance_spread",
+        "workload.acceptance_drift",
         0.0,
         "",
-        "standard deviation of the acceptance rate over requests (a beta distribution)",
-        high=0.5,
+        "by how much the acceptance rate rises (below 0: falls) from the first request to the last",
+        low=-1,
+        high=1,
     ),
     Setting(
         key="workload.trace_file",
@@ -308,6 +323,7 @@ class _LoadLoader(studies._Loader):
                     )
             self.check_links(where, values, of["cluster.targets"])
             self.check_faults(where, values, of)
+            self.check_watts(where, of, values["algorithms"])
             if max(of["cluster.hosts"]) and min(values["cluster.slowdown"]) < 1:
                 self.complain(
                     f"{where}cluster.slowdown",
@@ -330,6 +346,22 @@ class _LoadLoader(studies._Loader):
         for number, fault in enumerate(values["cluster.faults"] or ()):
             for key, what in faults.problems(fault, counts):
                 self.complain(f"{where}cluster.faults[{number}].{key}", what)
+
+    def check_watts(
+        self, where: str, of: Mapping[str, Sequence[Any]], algorithms: Sequence[str]
+    ) -> None:
+        """Energy is counted for all GPUs that are reserved, or for none."""
+        keys = [f"cluster.target{suffix}" for suffix in ("_watts", "_idle_watts")]
+        if algorithms != ["nonsi"]:
+            keys += [f"cluster.drafter{suffix}" for suffix in ("_watts", "_idle_watts")]
+        given = [key for key in keys if None not in of[key]]
+        for key in keys:
+            if given and key not in given:
+                self.complain(f"{where}{key}", f"is missing: {given[0]} is set")
+        for key in keys[::2]:
+            idle = key.replace("_watts", "_idle_watts")
+            if {key, idle} <= set(given) and max(of[idle]) > min(of[key]):
+                self.complain(f"{where}{idle}", f"expected at most {min(of[key]):g} ({key})")
 
 
 def _with_engine(study: Study) -> Study:
@@ -412,7 +444,7 @@ def workload_of(
         think_ns=round(values["workload.think_ms"] * 1e6),
         prompt=length(values["workload.prompt_tokens"], values["workload.prompt_cv"]),
         output=length(values["tokens"], values["workload.output_cv"]),
-        rate_spread=values["workload.acceptance_spread"],
+        rate_drift=values["workload.acceptance_drift"],
         trace=traces.get(values["workload.trace_file"] or "", ()),
     )
 
@@ -441,6 +473,8 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
             kv_tokens=of("kv_tokens"),
             affinity=values["cluster.affinity"] if model == "target" else False,
             gpus=values[f"cluster.gpus_per_{model}"],
+            watts=of("watts"),
+            idle_watts=of("idle_watts"),
         )
 
     return Deployment(

@@ -108,7 +108,7 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     else:
         rate_per_s = workload.rate_per_s
     prompts, outputs = workload.lengths(d.seed, 0)
-    rates = workload.rates(d.seed, 0, d.acceptance.rate)
+    rates = workload.rates(d.seed, 0, d.acceptance)
     some = min(SAMPLE, workload.count)
     passes, drafts = 0, 0
     for number in range(some):

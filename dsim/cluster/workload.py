@@ -8,23 +8,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsim.acceptance import Uniforms
+from dsim.acceptance import OTHER_STREAM, Uniforms
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
 
+    from dsim.acceptance import Acceptance
+
 NS_PER_S = 1_000_000_000
 ARRIVALS = ("poisson", "gamma", "closed", "trace")
-STREAM = 3  # of the uniform numbers; 0 … 2 are those of dsim.acceptance
-GAPS, PROMPTS, OUTPUTS, RATES, FAULTS, NETWORK, THINKING = range(7)
+GAPS, PROMPTS, OUTPUTS, _, FAULTS, NETWORK, THINKING = range(7)
 BLOCK = 4096
 
 
 def uniforms(seed: int, replication: int, purpose: int, part: int = 0) -> Uniforms:
     """A stream of numbers in [0, 1) for one purpose (GAPS, PROMPTS, …), apart from all others."""
-    return Uniforms(seed, (replication << 36) + (part << 4) + purpose, STREAM)
+    return Uniforms(seed, (replication << 36) + (part << 4) + purpose, OTHER_STREAM)
 
 
 def request_key(replication: int, request: int) -> int:
@@ -76,8 +77,8 @@ class Workload:
         cv: of the gaps of gamma.
         users, think_ns: of the closed loop; the mean thinking time, exponential.
         prompt, output: lengths; the output is at least 1.
-        rate_spread: standard deviation of the acceptance rate over requests (a beta distribution
-            around the mean); 0: all are alike.
+        rate_drift: by how much the acceptance rate rises from the first request to the last,
+            evenly around its mean (cut at 0 and 1).
         trace: (arrival ns, prompt tokens, output tokens) of each request, in order of arrival.
     """
 
@@ -89,7 +90,7 @@ class Workload:
     think_ns: int = 0
     prompt: Length = Length()
     output: Length = Length(mean_tokens=100)
-    rate_spread: float = 0.0
+    rate_drift: float = 0.0
     trace: tuple[tuple[int, int, int], ...] = ()
 
     @property
@@ -125,17 +126,14 @@ class Workload:
         outputs = self.output.quantile(uniforms(seed, replication, OUTPUTS).next(self.count))
         return prompts, np.maximum(1, outputs)
 
-    def rates(self, seed: int, replication: int, mean: float) -> NDArray[np.float64]:
+    def rates(self, seed: int, replication: int, acceptance: Acceptance) -> NDArray[np.float64]:
         """The acceptance rate of each request: float64, shape (count,)."""
-        if not self.rate_spread or mean in (0.0, 1.0):
-            return np.full(self.count, mean)
-        from scipy.special import betaincinv
-
-        variance = min(self.rate_spread**2, 0.999 * mean * (1 - mean))
-        total = mean * (1 - mean) / variance - 1
-        u = uniforms(seed, replication, RATES).next(self.count)
-        rates: NDArray[np.float64] = betaincinv(mean * total, (1 - mean) * total, u)
-        return rates
+        means = np.full(self.count, acceptance.rate)
+        if self.rate_drift and self.count > 1:
+            drift = self.rate_drift * np.linspace(-0.5, 0.5, self.count)
+            means = np.clip(means + drift, 0.0, 1.0)
+        first = request_key(replication, 0)
+        return acceptance.rates(seed, range(first, first + self.count), means)
 
     def thinking_ns(self, seed: int, replication: int) -> Iterator[int]:
         """Thinking times, one after the other."""
