@@ -422,7 +422,7 @@ def test_plot_takes_a_csv_alone(small, tmp_path):
             "algorithm,lookahead\nsi,1\n",
             "latency_mean_ms: is missing; time to the last token, mean",
         ),
-        ("latency_mean_ms\n3\n", "algorithm: is missing; nonsi, si or dsi"),
+        ("latency_mean_ms\n3\n", "algorithm: is missing; nonsi, si, dsi, multidsi"),
         (
             "algorithm,latency_mean_ms\nsi,fast\nsi,3\n",
             "latency_mean_ms: expected numbers, got 'fast'",

@@ -66,12 +66,12 @@ MISTAKES = {
     ),
     "wrong word in a list": (
         'algorithms = ["dsi", "dssi"]',
-        's.toml: algorithms: expected a list of "nonsi", "si", "dsi", got "dssi"; '
+        's.toml: algorithms: expected a list of "nonsi", "si", "dsi", "multidsi", got "dssi"; '
         'did you mean "dsi"?',
     ),
     "no algorithm": (
         "algorithms = []",
-        's.toml: algorithms: expected a list of "nonsi", "si", "dsi", got []',
+        's.toml: algorithms: expected a list of "nonsi", "si", "dsi", "multidsi", got []',
     ),
     "negative latency": (
         "[target]\nlatency_ms = -1",
