@@ -1,16 +1,17 @@
 """Distil a three-layer drafter from SmolLM2-135M-Instruct.
 
-The steps, each a subcommand; all that is random has a fixed seed and every schedule counts steps,
-so that the same machine type makes the same weights, however often it is interrupted::
+The steps, each a subcommand; all that is random has a fixed seed, and schedules count steps, not
+minutes. A step that was broken off goes on where it stopped::
 
     G=work/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
     python models/distil_smollm2.py sample --gguf $G --out work/smol
     python models/distil_smollm2.py answer --gguf $G --out work/smol
     python models/distil_smollm2.py train --gguf $G --data work/smol --out work/smol-drafter
 
-``sample`` lets the target make texts and questions up (at temperature 1); ``answer`` lets it go on
-greedily from them, with and without its chat template, and from stubs of functions of Python's
-standard library; ``train`` fits the drafter to what the target thinks of all these tokens.
+``sample`` lets the target make texts and questions up, from openings in ``smollm2_prompts.py``;
+``answer`` lets it go on greedily from them, with and without its chat template, and from heads of
+functions; ``train`` fits the drafter to what the target thinks of all these tokens. Several
+processes may share the first two (``--worker``, ``--workers``, before the step's name).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import dataclasses
 import json
 import random
+import re
 import time
 import zlib
 from collections.abc import Sequence
@@ -333,41 +335,6 @@ def answer(args: argparse.Namespace) -> None:
         write_batches(decoder, todo, "answers", args, tokens=72)
 
 
-@torch.no_grad()
-def teach(args: argparse.Namespace) -> None:
-    """Let the target read answers that ``generate_answers.py`` made, and keep its hidden states."""
-    rows = [
-        (row["prompt"], row["answer"])
-        for path in sorted(args.answers.glob("*.jsonl"))
-        for row in map(json.loads, path.open(encoding="utf-8"))
-        if len(row["prompt"]) + len(row["answer"]) <= 220
-    ]
-    random.Random(3).shuffle(rows)
-    rows = rows[: args.texts]
-    model = in_bfloat16(load_model(args.gguf))
-    for at in range(args.worker * args.batch, len(rows), args.workers * args.batch):
-        path = args.out / f"taught-{at:05d}.jsonl"
-        if path.exists():
-            continue
-        chunk = sorted(rows[at : at + args.batch], key=lambda row: len(row[0]) + len(row[1]))
-        longest = max(len(a) for _, a in chunk)
-        kept = torch.zeros(len(chunk), longest, model.config.hidden_size, dtype=torch.bfloat16)
-        for first in range(0, len(chunk), 16):
-            part = chunk[first : first + 16]
-            states = model.model(input_ids=padded([p + a for p, a in part])).last_hidden_state
-            for i, (prompt, answer) in enumerate(part):
-                begin = len(prompt) - 1
-                kept[first + i, : len(answer)] = states[i, begin : begin + len(answer)]
-        save_file({"hidden": kept}, path.with_suffix(".safetensors"))
-        half = path.with_suffix(".half")
-        with half.open("w", encoding="utf-8") as out:
-            for prompt, answer in chunk:
-                text = Text(kind="taught, chat", prompt=prompt, answer=answer)
-                out.write(json.dumps(dataclasses.asdict(text)) + "\n")
-        half.replace(path)
-        print(path.name, "of", len(rows), "texts", flush=True)
-
-
 def padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:
     """*rows* as one tensor, filled up at the right, where a causal model does not look."""
     width = max(map(len, rows))
@@ -400,8 +367,39 @@ class Lesson:
     states: torch.Tensor
 
 
-def lessons(folder: Path, hold: int) -> tuple[list[Lesson], list[Lesson]]:
-    """The lessons of *folder* in a fixed order, and those set apart: one in *hold*."""
+def content(text: str) -> set[str]:
+    """The words of *text* that say what it is about."""
+    return set(re.findall(r"[a-z]+", text.lower())) - prompts.COMMON
+
+
+class Shipped:
+    """The prompts that come with dsim, which the training must not see.
+
+    Args:
+        tokenizer: of the target.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self.tokenizer = tokenizer
+        folder = Path(__file__).resolve().parent.parent / "dsim" / "prompts"
+        self.known = [
+            content(json.loads(line)["prompt"])
+            for path in sorted(folder.glob("*.jsonl"))
+            for line in path.open(encoding="utf-8")
+        ]
+
+    def resembles(self, text: Text) -> bool:
+        """Whether *text* asks about the same as one of them."""
+        asked = self.tokenizer.decode(text.prompt).split("<|im_start|>user\n")[-1]
+        words = content(asked.removesuffix("<|im_end|>\n<|im_start|>assistant\n"))
+        return any(len(words & one) >= 0.4 * len(words | one) > 0 for one in self.known)
+
+
+def lessons(folder: Path, hold: int, shipped: Shipped) -> tuple[list[Lesson], list[Lesson]]:
+    """The lessons of *folder* in a fixed order, and those set apart: one in *hold*.
+
+    What resembles a prompt that ships is left out.
+    """
     kept: list[Lesson] = []
     apart: list[Lesson] = []
     for path in sorted(folder.glob("*-?????.jsonl")):
@@ -409,6 +407,8 @@ def lessons(folder: Path, hold: int) -> tuple[list[Lesson], list[Lesson]]:
         lines = path.open(encoding="utf-8")
         for number, (line, hidden) in enumerate(zip(lines, states, strict=True)):
             text = Text(**json.loads(line))
+            if shipped.resembles(text):
+                continue
             lesson = Lesson(text=text, states=hidden[: len(text.answer)])
             (kept if number % hold else apart).append(lesson)
     return kept, apart
@@ -476,6 +476,7 @@ def train(args: argparse.Namespace) -> None:
     del target
     weights = [p for p in drafter.parameters() if p.requires_grad]
     mover = optimizer(drafter)
+    shipped = Shipped(load_tokenizer(args.gguf))
     saved = args.out / "checkpoint.pt"
     step, round_, at = 0, 0, 0
     if saved.exists():
@@ -490,7 +491,7 @@ def train(args: argparse.Namespace) -> None:
     while step < args.steps:
         if at >= len(order):
             at, round_ = (at, round_) if not order else (0, round_ + 1)
-            texts, apart = lessons(args.data, args.hold)
+            texts, apart = lessons(args.data, args.hold, shipped)
             order = batches([len(t.text.prompt + t.text.answer) for t in texts], args.batch, round_)
             usual = frequent(texts, len(head), args.words)
             tokens = sum(len(one.text.answer) for one in texts)
@@ -588,15 +589,11 @@ def main() -> None:
     a.add_argument("--templates", type=int, default=300)
     a.add_argument("--count", action="store_true", help="say only how many there are")
     a.set_defaults(run=answer)
-    h = steps.add_parser("teach", help="keep what the target thinks of answers that are there")
-    h.add_argument("--answers", type=Path, required=True, help="folder of generate_answers.py")
-    h.add_argument("--texts", type=int, default=1536, help="only so many")
-    h.set_defaults(run=teach)
-    for step in (s, a, h):
+    for step in (s, a):
         step.add_argument("--batch", type=int, default=192, help="texts at a time")
     t = steps.add_parser("train", help="fit the drafter")
     t.add_argument("--data", type=Path, required=True, help="folder of the steps before")
-    t.add_argument("--steps", type=int, default=500)
+    t.add_argument("--steps", type=int, default=800)
     t.add_argument("--batch", type=int, default=24, help="texts a step")
     t.add_argument("--rate", type=float, default=1.6e-3, help="peak of the learning rate")
     t.add_argument("--warm", type=int, default=20, help="steps until the peak")
@@ -609,7 +606,7 @@ def main() -> None:
     t.add_argument("--check", type=int, default=100, help="steps between looks at these texts")
     t.add_argument("--save", type=int, default=50, help="steps between checkpoints")
     t.set_defaults(run=train)
-    for step in (s, a, h, t):
+    for step in (s, a, t):
         step.add_argument("--gguf", type=Path, required=True)
         step.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()

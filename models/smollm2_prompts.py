@@ -152,6 +152,14 @@ FUNCTIONS: tuple[tuple[str, str, str, str, Callable[..., Any]], ...] = (
      "ns n", lambda ns, n: [x for x in ns if x > n]),
 )  # fmt: skip
 
+# What says nothing about the task of a prompt.
+COMMON = frozenset(
+    _parts(
+        "a|an|the|of|in|to|and|that|is|it|for|on|with|as|was|return|returns|python|function|write|"
+        "def|int|str|list|text|following|one|sentence|summarise|once|upon|time|there|im|start|end"
+    )
+)
+
 WORDS = _parts(
     "apple|river|stone|green|level|lamp|cloud|radar|paper|house|tiger|noon|garden|bridge|window|"
     "salt|spoon|chair|music|candle"

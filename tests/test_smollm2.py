@@ -84,13 +84,13 @@ def test_the_two_folders_are_ordinary_models_with_one_tokenizer(made) -> None:
 
 
 def test_the_target_knows_something(fleet) -> None:
-    """Wrong weights, rotary halves or a wrong template would show here."""
+    """Wrong weights or rotary halves would show here."""
     from dsim.generate import encode
     from dsim.verify import Match
 
-    asked = encode(fleet.pair, "What is two plus two?", chat=True)
-    run = fleet.run("nonsi", asked, 16, Match())
-    assert "4" in fleet.pair.tokenizer.decode(run.output.tokens)
+    given = encode(fleet.pair, "The capital of France is", chat=False)
+    run = fleet.run("nonsi", given, 4, Match())
+    assert "Paris" in fleet.pair.tokenizer.decode(run.output.tokens)
 
 
 @pytest.mark.parametrize("chat", [False, True])
