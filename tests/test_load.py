@@ -331,6 +331,24 @@ def test_the_warm_up_is_cut():
     assert measure(deployment, [run], warm_up=0.5).latency["mean"].value == pytest.approx(10)
 
 
+def test_quantiles_have_intervals_only_where_batches_say_something():
+    """Of M/M/1: the p99 of 20 batches of 90 requests would be covered in three cases of four."""
+    deployment = Deployment(
+        algorithm="nonsi",
+        target=Latency(model="gamma", cv=1.0, latency_ns=10**7),
+        targets=FleetSpec(),
+    )
+
+    def estimates(requests):
+        workload = Workload(requests=requests, rate_per_s=30.0, output=Length(mean_tokens=1))
+        return measure(deployment, [serve(deployment, workload)]).latency
+
+    few, many = estimates(2000), estimates(2500)
+    assert math.isnan(few["p99"].ci95)
+    assert few["p90"].ci95 > 0
+    assert many["p99"].ci95 > many["p50"].ci95
+
+
 def test_intervals_cover_the_truth():
     """Of 40 intervals by batch means, 95 % are meant to hold; by far most do."""
     deployment = Deployment(

@@ -1,7 +1,8 @@
 """The queues against closed forms of queueing theory, within the simulation's own intervals.
 
-Seeds are fixed, so these either hold or do not: 95 % intervals of five runs, widened by a half
-because several are checked.
+Every comparison is a t-test over independent runs, and there are many: each is made at the level
+FAMILY / len(CHECKS) (Bonferroni), so that a right simulator fails *any* of them with a chance of at
+most 5 % for one choice of seeds. The seeds are fixed, so a test either holds or does not.
 """
 
 from __future__ import annotations
@@ -9,21 +10,29 @@ from __future__ import annotations
 import itertools
 import math
 
+import numpy as np
 import pytest
+from scipy.special import stdtrit
 
 from dsim.cluster.deployment import Deployment, FleetSpec
 from dsim.cluster.metrics import measure
-from dsim.cluster.serve import serve
+from dsim.cluster.serve import TURNED_AWAY, serve
 from dsim.cluster.theory import erlang_b, erlang_c, mg1_wait, mmc_wait, offered_load
 from dsim.cluster.workload import Length, Workload
 from dsim.latency import Latency
 
 MS = 1_000_000
+RUNS = 8
 EXPONENTIAL = Latency(model="gamma", cv=1.0, latency_ns=10 * MS)
 CONSTANT = Latency(latency_ns=10 * MS)
 
 
-def queue(latency, servers, rate_per_s, requests=6000, runs=5, **more):
+FAMILY = 0.05  # chance that a right simulator fails any of CHECKS, for seeds drawn at random
+ORDERS = ("lifo", "shortest", "first-pass")
+SERVICES = {"exponential": EXPONENTIAL, "constant": CONSTANT}
+
+
+def queue(latency, servers, rate_per_s, requests=4000, runs=RUNS, **more):
     """Requests of one token each under non-SI: one service each."""
     deployment = Deployment(
         algorithm="nonsi",
@@ -46,22 +55,62 @@ CASES = {
 }
 
 
+CHECKS = (
+    *(f"{case}: {what}" for case in CASES for what in ("latency", "utilisation")),
+    *ORDERS,
+    *(f"{what}, {service}" for what in ("loss", "sharing") for service in SERVICES),
+    "arrivals see averages",
+    "number in the system",
+    "number in the system, 4 servers",
+)
+
+
+def half_width_of(check, values):
+    """Of the interval of the mean of independent *values*, at the level of one of the CHECKS."""
+    assert check in CHECKS  # or it would not be counted
+    n = len(values)
+    return stdtrit(n - 1, 1 - FAMILY / len(CHECKS) / 2) * np.std(values, ddof=1) / np.sqrt(n)
+
+
+def holds(check, values, expected):
+    return abs(np.mean(values) - expected) <= half_width_of(check, values)
+
+
+def latencies(served):
+    return [latency_of(run) for run in served]
+
+
+def latency_of(run):
+    """Mean latency (ms) of one run after its first tenth."""
+    first = len(run.fate) // 10
+    return float((run.done_ns[first:] - run.arrival_ns[first:]).mean() / 1e6)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_mean_latency(case):
     latency, servers, rate, expected = CASES[case]
-    metrics, _ = queue(latency, servers, rate)
-    mean = metrics.latency["mean"]
-    assert abs(mean.value - expected) < 1.5 * mean.ci95
-    assert mean.ci95 < 0.25 * expected  # or the test would say nothing
-    assert metrics.target_utilisation == pytest.approx(rate * 0.010 / servers, rel=0.05)
+    metrics, served = queue(latency, servers, rate)
+    values = latencies(served)
+    assert holds(f"{case}: latency", values, expected)
+    assert half_width_of(f"{case}: latency", values) < 0.25 * expected  # or it would say nothing
+    assert metrics.latency["mean"].value == pytest.approx(np.mean(values))
+    busy = [sum(run.target.busy_ns) / servers / run.end_ns for run in served]
+    assert holds(f"{case}: utilisation", busy, rate * 0.010 / servers)
 
 
-@pytest.mark.parametrize("discipline", ["lifo", "shortest", "first-pass"])
+@pytest.mark.parametrize("discipline", ORDERS)
 def test_the_mean_does_not_depend_on_the_order(discipline):
     """With one service each, no order that ignores service times changes the mean wait."""
-    metrics, _ = queue(EXPONENTIAL, 1, 70.0, discipline=discipline)
-    mean = metrics.latency["mean"]
-    assert abs(mean.value - (10 + mg1_wait(0.7, 10.0, 1))) < 1.5 * mean.ci95
+    _, served = queue(EXPONENTIAL, 1, 70.0, discipline=discipline)
+    assert holds(discipline, latencies(served), 10 + mg1_wait(0.7, 10.0, 1))
+
+
+def test_a_wrong_simulator_would_fail():
+    """The comparisons have power: a tenth off the mean is noticed."""
+    latency, servers, rate, expected = CASES["M/M/1 at 0.5"]
+    _, served = queue(latency, servers, rate)
+    for wrong in (0.9, 1.1):
+        assert not holds("M/M/1 at 0.5: latency", latencies(served), wrong * expected)
 
 
 def test_lifo_spreads_latencies_more_than_fifo():
@@ -70,44 +119,43 @@ def test_lifo_spreads_latencies_more_than_fifo():
     assert lifo.latency["p99"].value > 1.5 * fifo.latency["p99"].value
 
 
-@pytest.mark.parametrize("latency", [EXPONENTIAL, CONSTANT], ids=["exponential", "constant"])
-def test_erlang_loss(latency):
+@pytest.mark.parametrize("service", SERVICES)
+def test_erlang_loss(service):
     """M/G/4/4: the share turned away depends on the mean service time alone."""
-    metrics, served = queue(latency, 4, 300.0, max_active=4, max_waiting=0)
-    shares = [run.fate.tolist().count(2) / len(run.fate) for run in served]
-    mean = sum(shares) / len(shares)
-    spread = math.sqrt(sum((s - mean) ** 2 for s in shares) / (len(shares) - 1))
-    assert abs(mean - erlang_b(4, 3.0)) < 1.5 * 2.776 * spread / math.sqrt(len(shares))
-    assert metrics.turned_away == sum(run.fate.tolist().count(2) for run in served)
+    metrics, served = queue(SERVICES[service], 4, 300.0, max_active=4, max_waiting=0)
+    turned_away = [int((run.fate == TURNED_AWAY).sum()) for run in served]
+    shares = [count / len(run.fate) for count, run in zip(turned_away, served, strict=True)]
+    assert holds(f"loss, {service}", shares, erlang_b(4, 3.0))
+    assert metrics.turned_away == sum(turned_away)
 
 
-@pytest.mark.parametrize("latency", [EXPONENTIAL, CONSTANT], ids=["exponential", "constant"])
-def test_processor_sharing(latency):
+@pytest.mark.parametrize("service", SERVICES)
+def test_processor_sharing(service):
     """M/G/1-PS: servers enough, one host that they share evenly: E[T] = E[S] / (1 - load)."""
-    metrics, served = queue(
-        latency, 60, 60.0, requests=3000, hosts=1, slowdown=tuple(float(m) for m in range(1, 61))
-    )
+    slowdown = tuple(float(m) for m in range(1, 61))
+    _, served = queue(SERVICES[service], 60, 60.0, requests=2000, hosts=1, slowdown=slowdown)
     assert max(run.target.peak_busy for run in served) < 60
-    mean = metrics.latency["mean"]
-    assert abs(mean.value - 10 / (1 - 0.6)) < 1.5 * mean.ci95
+    assert holds(f"sharing, {service}", latencies(served), 10 / (1 - 0.6))
 
 
 def test_arrivals_see_time_averages():
     """PASTA: what Poisson arrivals find is the average over time."""
-    metrics, served = queue(EXPONENTIAL, 1, 70.0)
-    found = sum(run.found[:, 0].mean() for run in served) / len(served)
-    assert found == pytest.approx(metrics.in_system, rel=0.03)
-    assert found == pytest.approx(0.7 / 0.3, rel=0.15)
+    _, served = queue(EXPONENTIAL, 1, 70.0)
+    over_time = np.array([run.in_system_area_ns / run.end_ns for run in served])
+    found = np.array([run.found[:, 0].mean() for run in served])
+    assert holds("arrivals see averages", found - over_time, 0.0)
+    assert holds("number in the system", over_time, 0.7 / 0.3)
 
 
-def test_littles_law_in_seconds():
-    metrics, served = queue(EXPONENTIAL, 4, 300.0)
+def test_littles_law_in_every_run():
+    _, served = queue(EXPONENTIAL, 4, 300.0)
     for run in served:
         rate = len(run.fate) / run.end_ns
         assert rate * (run.left_ns - run.arrival_ns).mean() == pytest.approx(
             run.in_system_area_ns / run.end_ns, rel=1e-9
         )
-    assert metrics.in_system == pytest.approx(3 + erlang_c(4, 3.0) * 3, rel=0.15)
+    in_system = [run.in_system_area_ns / run.end_ns for run in served]
+    assert holds("number in the system, 4 servers", in_system, 3 + erlang_c(4, 3.0) * 3)
 
 
 def test_a_closed_loop_is_never_overloaded():

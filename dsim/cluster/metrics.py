@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 BATCHES = 20
-LEAST_PER_BATCH = 10
+LEAST_PER_BATCH, LEAST_BATCHES, LEAST_IN_TAIL = 10, 5, 5
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 JOULES_PER_KWH = 3.6e6
 DRIFT_REQUESTS = 200  # fewer say nothing about whether a backlog grows
@@ -97,7 +97,8 @@ def measure(deployment: Deployment, runs: Sequence[Served], *, warm_up: float = 
     """Metrics of one deployment from independent runs of it.
 
     Intervals come from the runs, if there are at least three; else from the means of 20 batches of
-    consecutive requests (if each has at least 10), with Student's t.
+    consecutive requests (if each has at least 10), with Student's t. For a quantile there are as
+    many batches, from 5 to 20, as have 5 requests beyond it; with fewer there is no interval.
 
     Args:
         deployment: what ran.
@@ -111,7 +112,7 @@ def measure(deployment: Deployment, runs: Sequence[Served], *, warm_up: float = 
         return {
             "mean": _estimate(values, np.mean),
             **{
-                name: _estimate(values, lambda x, q=q: np.quantile(x, q))  # type: ignore[misc]
+                name: _estimate(values, lambda x, q=q: np.quantile(x, q), 1 - q)  # type: ignore[misc]
                 for name, q in QUANTILES.items()
             },
         }
@@ -223,17 +224,26 @@ class _Cut:
         return int(kept.sum())
 
 
-def _estimate(values: Sequence[Floats], statistic: Callable[[Floats], float]) -> Estimate:
-    """A statistic over all requests, with an interval from runs or from batches."""
+def _estimate(
+    values: Sequence[Floats], statistic: Callable[[Floats], float], tail: float = 1.0
+) -> Estimate:
+    """A statistic over all requests, with an interval from runs or from batches.
+
+    Args:
+        values: of each run.
+        statistic: what is made of them.
+        tail: the part of the values beyond the statistic, for a quantile: batches in which too few
+            lie there understate how uncertain it is, so they are made larger, or there is none.
+    """
     pooled = np.concatenate(list(values))
     if not len(pooled):
         return Estimate(value=math.nan)
     parts: Sequence[Floats] = [part for part in values if len(part)]
     if len(values) < 3:
-        size = len(pooled) // BATCHES
-        if size < LEAST_PER_BATCH:
+        count = min(BATCHES, int(len(pooled) * tail / LEAST_IN_TAIL) if tail < 1 else BATCHES)
+        if count < LEAST_BATCHES or len(pooled) // count < LEAST_PER_BATCH:
             return Estimate(value=float(statistic(pooled)))
-        parts = [part for run in values for part in _batches(run, max(1, BATCHES // len(values)))]
+        parts = [part for run in values for part in _batches(run, max(1, count // len(values)))]
     each = np.array([statistic(part) for part in parts])
     return Estimate(
         value=float(statistic(pooled)), ci95=float(half_width(np.std(each, ddof=1), len(each)))
