@@ -198,8 +198,8 @@ MISTAKES = {
     ),
     "chart of no kind": (
         '[grid]\nlookahead = [1, 2]\n[[charts]]\nkind = "line"\nx = "lookahead"\ny = "drafts"',
-        's.toml: charts[0].kind: expected one of "heatmap", "lines", "marginal", "variants", '
-        '"published", got "line"; '
+        's.toml: charts[0].kind: expected one of "heatmap", "map", "lines", "marginal", '
+        '"variants", "published", got "line"; '
         'did you mean "lines"?',
     ),
     "chart over no axis": (
