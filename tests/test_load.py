@@ -400,6 +400,9 @@ def test_streams_are_apart():
 # -- the trace -----------------------------------------------------------------------------------
 
 
+META = {"process_name", "process_sort_index", "thread_name", "thread_sort_index"}
+
+
 @settings(max_examples=40)
 @given(deployments(), workloads(6))
 def test_traces_keep_to_the_format(deployment, workload):
@@ -433,13 +436,43 @@ def test_traces_keep_to_the_format(deployment, workload):
     for e in events:
         if e["ph"] == "X":
             tracks[e["pid"], e["tid"]].append((e["ts"], e["ts"] + e["dur"]))
-    batched = max(deployment.targets.max_batch, deployment.drafters.max_batch) > 1
     for slices in tracks.values():
         for a in slices:
             for b in slices:
                 apart = a[1] <= b[0] + 1e-6 or b[1] <= a[0] + 1e-6
                 nested = (a[0] <= b[0] and b[1] <= a[1]) or (b[0] <= a[0] and a[1] <= b[1])
-                assert apart or nested or batched
+                assert apart or nested  # what overlaps otherwise is not shown
+    # Flows hang on a slice that encloses their ends; else they are dropped.
+    for e in events:
+        if e["ph"] in "sf":
+            track = tracks[e["pid"], e["tid"]]
+            assert any(a - 1e-6 <= e["ts"] <= b + 1e-6 for a, b in track)
+    for e in events:
+        assert type(e["pid"]) is int
+        assert type(e.get("tid", 0)) is int
+        assert all(math.isfinite(e.get(key, 0)) for key in ("ts", "dur"))
+        assert isinstance(e["name"], str)
+        assert e["name"]
+        if e["ph"] == "M":
+            value = "sort_index" if e["name"].endswith("sort_index") else "name"
+            assert set(e["args"]) == {value}
+            assert e["name"] in META
+        if e["ph"] == "C":
+            assert all(type(v) is int and v >= 0 for v in e["args"].values())
+        if e["ph"] == "i":
+            assert e["s"] == "t"
+        if e["ph"] == "f":
+            assert e["bp"] == "e"
+    last: dict[tuple[int, str], float] = {}
+    for e in events:
+        if e["ph"] == "C":  # each counter goes forward
+            assert last.get((e["pid"], e["name"]), -1) < e["ts"]
+            last[e["pid"], e["name"]] = e["ts"]
+    twins = defaultdict(list)
+    for e in events:
+        if e["ph"] in "be":
+            twins[e["cat"], e["id"], e["pid"], e["name"]].append(e["ph"])
+    assert all(phases == ["b", "e"] for phases in twins.values())
     passes = sum(e["ph"] == "X" and e["cat"].startswith("target") for e in events)
     assert passes >= 2 * run.passes.sum()  # what a failure threw back stands there twice
 

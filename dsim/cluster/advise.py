@@ -871,7 +871,17 @@ def as_json(advice: Advice) -> str:
 def table(advice: Advice) -> tuple[list[str], list[list[str]]]:
     """Heads and rows for people."""
     question = advice.question
-    head = ["", "k", "targets", "GPUs each", "drafter GPUs", "GPUs", "latency", "p99", "estimate"]
+    head = [
+        "algorithm",
+        "k",
+        "targets",
+        "GPUs each",
+        "drafter GPUs",
+        "GPUs",
+        "latency",
+        "p99",
+        "estimate",
+    ]
     more = {"throughput": ["req/s"], "slo": ["in time"]}.get(question.objective, []).copy()
     with_energy = question.watts is not None
     more += ["kWh/M"] if with_energy else []

@@ -374,7 +374,8 @@ def summary(found: Sequence[Answer]) -> dict[str, Any]:
     with_slo = any(one.case.deployment.slo for one in found)
     with_price = any(one.case.deployment.price_per_gpu_hour for one in found)
     with_energy = any(m and not math.isnan(m.kwh_per_million) for _, _, _, m, *_ in found)
-    head = [*(["variant"] if found[0].case.variant else []), "", *axes]
+    head = [*(["variant"] if found[0].case.variant else []), "algorithm"]
+    head += [axis.rpartition(".")[2] for axis in axes]
     head += ["GPUs", "TTFT p50", "p99", "TPOT", "latency", "p99", "req/s", "tok/s"]
     head += ["goodput/s"] if with_slo else []
     head += ["targets", "drafters", "waste"]
