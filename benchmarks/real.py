@@ -71,6 +71,7 @@ def main() -> None:
     options.add_argument("--target", required=True)
     options.add_argument("--drafter", required=True)
     options.add_argument("--prompts", required=True)
+    options.add_argument("--dtype", default="float32")
     options.add_argument("--count", type=int, default=6)
     options.add_argument("--tokens", type=int, default=64)
     options.add_argument("--lookahead", type=int, default=5)
@@ -85,7 +86,7 @@ def main() -> None:
     from dsim.models import load_model, load_pair, specs
     from dsim.verify import Match
 
-    pair = load_pair(*specs(args.target, args.drafter))
+    pair = load_pair(*specs(args.target, args.drafter, dtype=args.dtype))
     texts = [json.loads(line)["prompt"] for line in Path(args.prompts).read_text().splitlines()]
     prompts = [list(pair.tokenizer(text).input_ids) for text in texts[: args.count]]
     torch.set_num_threads(1)
