@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -286,7 +287,8 @@ def move(cores: tuple[int, ...]) -> None:
         return
     tasks = Path("/proc/self/task")
     for thread in tasks.iterdir() if tasks.is_dir() else ():
-        os.sched_setaffinity(int(thread.name), cores)
+        with contextlib.suppress(ProcessLookupError):  # it has just ended
+            os.sched_setaffinity(int(thread.name), cores)
     os.sched_setaffinity(0, cores)
 
 
