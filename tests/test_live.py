@@ -374,7 +374,7 @@ def test_a_pipe_says_what_is_there_and_outlives_a_change_of_process() -> None:
     ours.send("hello")
     assert again.recv() == "hello"
     again.close()
-    assert ours.poll(), "the end of it is worth a look"
+    assert ours.poll(60), "the end of it is worth a look"  # who copied it lets go in a while
     with pytest.raises((EOFError, OSError)):
         ours.recv()
 

@@ -15,7 +15,7 @@ from dsim.errors import UserError
 from dsim.study import SETTINGS, case_of, load, loads
 
 # These have forms of their own: tests/test_validate.py, tests/test_measure_study.py
-OTHERS = ("validate", "latency", "acceptance")
+OTHERS = ("validate", "validate-smollm2", "latency", "acceptance")
 FOLDER = Path(__file__).parent.parent / "studies"
 STUDIES = sorted(path for path in FOLDER.glob("*.toml") if path.stem not in OTHERS)
 

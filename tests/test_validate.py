@@ -275,7 +275,9 @@ def test_a_claim_that_fails_is_exit_code_1(monkeypatch) -> None:
     assert result.exit_code == 2
 
 
-def test_the_shipped_study_can_be_read() -> None:
-    settings = validation.load(Path(__file__).parent.parent / "studies" / "validate.toml")
+def test_the_shipped_studies_can_be_read() -> None:
+    studies = Path(__file__).parent.parent / "studies"
+    assert validation.load(studies / "validate-smollm2.toml")["torch.dtype"] == "bfloat16"
+    settings = validation.load(studies / "validate.toml")
     assert settings["backend"] == "wallclock"
     assert settings["lookahead"] == [1, 3, 5]
