@@ -239,6 +239,54 @@ def test_samples_of_the_study_stay_beside_a_variants_pair(path, tmp_path):
     (tmp_path / "d.csv").write_text("ms\n3.0\n4.0\n")
     text = (
         f'pair = "{path}"\n[drafter]\nlatency_model = "empirical"\n'
-        f'latency_samples_file = "{tmp_path / "d.csv"}"\n[[variants]]\nname = "a"\npair = "{path}"\n'
+        f'latency_samples_file = "{tmp_path / "d.csv"}"\n[[variants]]\n'
+        f'name = "a"\npair = "{path}"\n'
     )
     assert case_of(study_of(text).of_variant(0)).drafter.samples_ns == (3 * MS, 4 * MS)
+
+
+def test_only_what_was_measured_of_the_same_pair_is_kept(tmp_path):
+    path = tmp_path / "p.json"
+    latency = Profile(name="x", prompts="s", target=FULL.target, drafter=FULL.drafter)
+    rate = AcceptanceProfile(rate=0.5, target="t", drafter="d")
+    acceptance = Profile(name="x", prompts="s", acceptance=rate)
+    for other in (
+        Profile(name="y", prompts="s", acceptance=rate),
+        Profile(name="x", prompts="r", acceptance=rate),
+        Profile(name="x", prompts="s", acceptance=AcceptanceProfile(rate=0.5, target="t2")),
+        Profile(name="x", prompts="s", acceptance=AcceptanceProfile(rate=0.5, drafter="d2")),
+    ):
+        write(latency, path)
+        write(acceptance, path)
+        assert read(path).missing() == []
+        write(other, path)
+        assert read(path) == other
+    write(acceptance, path)
+    other_target = ModelProfile(model="t2", latency_ms=1.0)
+    changed = Profile(name="x", prompts="s", target=other_target, drafter=FULL.drafter)
+    write(changed, path)
+    assert read(path) == changed
+
+
+def test_each_part_has_one_source(tmp_path):
+    path = tmp_path / "p.json"
+
+    def latency(number):
+        source = f"dsim measure latency l.toml: {number}"
+        write(Profile(name="x", target=FULL.target, drafter=FULL.drafter, source=source), path)
+
+    def acceptance(number):
+        source = f"dsim measure acceptance a.toml: {number}"
+        write(Profile(name="x", acceptance=FULL.acceptance, source=source), path)
+
+    for number in range(3):
+        latency(number)
+        acceptance(number)
+        assert read(path).source == (
+            f"dsim measure latency l.toml: {number}; dsim measure acceptance a.toml: {number}"
+        )
+    write(
+        Profile(name="x", target=FULL.target, drafter=FULL.drafter, acceptance=FULL.acceptance),
+        path,
+    )
+    assert read(path).source == ""
