@@ -286,3 +286,33 @@ def test_examples_that_make_no_prompt(local_set):
     (local_set / "test.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
     with pytest.raises(UserError, match="mine: .* cannot be loaded"):
         HubSet(name="mine", path=str(local_set), template="prompt").prompts(2, 1)
+
+
+COMMON = ("--target=t", "--drafter=d", "--rule=match", "--trust-remote-code", "--revision=r")
+
+
+@pytest.mark.parametrize(
+    ("what", "options"),
+    [
+        ("latency", (*COMMON, "--widths=1", "--contexts=9", "--model=m", "--toml")),
+        ("acceptance", (*COMMON, "--chat", "--trace=f", "--prompt-set=stories", "--top-k=2")),
+    ],
+)
+def test_options_that_a_study_would_ignore(monkeypatch, what, options):
+    ran = []
+    monkeypatch.setattr(measuring, "run", lambda *_, **__: ran.append(1) or iter(()))
+    study = str(STUDIES / f"{what}.toml")
+    for option in options:
+        result = CliRunner().invoke(main, ["measure", what, study, option])
+        assert result.exit_code == 2
+        assert f"{option.partition('=')[0]} has no meaning with a STUDY" in result.stderr
+    for option in ("--pair=ships", "--out=somewhere"):
+        result = CliRunner().invoke(main, ["measure", what, option])
+        assert result.exit_code == 2
+        assert f"{option.partition('=')[0]} needs a STUDY" in result.stderr
+    assert not ran
+    heeded = ["--pair=ships", "--out=x", "--tokens=9", "--prompts=2", "--seed=1", "--dtype=float32"]
+    heeded += ["--threads=1", "--share", "--json", "--devices=cpu", "--targets=1", "--watchdog=9"]
+    result = CliRunner().invoke(main, ["measure", what, study, *heeded])
+    assert result.exit_code == 0, result.stderr
+    assert ran
