@@ -290,3 +290,19 @@ def test_each_part_has_one_source(tmp_path):
         path,
     )
     assert read(path).source == ""
+
+
+def test_variants_pairs_in_a_load_study(path, tmp_path):
+    from dsim.cluster.study import loads as load_study_of
+
+    bare = Profile(
+        name="bare",
+        target=ModelProfile(model="t", latency_ms=100.0),
+        drafter=ModelProfile(model="d", latency_ms=10.0),
+        acceptance=AcceptanceProfile(rate=0.4),
+    )
+    write(bare, tmp_path / "bare.json")
+    own = f'[[variants]]\nname = "bare"\npair = "{tmp_path / "bare.json"}"\n'
+    study = load_study_of(f'pair = "{path}"\n{own}[[variants]]\nname = "the studys"\n')
+    kinds = [study.study.of_variant(v)["target.latency_model"] for v in range(2)]
+    assert kinds == ["constant", "table"]
