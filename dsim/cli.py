@@ -788,6 +788,30 @@ def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+# What the measuring commands heed when they measure a study; the rest, the study says.
+WITH_STUDY = {"study", "pairs", "out", "tokens", "prompts", "dtype", "seed", "repeats", "as_json"}
+WITH_STUDY |= {"devices", "targets", "threads", "share", "watchdog"}
+ONLY_WITH_STUDY = {"pairs", "out"}
+
+
+def refuse_ignored(study: Path | None) -> None:
+    """See that no option was given that would be ignored with *study*, or without one.
+
+    Raises:
+        click.UsageError: one was.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        if study is None and name in ONLY_WITH_STUDY:
+            raise click.UsageError(f"{parameter.opts[0]} needs a STUDY", context)
+        if study is not None and name not in WITH_STUDY:
+            what = f"{parameter.opts[0]} has no meaning with a STUDY, which says what to measure"
+            raise click.UsageError(what, context)
+
+
 def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[str, Any]) -> None:
     """Measure the pairs of *study*; each becomes a profile."""
     from dsim import generate as generation
@@ -846,6 +870,7 @@ def latency(
     With a STUDY like studies/latency.toml: of every pair that it lists; each gets a profile, which
     dsim run --set pair=FILE reads.
     """
+    refuse_ignored(study)
     if study is not None:
         measure_pairs("latency", study, pairs, options)
         return
@@ -898,6 +923,7 @@ def acceptance(
     With a STUDY like studies/acceptance.toml: of every pair that it lists; each gets a profile,
     which dsim run --set pair=FILE reads.
     """
+    refuse_ignored(study)
     if study is not None:
         measure_pairs("acceptance", study, pairs, options | {"as_json": as_json})
         return

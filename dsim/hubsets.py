@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.errors import Problem, UserError
 from dsim.prompts import Prompt
+from dsim.study import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -37,7 +38,7 @@ def _cnn_dm(example: Mapping[str, Any]) -> str:
 def _alpaca(example: Mapping[str, Any]) -> str:
     what = "Below is an instruction that describes a task"
     middle = ""
-    if example["input"].strip():
+    if (example["input"] or "").strip():
         what += ", paired with an input that provides further context"
         middle = f"### Input:\n{example['input']}\n\n"
     return (
@@ -92,6 +93,7 @@ class HubSet:
         if find_spec("datasets") is None:
             raise UserError(INSTALL)
         import datasets
+        from datasets.exceptions import DatasetsError
 
         datasets.disable_progress_bars()
         try:
@@ -101,7 +103,7 @@ class HubSet:
                 split=self.split,
                 revision=self.revision or None,
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, DatasetsError) as error:
             first = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
                 Problem(self.name, "", f"{self.path} cannot be loaded: {first}")
@@ -117,7 +119,13 @@ class HubSet:
                 )
             )
         chosen = rows.shuffle(seed=seed).select(range(min(count, len(rows))))
-        return [
-            Prompt(id=f"{self.name}-{i}", task=self.name, text=make(example))
-            for i, example in enumerate(chosen, 1)
-        ]
+        found = []
+        for i, example in enumerate(chosen, 1):
+            try:
+                text = make(example)
+            except (AttributeError, LookupError, TypeError) as error:
+                bad = next((column for column in columns if not example[column]), columns[0])
+                what = f"{self.path}: an example has {show(example[bad])} in column {bad!r}"
+                raise UserError(Problem(self.name, "", what)) from error
+            found.append(Prompt(id=f"{self.name}-{i}", task=self.name, text=text))
+        return found

@@ -5,6 +5,7 @@ Each pair becomes a profile (:mod:`dsim.profile`), which a study reads with ``pa
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
@@ -145,6 +146,15 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> MeasureStudy
         if name not in pairs:
             hint = nearest(str(name), list(pairs))
             problems += [Problem(source, "run", f"no pair is called {show(name)}{hint}")]
+    slugs: dict[str, str] = {}
+    for number, name in enumerate(pairs):
+        if (file := slug(name)) == slug(""):
+            what = f"{show(name)} makes no file name: a letter a-z or a digit must be in it"
+            problems.append(Problem(source, f"pairs[{number}].name", what))
+        elif file in slugs:
+            what = f"{show(name)} and {show(slugs[file])} both make the file {file}.json"
+            problems.append(Problem(source, f"pairs[{number}].name", what))
+        slugs.setdefault(file, name)
     known_sets = [*sets, *prompts.shipped()]
     for number, pair in enumerate(pairs.values()):
         wanted = pair.get("prompts")
@@ -202,13 +212,23 @@ def run(
 
     chosen = study.chosen(names)
     need_torch()
-    if (
-        any(pair["target"] or pair["prompts"] in study.sets for pair in chosen)
-        and not hub_answers()
-    ):
-        # Otherwise every single file is asked for again and again for half a minute.
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        progress("the hub cannot be reached: only what its cache has")
+    remote = any(pair["target"] or pair["prompts"] in study.sets for pair in chosen)
+    if not remote or hub_answers():
+        yield from _run(study, what, chosen, out, fleet_of, progress)
+        return
+    progress("the hub cannot be reached: only what its cache has")
+    with _offline():
+        yield from _run(study, what, chosen, out, fleet_of, progress)
+
+
+def _run(
+    study: MeasureStudy,
+    what: str,
+    chosen: Sequence[Mapping[str, Any]],
+    out: Path,
+    fleet_of: Callable[[Pair], Fleet],
+    progress: Callable[[str], None],
+) -> Iterator[Measured]:
     known: dict[str, list[Prompt]] = {}
     for pair in chosen:
         progress(f"{what} of {pair['name']} on {pair['prompts']}")
@@ -228,10 +248,29 @@ def run(
         yield Measured(pair=pair, profile=measured, path=path)
 
 
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Ask the hub for nothing, for a while: every file would be asked for again and again."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # workers inherit it
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
+
+
 def hub_answers() -> bool:
-    """Whether the hub's address is known here; nothing is sent to it."""
+    """Whether the hub may be reached: by a proxy, or since its address is known here.
+
+    Nothing is sent to it.
+    """
     if os.environ.get("HF_HUB_OFFLINE"):
         return False
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True  # names are looked up there
     host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
     try:
         socket.getaddrinfo(host.hostname, host.port or 443)
@@ -246,7 +285,7 @@ def slug(name: str) -> str:
 
 
 def _models(study: MeasureStudy, pair: Mapping[str, Any]) -> tuple[ModelSpec, ModelSpec]:
-    from dsim.models import specs
+    from dsim.models import SKIP, specs
 
     target, drafter = specs(
         pair["target"] or None,
@@ -254,6 +293,8 @@ def _models(study: MeasureStudy, pair: Mapping[str, Any]) -> tuple[ModelSpec, Mo
         dtype=pair["dtype"] or study.settings["dtype"],
         revision=pair["target_revision"] or None,
     )
+    if pair["drafter"].startswith(SKIP):
+        return target, drafter  # the target itself, of its revision
     return target, dataclasses.replace(drafter, revision=pair["drafter_revision"] or None)
 
 
@@ -281,6 +322,8 @@ def _latency(
 ) -> profile.Profile:
     from dsim.models import NGRAM, ModelSpec, load_pair
 
+    if models[1].skip_auto:
+        models = models[0], load_pair(*models).drafter  # which layers, is chosen now
     found, count = {}, 0
     for role, spec in zip(("target", "drafter"), models, strict=True):
         if spec.is_ngram:
@@ -323,6 +366,7 @@ def _acceptance(
     from dsim.verify import Match
 
     loaded = load_pair(*models)
+    target, drafter = _shown(loaded.target), _shown(loaded.drafter)
     with fleet_of(loaded) as fleet:
         report = measure.acceptance(
             fleet,
@@ -340,6 +384,8 @@ def _acceptance(
             paper_rate=round(report.paper_rate, 6),
             prompts=len(report.draws),
             tokens=study.settings["tokens"],
+            target=target,
+            drafter=drafter,
         ),
         source=_source(study, "acceptance", pair, len(report.draws)),
     )
@@ -366,7 +412,8 @@ def _shown(spec: ModelSpec) -> str:
     from dsim.models import PAIR as SHIPPED
 
     path = Path(spec.name)
-    return f"dsim/pair/{path.name}" if path.parent == SHIPPED else str(spec)
+    name = f"dsim/pair/{path.name}" if path.parent == SHIPPED else spec.name
+    return str(dataclasses.replace(spec, name=name))
 
 
 def as_text(found: Sequence[Measured], what: str) -> str:

@@ -56,6 +56,7 @@ class AcceptanceProfile:
         ci95: half the width of its 95 % interval, if known.
         paper_rate: the estimator of the paper, if known.
         prompts, tokens: of how many prompts, and tokens of each, if known.
+        target, drafter: names of the models, if known.
     """
 
     rate: float
@@ -63,6 +64,8 @@ class AcceptanceProfile:
     paper_rate: float | None = None
     prompts: int | None = None
     tokens: int | None = None
+    target: str = ""
+    drafter: str = ""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -143,6 +146,8 @@ _ACCEPTANCE = {
     "paper_rate": _RATE,
     "prompts": _COUNT,
     "tokens": _COUNT,
+    "target": _TEXT,
+    "drafter": _TEXT,
 }
 _TOP = {"format": f'"{FORMAT}"', "name": _TEXT, "prompts": _TEXT, "source": _TEXT}
 _TABLES: dict[str, dict[str, str]] = {
@@ -249,21 +254,46 @@ def read(path: Path) -> Profile:
     return loads(read_text(path), str(path), toml=path.suffix == ".toml")
 
 
+def _models(profile: Profile, role: str) -> set[str]:
+    """What the parts of *profile* call the model of *role*."""
+    names = [getattr(part, role) for part in (profile.acceptance,) if part]
+    names += [part.model for part in (getattr(profile, role),) if part]
+    return {*filter(None, names)}
+
+
+def _same_pair(a: Profile, b: Profile) -> bool:
+    models = (_models(a, role) | _models(b, role) for role in ("target", "drafter"))
+    return (a.name, a.prompts) == (b.name, b.prompts) and all(len(names) <= 1 for names in models)
+
+
+def _sources(old: Profile, new: Profile) -> str:
+    """Where the numbers of both come from: of the *old* ones, only what *new* does not replace."""
+    commands = {
+        "dsim measure latency ": new.target and new.drafter,
+        "dsim measure acceptance ": new.acceptance,
+    }
+    replaced = tuple(command for command, part in commands.items() if part)
+    if all(commands.values()):
+        return new.source
+    kept = [one for one in old.source.split("; ") if not one.startswith(replaced)]
+    return "; ".join(dict.fromkeys(filter(None, (*kept, new.source))))
+
+
 def write(profile: Profile, path: Path) -> None:
     """Write *profile* to *path*, and keep what another command measured of the same pair.
+
+    What is there of another pair (name, prompts or models differ) is replaced.
 
     Raises:
         UserError: the file cannot be written, or holds something else.
     """
-    if path.exists():
-        old = read(path)
-        sources = dict.fromkeys(filter(None, (old.source, profile.source)))
+    if path.exists() and _same_pair(old := read(path), profile):
         profile = dataclasses.replace(
             profile,
             target=profile.target or old.target,
             drafter=profile.drafter or old.drafter,
             acceptance=profile.acceptance or old.acceptance,
-            source="; ".join(sources) if old.source not in profile.source else profile.source,
+            source=_sources(old, profile),
         )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

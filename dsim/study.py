@@ -602,6 +602,7 @@ ALTERNATIVES = {
     for a, b in (pair, pair[::-1])
 }
 TABLES = ("target", "drafter", "more_drafters", "acceptance", "published")
+MODEL_TABLES = ("target.", "drafter.")
 PAIR_TABLES = ("target.", "drafter.", "acceptance.")  # what a measured pair says
 LOAD_TABLES = ("workload", "cluster", "slo")  # of the studies of dsim load
 MEASURE_TABLES = ("pairs", "sets")  # of those of dsim measure
@@ -882,9 +883,23 @@ class _Loader:
                 )
         drawn = tuple(filter(None, map(self.chart, range(len(charts)), charts)))
         self.swept = set(ranges)
-        self.read_files(values)
+        variants_with_pairs = [own for _, own in differing if "pair" in own]
+        of_pair = self.read_files(values)
+        if variants_with_pairs:
+            # A variant's pair takes the place of the study's; it does not add to it.
+            for key in [key for key in of_pair if key.startswith(MODEL_TABLES)]:
+                value = values.pop(key)
+                for _, own in differing:
+                    if "pair" not in own and ALTERNATIVES.get(key) not in own:
+                        own.setdefault(key, value)
         for _, own in differing:
             self.read_files(own)
+        for own in variants_with_pairs:
+            for model in MODEL_TABLES:
+                kind = f"{model}latency_model"
+                latency = f"{model}latency_ms" in own and f"{model}latency_by_width_ms" not in own
+                if latency and values.get(kind) == "table" and kind not in self.swept:
+                    own.setdefault(kind, "constant")
         self.stop_at_problems()
         values = exact(values, self.known)
         differing = [(name, exact(own, self.known)) for name, own in differing]
@@ -1174,8 +1189,8 @@ class _Loader:
                 f"expected at most {MOST_MORE} drafters, got {max(latencies)}",
             )
 
-    def read_files(self, values: dict[str, Any]) -> None:
-        """Put the contents of data files in place of their names."""
+    def read_files(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Put the contents of data files in place of their names; what the pair says."""
         for model in ("target", "drafter"):
             name = values.pop(f"{model}.latency_samples_file", None)
             if isinstance(name, str):
@@ -1188,11 +1203,12 @@ class _Loader:
             if traces is not None:
                 values["acceptance.trace"] = traces
         name = values.pop("pair", None)
-        if isinstance(name, str):
-            self.read_pair(name, values)
+        of_pair = self.read_pair(name, values) if isinstance(name, str) else {}
+        values |= of_pair
+        return of_pair
 
-    def read_pair(self, name: str, values: dict[str, Any]) -> None:
-        """Put what a profile says in place of its name, where nothing else is said."""
+    def read_pair(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What a profile says, where *values* say nothing else."""
         from dsim import profile
 
         path = self.folder / name
@@ -1200,13 +1216,13 @@ class _Loader:
             found = profile.read(path if path.exists() else Path(name))
         except UserError as error:
             self.problems += [p for p in error.problems if isinstance(p, Problem)]
-            return
+            return {}
         given = {*values, *self.swept}
         for part in found.missing():
             role = part.partition(" ")[0]
             if not any(key.startswith(f"{role}.") for key in given):
                 self.complain("pair", f"{name} does not say: {part}")
-        values |= found.settings(given)
+        return found.settings(given)
 
     def read(self, key: str, name: str, reader: Any) -> Any:
         path = self.folder / name

@@ -11,10 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 import dsim.measure_study as measuring
-from dsim import profile
+from dsim import models, profile
 from dsim.cli import main
 from dsim.errors import UserError
 from dsim.hubsets import TEMPLATES, HubSet
+
+from .tiny import write_model
 
 STUDIES = Path(__file__).parent.parent / "studies"
 needs_datasets = pytest.mark.skipif(
@@ -142,7 +144,7 @@ def test_the_pair_that_ships_and_one_that_is_not_at_hand(tmp_path, monkeypatch):
         assert "the hub cannot be reached: only what its cache has" in result.stderr
         assert "skipped of the hub: " in result.stdout
         assert [file.name for file in out.iterdir()] == ["pair-ships.json"]
-    assert os.environ.pop("HF_HUB_OFFLINE") == "1"
+    assert "HF_HUB_OFFLINE" not in os.environ
     found = profile.read(out / "pair-ships.json")
     assert found.missing() == []
     assert found.acceptance.prompts == 3
@@ -162,3 +164,155 @@ def test_an_unknown_pair_is_named(monkeypatch):
     )
     assert result.exit_code == 2
     assert "no pair is called 'ship'; did you mean \"ships\"?" in result.stderr
+
+
+def load_text(tmp_path, text):
+    path = tmp_path / "m.toml"
+    path.write_text(text)
+    return measuring.load(path)
+
+
+def test_the_target_without_layers_is_of_the_targets_revision(tmp_path):
+    study = load_text(
+        tmp_path,
+        '[[pairs]]\nname = "a"\ntarget = "t"\ndrafter = "skip:1"\ntarget_revision = "v1"\n'
+        '[[pairs]]\nname = "b"\ntarget = "t"\ndrafter = "d"\ntarget_revision = "v1"\n'
+        'drafter_revision = "v2"\n',
+    )
+    revisions = {
+        name: [spec.revision for spec in measuring._models(study, pair)]
+        for name, pair in study.pairs.items()
+    }
+    assert revisions == {"a": ["v1", "v1"], "b": ["v1", "v2"]}
+
+
+def test_models_by_name_with_the_layers_that_are_left_out():
+    target, drafter = models.specs("somewhere/t", "skip:1,2")
+    assert (measuring._shown(target), measuring._shown(drafter)) == (
+        "somewhere/t",
+        "somewhere/t without layers 1,2",
+    )
+    ships = models.ModelSpec(name=str(models.PAIR / "target"))
+    assert measuring._shown(ships) == "dsim/pair/target"
+
+
+@needs_torch
+@pytest.mark.torch
+def test_the_latency_of_layers_that_are_chosen(tmp_path):
+    write_model(tmp_path / "t", 1, layers=3)
+    lines = [json.dumps({"prompt": f"w{i} w{i + 7} w{i + 20}"}) for i in range(3, 9)]
+    (tmp_path / "p.jsonl").write_text("\n".join(lines) + "\n")
+    prompts = tmp_path / "p.jsonl"
+    study = load_text(
+        tmp_path,
+        "prompts = 2\ntokens = 4\nrepeats = 2\n"
+        f'[[pairs]]\nname = "a"\ntarget = "{tmp_path / "t"}"\n'
+        f'drafter = "skip:auto=1@{prompts}"\nprompts = "{prompts}"\n',
+    )
+    timed = []
+
+    def fleet_of(pair):
+        timed.append(pair.target)
+        return Fleet(pair, 1, share=True)
+
+    from dsim.backends.torch import Fleet
+
+    (one,) = measuring.run(study, "latency", (), tmp_path / "out", fleet_of)
+    assert not one.skipped
+    assert [len(spec.skip) for spec in timed] == [0, 1]
+    assert " without layers " in one.profile.drafter.model
+
+
+def test_pairs_whose_files_would_be_one(tmp_path):
+    names = ("A / B", "日本", "A, B", "a")
+    with pytest.raises(UserError) as caught:
+        load_text(tmp_path, "".join(f'[[pairs]]\nname = "{name}"\n' for name in names))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert 'pairs[1].name: "日本" makes no file name' in lines[0]
+    assert 'pairs[2].name: "A, B" and "A / B" both make the file pair-a-b.json' in lines[1]
+
+
+def test_a_proxy_looks_up_names(monkeypatch):
+    def unknown(*_):
+        raise OSError
+
+    for name in ("HF_HUB_OFFLINE", "HTTPS_PROXY", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(measuring.socket, "getaddrinfo", unknown)
+    assert not measuring.hub_answers()
+    for name in ("HTTPS_PROXY", "https_proxy"):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, "http://proxy:1")
+            assert measuring.hub_answers()
+
+
+@needs_torch
+@pytest.mark.parametrize("before", [None, "0"])
+def test_the_hub_is_asked_for_nothing_only_meanwhile(tmp_path, monkeypatch, before):
+    monkeypatch.setattr(measuring, "hub_answers", lambda: False)
+    if before is None:
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    else:
+        monkeypatch.setenv("HF_HUB_OFFLINE", before)
+    seen = []
+
+    def models_of(*_):
+        seen.append(os.environ.get("HF_HUB_OFFLINE"))
+        raise UserError("not here")
+
+    monkeypatch.setattr(measuring, "_models", models_of)
+    study = load_text(tmp_path, '[[pairs]]\nname = "a"\ntarget = "t"\n')
+    (one,) = measuring.run(study, "latency", (), tmp_path, None)
+    assert one.skipped == "not here"
+    assert seen == ["1"]
+    assert os.environ.get("HF_HUB_OFFLINE") == before
+
+
+@needs_datasets
+def test_examples_that_make_no_prompt(local_set):
+    def prompts(template, *rows):
+        (local_set / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        return HubSet(name="mine", path=str(local_set), template=template).prompts(9, 1)
+
+    alpaca = {"instruction": "Name a bird.", "input": "of prey"}
+    (first, second) = prompts("alpaca", alpaca, alpaca | {"input": None})
+    assert sum("### Input:" in one.text for one in (first, second)) == 1
+    good = {"text": "Add.", "test_list": ["assert 1"]}
+    with pytest.raises(UserError, match=r"an example has \[\] in column 'test_list'"):
+        prompts("mbpp", good, good | {"test_list": []})
+    with pytest.raises(UserError, match="an example has None in column 'article'"):
+        prompts("cnn-dm", {"article": "A story."}, {"article": None})
+    (local_set / "test.jsonl").write_text('{"prompt": "a"}\n{"prompt": \n')
+    with pytest.raises(UserError, match="mine: .* cannot be loaded"):
+        HubSet(name="mine", path=str(local_set), template="prompt").prompts(2, 1)
+
+
+COMMON = ("--target=t", "--drafter=d", "--rule=match", "--trust-remote-code", "--revision=r")
+
+
+@pytest.mark.parametrize(
+    ("what", "options"),
+    [
+        ("latency", (*COMMON, "--widths=1", "--contexts=9", "--model=m", "--toml")),
+        ("acceptance", (*COMMON, "--chat", "--trace=f", "--prompt-set=stories", "--top-k=2")),
+    ],
+)
+def test_options_that_a_study_would_ignore(monkeypatch, what, options):
+    ran = []
+    monkeypatch.setattr(measuring, "run", lambda *_, **__: ran.append(1) or iter(()))
+    study = str(STUDIES / f"{what}.toml")
+    for option in options:
+        result = CliRunner().invoke(main, ["measure", what, study, option])
+        assert result.exit_code == 2
+        assert f"{option.partition('=')[0]} has no meaning with a STUDY" in result.stderr
+    for option in ("--pair=ships", "--out=somewhere"):
+        result = CliRunner().invoke(main, ["measure", what, option])
+        assert result.exit_code == 2
+        assert f"{option.partition('=')[0]} needs a STUDY" in result.stderr
+    assert not ran
+    heeded = ["--pair=ships", "--out=x", "--tokens=9", "--prompts=2", "--seed=1", "--dtype=float32"]
+    heeded += ["--threads=1", "--share", "--json", "--devices=cpu", "--targets=1", "--watchdog=9"]
+    result = CliRunner().invoke(main, ["measure", what, study, *heeded])
+    assert result.exit_code == 0, result.stderr
+    assert ran

@@ -203,3 +203,106 @@ def test_the_shipped_study_reads_the_shipped_profile(tmp_path):
     words += ["--set", "repeats=2", "--set", "grid.targets=[1,2]", "--set", "grid.lookahead=[2]"]
     result = CliRunner().invoke(main, words)
     assert result.exit_code == 0, result.stderr
+
+
+def test_a_variants_pair_takes_the_place_of_the_studys(path, tmp_path):
+    """Nothing of the study's pair stays: neither its table nor its first-token latency."""
+    bare = Profile(
+        name="bare",
+        target=ModelProfile(model="t", latency_ms=100.0),
+        drafter=ModelProfile(model="d", latency_ms=10.0),
+        acceptance=AcceptanceProfile(rate=0.4),
+    )
+    write(bare, tmp_path / "bare.json")
+    text = (
+        f'pair = "{path}"\n[[variants]]\nname = "bare"\npair = "{tmp_path / "bare.json"}"\n'
+        '[[variants]]\nname = "the studys"\n[[variants]]\nname = "half"\n'
+        "drafter.latency_relative = 0.5\n"
+    )
+    study = study_of(text)
+    for known in (study, study_of(study.to_toml())):
+        own, studys, half = (case_of(known.of_variant(v)) for v in range(3))
+        for latency, expected_ms in ((own.target, 100), (own.drafter, 10)):
+            assert latency.is_constant
+            assert (latency.latency_ns, latency.first_ns) == (expected_ms * MS, None)
+        assert own.acceptance.rate == 0.4
+        assert studys.target.table == ((1, 19 * MS), (8, 33 * MS))
+        assert (studys.target.first_ns, studys.acceptance.rate) == (50 * MS, 0.7)
+        assert half.drafter.latency_ns == 10 * MS
+    # A table that the study itself gives is not that of a pair without one.
+    table = '[target]\nlatency_model = "table"\nlatency_by_width_ms = [[1, 5.0]]\n'
+    study = study_of(table + f'[[variants]]\nname = "bare"\npair = "{tmp_path / "bare.json"}"\n')
+    assert case_of(study.of_variant(0)).target.is_constant
+
+
+def test_samples_of_the_study_stay_beside_a_variants_pair(path, tmp_path):
+    (tmp_path / "d.csv").write_text("ms\n3.0\n4.0\n")
+    text = (
+        f'pair = "{path}"\n[drafter]\nlatency_model = "empirical"\n'
+        f'latency_samples_file = "{tmp_path / "d.csv"}"\n[[variants]]\n'
+        f'name = "a"\npair = "{path}"\n'
+    )
+    assert case_of(study_of(text).of_variant(0)).drafter.samples_ns == (3 * MS, 4 * MS)
+
+
+def test_only_what_was_measured_of_the_same_pair_is_kept(tmp_path):
+    path = tmp_path / "p.json"
+    latency = Profile(name="x", prompts="s", target=FULL.target, drafter=FULL.drafter)
+    rate = AcceptanceProfile(rate=0.5, target="t", drafter="d")
+    acceptance = Profile(name="x", prompts="s", acceptance=rate)
+    for other in (
+        Profile(name="y", prompts="s", acceptance=rate),
+        Profile(name="x", prompts="r", acceptance=rate),
+        Profile(name="x", prompts="s", acceptance=AcceptanceProfile(rate=0.5, target="t2")),
+        Profile(name="x", prompts="s", acceptance=AcceptanceProfile(rate=0.5, drafter="d2")),
+    ):
+        write(latency, path)
+        write(acceptance, path)
+        assert read(path).missing() == []
+        write(other, path)
+        assert read(path) == other
+    write(acceptance, path)
+    other_target = ModelProfile(model="t2", latency_ms=1.0)
+    changed = Profile(name="x", prompts="s", target=other_target, drafter=FULL.drafter)
+    write(changed, path)
+    assert read(path) == changed
+
+
+def test_each_part_has_one_source(tmp_path):
+    path = tmp_path / "p.json"
+
+    def latency(number):
+        source = f"dsim measure latency l.toml: {number}"
+        write(Profile(name="x", target=FULL.target, drafter=FULL.drafter, source=source), path)
+
+    def acceptance(number):
+        source = f"dsim measure acceptance a.toml: {number}"
+        write(Profile(name="x", acceptance=FULL.acceptance, source=source), path)
+
+    for number in range(3):
+        latency(number)
+        acceptance(number)
+        assert read(path).source == (
+            f"dsim measure latency l.toml: {number}; dsim measure acceptance a.toml: {number}"
+        )
+    write(
+        Profile(name="x", target=FULL.target, drafter=FULL.drafter, acceptance=FULL.acceptance),
+        path,
+    )
+    assert read(path).source == ""
+
+
+def test_variants_pairs_in_a_load_study(path, tmp_path):
+    from dsim.cluster.study import loads as load_study_of
+
+    bare = Profile(
+        name="bare",
+        target=ModelProfile(model="t", latency_ms=100.0),
+        drafter=ModelProfile(model="d", latency_ms=10.0),
+        acceptance=AcceptanceProfile(rate=0.4),
+    )
+    write(bare, tmp_path / "bare.json")
+    own = f'[[variants]]\nname = "bare"\npair = "{tmp_path / "bare.json"}"\n'
+    study = load_study_of(f'pair = "{path}"\n{own}[[variants]]\nname = "the studys"\n')
+    kinds = [study.study.of_variant(v)["target.latency_model"] for v in range(2)]
+    assert kinds == ["constant", "table"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
@@ -239,3 +240,50 @@ def test_mistakes_in_a_map(line, complaint):
     with pytest.raises(UserError) as caught:
         loads(text + line + "\n")
     assert complaint in str(caught.value)
+
+
+def test_the_document_is_the_same_with_real_waits(table1):
+    def page(claims):
+        found = reproducing.Reproduction(claims=claims, tables=[], panels=[], skipped=[])
+        return reproducing.as_markdown(found, "dsim")
+
+    kept = dict(vars(table1))
+    fast = list(table1.claims())
+    try:
+        table1.waited = table1.speedup * 1.01
+        table1.ideal, table1.overhead = table1.speedup, 0.0123
+        waited = list(table1.claims())
+    finally:
+        vars(table1).clear()
+        vars(table1).update(kept)
+    assert "1.0% off at most" in waited[-1].ours
+    assert waited != fast
+    assert page(waited) == page(fast)
+
+
+@pytest.mark.parametrize("failing", ["latency", "acceptance", None])
+def test_a_pair_needs_both_measurements_of_this_run(tmp_path, monkeypatch, failing):
+    import dsim.measure_study as measuring
+    from dsim import models, profile
+
+    ships = profile.read(STUDIES / "pair-ships.json")
+    halves = {
+        "latency": dataclasses.replace(ships, acceptance=None),
+        "acceptance": dataclasses.replace(ships, target=None, drafter=None),
+    }
+    path = tmp_path / "profiles" / "pair-ships.json"
+    profile.write(dataclasses.replace(ships, source="an old run"), path)
+
+    def run(_study, what, *_):
+        if what == failing:
+            yield measuring.Measured(pair={"name": "ships"}, skipped="broken")
+            return
+        profile.write(halves[what], path)
+        yield measuring.Measured(pair={"name": "ships"}, profile=halves[what], path=path)
+
+    monkeypatch.setattr(measuring, "run", run)
+    monkeypatch.setattr(models, "need_torch", lambda: None)
+    skipped = []
+    tables = reproducing._models(False, tmp_path, skipped, lambda _: None)
+    assert len(tables) == (0 if failing else 1)
+    assert (f"{failing} of ships: broken" in skipped) == bool(failing)

@@ -267,13 +267,14 @@ class _LoadLoader(studies._Loader):
         super().__init__(source, folder)
         self.traces: dict[str, Any] = {}
 
-    def read_files(self, values: dict[str, Any]) -> None:
-        super().read_files(values)
+    def read_files(self, values: dict[str, Any]) -> dict[str, Any]:
+        of_pair = super().read_files(values)
         name = values.get("workload.trace_file")
         if isinstance(name, str):
             trace = self.read("workload.trace_file", name, read_trace)
             if trace is not None:
                 self.traces[name] = trace
+        return of_pair
 
     def check_charts(self, study: Study) -> None:
         from dsim.cluster.load import OUTCOMES
