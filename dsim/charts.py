@@ -163,7 +163,10 @@ def draw(chart: Chart, frame: pd.DataFrame, axes: Sequence[str], number: int = 1
         if which:
             title = f"{title}: {which}" if chart.title else f"{title} ({which})"
         suffix = f"-{len(panels) + 1}" if rest else ""
-        drawn, caption, marks = _KINDS[chart.kind](chart, part)
+        if chart.kind == "published":
+            drawn, caption, marks = _published(chart, part, axes)
+        else:
+            drawn, caption, marks = _KINDS[chart.kind](chart, part)
         if not marks:
             continue
         panels.append(
@@ -506,7 +509,9 @@ def _variants(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, i
     return base + dots, f"The {label(chart.y)} of each variant.{at}", len(table)
 
 
-def _published(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, int]:
+def _published(
+    chart: Chart, frame: pd.DataFrame, axes: Sequence[str] = ()
+) -> tuple[alt.LayerChart, str, int]:
     published = f"published_{chart.y}"
     table = frame.loc[frame["algorithm"] == "dsi", ["variant", chart.y, published]].dropna()
     table["variant"] = table["variant"].astype(str)
@@ -515,9 +520,11 @@ def _published(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, 
     ideal_name, aside = "same draws, simulated", ""
     if "simulated_latency_mean_ms" in frame:
         ours = "dsim, real waits"
-        ideal = frame.assign(variant=frame["variant"].astype(str)).set_index("variant")
-        ideal = ideal.pivot(columns="algorithm", values="simulated_latency_mean_ms")
-        same = (ideal["si"] / ideal["dsi"]).reindex(table["variant"]).to_numpy()
+        keys = ["variant", *(name for name in axes if name != "variant")]
+        ideal = frame.set_index(keys)["simulated_latency_mean_ms"]
+        of = {name: ideal[(frame["algorithm"] == name).to_numpy()] for name in ("si", "dsi")}
+        at = frame.loc[table.index].set_index(keys).index
+        same = of["si"].reindex(at).to_numpy() / of["dsi"].reindex(at).to_numpy()
         values = {
             ideal_name: pd.Series(same, table.index).round(4),
             ours: table[chart.y].round(4),

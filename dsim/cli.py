@@ -202,9 +202,16 @@ def run(
             overrides = [*overrides, f'backend="{backend}"']
         loaded = studies.load(study, overrides)
         folder = out or default_folder(study, overrides, loaded.to_toml())
+    wallclock = loaded.settings["backend"] == "wallclock"
+    source = click.get_current_context().get_parameter_source
+    if wallclock:
+        for name in ("executor", "jobs", "ray_address"):
+            if source(name) is click.core.ParameterSource.COMMANDLINE:
+                option = f"--{name.replace('_', '-')}"
+                raise click.UsageError(f"{option} is for simulation; real waits go one by one")
     workers = executor_of(executor, jobs, ray_address)
     total, unit = float(loaded.case_count), " cases"
-    if loaded.settings["backend"] == "wallclock":
+    if wallclock:
         total, unit = realtime.check(loaded, yes=yes or resume is not None), " s"
         if not quiet:
             click.echo(f"… real waits of about {realtime.span(total)}", err=True)
@@ -415,11 +422,13 @@ def load(
     metavar="MS",
     help="what each but the first adds.",
 )
-@click.option("--price", type=click.FloatRange(0), default=0.0, help="Of a GPU-hour.")
+@click.option("--price", type=click.FloatRange(0), default=0.0, help="What a GPU-hour costs.")
 @click.option(
-    "--watts", type=click.FloatRange(0), metavar="W", help="What a GPU draws while it computes, and"
+    "--watts", type=click.FloatRange(0), metavar="W", help="What a GPU draws while it computes."
 )
-@click.option("--idle-watts", type=click.FloatRange(0), metavar="W", help="while it does not.")
+@click.option(
+    "--idle-watts", type=click.FloatRange(0), metavar="W", help="What it draws while it does not."
+)
 @click.option("--preemptible/--no-preemptible", default=False, show_default=True)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

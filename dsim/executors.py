@@ -134,6 +134,7 @@ class Executor:
                 waiting = {pool.submit(_in_process, task): n for n, task in todo.items()}
                 for future in as_completed(waiting):
                     result = future.result()
+                    deaths = 0
                     del todo[waiting[future]]
                     yield waiting[future], result
             except BrokenProcessPool:
@@ -159,7 +160,7 @@ class Executor:
                 try:
                     result = ray.get(ready[0])
                 except ray.exceptions.RayTaskError as error:
-                    raise error.cause from None
+                    raise _of_worker(error.cause) from None
                 except ray.exceptions.WorkerCrashedError:
                     raise EngineError(_died(MOST_DEATHS + 1)) from None
                 except ray.exceptions.RayError as error:
@@ -172,6 +173,16 @@ def _here(prepare: Prepare, shared: Any, todo: dict[int, Any]) -> Results:
     do = prepare(shared)
     for number, task in todo.items():
         yield number, do(task)
+
+
+def _of_worker(cause: BaseException) -> Exception:
+    """What to raise for an exception in a worker of Ray."""
+    if isinstance(cause, UserError | EngineError):
+        return cause
+    return EngineError(
+        f"a worker of Ray failed: {type(cause).__name__}: {cause} (every node of a cluster needs "
+        f"dsim {_version()}, and the Python and Ray of this one)"
+    )
 
 
 def _died(times: int) -> str:

@@ -194,7 +194,8 @@ class _Grid:
         rows = np.full((len(self.algorithms), len(OUTCOMES)), np.nan)
         draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
         for a, algorithm in enumerate(self.algorithms):
-            if _takes_targets(algorithm) and limit is not None and case.targets > limit:
+            takes_targets = ORCHESTRATIONS[algorithm].takes_targets
+            if takes_targets and limit is not None and case.targets > limit:
                 continue
             runs = [run_events(case, algorithm, r, draws[r]) for r in range(case.repeats)]
             latency_ns = np.array([[run.output.settled_ns[-1] for run in runs]])
@@ -249,7 +250,7 @@ class _Grid:
         kept = np.ones(full, np.bool_)
         if settings["max_targets"] is not None:
             for number, name in enumerate(self.algorithms):
-                if _takes_targets(name):
+                if ORCHESTRATIONS[name].takes_targets:
                     kept[number] = self.targets <= settings["max_targets"]
         kept = kept.reshape(-1)
         rows = None if kept.all() else np.flatnonzero(kept)
@@ -334,10 +335,6 @@ class _Grid:
                     rate = float(acceptance.draws(0, values["repeats"], values["tokens"]).mean())
                 rates[(variant, *self.index_of(point))] = rate
         return rates
-
-
-def _takes_targets(algorithm: str) -> bool:
-    return "targets" in ORCHESTRATIONS[algorithm].reads
 
 
 def _is_inner(axis: Axis) -> bool:

@@ -179,7 +179,7 @@ def confidences(
 
 
 def mean_rate(acceptance: Acceptance) -> float:
-    """The acceptance rate; of recorded draws the part that was accepted."""
+    """The acceptance rate (of decay: of a first draft); of recorded draws the part accepted."""
     if acceptance.model != "trace":
         return acceptance.rate
     return sum(t.count("1") for t in acceptance.traces) / sum(map(len, acceptance.traces))

@@ -44,6 +44,11 @@ class Orchestration:
     reads: tuple[str, ...] = ()
     everywhere: bool = True
 
+    @property
+    def takes_targets(self) -> bool:
+        """Whether it makes use of several target servers."""
+        return "targets" in self.reads
+
     def starter(self) -> Callable[[Setup], Any]:
         """The function that :attr:`start` names."""
         module, _, function = self.start.partition(":")

@@ -1,8 +1,8 @@
 """A study on the wall-clock backend: every case as real waits, one at a time.
 
 Beside each run the same draws are simulated, so that the table says what real time added. What an
-algorithm does not read makes no difference to its waits: non-SI is run once for all lookaheads and
-target servers, SI once for all target servers.
+algorithm does not read (``Orchestration.reads``) makes no difference to its waits: non-SI is run
+once for all lookaheads and target servers, SI once for all target servers.
 """
 
 from __future__ import annotations
@@ -39,12 +39,6 @@ MOST_RETRIES = 3
 STALLED = f"because the machine stood still for over {STALL_NS // 1_000_000} ms meanwhile"
 SAMPLE_CASES, SAMPLE_TOKENS = 48, 2000  # what the estimate of the time looks at
 EXTRA = tuple(column.name for column in WALLCLOCK_COLUMNS)
-# What an algorithm does not read: settings, or tables of them.
-UNREAD = {
-    "nonsi": ("drafter.", "acceptance.", "lookahead", "confidence_", "targets", "preemptible"),
-    "si": ("targets", "preemptible"),
-    "dsi": (),
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,14 +111,12 @@ def estimate_s(study: Study) -> float:
         case = dataclasses.replace(case, tokens=min(case.tokens, SAMPLE_TOKENS))
         limit = study.settings["max_targets"]
         for name in grid.algorithms:
-            if name == "dsi" and limit is not None and case.targets > limit:
+            if ORCHESTRATIONS[name].takes_targets and limit is not None and case.targets > limit:
                 continue
             sample_ns[name] += scale * run_events(case, name, 0).output.settled_ns[-1]
     seconds = 0.0
     for name, ns in sample_ns.items():
-        again = math.prod(
-            len(axis.values) for axis in study.grid if axis.key.startswith(UNREAD[name])
-        )
+        again = math.prod(len(axis.values) for axis in study.grid if not _reads(name, axis.key))
         seconds += ns / 1e9 / len(numbers) * total / again
     return seconds * float(study.settings["repeats"])
 
@@ -137,7 +129,7 @@ def jobs_of(study: Study, grid: Any) -> list[Job]:
         where, case = grid.case_at(number)
         grid.note(where, case)
         for a, name in enumerate(grid.algorithms):
-            if name == "dsi" and limit is not None and case.targets > limit:
+            if ORCHESTRATIONS[name].takes_targets and limit is not None and case.targets > limit:
                 continue
             key = (name, _read_by(name, case))
             jobs.setdefault(key, Job(algorithm=a, case=case, numbers=[])).numbers.append(number)
@@ -146,12 +138,20 @@ def jobs_of(study: Study, grid: Any) -> list[Job]:
 
 def _read_by(algorithm: str, case: Case) -> Case:
     """*case*, with what *algorithm* does not read made equal."""
-    same: dict[str, Any] = {}
-    if algorithm != "dsi":
-        same = {"targets": 1, "preemptible": False}
+    settings = {"targets": 1, "preemptible": False, "lookahead": 1, "lookahead_policy": "fixed"}
+    same: dict[str, Any] = {k: v for k, v in settings.items() if not _reads(algorithm, k)}
+    if same.pop("lookahead_policy", None):
+        same["policy"] = FIXED
     if algorithm == "nonsi":
-        same |= {"lookahead": 1, "policy": FIXED, "drafter": case.target, "acceptance": None}
+        same |= {"drafter": case.target, "acceptance": None}
     return dataclasses.replace(case, **same)
+
+
+def _reads(algorithm: str, key: str) -> bool:
+    """Whether the waits of *algorithm* depend on the setting *key*."""
+    if key in ORCHESTRATIONS["dsi"].reads:  # which has all that some do without
+        return key in ORCHESTRATIONS[algorithm].reads
+    return algorithm != "nonsi" or not key.startswith(("drafter.", "acceptance."))
 
 
 def run_grid(
@@ -175,7 +175,8 @@ def run_grid(
     grid = empty_grid(study)
     extra = {name: np.full_like(grid.outcomes["latency_mean_ms"], np.nan) for name in EXTRA}
     jobs = jobs_of(study, grid)
-    most = max([1, *(j.case.targets for j in jobs if grid.algorithms[j.algorithm] == "dsi")])
+    takes = [ORCHESTRATIONS[name].takes_targets for name in grid.algorithms]
+    most = max([1, *(j.case.targets for j in jobs if takes[j.algorithm])])
     if most > MOST_TARGETS:
         raise UserError(
             Problem(
@@ -257,9 +258,11 @@ def measure(
 
 def notes(frame: Any) -> list[str]:
     """What a reader of wall-clock results must know of them, in sentences."""
-    if "oversleep_mean_ms" not in frame:
+    if not set(EXTRA) <= set(frame):
         return []
-    told = frame.dropna(subset=["oversleep_mean_ms"])
+    told = frame.dropna(subset=[*EXTRA])
+    if told.empty:
+        return []
     ratio = told["latency_mean_ms"].sum() / told["simulated_latency_mean_ms"].sum() - 1
     by_case = told["overhead_mean"]
     worst = by_case.loc[by_case.abs().idxmax()]

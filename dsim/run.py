@@ -68,7 +68,7 @@ class ChunkStore(Store):
         self.folder = folder
 
     def get(self, number: int) -> NDArray[np.float64] | None:
-        """See :class:`dsim.grid.Store`."""
+        """See :class:`dsim.executors.Store`."""
         try:
             outcomes: NDArray[np.float64] = np.load(self._path(number), allow_pickle=False)
         except FileNotFoundError:
@@ -76,7 +76,7 @@ class ChunkStore(Store):
         return outcomes
 
     def put(self, number: int, outcomes: NDArray[np.float64]) -> None:
-        """See :class:`dsim.grid.Store`."""
+        """See :class:`dsim.executors.Store`."""
         path = self._path(number)
         half = path.with_suffix(".half")
         with half.open("wb") as file:

@@ -1019,6 +1019,8 @@ class _Loader:
             wrong = setting.problem(value)
             if setting.type == "int" and isinstance(value, str):
                 wrong = f"expected whole numbers, got {show(value)}"
+            if setting.type == "float or list" and isinstance(value, list):
+                wrong = f"expected numbers, got {show(value)}; take lists as variants"
             if wrong:
                 self.complain(where, wrong)
                 return None
@@ -1327,8 +1329,11 @@ def _grows(values: Mapping[str, Sequence[Any]]) -> bool:
 
 
 def _needs_events(values: Mapping[str, Sequence[Any]]) -> str | None:
-    if "multidsi" in values["algorithms"][0]:
-        return 'algorithms has "multidsi"'
+    from dsim import vector
+
+    for name in values["algorithms"][0]:
+        if name not in vector.TOTALS:
+            return f"algorithms has {show(name)}"
     for model in ("target", "drafter"):
         for kind in values[f"{model}.latency_model"]:
             if kind != "constant":

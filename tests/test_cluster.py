@@ -477,6 +477,19 @@ def test_what_a_failure_interrupts_is_done_elsewhere():
     assert set(run.fate) == {DONE}
 
 
+def test_a_server_is_back_when_the_last_of_its_outages_is_over():
+    for plan in (((0, 4, 50), (0, 15, 16)), ((0, 4, 20), (0, 20, 50)), ((0, 4, 50),)):
+        run = two_requests(faults=Faults(plan=plan))
+        assert run.settled_ns == [[60, 80], [70, 90]], plan
+        assert run.target.retried == 1
+
+
+def test_a_server_that_is_gone_for_good_stays_away_whatever_else_fails():
+    run = two_requests(faults=Faults(plan=((0, 10, -1),), mtbf_ns=5, mttr_ns=1))
+    assert set(run.fate) == {LOST}
+    assert run.target.down == {0}
+
+
 def test_what_a_failure_throws_back_goes_first():
     """Request 2 has waited since 0; request 0, whose server fails at 4, still goes before it."""
     run = serve(
@@ -671,17 +684,17 @@ def by_server(fleet):
 
 
 def down_spans(plan, server):
-    """When *server* is down by *plan*: from a failure to the first recovery after it."""
+    """When *server* is down by *plan*: while any of its outages lasts."""
     told = sorted(
-        (ns, is_back) for s, *times in plan if s == server for is_back, ns in enumerate(times)
+        (ns, -1 if back else 1) for s, *ts in plan if s == server for back, ns in enumerate(ts)
     )
-    spans, since = [], None
-    for ns, is_back in told:
-        if is_back and since is not None:
-            spans.append((since, ns))
-            since = None
-        elif not is_back and since is None:
+    spans, outages = [], 0
+    for ns, change in told:
+        if not outages:
             since = ns
+        outages += change
+        if not outages:
+            spans.append((since, ns))
     return spans
 
 

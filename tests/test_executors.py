@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+import dsim as dsim_package
 from dsim.cli import main
-from dsim.errors import EngineError
-from dsim.executors import MOST_DEATHS, SMALL_TOKENS, Executor, Store
+from dsim.errors import EngineError, UserError
+from dsim.executors import MOST_DEATHS, SMALL_TOKENS, Executor, Store, _of_worker
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs the extra ray"
@@ -249,6 +250,30 @@ def test_work_that_kills_its_workers_is_given_up(tmp_path):
     with pytest.raises(EngineError, match=f"died {MOST_DEATHS} times"):
         Executor(jobs=2).each(always_dies, str(log), range(8), Store(), lambda *_: None)
     assert len(log.read_text()) == MOST_DEATHS
+
+
+def each_dies_once(shared):
+    def do(task):
+        if not (died := Path(shared) / str(task)).exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return task
+
+    return do
+
+
+def test_deaths_over_different_work_are_not_added_up(tmp_path):
+    todo = {number: number for number in range(MOST_DEATHS + 1)}
+    found = Executor(jobs=1)._by_processes(each_dies_once, str(tmp_path), todo)
+    assert sorted(found) == [(n, n) for n in range(MOST_DEATHS + 1)]
+
+
+def test_a_node_without_dsim_is_told_what_it_needs():
+    told = _of_worker(ModuleNotFoundError("No module named 'dsim'"))
+    assert isinstance(told, EngineError)
+    assert f"needs dsim {dsim_package.__version__}" in str(told)
+    for ours in (EngineError("x"), UserError("x")):
+        assert _of_worker(ours) is ours
 
 
 # -- the command line ------------------------------------------------------------------------------

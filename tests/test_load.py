@@ -8,6 +8,7 @@ import math
 from collections import Counter, defaultdict
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
@@ -18,7 +19,7 @@ from dsim.cli import main
 from dsim.cluster import load as loading
 from dsim.cluster import perfetto
 from dsim.cluster.deployment import Deployment, FleetSpec, Slo
-from dsim.cluster.metrics import DRIFT_REQUESTS, backlog_growth, measure
+from dsim.cluster.metrics import DRIFT_REQUESTS, _estimate, backlog_growth, measure
 from dsim.cluster.serve import serve
 from dsim.cluster.study import BY_KEY, loads
 from dsim.cluster.workload import Length, Workload, read_trace, uniforms
@@ -89,6 +90,11 @@ def test_every_problem_is_named_at_once():
             "expected a column of the results",
         ),
         ('[workload]\ntrace_file = "nowhere.csv"', "cannot be read"),
+        (
+            'tokens = 2\n[acceptance]\nmodel = "trace"\ntrace = "10"\n'
+            "[workload]\nacceptance_drift = 0.1",
+            "workload.acceptance_drift: has no meaning for a trace",
+        ),
     ],
 )
 def test_what_is_wrong_only_together(text, message):
@@ -347,6 +353,13 @@ def test_quantiles_have_intervals_only_where_batches_say_something():
     assert math.isnan(few["p99"].ci95)
     assert few["p90"].ci95 > 0
     assert many["p99"].ci95 > many["p50"].ci95
+
+
+@pytest.mark.parametrize(("runs", "requests", "there"), [(1, 500, True), (2, 250, False)])
+def test_there_are_never_fewer_batches_than_five(runs, requests, there):
+    """Two runs of 250 have room for five batches with five requests beyond p95, so two each."""
+    values = [np.arange(float(requests))] * runs
+    assert math.isnan(_estimate(values, np.mean, tail=0.05).ci95) is not there
 
 
 def test_intervals_cover_the_truth():

@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsim import study
+from dsim import realtime, study
 from dsim.acceptance import Uniforms
 from dsim.backends.simulated import Guessing
+from dsim.backends.wallclock import Waiters, run_wallclock
 from dsim.cluster import study as load_studies
 from dsim.drafters import MoreDrafter
 from dsim.errors import UserError
@@ -244,6 +245,13 @@ def test_an_orchestration_of_ones_own():
         case = case_of(Timing(drafter_ns=3, target_ns=10), np.array([bits("1111")]))
         outcome = simulate_case(case, "half")
         assert (outcome.engine, outcome.settled_ns[0].tolist()) == ("events", [10, 20, 30, 40])
+        assert study._needs_events({"algorithms": [["half"]]}) == 'algorithms has "half"'
+        case = study.make_case({"tokens": 2, "repeats": 1, "target.latency_ms": 2.0, "targets": 3})
+        with Waiters(1) as waiters:
+            found = realtime.measure(case, "half", waiters)
+        assert 4.0 in found  # simulated
+        again = dataclasses.replace(case, targets=2, lookahead=9)
+        assert realtime._read_by("half", again) == realtime._read_by("half", case)
     finally:
         del ORCHESTRATIONS["half"]
 
@@ -261,9 +269,6 @@ def start_mine(setup):
 
 
 def test_it_does_not_run_in_real_time():
-    from dsim import realtime
-    from dsim.backends.wallclock import Waiters, run_wallclock
-
     with pytest.raises(UserError, match="algorithms: multi-drafter DSI is simulated only"):
         realtime.check(study.make_study(SETTINGS | {"tokens": 2, "repeats": 1}))
     with Waiters(1) as waiters, pytest.raises(ValueError, match="simulated only"):

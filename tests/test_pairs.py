@@ -114,7 +114,8 @@ def test_advice_for_a_profile(tmp_path):
     path.write_text(json.dumps({k: v for k, v in PROFILE.items() if k != "acceptance"}))
     assert "--acceptance: is missing: mine has no acceptance" in mistake("--pair", str(path))
     assert advise("--pair", str(path), "--acceptance", "0.5")["pair"]["acceptance"] == 0.5
-    assert "give either --pair or" in mistake("--pair", str(path), "--target", "Vicuna-7B")
+    for other in (["--target", "Vicuna-7B"], ["--dataset", "CNN-DM"]):
+        assert "give either --pair or" in mistake("--pair", str(path), *other)
 
 
 def test_what_dsim_measure_prints_is_read(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 
@@ -168,6 +169,8 @@ def test_too_many_servers_to_wait():
     [
         ("--backend wallclok", "is not one of 'simulated', 'wallclock'"),
         ("--backend wallclock --engine vector", 'engine: "vector" simulates; backend is'),
+        ("--backend wallclock --jobs 2", "--jobs is for simulation; real waits go one by one"),
+        ("--backend wallclock --executor ray", "--executor is for simulation"),
         ("--backend wallclock --set repeats=100000", "make it coarser: --set repeats="),
     ],
 )
@@ -190,6 +193,14 @@ def test_the_command(tmp_path):
     assert "real waits of about" in result.stderr
     assert "they overshot by" in result.stdout
     assert 'backend = "wallclock"' in (out / "study.toml").read_text()
+
+
+def test_nothing_is_noted_of_results_that_lack_a_column():
+    frame = pd.DataFrame({name: [1.0] for name in realtime.EXTRA})
+    frame = frame.assign(latency_mean_ms=2.0, algorithm="si")
+    assert len(realtime.notes(frame)) == 1
+    assert realtime.notes(frame.drop(columns="simulated_latency_mean_ms")) == []
+    assert realtime.notes(frame.assign(oversleep_mean_ms=np.nan)) == []
 
 
 def test_a_run_in_which_the_machine_stood_still_is_done_again(monkeypatch):

@@ -238,6 +238,24 @@ def test_compare_with_the_better_of_two():
     assert found["other"].tolist() == ["non-SI", "SI"]
 
 
+def test_published_values_beside_every_case_of_a_variant():
+    frame = pd.DataFrame(
+        {
+            "variant": ["a"] * 4,
+            "algorithm": ["si", "si", "dsi", "dsi"],
+            "lookahead": [1, 5, 5, 1],
+            "latency_mean_ms": [12.0, 9.0, 6.0, 6.0],
+            "simulated_latency_mean_ms": [12.0, 8.0, 4.0, 3.0],
+            "speedup_vs_si": [1.0, 1.0, 1.5, 2.0],
+            "published_speedup_vs_si": [1.6] * 4,
+        }
+    )
+    chart = Chart(kind="published", x="variant", y="speedup_vs_si")
+    (panel,) = charts.draw(chart, frame, ["variant", "lookahead"])
+    dots = panel.chart.layer[1].data
+    assert dots.loc[dots["who"] == "same draws, simulated", "value"].tolist() == [2.0, 4.0]
+
+
 def test_marginal_gains():
     frame = pd.DataFrame(
         {

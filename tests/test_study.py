@@ -318,6 +318,11 @@ def test_all_mistakes_at_once():
         ("lookahed=3", '--set: lookahed: unknown setting; did you mean "lookahead"?'),
         ("lookahead", "--set: lookahead: expected key=value"),
         ("lookahead=x", 's.toml: lookahead: expected a whole number from 1 to 10,000,000, got "x"'),
+        (
+            "grid.more_drafters.latency_ms=[[4.0, 6.0], [5.0, 7.0]]",
+            "s.toml: grid.more_drafters.latency_ms: expected numbers, got [4.0, 6.0]; "
+            "take lists as variants",
+        ),
         ("grid.lookahead=[]", "s.toml: grid.lookahead: the axis is empty"),
     ],
 )

@@ -239,8 +239,9 @@ def run_wallclock(
     """
     if not ORCHESTRATIONS[algorithm].everywhere:
         raise ValueError(f"{ORCHESTRATIONS[algorithm].title} is simulated only")
-    if algorithm == "dsi" and case.targets > len(waiters.targets):
-        raise ValueError(f"{case.targets} target servers, but {len(waiters.targets)} waiters")
+    targets = case.targets if ORCHESTRATIONS[algorithm].takes_targets else 1
+    if targets > len(waiters.targets):
+        raise ValueError(f"{targets} target servers, but {len(waiters.targets)} waiters")
     if draws is None:
         draws = case.acceptance.draws(case.seed, repeat + 1, case.tokens)[repeat]
     lengths = run_lengths(draws)
@@ -269,7 +270,7 @@ def run_wallclock(
             waiters.targets, case.target.sampler(case.seed, repeat, TARGET_STREAM)
         ),
         lookahead=case.lookahead,
-        targets=case.targets,
+        targets=targets,
         prefill=case.target.first_ns is not None,
         keep_history=keep_history,
         plan=plan_of(case, repeat, draws),

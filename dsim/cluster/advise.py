@@ -746,8 +746,8 @@ def pair_of(options: Mapping[str, Any], problems: list[Problem]) -> Profile:
 
     found = Profile(name="")
     if options["pair"] is not None:
-        if options["target"] or options["drafter"]:
-            raise UserError("give either --pair or --target and --drafter")
+        if options["target"] or options["drafter"] or options["dataset"]:
+            raise UserError("give either --pair or --target, --drafter and --dataset")
         found = profile.read(options["pair"])
     elif options["target"] or options["drafter"] or options["dataset"]:
         found = pairs.find(options["target"], options["drafter"], options["dataset"])

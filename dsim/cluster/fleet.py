@@ -192,6 +192,7 @@ class Fleet:
         )
         self.free = list(range(count - 1, -1, -1))
         self.down: set[int] = set()
+        self.outages = [0] * count  # that hold each server, for they may overlap
         self.running: dict[int, Batch] = {}
         self.shares: set[Share] = set()
         self.waiting = 0
@@ -492,6 +493,7 @@ class Fleet:
 
     def fail(self, server: int) -> None:
         """*server* fails: what it was at is done again elsewhere, or its requests are lost."""
+        self.outages[server] += 1
         if server in self.down:
             return
         self.down.add(server)
@@ -518,8 +520,9 @@ class Fleet:
         self.serve()
 
     def recover(self, server: int) -> None:
-        """*server* is back, its memory empty."""
-        if server in self.down:
+        """One outage of *server* is over; with the last it is back, its memory empty."""
+        self.outages[server] -= 1
+        if not self.outages[server]:
             self.down.remove(server)
             self.free.append(server)
             self.serve()
@@ -541,11 +544,6 @@ class Fleet:
     def peak_busy(self) -> int:
         """The largest number of servers that were busy at once."""
         return self.count - self.fewest_free
-
-    @property
-    def kv_used(self) -> list[int]:
-        """For each server, how many tokens its KV memory holds."""
-        return [sum(kept.values()) for kept in self._kv]
 
 
 _RANKS: dict[str, Callable[[Entry], tuple[Any, ...]]] = {

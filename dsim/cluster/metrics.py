@@ -241,9 +241,10 @@ def _estimate(
     parts: Sequence[Floats] = [part for part in values if len(part)]
     if len(values) < 3:
         count = min(BATCHES, int(len(pooled) * tail / LEAST_IN_TAIL) if tail < 1 else BATCHES)
+        count -= count % len(values)  # as many of each run
         if count < LEAST_BATCHES or len(pooled) // count < LEAST_PER_BATCH:
             return Estimate(value=float(statistic(pooled)))
-        parts = [part for run in values for part in _batches(run, max(1, count // len(values)))]
+        parts = [part for run in values for part in _batches(run, count // len(values))]
     each = np.array([statistic(part) for part in parts])
     return Estimate(
         value=float(statistic(pooled)), ci95=float(half_width(np.std(each, ddof=1), len(each)))

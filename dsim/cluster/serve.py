@@ -322,11 +322,12 @@ class _Run:
 
     def _disturb(self, fleet: Fleet, faults: Faults, part: int) -> None:
         """Schedule the failures of *fleet*; its streams begin at *part*."""
-        for server, fails_ns, recovers_ns in faults.plan:
+        for server, fails_ns, _ in faults.plan:  # first: no life between outages that touch
             self._at(fails_ns, FAIL, fleet.fail, server)
+        for server, fails_ns, recovers_ns in faults.plan:
             if recovers_ns >= 0:
                 self._at(recovers_ns, FAIL, fleet.recover, server)
-            elif not faults.mtbf_ns:
+            else:
                 self._at(fails_ns, FAIL, self.gone[fleet].add, server)
         if faults.mtbf_ns:
             for server in range(fleet.count):
@@ -335,7 +336,7 @@ class _Run:
     def _failing(self, fleet: Fleet, faults: Faults, server: int, part: int) -> Generator[Event]:
         stream = uniforms(self.deployment.seed, self.replication, FAULTS, part)
         other = self.drafter if fleet is self.target else self.target
-        while True:
+        while server not in self.gone[fleet]:
             up, down = -np.log1p(-stream.next(2))
             yield self.env.timeout(max(1, round(up * faults.mtbf_ns)))
             fleet.fail(server)

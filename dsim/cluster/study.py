@@ -312,6 +312,8 @@ class _LoadLoader(studies._Loader):
             where = f"variants[{number}]." if study.variants[number][0] else ""
             if "trace" in of["workload.arrivals"] and values["workload.trace_file"] is None:
                 self.complain(f"{where}workload.trace_file", 'is missing: the arrivals are "trace"')
+            if "trace" in of["acceptance.model"] and any(of["workload.acceptance_drift"]):
+                self.complain(f"{where}workload.acceptance_drift", "has no meaning for a trace")
             for model in ("target", "drafter"):
                 room = min(of[f"cluster.{model}_kv_tokens"])
                 longest = max(of["workload.prompt_tokens"]) + max(of["tokens"])
