@@ -442,7 +442,11 @@ def _lines(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, int]
         color=_colour(table),
         tooltip=tooltip,
     )
-    drawn = base.mark_line(strokeWidth=2) + base.mark_point(filled=True, size=42, opacity=1)
+    if _is_number(frame[x]):
+        points = base.mark_point(filled=True, size=42, opacity=1)
+        drawn = base.mark_line(strokeWidth=2) + points
+    else:  # nothing lies between two names
+        drawn = alt.layer(base.mark_point(filled=True, size=110, opacity=1))
     better = "higher is better" if y.startswith("speedup") else "lower is better"
     caption = f"The {label(y)} of each algorithm over the {_words(x)}; {better}."
     return drawn, caption, len(table)
