@@ -517,6 +517,7 @@ def _published(
     chart: Chart, frame: pd.DataFrame, axes: Sequence[str] = ()
 ) -> tuple[alt.LayerChart, str, int]:
     published = f"published_{chart.y}"
+    frame = frame.reset_index(drop=True)  # tables that were put together repeat their numbers
     table = frame.loc[frame["algorithm"] == "dsi", ["variant", chart.y, published]].dropna()
     table["variant"] = table["variant"].astype(str)
     ours, theirs, colours = "dsim, simulated", "published", [COLOURS["dsi"], PINK]
