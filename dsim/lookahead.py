@@ -45,11 +45,12 @@ class Plan:
         self.tokens = tokens
 
 
-class Heuristic(Plan):
-    """Two more after a verdict that accepts all it judged, one less after a rejection.
+class Adapting(Plan):
+    """More after a verdict that accepts all it judged, less after a rejection.
 
-    This is ``num_assistant_tokens_schedule="heuristic"`` of Hugging Face transformers
-    (``generation/candidate_generator.py``), with an upper bound.
+    Args:
+        tokens: ``k`` at the start.
+        most: where growing ends (a larger start stays).
     """
 
     def __init__(self, tokens: int, most: int) -> None:
@@ -60,28 +61,48 @@ class Heuristic(Plan):
     def _judged(self, accepted: int, drafts: int) -> None:
         if accepted == drafts:
             if drafts:  # a pass over no drafts tells nothing
-                self.tokens = max(self.tokens, min(self.most, self.tokens + 2))
+                self.tokens = max(self.tokens, min(self.most, self.more()))
         else:
-            self.tokens = max(1, self.tokens - 1)
+            self.tokens = max(1, self.less())
+
+    def more(self) -> int:
+        """``k`` after an acceptance."""
+        raise NotImplementedError
+
+    def less(self) -> int:
+        """``k`` after a rejection."""
+        raise NotImplementedError
 
 
-class Aimd(Plan):
+class Heuristic(Adapting):
+    """Two more, or one less.
+
+    This is ``num_assistant_tokens_schedule="heuristic"`` of Hugging Face transformers
+    (``generation/candidate_generator.py``), with an upper bound.
+    """
+
+    def more(self) -> int:
+        """See :class:`Adapting`."""
+        return self.tokens + 2
+
+    def less(self) -> int:
+        """See :class:`Adapting`."""
+        return self.tokens - 1
+
+
+class Aimd(Adapting):
     """Additive increase, multiplicative decrease: one more, or half.
 
     The rule of congestion control (Chiu and Jain, 1989).
     """
 
-    def __init__(self, tokens: int, most: int) -> None:
-        super().__init__(tokens)
-        self.most = most
-        self.judged = self._judged
+    def more(self) -> int:
+        """See :class:`Adapting`."""
+        return self.tokens + 1
 
-    def _judged(self, accepted: int, drafts: int) -> None:
-        if accepted == drafts:
-            if drafts:
-                self.tokens = max(self.tokens, min(self.most, self.tokens + 1))
-        else:
-            self.tokens = max(1, self.tokens // 2)
+    def less(self) -> int:
+        """See :class:`Adapting`."""
+        return self.tokens // 2
 
 
 class Confident(Plan):
