@@ -213,10 +213,10 @@ def test_logits_that_are_not_finite(folder) -> None:
         model.model.embed_tokens.weight[9] = float("nan")
     ours, theirs = multiprocessing.Pipe()
     decoder = worker.Transformer(model, "cpu", VOCAB)
-    thread = threading.Thread(target=worker.serve, args=(theirs, decoder))
+    thread = threading.Thread(target=worker.serve, args=(theirs, {"target": decoder}))
     thread.start()
     line = Line("target 1", 0, ours)
-    exchange([line], [worker.Begin([3], Match(), False, False)])
+    exchange([line], [worker.Begin([3], Match())])
     (reply,) = exchange([line], [([4], 0)])
     assert len(worker.Done.unpack(reply.value).answers) == 2
     with pytest.raises(Exception, match=r"target 1 failed: the logits of token [12] are not"):

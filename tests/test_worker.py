@@ -52,14 +52,14 @@ class Script:
 
 def numbers(messages) -> tuple[list[int], Script, Counting]:
     """The numbers that :func:`worker.serve` answers."""
-    pipe, model = Script([(0, (0, worker.Begin([1], Match(), True, False))), *messages]), Counting()
-    worker.serve(pipe, model)
+    pipe, model = Script([(0, (0, worker.Begin([1], Match()))), *messages]), Counting()
+    worker.serve(pipe, {"drafter": model})
     assert all(message[4] is None for message in pipe.sent)
     return [message[0] for message in pipe.sent[1:]], pipe, model
 
 
 def test_a_chain_reads_its_own_answers_and_ends_where_it_should() -> None:
-    answered, pipe, model = numbers([(1, (1, ([2, 3], 2, 3))), (9, None)])
+    answered, pipe, model = numbers([(1, (1, ([2, 3], 2, "drafter", 3))), (9, None)])
     assert answered == [1, 2, 3, 4]
     assert model.read == [[1, 2, 3], [1, 2, 3, 6], [1, 2, 3, 6, 5], [1, 2, 3, 6, 5, 3]]
     tokens = [worker.Done.unpack(message[3]).answers[0].token for message in pipe.sent[1:]]
@@ -80,10 +80,10 @@ def test_a_halt_lets_it_finish_what_was_taken_and_no_more(ahead, seen_after, tak
     taken = min(taken, ahead)
     answered, _, model = numbers(
         [
-            (1, (1, ([], 0, ahead))),
+            (1, (1, ([], 0, "drafter", ahead))),
             (1 + seen_after, (1 + taken, None)),
             # It asks again when it has read the last answer that it took.
-            (1 + max(seen_after, 1 + taken), (50, ([4], 1, then))),
+            (1 + max(seen_after, 1 + taken), (50, ([4], 1, "drafter", then))),
             (99, None),
         ]
     )
@@ -95,7 +95,7 @@ def test_a_halt_lets_it_finish_what_was_taken_and_no_more(ahead, seen_after, tak
 @given(ahead=st.integers(0, 6), seen_after=st.integers(1, 8))
 def test_any_other_message_ends_a_chain(ahead, seen_after) -> None:
     answered, _, _ = numbers(
-        [(1, (1, ([], 0, ahead))), (1 + seen_after, (50, ([4], 1))), (99, None)]
+        [(1, (1, ([], 0, "drafter", ahead))), (1 + seen_after, (50, ([4], 1, "drafter"))), (99, None)]
     )
     assert answered == [*range(1, min(1 + ahead, seen_after) + 1), 50]
 
@@ -107,8 +107,8 @@ def test_a_failure_ends_a_chain() -> None:
                 raise ValueError("no more")
             return super().forward(tokens, rows)
 
-    begin = (0, (0, worker.Begin([1], Match(), True, False)))
-    pipe = Script([begin, (1, (1, ([], 0, 9))), (9, None)])
-    worker.serve(pipe, Failing())
+    begin = (0, (0, worker.Begin([1], Match())))
+    pipe = Script([begin, (1, (1, ([], 0, "drafter", 9))), (9, None)])
+    worker.serve(pipe, {"drafter": Failing()})
     assert [message[0] for message in pipe.sent] == [0, 1, 2, 3]
     assert [message[4] for message in pipe.sent] == [None, None, None, "ValueError: no more"]

@@ -15,10 +15,11 @@ from dsim.errors import EngineError, Problem, UserError
 from dsim.events.live import NS_PER_S, Line, LiveEnvironment, Pipe, Reply, exchange
 from dsim.events.output import Output
 from dsim.events.start import start
+from dsim.study import ALGORITHMS
 from dsim.verify import Answer, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
     from multiprocessing.process import BaseProcess
     from types import TracebackType
 
@@ -116,6 +117,21 @@ class LiveOutput(Output):
             self.on_settled(self.tokens[before : self.settled])
 
 
+class Shared:
+    """What the two models of one run have in common.
+
+    Attributes:
+        said: the drafter's answer for each position.
+        spans: every forward that ended, in order of ending.
+        under_way: what the worker of each rank is at; what it goes on with follows from it.
+    """
+
+    def __init__(self) -> None:
+        self.said: dict[int, Answer] = {}
+        self.spans: list[Span] = []
+        self.under_way: dict[int, worker.Feed] = {}
+
+
 class Torch:
     """Stands behind the servers of one model during one run.
 
@@ -123,8 +139,8 @@ class Torch:
         env: the live environment of the run.
         lines: the workers of this model's servers, by the number of the server.
         rule: how drafts are judged.
-        said: the drafter's answer for each position; one for both models of a run.
-        spans: every forward that ended is added to it.
+        shared: one for both models.
+        together: whether these workers have both models.
     """
 
     preemptible = False
@@ -134,16 +150,16 @@ class Torch:
         env: LiveEnvironment,
         lines: Sequence[Line],
         rule: Rule,
-        said: dict[int, Answer],
-        spans: list[Span],
+        shared: Shared,
+        *,
+        together: bool = False,
     ) -> None:
         self.env = env
         self.lines = lines
         self.rule = rule
-        self.said = said
-        self.spans = spans
+        self.shared = shared
+        self.together = together
         self._begun: dict[int, int] = {}  # by server
-        self._next: dict[int, worker.Feed] = {}  # what a server goes on with, unasked
         self._answers: dict[Forward, list[Answer]] = {}
 
     def attach(self, _: Servers) -> Callable[[Forward], None]:
@@ -152,14 +168,19 @@ class Torch:
 
     def _begin(self, forward: Forward) -> None:
         self._begun[forward.server] = int(self.env.now)
-        line = self.lines[forward.server]
-        wanted = worker.Feed(forward.servers.tokens, forward.first)
-        if line.ahead and self._next.get(forward.server) == wanted:
+        line, under_way = self.lines[forward.server], self.shared.under_way
+        wanted = worker.Feed(
+            list(forward.servers.tokens),
+            forward.first,
+            forward.servers.role,
+            forward.ahead,
+            forward.then if self.together else -1,
+        )
+        if line.ahead and under_way[line.rank][:3] == wanted[:3]:
             self.env.take(line, forward, self._answered)
             return
-        self._next[forward.server] = worker.Feed(list(wanted.tokens), wanted.first)
-        request = (wanted.tokens, wanted.first, forward.ahead)
-        self.env.ask(line, forward, request, self._answered, forward.ahead)
+        under_way[line.rank] = wanted
+        self.env.ask(line, forward, tuple(wanted), self._answered, wanted.unasked)
 
     def cancel(self, forward: Forward) -> None:
         """See :class:`dsim.events.server.Backend`."""
@@ -167,8 +188,8 @@ class Torch:
 
     def _answered(self, forward: Forward, reply: Reply) -> None:
         done = worker.Done.unpack(reply.value)
-        zero_ns = self.env.zero_ns
-        self.spans.append(
+        line, zero_ns = self.lines[forward.server], self.env.zero_ns
+        self.shared.spans.append(
             Span(
                 role=forward.servers.role,
                 server=forward.server,
@@ -182,21 +203,22 @@ class Torch:
                 forward_ns=done.forward_ns,
             )
         )
-        if self.lines[forward.server].ahead:
-            self._next[forward.server] = self._next[forward.server].following(done.answers)
+        if line.ahead:
+            under_way = self.shared.under_way
+            under_way[line.rank] = under_way[line.rank].following(done.answers)
         if forward.cancelled:
             return  # nobody wants its answer any more
         if forward.servers.role == "drafter":
             (answer,) = done.answers
             forward.token = answer.token
-            self.said[forward.first] = answer
+            self.shared.said[forward.first] = answer
         else:
             self._answers[forward] = done.answers
 
     def verify(self, forward: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:
         """See :class:`dsim.events.server.Backend`."""
         answers = self._answers.pop(forward)[first - forward.first :]
-        said = [self.said[first + i] for i in range(len(drafts))]
+        said = [self.shared.said[first + i] for i in range(len(drafts))]
         return verify(self.rule, answers, said, first)
 
 
@@ -237,6 +259,9 @@ class LiveRun:
 class Fleet:
     """The worker processes of one pair: one for the drafter and one for each target server.
 
+    In SI nothing overlaps, so it needs one server for both models, as any serving system has it:
+    the first target's worker, which then has the drafter as well, if both are for one device.
+
     They are started together, load their models, warm up, and answer until :meth:`close`.
 
     Args:
@@ -248,11 +273,13 @@ class Fleet:
         share: whether several workers may have the same core or GPU.
         watchdog_ns: how long one forward may take.
         load_timeout_ns: how long loading may take.
+        algorithms: what is going to be run.
 
     Attributes:
         drafter, targets: the lines to the workers.
         ready: what the workers said when they were warm; the drafter first.
         contention: which workers share a core or GPU, in words; empty if none do.
+        together: whether SI runs in one worker.
 
     Raises:
         UserError: there are too few cores or GPUs.
@@ -269,22 +296,29 @@ class Fleet:
         share: bool = False,
         watchdog_ns: int = 120 * NS_PER_S,
         load_timeout_ns: int = 900 * NS_PER_S,
+        algorithms: Collection[str] = ALGORITHMS,
     ) -> None:
         self.pair = pair
+        self.threads = threads
         self.watchdog_ns = watchdog_ns
         everywhere = [*devices, *[devices[-1]] * (targets + 1)][: targets + 1]
         self.cores, self.contention = place(
             everywhere, threads, share=share, idle=(0,) if pair.drafter.is_ngram else ()
         )
+        self.everywhere = everywhere
+        self.together = "si" in algorithms and everywhere[0] == everywhere[1]
         names = ["drafter", *(f"target {i + 1}" for i in range(targets))]
         context = multiprocessing.get_context("spawn")
         self.processes: list[BaseProcess] = []
         self.lines: list[Line] = []
         try:
             for rank, name in enumerate(names):
+                specs = {"target": pair.target} if rank else {"drafter": pair.drafter}
+                if rank == 1 and self.together:
+                    specs["drafter"] = pair.drafter
                 ours, theirs = map(Pipe, context.Pipe())
                 setup = worker.Setup(
-                    spec=pair.target if rank else pair.drafter,
+                    specs=specs,
                     device=everywhere[rank],
                     cores=self.cores[rank],
                     threads=threads,
@@ -335,25 +369,53 @@ class Fleet:
         self.close(force=error is not None)
 
     def begin(
-        self, prompt: list[int], rule: Rule, *, read: bool, tokens: int, algorithm: str = "dsi"
+        self,
+        prompt: list[int],
+        rule: Rule,
+        *,
+        read: bool,
+        tokens: int,
+        together: bool = False,
+        all_cores: bool = False,
     ) -> None:
         """Tell all workers of a new text.
 
-        In SI nothing overlaps, so its drafter moves to the cores of the target, as in any serving
-        system: what one model has brought into the caches, programs above all, serves the other.
+        Args:
+            prompt: its tokens.
+            rule: how drafts are judged.
+            read: whether the servers read the prompt now.
+            tokens: how many are to come.
+            together: whether the first target's worker does the drafts as well.
+            all_cores: whether the first target's worker, and the drafter's if it is another, get
+                the cores and threads of all workers.
 
         Raises:
             UserError: the prompt is empty, or too long with *tokens* to come.
             EngineError: a worker died, or failed.
         """
         check_prompt(self.pair, prompt, tokens)
-        cores = list(self.cores)
-        if algorithm == "si":
-            cores[0] = cores[1] or cores[0]
-        requests = [
-            worker.Begin(prompt, rule, rank == 0, read, own) for rank, own in enumerate(cores)
-        ]
+        requests = []
+        for rank, own in enumerate(self.cores):
+            cores, threads = self.all_cores() if all_cores and rank < 2 else (own, self.threads)
+            roles: tuple[str, ...] = ("target",) if rank else ("drafter",)
+            if together:
+                roles = ("target", "drafter") if rank == 1 else ()
+            requests.append(worker.Begin(prompt, rule, roles if read else (), cores, threads))
         exchange(self.lines, requests, timeout_ns=self.watchdog_ns)
+
+    def all_cores(self) -> tuple[tuple[int, ...], int]:
+        """The cores of all workers together (nothing: any), and how many threads they have.
+
+        Raises:
+            UserError: they are not on the CPU.
+        """
+        if set(self.everywhere) != {"cpu"}:
+            raise UserError(
+                Problem("--devices", "", "several GPUs cannot work on one forward; expected cpu")
+            )
+        cores = tuple(sorted({core for own in self.cores for core in own}))
+        workers = len(self.lines) - self.pair.drafter.is_ngram
+        return cores, len(cores) or min(self.threads * workers, len(available_cores()))
 
     def answers(
         self, prompt: list[int], text: list[int], rule: Rule
@@ -367,9 +429,9 @@ class Fleet:
             UserError, EngineError: as :meth:`begin`.
         """
         self.begin(prompt, rule, read=False, tokens=len(text))
-        request = (text[:-1], 0)
         pair = [self.drafter, self.targets[0]]
-        ours, theirs = exchange(pair, [request, request], timeout_ns=self.watchdog_ns)
+        requests = [(text[:-1], 0, role) for role in ("drafter", "target")]
+        ours, theirs = exchange(pair, requests, timeout_ns=self.watchdog_ns)
         drafts, own = (worker.Done.unpack(reply.value).answers for reply in (ours, theirs))
         return drafts, own
 
@@ -386,6 +448,7 @@ class Fleet:
         stop_ids: frozenset[int] = frozenset(),
         on_settled: Callable[[list[int]], None] | None = None,
         keep_history: bool = False,
+        all_cores: bool = False,
     ) -> LiveRun:
         """Generate *tokens* tokens after *prompt*, or fewer if one of *stop_ids* comes.
 
@@ -400,23 +463,32 @@ class Fleet:
             stop_ids: tokens that end the text.
             on_settled: called with the tokens that have just settled.
             keep_history: whether the servers keep their forwards, for a timeline.
+            all_cores: give non-SI, or SI, the cores and threads of all workers.
 
         Raises:
             UserError: the prompt is too long.
             EngineError: a worker died, failed or hangs.
         """
-        self.begin(prompt, rule, read=cached, tokens=tokens, algorithm=algorithm)
-        busy = self.cores if algorithm == "dsi" else self.cores[1:2]
-        said: dict[int, Answer] = {}
-        spans: list[Span] = []
+        alone = algorithm != "dsi"
+        all_cores = all_cores and alone
+        together = algorithm == "si" and self.together
+        self.begin(prompt, rule, read=cached, tokens=tokens, together=together, all_cores=all_cores)
+        busy = self.cores[1:2] if alone and not all_cores else self.cores
+        shared = Shared()
         env = LiveEnvironment(self.lines, watchdog_ns=self.watchdog_ns)
         output = LiveOutput(env, tokens, stop_ids, on_settled)
         (drafter, *_), target = start(
             algorithm,
             env,
             output,
-            drafter_backend=Torch(env, [self.drafter], rule, said, spans),
-            target_backend=Torch(env, self.targets, rule, said, spans),
+            drafter_backend=Torch(
+                env,
+                self.targets[:1] if together else [self.drafter],
+                rule,
+                shared,
+                together=together,
+            ),
+            target_backend=Torch(env, self.targets, rule, shared, together=together),
             lookahead=lookahead,
             targets=len(self.targets) if targets is None else targets,
             prefill=not cached,
@@ -425,14 +497,14 @@ class Fleet:
         with beside([core for cores in busy for core in cores]):
             env.run(until=output.done)
         wall_ns = env.clock.now_ns() - env.zero_ns
-        ended = len(spans)
+        ended = len(shared.spans)
         lateness_ns = list(env.lateness_ns)
         env.drain()
         return LiveRun(
             output=output,
             drafter=drafter,
             target=target,
-            spans=spans[:ended],
+            spans=shared.spans[:ended],
             wall_ns=wall_ns,
             lateness_ns=lateness_ns,
         )

@@ -17,7 +17,7 @@ from dsim.errors import EngineError
 from dsim.verify import Answer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -33,7 +33,8 @@ class Setup:
     """What a worker is told at its start.
 
     Attributes:
-        spec: the model.
+        specs: the models by role, ``drafter`` or ``target``; several if the worker has several,
+            which then never run at the same time.
         device: ``cpu``, ``cuda:0``, ``mps`` …
         cores: the CPU cores it may use; empty: all.
         threads: CPU threads of a forward.
@@ -41,7 +42,7 @@ class Setup:
         warm_up_widths: widths of the forwards that are done, and thrown away, before it is ready.
     """
 
-    spec: ModelSpec
+    specs: dict[str, ModelSpec]
     device: str
     cores: tuple[int, ...]
     threads: int
@@ -55,16 +56,16 @@ class Begin(NamedTuple):
     Attributes:
         prompt: its tokens, at least one.
         rule: how drafts are judged.
-        drafts: whether this server drafts; else it is a target.
-        read: whether to read the prompt now, before time zero.
-        cores: the CPU cores to run on from now on; empty: as before.
+        read: the roles whose models read the prompt now, before time zero.
+        cores: the CPU cores to run on from now on; empty: any.
+        threads: CPU threads of a forward from now on; 0: as before.
     """
 
     prompt: list[int]
     rule: Rule
-    drafts: bool
-    read: bool
+    read: tuple[str, ...] = ()
     cores: tuple[int, ...] = ()
+    threads: int = 0
 
 
 class Feed(NamedTuple):
@@ -73,17 +74,30 @@ class Feed(NamedTuple):
     Attributes:
         tokens: what follows the prompt.
         first: the first position whose token is wanted.
+        role: whose forward: ``drafter`` or ``target``.
         ahead: how many forwards follow unasked, each over the token that the last one chose as
             well, while no message comes. So a chain of forwards needs no hand-over in between.
+        then: after those, unasked as well, the target's pass for the positions from here on;
+            below 0: none.
     """
 
     tokens: list[int]
     first: int
+    role: str = "target"
     ahead: int = 0
+    then: int = -1
+
+    @property
+    def unasked(self) -> int:
+        """How many forwards follow in all."""
+        return self.ahead + (self.then >= 0)
 
     def following(self, answers: Sequence[Answer]) -> Feed:
-        """The forward that follows when *answers* have been given."""
-        return Feed([*self.tokens, answers[-1].token], self.first + 1)
+        """The forward that follows when *answers* have been given; only if one does."""
+        tokens = [*self.tokens, answers[-1].token]
+        if self.ahead:
+            return Feed(tokens, self.first + 1, self.role, self.ahead - 1, self.then)
+        return Feed(tokens, self.then)
 
 
 class Done(NamedTuple):
@@ -237,16 +251,21 @@ def lookup(text: Sequence[int]) -> int:
     return text[-1]
 
 
-def load(setup: Setup) -> Decoder:
-    """The decoder that *setup* describes, warm."""
-    if setup.spec.is_ngram:
+def load(setup: Setup) -> dict[str, Decoder]:
+    """The decoders that *setup* describes, by role, warm."""
+    return {role: load_one(spec, setup) for role, spec in setup.specs.items()}
+
+
+def load_one(spec: ModelSpec, setup: Setup) -> Decoder:
+    """The decoder of *spec*, warm."""
+    if spec.is_ngram:
         return Ngram(setup.vocab)
     import torch
 
     from dsim.models import load_model
 
     torch.set_num_threads(setup.threads)
-    decoder = Transformer(load_model(setup.spec, setup.device), setup.device, setup.vocab)
+    decoder = Transformer(load_model(spec, setup.device), setup.device, setup.vocab)
     for _ in range(2):  # the first forwards of each shape choose kernels and grow pools
         text = [0]
         for width in setup.warm_up_widths:
@@ -270,13 +289,14 @@ def main(pipe: Any, setup: Setup) -> None:
     os.environ["TQDM_DISABLE"] = "1"  # several bars at once on one terminal
     try:
         try:
-            decoder = load(setup)
+            decoders = load(setup)
         except Exception as error:
             pipe.send((0, start_ns, time.perf_counter_ns(), None, _words(error)))
             return
         end_ns = time.perf_counter_ns()
-        pipe.send((0, start_ns, end_ns, Ready(decoder.parameters, end_ns - start_ns)))
-        serve(pipe, decoder)
+        parameters = next(iter(decoders.values())).parameters
+        pipe.send((0, start_ns, end_ns, Ready(parameters, end_ns - start_ns)))
+        serve(pipe, decoders)
     except (EOFError, OSError):
         pass  # the parent is gone
 
@@ -292,30 +312,45 @@ def move(cores: tuple[int, ...]) -> None:
     os.sched_setaffinity(0, cores)
 
 
-def serve(pipe: Any, decoder: Decoder) -> None:
+def use_threads(threads: int) -> None:
+    """Let forwards on the CPU have *threads* threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    # They are made, where they may run, by the first who needs them: not in a measured forward.
+    torch.ones(1 << 16).exp_()
+
+
+def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
     """Answer requests until ``None`` comes; see :func:`main`."""
     prompt: list[int] = []
-    answer: Callable[[NDArray[Any], int], Answer] | None = None
+    answers: dict[str, Callable[[NDArray[Any], int], Answer]] = {}
+    threads = 0
     pending: list[Any] = []
     while (message := pending.pop() if pending else pipe.recv()) is not None:
         serial, request = message
         last = serial
         if isinstance(request, tuple) and not isinstance(request, Begin):
             request = Feed(*request)
-            last += request.ahead
+            last += request.unasked
         while request is not None:
             start_ns = time.perf_counter_ns()
             done, value, failure = None, None, None
             try:
                 if isinstance(request, Begin):
                     prompt, rule = request.prompt, request.rule
-                    answer = rule.draft if request.drafts else rule.own
-                    decoder.reset()
+                    answers = {"drafter": rule.draft, "target": rule.own}
                     move(request.cores)
-                    if request.read:
-                        decoder.forward(prompt, 1)
-                elif answer is not None:
-                    done = feed(decoder, answer, prompt, request)
+                    if request.threads not in (0, threads):
+                        threads = request.threads
+                        use_threads(threads)
+                    for role, decoder in decoders.items():
+                        decoder.reset()
+                        if role in request.read:
+                            decoder.forward(prompt, 1)
+                else:
+                    role = request.role
+                    done = feed(decoders[role], answers[role], prompt, request)
                     value = done.pack()
             except Exception as error:
                 failure = _words(error)
@@ -344,7 +379,7 @@ def feed(
     Raises:
         EngineError: a logit is not finite.
     """
-    tokens, first, _ = request
+    tokens, first = request.tokens, request.first
     rows = len(tokens) - first + 1
     begin_ns = time.perf_counter_ns()
     logits, width = decoder.forward(prompt + tokens, rows)

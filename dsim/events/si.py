@@ -20,7 +20,7 @@ def si(drafter: Server, target: Server, output: Output, plan: Plan) -> Generator
     while not output.finished:
         settled = output.settled
         for ahead in reversed(range(min(plan.tokens, output.wanted - settled - 1))):
-            draft = drafter.forward(len(tokens), ahead)
+            draft = drafter.forward(len(tokens), ahead, settled)
             yield draft
             tokens.append(draft.token)
             if ends is not None and ends(len(tokens) - 1):
