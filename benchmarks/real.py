@@ -138,7 +138,9 @@ def main() -> None:
             for turn in range(args.repeats + 1):
                 for prompt in prompts:
                     reference = None
-                    for name, way in ways.items():
+                    order = list(ways)[turn % len(ways) :] + list(ways)[: turn % len(ways)]
+                    for name in order:
+                        way = ways[name]
                         WALL.clear()
                         start = time.perf_counter_ns()
                         words = way(prompt)
@@ -150,8 +152,11 @@ def main() -> None:
     print(f"{'':24}{'median':>12}{'per token':>12}{'of its bare loop':>18}  same tokens")
     for name, times in took.items():
         middle = statistics.median(times)
-        bare = statistics.median(took[f"{name.split()[0]} bare loop"]) if "DSI" not in name else 0
-        part = f"{bare / middle:.2f}" if bare else ""
+        part = ""
+        if "DSI" not in name:  # text by text, as the machine changes its pace
+            bare = took[f"{name.split()[0]} bare loop"]
+            ratios = [b / t for b, t in zip(bare, times, strict=True)]
+            part = f"{statistics.median(ratios):.3f}"
         print(
             f"{name:24}{middle:9.1f} ms{middle / args.tokens:9.2f} ms{part:>18}  "
             f"{'yes' if same[name] else 'NO'}"

@@ -11,11 +11,12 @@ A rule has three parts, because they happen in three places: ``draft`` in the dr
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from dsim.errors import Problem, UserError
+from dsim.errors import EngineError, Problem, UserError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,11 +134,27 @@ def choose(logits: NDArray[Any], position: int, sampling: Sampling, use: int = S
 
     With a temperature it is the Gumbel-max sample of (seed, position, use): whoever has the same
     logits chooses the same token.
+
+    Raises:
+        EngineError: a logit is not finite.
     """
     if sampling.temperature == 0:
-        return int(np.argmax(logits))
-    noise = gumbel(sampling.seed, position, use, len(logits))
-    return int(np.argmax(scaled(logits, sampling) + noise))
+        token = int(np.argmax(logits))
+    else:
+        noise = gumbel(sampling.seed, position, use, len(logits))
+        token = int(np.argmax(scaled(logits, sampling) + noise))
+    check_finite(logits[token], position)  # what is NaN or infinite wins
+    return token
+
+
+def check_finite(best: float, position: int) -> None:
+    """See that the best of the logits at *position* is finite; -inf only rules a token out.
+
+    Raises:
+        EngineError: it is not.
+    """
+    if not math.isfinite(best):
+        raise EngineError(f"the logits of token {position} are not finite")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,7 +232,8 @@ class Lenient(Rejection):
     def own(self, logits: NDArray[Any], position: int) -> Answer:
         """See :class:`Rule`."""
         if self.sampling.temperature == 0:
-            return Answer(int(np.argmax(logits)), softmax(np.asarray(logits, dtype=np.float64)))
+            token = choose(logits, position, self.sampling)
+            return Answer(token, softmax(np.asarray(logits, dtype=np.float64)))
         return super().own(logits, position)
 
     def judge(self, target: Answer, draft: Answer, position: int) -> int:
@@ -261,8 +279,9 @@ class Surprise(Match):
 
     def own(self, logits: NDArray[Any], position: int) -> Answer:
         """See :class:`Rule`."""
-        token = self.text[position]
-        raised = np.asarray(logits, dtype=np.float64) - float(logits.max())
+        token, best = self.text[position], float(logits.max())
+        check_finite(best, position)
+        raised = np.asarray(logits, dtype=np.float64) - best
         return Answer(token, float(np.log(np.exp(raised).sum()) - raised[token]))
 
 

@@ -66,6 +66,65 @@ def test_workers_answer_and_none_is_left(fleet, algorithm: str) -> None:
             assert all(a.end_ns <= b.start_ns for a, b in itertools.pairwise(mine))
 
 
+def messages(fleet, algorithm: str, **more) -> tuple[dict[str, list], list]:
+    """What the workers are told in one run, by name, and its spans."""
+    told: dict[str, list] = {line.name: [] for line in fleet.lines}
+    with pytest.MonkeyPatch.context() as patch:
+        for line in fleet.lines:
+            post, mine = line.post, told[line.name]
+            patch.setattr(line, "post", lambda m, post=post, mine=mine: (mine.append(m), post(m)))
+        run = fleet.run(algorithm, PROMPT, len(OUTPUT), Match(), lookahead=3, **more)
+    assert run.output.tokens == OUTPUT
+    return told, run.spans
+
+
+def test_si_asks_one_worker_once_a_block(fleet) -> None:
+    told, spans = messages(fleet, "si")
+    assert len(told["drafter"]) == 1, "it is told of the text, and no more"
+    passes = [span for span in spans if span.role == "target"]
+    # One question for the drafts and the pass over them; the last token has a pass of its own.
+    assert len(told["target 1"]) == 1 + len(passes)
+    # One thing at a time, though two models answer.
+    assert all(a.end_ns <= b.start_ns for a, b in itertools.pairwise(spans))
+    assert sum(span.role == "drafter" for span in spans) > 2 * len(passes)
+
+
+def test_non_si_asks_once(fleet) -> None:
+    told, spans = messages(fleet, "nonsi")
+    assert len(told["target 1"]) == 2
+    assert len(spans) == len(OUTPUT)
+
+
+def test_si_by_two_workers_if_nobody_said_that_it_was_to_come() -> None:
+    with Fleet(PAIR, 1, share=True, algorithms=("nonsi",)) as fleet:
+        assert not fleet.together
+        told, _ = messages(fleet, "si")
+        assert len(told["drafter"]) > 2
+
+
+@pytest.mark.parametrize("algorithm", ["nonsi", "si", "dsi"])
+def test_all_cores_for_one_server(fleet, algorithm: str) -> None:
+    given = []
+    for all_cores in (False, True, False):
+        told, _ = messages(fleet, algorithm, all_cores=all_cores)
+        (_, begin), *_ = told["target 1"]
+        given.append((begin.cores, begin.threads))
+    # Its drafter needs no core, so two workers of one thread have what one gets.
+    own = (fleet.cores[1], 1)
+    assert given == [own, own if algorithm == "dsi" else fleet.all_cores(), own]
+    assert fleet.all_cores()[1] == min(2, len(available_cores()))
+
+
+def test_the_cores_of_all_workers() -> None:
+    fleet = object.__new__(Fleet)
+    fleet.pair, fleet.threads, fleet.lines = PAIR, 2, [None] * 3
+    fleet.everywhere, fleet.cores = ["cpu"] * 3, [(), (0, 1), (2, 3)]
+    assert fleet.all_cores() == ((0, 1, 2, 3), 4)
+    fleet.everywhere = ["cpu", "cuda:0", "cuda:1"]
+    with pytest.raises(UserError, match="several GPUs cannot work on one forward"):
+        fleet.all_cores()
+
+
 @pytest.mark.parametrize("victim", ["drafter", "target 1"])
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_worker_killed_during_a_pass(fleet, victim: str, signal_) -> None:

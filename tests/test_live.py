@@ -8,7 +8,7 @@ import threading
 from multiprocessing.reduction import ForkingPickler
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from simpy.core import EmptySchedule
@@ -318,6 +318,49 @@ def test_exchange_outside_of_a_run_says_who_is_silent(words: str) -> None:
         exchange(lines, ["a", "b"], timeout_ns=10, clock=clock)
     assert clock.time_ns <= LONG_AGO + 10
     assert [line.pipe.sent for line in lines] == [[(1, "a")], [(1, "b")]]
+
+
+@given(
+    batches=st.lists(st.integers(1, 4), min_size=1, max_size=4),
+    taken=st.integers(0, 12),
+    late=st.integers(0, 9),
+)
+def test_replies_that_come_together_happen_each_at_its_stamp(batches, taken, late) -> None:
+    # A worker answers *count* forwards, and sends the answers in lists.
+    count = sum(batches)
+    taken = min(taken, count - 1)
+    clock, lines, env, pool = world(1)
+    (line,) = lines
+    seen = []
+    pool.callbacks.append(lambda f: seen.append((env.now, f.token)))
+    begin, pool.begin = pool.begin, lambda _: None
+    env.ask(line, pool.forward(0), "go", pool.backend.answered, ahead=count - 1)
+    stamps = [2 * serial for serial in range(1, count + 1)]
+    made = 0
+    for size in batches:
+        numbers = range(made + 1, made + size + 1)
+        made += size
+        at = LONG_AGO + stamps[made - 1] + late
+        line.pipe.mail.append(
+            (at, [(n, 0, LONG_AGO + stamps[n - 1], f"token {n}", None) for n in numbers])
+        )
+    env.step()
+    for _ in range(taken):
+        env.take(line, pool.forward(0), pool.backend.answered)
+        env.step()
+    assert [token for _, token in seen] == [f"token {n}" for n in range(1, taken + 2)]
+    assert [now for now, _ in seen] == stamps[: taken + 1]
+    pool.begin = begin
+    env.halt(line)
+    assert line.pipe.sent[1:] == [(1 + taken, None)] * (taken < count - 1)
+    # The next question gets its own answer, whatever else is still to come.
+    last = pool.forward(0)
+    at = max(clock.time_ns, LONG_AGO + stamps[-1] + late) + 1
+    line.pipe.mail.append((at, Reply(count + 1, 0, at, "new")))
+    while not last.ended:
+        env.step()
+    assert seen[-1] == (at - LONG_AGO, "new")
+    assert line.dropped == count - 1 - taken
 
 
 def test_what_a_worker_does_unasked_is_taken_and_what_nobody_takes_is_dropped() -> None:

@@ -39,6 +39,7 @@ class Script:
     def __init__(self, messages) -> None:
         self.messages = list(messages)  # (after how many replies, message)
         self.sent: list[tuple] = []
+        self.batches: list[int] = []
 
     def poll(self, _timeout_s: float = 0) -> bool:
         return bool(self.messages) and self.messages[0][0] <= len(self.sent)
@@ -47,7 +48,8 @@ class Script:
         return self.messages.pop(0)[1]
 
     def send(self, message) -> None:
-        self.sent.append(message)
+        self.batches.append(len(message))
+        self.sent += message
 
 
 def numbers(messages) -> tuple[list[int], Script, Counting]:
@@ -95,9 +97,50 @@ def test_a_halt_lets_it_finish_what_was_taken_and_no_more(ahead, seen_after, tak
 @given(ahead=st.integers(0, 6), seen_after=st.integers(1, 8))
 def test_any_other_message_ends_a_chain(ahead, seen_after) -> None:
     answered, _, _ = numbers(
-        [(1, (1, ([], 0, "drafter", ahead))), (1 + seen_after, (50, ([4], 1, "drafter"))), (99, None)]
+        [
+            (1, (1, ([], 0, "drafter", ahead))),
+            (1 + seen_after, (50, ([4], 1, "drafter"))),
+            (99, None),
+        ]
     )
     assert answered == [*range(1, min(1 + ahead, seen_after) + 1), 50]
+
+
+@given(
+    ahead=st.integers(0, 6),
+    has_then=st.booleans(),
+    hold_ns=st.sampled_from((0, 10**18)),
+    cut_after=st.integers(1, 9),
+    cut=st.booleans(),
+)
+def test_a_chain_of_drafts_goes_on_to_the_pass(ahead, has_then, hold_ns, cut_after, cut) -> None:
+    begin = (0, (0, worker.Begin([1], Match(), hold_ns=hold_ns)))
+    then = 0 if has_then else -1
+    chain = (1, (1, ([], 0, "drafter", ahead, then)))
+    # A question that it finds when it has computed so many answers ends the chain.
+    count = ahead + 1 + has_then
+    asked = min(cut_after, count) if cut else count
+    drafter, target = Counting(), Counting()
+    pipe = Script([begin, chain])
+    reads = (drafter.read, target.read)
+    pipe.poll = lambda _timeout_s=0: cut and sum(map(len, reads)) >= asked and bool(pipe.later)
+    pipe.later = [(50, ([4], 1, "target")), None]
+    first_recv = pipe.recv
+    pipe.recv = lambda: first_recv() if pipe.messages else pipe.later.pop(0)
+    worker.serve(pipe, {"drafter": drafter, "target": target})
+    assert [message[0] for message in pipe.sent[1:]] == [*range(1, asked + 1), 50]
+    drafts = [worker.Done.unpack(m[3]).answers[-1].token for m in pipe.sent[1 : ahead + 2]]
+    passes = target.read[:-1]
+    assert passes == ([[1, *drafts]] if has_then and asked == count else [])
+    assert target.read[-1] == [1, 4]
+    if passes:  # what it says of every draft, and of the position after them
+        assert len(worker.Done.unpack(pipe.sent[count][3]).answers) == ahead + 2
+    if hold_ns:
+        # The drafts come together, and before the pass, which takes its time.
+        together = min(asked, ahead + 1)
+        assert pipe.batches == [1, together, *[1] * (asked - together), 1]
+    else:
+        assert pipe.batches == [1] * (asked + 2)
 
 
 def test_a_failure_ends_a_chain() -> None:

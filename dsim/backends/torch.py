@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dsim.models import Pair
     from dsim.verify import Rule
 
+HOLD_NS = 20_000_000  # a text that is written so still flows
 WARM_UP_WIDTHS = (1, 2, 3, 4, 6, 9, 16, 1, 1)
 
 
@@ -377,6 +378,7 @@ class Fleet:
         tokens: int,
         together: bool = False,
         all_cores: bool = False,
+        hold_ns: int = 0,
     ) -> None:
         """Tell all workers of a new text.
 
@@ -388,6 +390,7 @@ class Fleet:
             together: whether the first target's worker does the drafts as well.
             all_cores: whether the first target's worker, and the drafter's if it is another, get
                 the cores and threads of all workers.
+            hold_ns: see :class:`dsim.backends.worker.Begin`.
 
         Raises:
             UserError: the prompt is empty, or too long with *tokens* to come.
@@ -400,7 +403,9 @@ class Fleet:
             roles: tuple[str, ...] = ("target",) if rank else ("drafter",)
             if together:
                 roles = ("target", "drafter") if rank == 1 else ()
-            requests.append(worker.Begin(prompt, rule, roles if read else (), cores, threads))
+            requests.append(
+                worker.Begin(prompt, rule, roles if read else (), cores, threads, hold_ns)
+            )
         exchange(self.lines, requests, timeout_ns=self.watchdog_ns)
 
     def all_cores(self) -> tuple[tuple[int, ...], int]:
@@ -472,7 +477,15 @@ class Fleet:
         alone = algorithm != "dsi"
         all_cores = all_cores and alone
         together = algorithm == "si" and self.together
-        self.begin(prompt, rule, read=cached, tokens=tokens, together=together, all_cores=all_cores)
+        self.begin(
+            prompt,
+            rule,
+            read=cached,
+            tokens=tokens,
+            together=together,
+            all_cores=all_cores,
+            hold_ns=HOLD_NS if alone else 0,
+        )
         busy = self.cores[1:2] if alone and not all_cores else self.cores
         shared = Shared()
         env = LiveEnvironment(self.lines, watchdog_ns=self.watchdog_ns)

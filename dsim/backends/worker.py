@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
+import gc
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -18,6 +19,7 @@ from dsim.verify import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
@@ -59,6 +61,8 @@ class Begin(NamedTuple):
         read: the roles whose models read the prompt now, before time zero.
         cores: the CPU cores to run on from now on; empty: any.
         threads: CPU threads of a forward from now on; 0: as before.
+        hold_ns: how long the answer of a forward may wait for that of the next in a chain, to be
+            sent with it; for a parent that would only look on.
     """
 
     prompt: list[int]
@@ -66,6 +70,7 @@ class Begin(NamedTuple):
     read: tuple[str, ...] = ()
     cores: tuple[int, ...] = ()
     threads: int = 0
+    hold_ns: int = 0
 
 
 class Feed(NamedTuple):
@@ -196,14 +201,13 @@ class Transformer:
         self.ids = list(tokens[:kept])  # should the forward fail
         new = torch.tensor([tokens[kept:]], device=self.device)
         more = {"logits_to_keep": rows} if self.keeps_rows else {}
-        with torch.inference_mode():
-            logits = self.model(
-                input_ids=new, use_cache=True, **{self.cache_name: self.cache}, **more
-            ).logits
-            logits = logits[0, -rows:, : self.vocab].float()
-            self.synchronize()
+        logits = self.model(
+            input_ids=new, use_cache=True, **{self.cache_name: self.cache}, **more
+        ).logits
+        self.synchronize()
         self.ids = list(tokens)
-        return logits.cpu().numpy(), len(tokens) - kept
+        # NumPy cuts quicker than torch does.
+        return logits[0].float().cpu().numpy()[-rows:, : self.vocab], len(tokens) - kept
 
     def synchronize(self) -> None:
         """Wait until the device has finished."""
@@ -280,7 +284,7 @@ def main(pipe: Any, setup: Setup) -> None:
 
     Each is (serial number, request), a request being a :class:`Begin`, the parts of a
     :class:`Feed`, or ``None``: no further than that number. Each forward gets the parts of a
-    :class:`dsim.events.live.Reply`.
+    :class:`dsim.events.live.Reply`, which are sent in lists.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
     start_ns = time.perf_counter_ns()
@@ -291,12 +295,14 @@ def main(pipe: Any, setup: Setup) -> None:
         try:
             decoders = load(setup)
         except Exception as error:
-            pipe.send((0, start_ns, time.perf_counter_ns(), None, _words(error)))
+            pipe.send([(0, start_ns, time.perf_counter_ns(), None, _words(error))])
             return
         end_ns = time.perf_counter_ns()
         parameters = next(iter(decoders.values())).parameters
-        pipe.send((0, start_ns, end_ns, Ready(parameters, end_ns - start_ns)))
-        serve(pipe, decoders)
+        pipe.send([(0, start_ns, end_ns, Ready(parameters, end_ns - start_ns))])
+        gc.freeze()  # a collection would look through all of torch, in the middle of a chain
+        with nothing_learns():
+            serve(pipe, decoders)
     except (EOFError, OSError):
         pass  # the parent is gone
 
@@ -312,6 +318,12 @@ def move(cores: tuple[int, ...]) -> None:
     os.sched_setaffinity(0, cores)
 
 
+def nothing_learns() -> AbstractContextManager[None]:
+    """Lets torch, if there is one, leave out what only training needs."""
+    torch = sys.modules.get("torch")
+    return contextlib.nullcontext() if torch is None else torch.inference_mode()
+
+
 def use_threads(threads: int) -> None:
     """Let forwards on the CPU have *threads* threads."""
     import torch
@@ -325,7 +337,8 @@ def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
     """Answer requests until ``None`` comes; see :func:`main`."""
     prompt: list[int] = []
     answers: dict[str, Callable[[NDArray[Any], int], Answer]] = {}
-    threads = 0
+    threads, hold_ns = 0, 0
+    held: list[tuple[Any, ...]] = []
     pending: list[Any] = []
     while (message := pending.pop() if pending else pipe.recv()) is not None:
         serial, request = message
@@ -338,7 +351,7 @@ def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
             done, value, failure = None, None, None
             try:
                 if isinstance(request, Begin):
-                    prompt, rule = request.prompt, request.rule
+                    prompt, rule, hold_ns = request.prompt, request.rule, request.hold_ns
                     answers = {"drafter": rule.draft, "target": rule.own}
                     move(request.cores)
                     if request.threads not in (0, threads):
@@ -354,7 +367,13 @@ def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
                     value = done.pack()
             except Exception as error:
                 failure = _words(error)
-            pipe.send((serial, start_ns, time.perf_counter_ns(), value, failure))
+            end_ns = time.perf_counter_ns()
+            held.append((serial, start_ns, end_ns, value, failure))
+            # Hardly any time passes between the end of a draft and the pass over it.
+            more = serial < last and done is not None and request.ahead
+            if not more or end_ns - held[0][2] >= hold_ns:
+                pipe.send(held)
+                held = []
             while serial < last and pipe.poll(0):
                 message = pipe.recv()
                 if message is not None and message[1] is None:
@@ -363,6 +382,9 @@ def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
                     pending.append(message)
                     last = serial
             if serial == last or done is None:
+                if held:  # a message has cut the chain short
+                    pipe.send(held)
+                    held = []
                 break
             serial += 1
             request = request.following(done.answers)
@@ -384,11 +406,6 @@ def feed(
     begin_ns = time.perf_counter_ns()
     logits, width = decoder.forward(prompt + tokens, rows)
     forward_ns = time.perf_counter_ns() - begin_ns
-    # A model may rule a token out with -inf; the largest is NaN if any is.
-    best = logits.max(axis=1).tolist()
-    if not all(map(math.isfinite, best)):
-        row = next(i for i, logit in enumerate(best) if not math.isfinite(logit))
-        raise EngineError(f"the logits of token {first + row} are not finite")
     return Done(
         answers=[answer(row, first + i) for i, row in enumerate(logits)],
         width=width,

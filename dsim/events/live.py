@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickle
 import select
 import time
+from collections import deque
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -113,6 +114,9 @@ class Clock(Protocol):
 class SystemClock:
     """The clock of the machine; ``perf_counter`` is the same one in all of its processes."""
 
+    def __init__(self) -> None:
+        self._polls: dict[tuple[int, ...], select.poll] = {}  # the same few are waited for
+
     def now_ns(self) -> int:
         """See :class:`Clock`."""
         return time.perf_counter_ns()
@@ -123,11 +127,12 @@ class SystemClock:
             ends = {getattr(o, "end", o): o for o in objects}
             timeout_s = None if timeout_ns is None else timeout_ns / NS_PER_S
             return [ends[o] for o in connection.wait(list(ends), timeout_s)]
-        poll, by_number = select.poll(), {}
-        for o in objects:
-            number = o if isinstance(o, int) else o.fileno()
-            by_number[number] = o
-            poll.register(number, select.POLLIN)
+        by_number = {o if isinstance(o, int) else o.fileno(): o for o in objects}
+        poll = self._polls.get(numbers := tuple(by_number))
+        if poll is None:
+            poll = self._polls[numbers] = select.poll()
+            for number in numbers:
+                poll.register(number, select.POLLIN)
         ready = poll.poll(None if timeout_ns is None else timeout_ns / 1e6)
         return [by_number[number] for number, _ in ready]
 
@@ -138,8 +143,9 @@ class Line:
     Args:
         name: what errors call the worker, like ``target 2``.
         rank: its place among answers with the same time stamp.
-        pipe: where requests go and replies (:class:`Reply`, or a plain tuple of its parts) come
-            from: anything with ``send``, ``recv`` and ``poll`` that the clock can wait for.
+        pipe: where requests go and replies (:class:`Reply`, or a plain tuple of its parts, or a
+            list of such) come from: anything with ``send``, ``recv`` and ``poll`` that the clock
+            can wait for.
         sentinel: becomes ready when the worker dies; ``None`` if it cannot die on its own.
         obituary: says how the worker died.
 
@@ -148,6 +154,7 @@ class Line:
         serial: the number of the last request.
         ahead: how many more requests the worker answers without being asked, numbered on from
             ``serial``; it stops when it gets a message.
+        early: replies to what has not been claimed yet, in order.
         dropped: how many replies nobody waited for (late or sent twice).
     """
 
@@ -168,6 +175,7 @@ class Line:
         self.answered: Callable[[Forward, Reply], None] | None = None
         self.serial = 0
         self.ahead = 0
+        self.early: deque[Reply] = deque()
         self._last = 0  # no number up to this one may be used again
         self.asked_ns = 0
         self.dropped = 0
@@ -192,10 +200,16 @@ class Line:
         Raises:
             EngineError: the worker is gone.
         """
+        self.forget()
         self.serial = self._last + 1
         self.ahead = ahead
         self._last = self.serial + ahead
         self.post((self.serial, request))
+
+    def forget(self) -> None:
+        """Drop what nobody is going to claim."""
+        self.dropped += len(self.early)
+        self.early.clear()
 
     def post(self, message: Any) -> None:
         """Send *message*.
@@ -212,21 +226,25 @@ class Line:
         """The error that says so."""
         return EngineError(f"{self.name} died {self.task}: {self.obituary()}")
 
-    def read(self) -> list[Reply]:
-        """Every reply that has come, up to that to the last request.
+    def read(self, *, ready: bool = False) -> list[Reply]:
+        """Every reply that has come, at least up to that to the last request.
+
+        Args:
+            ready: the pipe is known to be ready, so it need not be asked.
 
         Raises:
             EngineError: the worker has closed its end, or what it sent is no reply.
         """
         replies = []
         try:
-            while self.pipe.poll(0):
+            while ready or self.pipe.poll(0):
+                ready = False
                 message = self.pipe.recv()
-                if not isinstance(message, tuple):
-                    raise EngineError(f"{self.name} sent {type(message).__name__}, not a reply")
-                reply = Reply(*message)
-                replies.append(reply)
-                if reply.serial == self.serial:
+                parts = message if isinstance(message, list) else [message]
+                if wrong := [part for part in parts if not isinstance(part, tuple)]:
+                    raise EngineError(f"{self.name} sent {type(wrong[0]).__name__}, not a reply")
+                replies += [Reply(*part) for part in parts]
+                if replies and replies[-1].serial >= self.serial:
                     break  # no more is due; another look would cost as much as this one
         except (EOFError, OSError) as error:
             if not replies:
@@ -302,6 +320,8 @@ class LiveEnvironment(simpy.Environment):
         self._await(line, forward, answered)
         line.serial += 1
         line.ahead -= 1
+        if line.early:
+            self._arrive(line, line.early.popleft(), self.clock.now_ns())
 
     def halt(self, line: Line) -> None:
         """Let the worker at *line* do no more than what has been asked for or taken.
@@ -355,10 +375,10 @@ class LiveEnvironment(simpy.Environment):
         waited = {id(line.pipe): line for line in busy}
         waited |= {id(line.sentinel): line for line in busy if line.sentinel is not None}
         objects = [o for line in busy for o in (line.pipe, line.sentinel) if o is not None]
-        ready = {waited[id(o)].rank: waited[id(o)] for o in self.clock.wait(objects, timeout_ns)}
+        ready = list(self.clock.wait(objects, timeout_ns))
         arrivals = []
-        for line in ready.values():
-            replies = line.read()
+        for line in {waited[id(o)].rank: waited[id(o)] for o in ready}.values():
+            replies = line.read(ready=any(o is line.pipe for o in ready))
             arrivals += [(reply, line) for reply in replies]
             if not replies and line.sentinel is not None:
                 # The pipe is empty and still something was ready: the worker is dead.
@@ -369,6 +389,9 @@ class LiveEnvironment(simpy.Environment):
 
     def _arrive(self, line: Line, reply: Reply, read_ns: int) -> None:
         forward, answered = line.forward, line.answered
+        if line.serial < reply.serial <= line.serial + line.ahead:
+            line.early.append(reply)
+            return
         if forward is None or reply.serial != line.serial:
             line.dropped += 1  # late, or sent twice: nobody waits for it
             return
