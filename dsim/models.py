@@ -329,7 +329,7 @@ def load_model(spec: ModelSpec, device: str) -> Any:
         model = transformers.AutoModelForCausalLM.from_pretrained(**spec.source, **more)
         if spec.skip:
             skip_layers(model, spec.skip)
-        return model.to(device=device, dtype=dtype).eval().requires_grad_(False)
+        return model.to(device=device, dtype=dtype).eval()
     except (MemoryError, OSError, RuntimeError) as error:
         # torch has an error of its own for a GPU alone; of the CPU it says so in words.
         words = str(error).strip()

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
-from dsim.backends.worker import Transformer
+from dsim.backends.worker import Transformer, nothing_learns
 from dsim.errors import EngineError, Problem, UserError
 from dsim.models import ModelSpec, Pair, load_model, skip_layers
 
@@ -103,9 +103,10 @@ def _layers(model: Any) -> Any:
 def continued(decoder: Transformer, ids: Sequence[int]) -> list[int]:
     """*ids* and the tokens that the model goes on with, greedily."""
     text = list(ids)
-    for _ in range(TOKENS):
-        logits, _ = decoder.forward(text, 1)
-        text.append(int(logits[0].argmax()))
+    with nothing_learns():
+        for _ in range(TOKENS):
+            logits, _ = decoder.forward(text, 1)
+            text.append(int(logits[0].argmax()))
     return text
 
 

@@ -207,7 +207,7 @@ class Transformer:
         self.synchronize()
         self.ids = list(tokens)
         # NumPy cuts quicker than torch does.
-        return logits[0].float().cpu().numpy()[-rows:, : self.vocab], len(tokens) - kept
+        return logits[0].detach().float().cpu().numpy()[-rows:, : self.vocab], len(tokens) - kept
 
     def synchronize(self) -> None:
         """Wait until the device has finished."""
@@ -270,12 +270,13 @@ def load_one(spec: ModelSpec, setup: Setup) -> Decoder:
 
     torch.set_num_threads(setup.threads)
     decoder = Transformer(load_model(spec, setup.device), setup.device, setup.vocab)
-    for _ in range(2):  # the first forwards of each shape choose kernels and grow pools
-        text = [0]
-        for width in setup.warm_up_widths:
-            text = text + [1] * width
-            decoder.forward(text, width)
-        decoder.reset()
+    with nothing_learns():
+        for _ in range(2):  # the first forwards of each shape choose kernels and grow pools
+            text = [0]
+            for width in setup.warm_up_widths:
+                text = text + [1] * width
+                decoder.forward(text, width)
+            decoder.reset()
     return decoder
 
 
