@@ -106,41 +106,64 @@ def test_any_other_message_ends_a_chain(ahead, seen_after) -> None:
     assert answered == [*range(1, min(1 + ahead, seen_after) + 1), 50]
 
 
+class Contrary(Counting):
+    """Says something else now and then."""
+
+    def forward(self, tokens, rows: int):
+        logits, width = super().forward(tokens, rows)
+        for row in range(rows):
+            if sum(tokens[: len(tokens) - rows + 1 + row]) % 3 == 0:
+                logits[row] = np.roll(logits[row], 1)
+        return logits, width
+
+
+def plain_si(k: int, wanted: int) -> tuple[list[list[int]], list[list[int]], list[str]]:
+    """What drafter and target read in SI after the prompt [1], and whose turn it was."""
+    text: list[int] = []
+    drafter, target, turns = Counting(), Contrary(), []
+    while len(text) < wanted:
+        settled = len(text)
+        for _ in range(min(k, wanted - settled - 1)):
+            text.append(int(drafter.forward([1, *text], 1)[0][0].argmax()))
+            turns.append("drafter")
+        own = target.forward([1, *text], len(text) - settled + 1)[0].argmax(axis=1).tolist()
+        turns.append("target")
+        n = next((i for i, t in enumerate(text[settled:]) if t != own[i]), len(text) - settled)
+        text[settled + n :] = [own[n]]
+    return drafter.read, target.read, turns
+
+
 @given(
-    ahead=st.integers(0, 6),
-    has_then=st.booleans(),
+    k=st.integers(1, 5),
+    wanted=st.integers(2, 14),
     hold_ns=st.sampled_from((0, 10**18)),
-    cut_after=st.integers(1, 9),
-    cut=st.booleans(),
+    cut_after=st.none() | st.integers(1, 30),
 )
-def test_a_chain_of_drafts_goes_on_to_the_pass(ahead, has_then, hold_ns, cut_after, cut) -> None:
-    begin = (0, (0, worker.Begin([1], Match(), hold_ns=hold_ns)))
-    then = 0 if has_then else -1
-    chain = (1, (1, ([], 0, "drafter", ahead, then)))
-    # A question that it finds when it has computed so many answers ends the chain.
-    count = ahead + 1 + has_then
-    asked = min(cut_after, count) if cut else count
-    drafter, target = Counting(), Counting()
-    pipe = Script([begin, chain])
-    reads = (drafter.read, target.read)
-    pipe.poll = lambda _timeout_s=0: cut and sum(map(len, reads)) >= asked and bool(pipe.later)
-    pipe.later = [(50, ([4], 1, "target")), None]
-    first_recv = pipe.recv
-    pipe.recv = lambda: first_recv() if pipe.messages else pipe.later.pop(0)
+def test_a_worker_with_both_models_goes_on_with_si(k, wanted, hold_ns, cut_after) -> None:
+    drafts, passes, turns = plain_si(k, wanted)
+    drafter, target = Counting(), Contrary()
+    made = [len(turns), cut_after][cut_after is not None and cut_after < len(turns)]
+    # A message that it finds when it has computed so many answers ends the chain.
+    pipe = Script([])
+    begin = (0, worker.Begin([1], Match(), hold_ns=hold_ns))
+    first = (1, ([], 0, "drafter", min(k, wanted - 1) - 1, (0, k, wanted)))
+    later = [(made, None)] if made == len(turns) else []
+    script = [begin, first, *later, (500, ([4], 1, "target")), None]
+    pipe.recv = lambda: script.pop(0)
+    pipe.poll = lambda _timeout_s=0: len(drafter.read) + len(target.read) >= made
     worker.serve(pipe, {"drafter": drafter, "target": target})
-    assert [message[0] for message in pipe.sent[1:]] == [*range(1, asked + 1), 50]
-    drafts = [worker.Done.unpack(m[3]).answers[-1].token for m in pipe.sent[1 : ahead + 2]]
-    passes = target.read[:-1]
-    assert passes == ([[1, *drafts]] if has_then and asked == count else [])
-    assert target.read[-1] == [1, 4]
-    if passes:  # what it says of every draft, and of the position after them
-        assert len(worker.Done.unpack(pipe.sent[count][3]).answers) == ahead + 2
-    if hold_ns:
-        # The drafts come together, and before the pass, which takes its time.
-        together = min(asked, ahead + 1)
-        assert pipe.batches == [1, together, *[1] * (asked - together), 1]
-    else:
-        assert pipe.batches == [1] * (asked + 2)
+    assert [message[0] for message in pipe.sent] == [*range(made + 1), 500]
+    assert all(message[4] is None for message in pipe.sent)
+    counts = [turns[:made].count(role) for role in ("drafter", "target")]
+    assert drafter.read == drafts[: counts[0]]
+    assert target.read == [*passes[: counts[1]], [1, 4]]
+    # Each pass speaks of every draft of its block, and of the position after them.
+    answers = [len(worker.Done.unpack(message[3]).answers) for message in pipe.sent[1 : made + 1]]
+    drafted = 0
+    for role, count in zip(turns, answers, strict=False):
+        assert count == (1 if role == "drafter" else drafted + 1)
+        drafted = drafted + 1 if role == "drafter" else 0
+    assert pipe.batches == ([1, made, 1] if hold_ns else [1] * (made + 2))
 
 
 def test_a_failure_ends_a_chain() -> None:

@@ -124,13 +124,13 @@ class Shared:
     Attributes:
         said: the drafter's answer for each position.
         spans: every forward that ended, in order of ending.
-        under_way: what the worker of each rank is at; what it goes on with follows from it.
+        under_way: what the worker of each rank is at, or goes on with unasked; ``None``: nothing.
     """
 
     def __init__(self) -> None:
         self.said: dict[int, Answer] = {}
         self.spans: list[Span] = []
-        self.under_way: dict[int, worker.Feed] = {}
+        self.under_way: dict[int, worker.Feed | None] = {}
 
 
 class Torch:
@@ -175,9 +175,9 @@ class Torch:
             forward.first,
             forward.servers.role,
             forward.ahead,
-            forward.then if self.together else -1,
+            forward.block if self.together else None,
         )
-        if line.ahead and under_way[line.rank][:3] == wanted[:3]:
+        if line.ahead and under_way[line.rank] == wanted:
             self.env.take(line, forward, self._answered)
             return
         under_way[line.rank] = wanted
@@ -204,17 +204,14 @@ class Torch:
                 forward_ns=done.forward_ns,
             )
         )
-        if line.ahead:
-            under_way = self.shared.under_way
-            under_way[line.rank] = under_way[line.rank].following(done.answers)
-        if forward.cancelled:
-            return  # nobody wants its answer any more
-        if forward.servers.role == "drafter":
-            (answer,) = done.answers
-            forward.token = answer.token
-            self.shared.said[forward.first] = answer
-        else:
+        if forward.servers.role == "drafter" and not forward.cancelled:
+            forward.token = done.answers[0].token
+            self.shared.said[forward.first] = done.answers[0]
+        elif not forward.cancelled:
             self._answers[forward] = done.answers
+        under_way = self.shared.under_way
+        if line.ahead and (last := under_way[line.rank]) is not None:
+            under_way[line.rank] = last.following(done.answers, self.shared.said, self.rule)
 
     def verify(self, forward: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:
         """See :class:`dsim.events.server.Backend`."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from dsim.errors import EngineError
-from dsim.verify import Answer
+from dsim.verify import Answer, verify
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -82,27 +82,53 @@ class Feed(NamedTuple):
         role: whose forward: ``drafter`` or ``target``.
         ahead: how many forwards follow unasked, each over the token that the last one chose as
             well, while no message comes. So a chain of forwards needs no hand-over in between.
-        then: after those, unasked as well, the target's pass for the positions from here on;
-            below 0: none.
+        block: see :class:`dsim.events.server.Forward`; with one the chain goes on beyond the
+            verdict.
     """
 
     tokens: list[int]
     first: int
     role: str = "target"
     ahead: int = 0
-    then: int = -1
+    block: tuple[int, int, int] | None = None
 
     @property
     def unasked(self) -> int:
-        """How many forwards follow in all."""
-        return self.ahead + (self.then >= 0)
+        """How many forwards may follow, at most."""
+        if self.block is None:
+            return self.ahead
+        settled, drafts, wanted = self.block
+        return (wanted - settled) * (drafts + 1)
 
-    def following(self, answers: Sequence[Answer]) -> Feed:
-        """The forward that follows when *answers* have been given; only if one does."""
+    def following(
+        self, answers: Sequence[Answer], said: Mapping[int, Answer], rule: Rule
+    ) -> Feed | None:
+        """What this server's asker is going to want next, if nothing intervenes.
+
+        Args:
+            answers: what this forward has said.
+            said: what the drafter has said, by position.
+            rule: what decides which drafts stand.
+        """
         tokens = [*self.tokens, answers[-1].token]
         if self.ahead:
-            return Feed(tokens, self.first + 1, self.role, self.ahead - 1, self.then)
-        return Feed(tokens, self.then)
+            return Feed(tokens, self.first + 1, self.role, self.ahead - 1, self.block)
+        if self.block is None:
+            return None
+        settled, drafts, wanted = self.block
+        if self.role == "drafter":
+            return Feed(tokens, settled, "target", 0, self.block)
+        judged = [said[position] for position in range(settled, len(self.tokens))]
+        accepted, token = verify(rule, answers, judged, settled)
+        tokens = [*self.tokens[: settled + accepted], token]
+        settled = len(tokens)
+        if settled == wanted:
+            return None
+        block = (settled, drafts, wanted)
+        count = min(drafts, wanted - settled - 1)
+        if count == 0:
+            return Feed(tokens, settled, "target", 0, block)
+        return Feed(tokens, settled, "drafter", count - 1, block)
 
 
 class Done(NamedTuple):
@@ -337,7 +363,9 @@ def use_threads(threads: int) -> None:
 def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
     """Answer requests until ``None`` comes; see :func:`main`."""
     prompt: list[int] = []
+    rule: Rule
     answers: dict[str, Callable[[NDArray[Any], int], Answer]] = {}
+    said: dict[int, Answer] = {}
     threads, hold_ns = 0, 0
     held: list[tuple[Any, ...]] = []
     pending: list[Any] = []
@@ -349,10 +377,11 @@ def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
             last += request.unasked
         while request is not None:
             start_ns = time.perf_counter_ns()
-            done, value, failure = None, None, None
+            done, value, failure, following = None, None, None, None
             try:
                 if isinstance(request, Begin):
                     prompt, rule, hold_ns = request.prompt, request.rule, request.hold_ns
+                    said = {}
                     answers = {"drafter": rule.draft, "target": rule.own}
                     move(request.cores)
                     if request.threads not in (0, threads):
@@ -366,13 +395,15 @@ def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
                     role = request.role
                     done = feed(decoders[role], answers[role], prompt, request)
                     value = done.pack()
+                    if role == "drafter":
+                        said[request.first] = done.answers[0]
+                    if serial < last:
+                        following = request.following(done.answers, said, rule)
             except Exception as error:
                 failure = _words(error)
             end_ns = time.perf_counter_ns()
             held.append((serial, start_ns, end_ns, value, failure))
-            # Hardly any time passes between the end of a draft and the pass over it.
-            more = serial < last and done is not None and request.ahead
-            if not more or end_ns - held[0][2] >= hold_ns:
+            if following is None or end_ns - held[0][2] >= hold_ns:
                 pipe.send(held)
                 held = []
             while serial < last and pipe.poll(0):
@@ -382,13 +413,13 @@ def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
                 else:
                     pending.append(message)
                     last = serial
-            if serial == last or done is None:
+            if serial == last or following is None:
                 if held:  # a message has cut the chain short
                     pipe.send(held)
                     held = []
                 break
             serial += 1
-            request = request.following(done.answers)
+            request = following
 
 
 def feed(

@@ -626,7 +626,7 @@ class OneAtATime(Share):
         self._call = Call(self, -1)
         self._on_end: Callable[[Any], None] = self._ended
 
-    def forward(self, first: int, _ahead: int = 0, _then: int = -1) -> Call:
+    def forward(self, first: int, _ahead: int = 0, _block: Any = None) -> Call:
         """A forward over the text so far, for the tokens from *first* on; it may have to queue.
 
         Raises:

@@ -61,8 +61,9 @@ class Forward(Event):
         is_pass: whether it settles something; false where it only reads the prompt.
         ahead: how many forwards, each over one token more, its asker is going to want after it
             unless a verdict intervenes. A hint: a real server need not be idle until it is asked.
-        then: after those its asker wants the target's pass for the tokens from here on; below 0:
-            no. A hint to a server that has both models.
+        block: a hint to a server that has both models: (settled, drafts, wanted). Its asker
+            alternates: with this many tokens settled it wants at most *drafts* drafts, then the
+            target's pass over them, and so on until *wanted* tokens are settled.
         token: what a draft guessed.
         start_ns, end_ns: when it began and ended, if the servers keep a history.
     """
@@ -74,7 +75,7 @@ class Forward(Event):
     ended = False
     is_pass = True
     ahead = 0
-    then = -1
+    block: tuple[int, int, int] | None = None
     token: Any = None
     start_ns = -1
     end_ns = -1
@@ -154,13 +155,15 @@ class Server(Servers):
         super().__init__(*args, **kwargs)
         self._forward = Forward(self, 0)
 
-    def forward(self, first: int, ahead: int = 0, then: int = -1) -> Forward:
+    def forward(
+        self, first: int, ahead: int = 0, block: tuple[int, int, int] | None = None
+    ) -> Forward:
         """Begin a forward over the text so far, for the tokens from *first* on.
 
         Args:
             first: the first position whose token is wanted.
             ahead: see :class:`Forward`.
-            then: likewise.
+            block: likewise.
 
         Raises:
             RuntimeError: the server is at another forward.
@@ -179,7 +182,7 @@ class Server(Servers):
         forward.first = first
         forward.end = len(self.tokens)
         forward.ahead = ahead
-        forward.then = then
+        forward.block = block
         self.begun += 1
         self.begin(forward)
         return forward

@@ -19,13 +19,14 @@ def si(drafter: Server, target: Server, output: Output, plan: Plan) -> Generator
     judged, ends = plan.judged, plan.ends
     while not output.finished:
         settled = output.settled
+        block = (settled, plan.tokens, output.wanted)
         for ahead in reversed(range(min(plan.tokens, output.wanted - settled - 1))):
-            draft = drafter.forward(len(tokens), ahead, settled)
+            draft = drafter.forward(len(tokens), ahead, block)
             yield draft
             tokens.append(draft.token)
             if ends is not None and ends(len(tokens) - 1):
                 break
-        forward = target.forward(settled)
+        forward = target.forward(settled, 0, block)
         yield forward
         accepted, token = verify(forward, settled, tokens[settled:])
         if judged is not None:
