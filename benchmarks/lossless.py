@@ -36,6 +36,7 @@ def main() -> None:
     options.add_argument("--count", type=int, default=20)
     options.add_argument("--tokens", type=int, default=64)
     options.add_argument("--dtype", default="float32")
+    options.add_argument("--compile", action="store_true", help="see dsim generate")
     options.add_argument("--chat", action="store_true", help="prompts are turns of a conversation")
     args = options.parse_args()
 
@@ -50,7 +51,8 @@ def main() -> None:
     configurations = [("si", k, 1) for k in LOOKAHEADS]
     configurations += [("dsi", k, targets) for k in LOOKAHEADS for targets in (1, 2)]
     model = load_model(pair.target, "cpu")
-    with Fleet(pair, 2, share=True) as fleet:
+    compiled = max(map(len, prompts)) + args.tokens if args.compile else 0
+    with Fleet(pair, 2, share=True, compiled_tokens=compiled) as fleet:
         for name, sampling in (
             ("greedy", Sampling()),
             ("sampled", Sampling(temperature=0.8, seed=1)),

@@ -76,6 +76,7 @@ def main() -> None:
     options.add_argument("--tokens", type=int, default=64)
     options.add_argument("--lookahead", type=int, default=5)
     options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--compile", action="store_true", help="dsim's models, not the others")
     args = options.parse_args()
 
     import inspect
@@ -112,7 +113,8 @@ def main() -> None:
         return words
 
     rule = Match()
-    with Fleet(pair, 1, share=True) as fleet:
+    compiled = max(map(len, prompts)) + args.tokens if args.compile else 0
+    with Fleet(pair, 1, share=True, compiled_tokens=compiled) as fleet:
         # The loops of this process run where dsim's target runs, with nobody else there.
         os.sched_setaffinity(0, cores[-1:])
 

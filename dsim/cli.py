@@ -628,6 +628,9 @@ def simulate(ctx: click.Context, /, **options: Any) -> None:
         click.echo(f"timeline: {options['timeline']}")
 
 
+COMPILE_HELP = "Compile the models (CUDA graphs on a GPU). Starts slowly."
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of the commands that run real models."""
     for option in reversed(
@@ -661,6 +664,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 metavar="S",
                 help="Give up when one forward takes longer.",
             ),
+            click.option("--compile", is_flag=True, help=COMPILE_HELP),
             click.option("--temperature", type=float, default=0.0, show_default=True),
             click.option("--top-k", type=int, default=0, help="0: all tokens.", show_default=True),
             click.option("--top-p", type=float, default=1.0, show_default=True),
@@ -704,8 +708,9 @@ def generate(prompt: str, **options: Any) -> None:
 
     rule = generation.rule_from_options(options)
     names = ALGORITHMS if options["compare"] else (options["algorithm"],)
-    with generation.fleet_from_options(options) as fleet:
-        ids = generation.encode(fleet.pair, prompt, chat=options["chat"])
+    pair = generation.pair_from_options(options)
+    ids = generation.encode(pair, prompt, chat=options["chat"])
+    with generation.fleet_of(pair, options, len(ids) + options["tokens"]) as fleet:
         quiet = options["as_json"]
         made = generation.generate(
             fleet,
@@ -735,6 +740,7 @@ def generate(prompt: str, **options: Any) -> None:
 @click.option("--drafter", metavar="MODEL", help="As in dsim generate.")
 @click.option("--prompt-set", metavar="NAME|FILE", help="A set that ships, or a JSONL file.")
 @click.option("--share", is_flag=True, default=None, help="Workers may share cores and GPUs.")
+@click.option("--compile", is_flag=True, default=None, help=COMPILE_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--report",
@@ -752,7 +758,7 @@ def validate(
     """
     from dsim import validate as validation
 
-    inner = {"target", "drafter", "prompt_set", "share"}
+    inner = {"target", "drafter", "prompt_set", "share", "compile"}
     given = {f"torch.{k}" if k in inner else k: v for k, v in options.items()}
     found = validation.validate(
         validation.load(study, given),
@@ -893,10 +899,13 @@ def latency(
         "drafter": "ngram",
         "targets": 1 + options["co_running"],
     }
-    with generation.fleet_from_options(options) as fleet:
+    pair = generation.pair_from_options(options)
+    ids = [generation.encode(pair, prompt.text, chat=False) for prompt in known]
+    longest = max(max(map(len, ids)) + options["tokens"], max(contexts) + max(widths))
+    with generation.fleet_of(pair, options, longest) as fleet:
         table = measuring.latency(
             fleet,
-            [generation.encode(fleet.pair, prompt.text, chat=False) for prompt in known],
+            ids,
             tokens=options["tokens"],
             widths=widths,
             contexts=contexts,
@@ -942,10 +951,13 @@ def acceptance(
 
     rule = generation.rule_from_options(options)
     known = prompts.load(options["prompt_set"], "--prompt-set")[: options["prompts"]]
-    with generation.fleet_from_options(options | {"targets": options["targets"] or 1}) as fleet:
+    pair = generation.pair_from_options(options)
+    ids = [generation.encode(pair, p.text, chat=options["chat"]) for p in known]
+    options["targets"] = options["targets"] or 1
+    with generation.fleet_of(pair, options, max(map(len, ids)) + options["tokens"]) as fleet:
         report = measuring.acceptance(
             fleet,
-            [(p.task, generation.encode(fleet.pair, p.text, chat=options["chat"])) for p in known],
+            [(p.task, one) for p, one in zip(known, ids, strict=True)],
             rule,
             tokens=options["tokens"],
         )

@@ -133,14 +133,13 @@ def rule_from_options(options: Mapping[str, Any]) -> Rule:
     return rule_of(options["rule"], sampling, leniency=options["leniency"], n=options["top_n"])
 
 
-def fleet_from_options(options: Mapping[str, Any]) -> Fleet:
-    """The workers that command-line options ask for, warm.
+def pair_from_options(options: Mapping[str, Any]) -> Pair:
+    """The models that command-line options ask for.
 
     Raises:
-        UserError, EngineError: see :func:`dsim.models.load_pair` and
-            :class:`dsim.backends.torch.Fleet`.
+        UserError, EngineError: see :func:`dsim.models.load_pair`.
     """
-    pair = load_pair(
+    return load_pair(
         *specs(
             options["target"],
             options["drafter"],
@@ -149,11 +148,15 @@ def fleet_from_options(options: Mapping[str, Any]) -> Fleet:
             trust_remote_code=options["trust_remote_code"],
         )
     )
-    return fleet_of(pair, options)
 
 
-def fleet_of(pair: Pair, options: Mapping[str, Any]) -> Fleet:
+def fleet_of(pair: Pair, options: Mapping[str, Any], text_tokens: int = 0) -> Fleet:
     """The workers of *pair*, as command-line options ask for, warm.
+
+    Args:
+        pair: the models.
+        options: of the command line.
+        text_tokens: of the longest text, with its prompt; ``--compile`` wants to know.
 
     Raises:
         UserError, EngineError: see :class:`dsim.backends.torch.Fleet`.
@@ -167,6 +170,7 @@ def fleet_of(pair: Pair, options: Mapping[str, Any]) -> Fleet:
         threads=options["threads"],
         share=options["share"],
         watchdog_ns=int(options["watchdog"] * 1e9),
+        compiled_tokens=text_tokens if options["compile"] else 0,
     )
 
 

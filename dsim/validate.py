@@ -77,6 +77,7 @@ SETTINGS = (
     _setting("torch.devices", "str", "cpu", "of the drafter, then of the targets"),
     _setting("torch.threads", "int", 1, "CPU threads of a forward", low=1),
     _setting("torch.share", "bool", False, "workers may share cores and GPUs"),
+    _setting("torch.compile", "bool", False, "compile the models; see --compile"),
     _setting("torch.temperature", "float", 0.0, "0: greedy", low=0),
 )
 BY_KEY = {s.key.removesuffix("[]"): s for s in SETTINGS}
@@ -344,6 +345,9 @@ def bench_of(settings: Mapping[str, Any]) -> Bench:
         devices=settings["torch.devices"].split(","),
         threads=settings["torch.threads"],
         share=settings["torch.share"],
+        compiled_tokens=(
+            max(map(len, ids)) + settings["tokens"] if settings["torch.compile"] else 0
+        ),
     )
     sampling = Sampling(temperature=settings["torch.temperature"], seed=settings["seed"])
     return TorchBench(fleet, ids, Match(sampling), settings["tokens"])

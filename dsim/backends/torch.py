@@ -7,6 +7,7 @@ import dataclasses
 import multiprocessing
 import os
 import re
+import shutil
 import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -272,6 +273,8 @@ class Fleet:
         watchdog_ns: how long one forward may take.
         load_timeout_ns: how long loading may take.
         algorithms: what is going to be run.
+        compiled_tokens: compile the models, for texts, prompts included, of up to so many tokens;
+            0: do not.
 
     Attributes:
         drafter, targets: the lines to the workers.
@@ -280,7 +283,7 @@ class Fleet:
         together: whether SI runs in one worker.
 
     Raises:
-        UserError: there are too few cores or GPUs.
+        UserError: there are too few cores or GPUs, or there is no compiler.
         EngineError: a worker could not load its model.
     """
 
@@ -295,6 +298,7 @@ class Fleet:
         watchdog_ns: int = 120 * NS_PER_S,
         load_timeout_ns: int = 900 * NS_PER_S,
         algorithms: Collection[str] = ALGORITHMS,
+        compiled_tokens: int = 0,
     ) -> None:
         self.pair = pair
         self.threads = threads
@@ -303,6 +307,9 @@ class Fleet:
         self.cores, self.contention = place(
             everywhere, threads, share=share, idle=(0,) if pair.drafter.is_ngram else ()
         )
+        if compiled_tokens:
+            check_compiler(everywhere)
+            load_timeout_ns *= 4
         self.everywhere = everywhere
         self.together = "si" in algorithms and everywhere[0] == everywhere[1]
         names = ["drafter", *(f"target {i + 1}" for i in range(targets))]
@@ -322,6 +329,7 @@ class Fleet:
                     threads=threads,
                     vocab=pair.vocab,
                     warm_up_widths=warm_up_widths(pair.context_tokens),
+                    static_tokens=static_tokens(compiled_tokens, pair.context_tokens),
                 )
                 process = context.Process(
                     target=worker.main, args=(theirs, setup), name=f"dsim {name}", daemon=True
@@ -546,6 +554,32 @@ def warm_up_widths(context_tokens: int) -> tuple[int, ...]:
         if 1 + sum(widths) + width <= context_tokens:
             widths.append(width)
     return tuple(widths)
+
+
+def static_tokens(text_tokens: int, context_tokens: int) -> int:
+    """How long a static cache is for texts of *text_tokens*, so that padding fits, too; 0 for 0."""
+    if not text_tokens:
+        return 0
+    room = text_tokens + worker.STATIC_WIDTHS[-1]
+    return min(-(-room // 64) * 64, context_tokens)  # few lengths: kernels are kept by length
+
+
+def check_compiler(devices: Sequence[str]) -> None:
+    """See that there is what ``torch.compile`` needs.
+
+    Raises:
+        UserError: there is not.
+    """
+    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    if "cpu" in devices and not any(map(shutil.which, compilers)):
+        raise UserError(
+            Problem(
+                "--compile",
+                "",
+                f"no C++ compiler is here ({' or '.join(compilers)}), which models on the CPU "
+                "need; install one, like: apt-get install g++; or leave --compile away",
+            )
+        )
 
 
 def place(

@@ -18,7 +18,7 @@ from dsim.errors import EngineError
 from dsim.verify import Answer, verify
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
     from dsim.models import ModelSpec
     from dsim.verify import Rule
 
+STATIC_WIDTHS = (1, 2, 4, 8, 16)  # of compiled forwards; those between are padded
+MOST_COMPILED = 64  # graphs of one function; torch gives up at 8, and a worker may have two models
+# The loop over the kernels in C++, too: a third of a small model's forward is that loop in Python.
+ON_CPU = ("cpp_wrapper", "cpp_wrapper_build_separate")
 LONGEST_NGRAM = 3
 CERTAIN = 30.0  # the logit of what an n-gram drafter guesses; all others have 0
 
@@ -42,6 +46,7 @@ class Setup:
         threads: CPU threads of a forward.
         vocab: how many tokens target and drafter both know; further logits are cut off.
         warm_up_widths: widths of the forwards that are done, and thrown away, before it is ready.
+        static_tokens: compile the model, with a cache of so many tokens; 0: do not.
     """
 
     specs: dict[str, ModelSpec]
@@ -50,6 +55,7 @@ class Setup:
     threads: int
     vocab: int
     warm_up_widths: tuple[int, ...]
+    static_tokens: int = 0
 
 
 class Begin(NamedTuple):
@@ -211,29 +217,48 @@ class Transformer:
         named = inspect.signature(model.forward).parameters
         self.cache_name = "cache" if "cache" in named else "past_key_values"  # renamed in 5.2x
         self.keeps_rows = "logits_to_keep" in named
-        self.reset()
-
-    def reset(self) -> None:
-        """See :class:`Decoder`."""
         self.ids: list[int] = []
         self.cache = self.new_cache()
 
+    def reset(self) -> None:
+        """See :class:`Decoder`."""
+        self.ids = []
+        self.cache = self.new_cache()
+
+    def warm_up(self, widths: Sequence[int]) -> None:
+        """Do forwards of *widths*, and forget them."""
+        for _ in range(2):  # the first forwards of each shape choose kernels and grow pools
+            text = [0]
+            for width in widths:
+                text = text + [1] * width
+                self.forward(text, width)
+            self.reset()
+
     def forward(self, tokens: Sequence[int], rows: int) -> tuple[NDArray[Any], int]:
         """See :class:`Decoder`. Only what the cache lacks is fed."""
-        torch = self.torch
         kept = min(common_prefix(self.ids, tokens), len(tokens) - rows)
-        if kept < len(self.ids):
-            self.cache.crop(kept - len(self.ids))  # a count below zero: tokens to remove
+        self.cut(kept)
         self.ids = list(tokens[:kept])  # should the forward fail
-        new = torch.tensor([tokens[kept:]], device=self.device)
-        more = {"logits_to_keep": rows} if self.keeps_rows else {}
-        logits = self.model(
-            input_ids=new, use_cache=True, **{self.cache_name: self.cache}, **more
-        ).logits
+        logits = self.read(tokens[kept:], rows)
         self.synchronize()
         self.ids = list(tokens)
         # NumPy cuts quicker than torch does.
         return logits[0].detach().float().cpu().numpy()[-rows:, : self.vocab], len(tokens) - kept
+
+    def cut(self, kept: int) -> None:
+        """Cut the cache back to *kept* tokens."""
+        if kept < len(self.ids):
+            self.cache.crop(kept - len(self.ids))  # a count below zero: tokens to remove
+
+    def read(self, new: Sequence[int], rows: int) -> Any:
+        """Feed the tokens *new* after those in the cache; (1, rows or more, vocab) logits."""
+        more = {"logits_to_keep": rows} if self.keeps_rows else {}
+        return self.model(
+            input_ids=self.torch.tensor([new], device=self.device),
+            use_cache=True,
+            **{self.cache_name: self.cache},
+            **more,
+        ).logits
 
     def synchronize(self) -> None:
         """Wait until the device has finished."""
@@ -241,6 +266,123 @@ class Transformer:
             self.torch.cuda.synchronize()
         elif self.device.startswith("mps"):
             self.torch.mps.synchronize()
+
+
+class StaticTransformer(Transformer):
+    """A :class:`Transformer` whose tensors keep shape and place, so that it can be compiled.
+
+    The cache is as long as the longest text, and what it holds is a number. A forward of a width
+    between two of ``STATIC_WIDTHS`` is padded up to the next. The keys and values of the padding
+    lie beyond the text: no token of the text may look at them, and the next forward, which begins
+    where the text ends or before, writes over them before its own tokens get there. A wider
+    forward (a prompt), or one whose padding would not fit, is not compiled, and as wide as it is.
+
+    Args:
+        model, device, vocab: as of :class:`Transformer`.
+        tokens: of the longest text.
+        compiled: whether to compile; else it is only static.
+    """
+
+    def __init__(
+        self, model: Any, device: str, vocab: int, tokens: int, *, compiled: bool = True
+    ) -> None:
+        from transformers.cache_utils import Cache, StaticLayer
+
+        super().__init__(model, device, vocab)
+        self.tokens = tokens
+        # As in Transformer every layer keeps everything, sliding windows too.
+        layers = [StaticLayer(tokens) for _ in range(model.config.num_hidden_layers)]
+        self.cache = Cache(layers=layers)
+        with self.no_gradients():  # the layers make their tensors, and mark them as staying there
+            self.step(self.tensor([[0]]), self.tensor(0), 1)
+        self.compiled_step = self.compile() if compiled else self.step
+
+    def compile(self) -> Any:
+        """:meth:`step`, to be compiled at its first call with each width."""
+        import torch._dynamo.config
+        import torch._inductor
+
+        torch._dynamo.config.recompile_limit = MOST_COMPILED
+        how: dict[str, Any] = {}
+        if self.device.startswith("cuda"):
+            how["mode"] = "reduce-overhead"  # CUDA graphs
+        elif self.device == "cpu":
+            known = torch._inductor.list_options()
+            how["options"] = {name: True for name in ON_CPU if name in known}
+        return torch.compile(self.step, dynamic=False, **how)
+
+    def reset(self) -> None:
+        """See :class:`Decoder`."""
+        self.ids = []
+        with self.no_gradients():
+            for layer in self.cache.layers:  # nothing looks there, but 0 times NaN is NaN
+                layer.keys.zero_()
+                layer.values.zero_()
+
+    def forward(self, tokens: Sequence[int], rows: int) -> tuple[NDArray[Any], int]:
+        """See :class:`Decoder`."""
+        with self.no_gradients():
+            return super().forward(tokens, rows)
+
+    @contextlib.contextmanager
+    def no_gradients(self) -> Iterator[None]:
+        """Not as :func:`nothing_learns`: its tensors have no versions, which CUDA graphs look at."""
+        with self.torch.inference_mode(mode=False), self.torch.no_grad():
+            yield
+
+    def warm_up(self, widths: Sequence[int]) -> None:
+        """Compile; then as :meth:`Transformer.warm_up`.
+
+        Raises:
+            EngineError: it cannot be compiled.
+        """
+        try:
+            for width in STATIC_WIDTHS:
+                for _ in range(3):  # CUDA: compile, then record the graph, then use it
+                    if width <= self.tokens:
+                        self.forward([1] * width, width)
+        except Exception as error:
+            raise EngineError(f"the model cannot be compiled: {gist(error)}") from error
+        super().warm_up(widths)
+
+    def cut(self, kept: int) -> None:
+        """Nothing to do: a forward says itself where it begins."""
+
+    def read(self, new: Sequence[int], rows: int) -> Any:
+        """See :meth:`Transformer.read`.
+
+        Raises:
+            EngineError: the text is too long.
+        """
+        begin, width = len(self.ids), len(new)
+        if begin + width > self.tokens:
+            raise EngineError(
+                f"the text has {begin + width:,} tokens, and there is room for {self.tokens:,}"
+            )
+        padded = next((w for w in STATIC_WIDTHS if w >= width), self.tokens + 1)
+        start = self.tensor(begin)
+        if begin + padded > self.tokens:
+            return self.step(self.tensor([new]), start, rows)
+        self.torch.compiler.cudagraph_mark_step_begin()
+        ids = self.tensor([[*new, *[0] * (padded - width)]])
+        # The caller copies these rows off the device, so the next run may overwrite them.
+        return self.compiled_step(ids, start, 0)[:, :width]
+
+    def step(self, ids: Any, start: Any, rows: int) -> Any:
+        """Write *ids*, (1, width), into the cache from *start* on; logits, (1, width, vocab).
+
+        Only the last *rows*, if the model knows how; 0: all.
+        """
+        for layer in self.cache.layers:
+            layer.cumulative_length.copy_(start)
+        more = {"logits_to_keep": rows} if self.keeps_rows else {}
+        return self.model(
+            input_ids=ids, use_cache=True, **{self.cache_name: self.cache}, **more
+        ).logits
+
+    def tensor(self, values: Any) -> Any:
+        """Whole numbers on the device."""
+        return self.torch.tensor(values, device=self.device)
 
 
 class Ngram:
@@ -271,6 +413,13 @@ class Ngram:
         return logits, width
 
 
+def gist(error: Exception) -> str:
+    """What a compiler's error of many screens comes to."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    return next((line for line in lines if " error: " in line), first)[:300]
+
+
 def lookup(text: Sequence[int]) -> int:
     """The token that followed the last earlier occurrence of the end of *text*."""
     for size in range(min(LONGEST_NGRAM, len(text) - 1), 0, -1):
@@ -283,7 +432,14 @@ def lookup(text: Sequence[int]) -> int:
 
 def load(setup: Setup) -> dict[str, Decoder]:
     """The decoders that *setup* describes, by role, warm."""
-    return {role: load_one(spec, setup) for role, spec in setup.specs.items()}
+    if not setup.static_tokens:
+        return {role: load_one(spec, setup) for role, spec in setup.specs.items()}
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # else it starts processes of its own
+    decoders = {role: load_one(spec, setup) for role, spec in setup.specs.items()}
+    import torch
+
+    torch.compiler.set_stance("eager_on_recompile")  # compile nothing after time zero
+    return decoders
 
 
 def load_one(spec: ModelSpec, setup: Setup) -> Decoder:
@@ -295,14 +451,12 @@ def load_one(spec: ModelSpec, setup: Setup) -> Decoder:
     from dsim.models import load_model
 
     torch.set_num_threads(setup.threads)
-    decoder = Transformer(load_model(spec, setup.device), setup.device, setup.vocab)
+    model = load_model(spec, setup.device)
+    decoder = Transformer(model, setup.device, setup.vocab)
+    if setup.static_tokens:
+        decoder = StaticTransformer(model, setup.device, setup.vocab, setup.static_tokens)
     with nothing_learns():
-        for _ in range(2):  # the first forwards of each shape choose kernels and grow pools
-            text = [0]
-            for width in setup.warm_up_widths:
-                text = text + [1] * width
-                decoder.forward(text, width)
-            decoder.reset()
+        decoder.warm_up(setup.warm_up_widths)
     return decoder
 
 
