@@ -326,7 +326,7 @@ class StaticTransformer(Transformer):
 
     @contextlib.contextmanager
     def no_gradients(self) -> Iterator[None]:
-        """Not as :func:`nothing_learns`: its tensors have no versions, which CUDA graphs look at."""
+        """Unlike :func:`nothing_learns`, whose tensors have no versions; CUDA graphs look at them."""
         with self.torch.inference_mode(mode=False), self.torch.no_grad():
             yield
 
