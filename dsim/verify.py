@@ -128,16 +128,22 @@ def probabilities(logits: NDArray[Any], sampling: Sampling) -> Floats:
     return softmax(scaled(logits, sampling))
 
 
+def scores(
+    logits: NDArray[Any], position: int, sampling: Sampling, use: int = SAMPLE
+) -> NDArray[Any]:
+    """What the chosen token has most of, float (vocab,): logits, with a temperature plus noise."""
+    if sampling.temperature == 0:
+        return logits
+    return scaled(logits, sampling) + gumbel(sampling.seed, position, use, len(logits))
+
+
 def choose(logits: NDArray[Any], position: int, sampling: Sampling, use: int = SAMPLE) -> int:
     """The token that *sampling* chooses at *position*.
 
     With a temperature it is the Gumbel-max sample of (seed, position, use): whoever has the same
     logits chooses the same token.
     """
-    if sampling.temperature == 0:
-        return int(np.argmax(logits))
-    noise = gumbel(sampling.seed, position, use, len(logits))
-    return int(np.argmax(scaled(logits, sampling) + noise))
+    return int(np.argmax(scores(logits, position, sampling, use)))
 
 
 @dataclasses.dataclass(frozen=True)
