@@ -1,10 +1,11 @@
 """Do SI and DSI give exactly the target's tokens? On real models, over many prompts.
 
-    python benchmarks/lossless.py --target FOLDER --drafter FOLDER --prompts FILE.jsonl
+    python benchmarks/lossless.py --target FOLDER --drafter FOLDER --prompts FILE.jsonl ...
 
 By every lookahead in {1, 2, 3, 5, 8} and 1 and 2 target servers, greedy and sampled (temperature
 0.8). In float32 every text should be the same; in bfloat16 the first difference of each text is
-shown with the gap between the two best logits there, which says whether it was a near tie.
+shown with the gap between the two best logits there, which says whether it was a near tie, and the
+gaps at first differences are compared with those at all positions.
 """
 
 from __future__ import annotations
@@ -12,19 +13,42 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dsim.verify import Sampling
 
 LOOKAHEADS = (1, 2, 3, 5, 8)
+NEAR = 0.1  # a gap below which two logits are nearly tied
+PATIENCE_NS = 3_600_000_000_000  # this is no test of workers that hang
 
 
-def gap(model: Any, prefix: list[int]) -> float:
-    """The difference of the two largest logits after *prefix*, in one wide forward."""
+def gaps(model: Any, prompt: list[int], text: list[int], sampling: Sampling) -> np.ndarray:
+    """How far the best token was ahead of the next, float (tokens of *text*,), in logits.
+
+    With a temperature the noise of the position counts, too. All in one wide forward.
+    """
     import torch
 
+    from dsim.verify import scores
+
     with torch.inference_mode():
-        logits = model(input_ids=torch.tensor([prefix]), logits_to_keep=1).logits[0, -1].float()
-    best = logits.topk(2).values
-    return float(best[0] - best[1])
+        read = model(input_ids=torch.tensor([prompt + text[:-1]]), logits_to_keep=len(text))
+    ahead = []
+    for position, row in enumerate(read.logits[0].float().numpy()):
+        second, best = np.partition(scores(row, position, sampling), -2)[-2:]
+        ahead.append((best - second) * (sampling.temperature or 1.0))
+    return np.array(ahead)
+
+
+def spread(values: Sequence[float]) -> str:
+    """The median of *values*, the largest, and how many are small."""
+    near = sum(value < NEAR for value in values) / len(values)
+    return f"median {np.median(values):.3f}, largest {max(values):.3f}, {near:.0%} below {NEAR}"
 
 
 def main() -> None:
@@ -32,8 +56,8 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--target")
     options.add_argument("--drafter")
-    options.add_argument("--prompts", required=True)
-    options.add_argument("--count", type=int, default=20)
+    options.add_argument("--prompts", required=True, nargs="+")
+    options.add_argument("--count", type=int, default=20, help="prompts of each file")
     options.add_argument("--tokens", type=int, default=64)
     options.add_argument("--dtype", default="float32")
     options.add_argument("--compile", action="store_true", help="see dsim generate")
@@ -46,20 +70,29 @@ def main() -> None:
     from dsim.verify import Match, Sampling
 
     pair = load_pair(*specs(args.target, args.drafter, dtype=args.dtype))
-    texts = [json.loads(line)["prompt"] for line in Path(args.prompts).read_text().splitlines()]
-    prompts = [encode(pair, text, chat=args.chat) for text in texts[: args.count]]
+    texts = [
+        json.loads(line)["prompt"]
+        for name in args.prompts
+        for line in Path(name).read_text(encoding="utf-8").splitlines()[: args.count]
+    ]
+    prompts = [encode(pair, text, chat=args.chat) for text in texts]
     configurations = [("si", k, 1) for k in LOOKAHEADS]
     configurations += [("dsi", k, targets) for k in LOOKAHEADS for targets in (1, 2)]
-    model = load_model(pair.target, "cpu")
+    exact = load_model(specs(args.target, args.drafter)[0], "cpu")  # float32: gaps without rounding
     compiled = max(map(len, prompts)) + args.tokens if args.compile else 0
-    with Fleet(pair, 2, share=True, compiled_tokens=compiled) as fleet:
+    fleet = Fleet(pair, 2, share=True, watchdog_ns=PATIENCE_NS, compiled_tokens=compiled)
+    with fleet:
         for name, sampling in (
             ("greedy", Sampling()),
             ("sampled", Sampling(temperature=0.8, seed=1)),
         ):
             rule, same, total, accepted, judged = Match(sampling), 0, 0, 0, 0
+            everywhere: list[float] = []
+            parted: dict[tuple[int, int], float] = {}  # by prompt and position
             for number, prompt in enumerate(prompts):
                 expected = fleet.run("nonsi", prompt, args.tokens, rule).output.tokens
+                ahead = gaps(exact, prompt, expected, sampling)
+                everywhere += ahead.tolist()
                 for algorithm, lookahead, targets in configurations:
                     run = fleet.run(
                         algorithm, prompt, args.tokens, rule, lookahead=lookahead, targets=targets
@@ -73,17 +106,25 @@ def main() -> None:
                     at = next(
                         i for i, (a, b) in enumerate(zip(found, expected, strict=True)) if a != b
                     )
+                    parted[number, at] = ahead[at]
                     print(
                         f"prompt {number}, {algorithm}, lookahead {lookahead}, {targets} targets: "
-                        f"other token at {at}; gap of the two best logits "
-                        f"{gap(model, prompt + expected[:at]):.4f}"
+                        f"other token at {at}; gap of the two best logits {ahead[at]:.4f}",
+                        flush=True,
                     )
             print(
                 f"{name}, {args.dtype}: {same} of {total} texts of {args.tokens} tokens are the "
                 f"target's own ({len(prompts)} prompts); {accepted / judged:.3f} of "
-                f"{judged:,} drafts accepted",
+                f"{judged:,} drafts accepted\n"
+                f"  gaps at all {len(everywhere):,} positions: {spread(everywhere)}",
                 flush=True,
             )
+            if parted:
+                print(
+                    f"  gaps at the {len(parted)} positions where texts part first: "
+                    f"{spread(list(parted.values()))}",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

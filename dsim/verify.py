@@ -129,6 +129,15 @@ def probabilities(logits: NDArray[Any], sampling: Sampling) -> Floats:
     return softmax(scaled(logits, sampling))
 
 
+def scores(
+    logits: NDArray[Any], position: int, sampling: Sampling, use: int = SAMPLE
+) -> NDArray[Any]:
+    """What the chosen token has most of, float (vocab,): logits, with a temperature plus noise."""
+    if sampling.temperature == 0:
+        return logits
+    return scaled(logits, sampling) + gumbel(sampling.seed, position, use, len(logits))
+
+
 def choose(logits: NDArray[Any], position: int, sampling: Sampling, use: int = SAMPLE) -> int:
     """The token that *sampling* chooses at *position*.
 
@@ -138,11 +147,7 @@ def choose(logits: NDArray[Any], position: int, sampling: Sampling, use: int = S
     Raises:
         EngineError: a logit is not finite.
     """
-    if sampling.temperature == 0:
-        token = int(np.argmax(logits))
-    else:
-        noise = gumbel(sampling.seed, position, use, len(logits))
-        token = int(np.argmax(scaled(logits, sampling) + noise))
+    token = int(np.argmax(scores(logits, position, sampling, use)))
     check_finite(logits[token], position)  # what is NaN or infinite wins
     return token
 

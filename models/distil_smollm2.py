@@ -20,7 +20,6 @@ import argparse
 import dataclasses
 import json
 import random
-import re
 import time
 import zlib
 from collections.abc import Sequence
@@ -286,15 +285,8 @@ def starts(args: argparse.Namespace, tokenizer: Any) -> list[tuple[str, list[int
     rng = random.Random(2)
     asked = questions(read(args.out, "questions"), tokenizer)
     documents = read(args.out, "documents")
-    templates = [t.format(t=topic) for t in prompts.TEMPLATES for topic in prompts.TOPICS]
-    rng.shuffle(templates)
-    stubs = list(dict.fromkeys(prompts.stub(rng) for _ in range(400)))
-    functions = sorted({doc for _, doc in stubs})
-    asked += templates[: args.templates] + [
-        f"Write a Python {what} that {doc}."
-        for doc in functions
-        for what in ("function", "program")
-    ]
+    more, stubs = prompts.written(rng, args.templates, args.stubs)
+    asked += more
     found: list[tuple[str, list[int]]] = []
 
     def add(kind: str, text: str, *, both: float) -> None:
@@ -307,7 +299,7 @@ def starts(args: argparse.Namespace, tokenizer: Any) -> list[tuple[str, list[int
 
     for text in asked:
         add("question", text, both=0.25)
-    for text, _ in stubs:
+    for text in stubs:
         add("stub", text, both=0.1)
     for text in passages(documents, tokenizer):
         add("summary", rng.choice(prompts.SUMMARIES).format(t=text), both=0.2)
@@ -367,11 +359,6 @@ class Lesson:
     states: torch.Tensor
 
 
-def content(text: str) -> set[str]:
-    """The words of *text* that say what it is about."""
-    return set(re.findall(r"[a-z]+", text.lower())) - prompts.COMMON
-
-
 class Shipped:
     """The prompts that come with dsim, which the training must not see.
 
@@ -381,18 +368,13 @@ class Shipped:
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
-        folder = Path(__file__).resolve().parent.parent / "dsim" / "prompts"
-        self.known = [
-            content(json.loads(line)["prompt"])
-            for path in sorted(folder.glob("*.jsonl"))
-            for line in path.open(encoding="utf-8")
-        ]
+        self.known = [prompts.content(text) for text in prompts.shipped().values()]
 
     def resembles(self, text: Text) -> bool:
-        """Whether *text* asks about the same as one of them."""
-        asked = self.tokenizer.decode(text.prompt).split("<|im_start|>user\n")[-1]
-        words = content(asked.removesuffix("<|im_end|>\n<|im_start|>assistant\n"))
-        return any(len(words & one) >= 0.4 * len(words | one) > 0 for one in self.known)
+        """Whether *text* asks about the same as one of them; what is made up is asked, too."""
+        ids = text.prompt + text.answer if text.kind == "question" else text.prompt
+        asked = self.tokenizer.decode(ids).split("<|im_start|>user\n")[-1].split("<|im_end|>")[0]
+        return prompts.nearest(asked, self.known) >= prompts.RESEMBLES
 
 
 def lessons(folder: Path, hold: int, shipped: Shipped) -> tuple[list[Lesson], list[Lesson]]:
@@ -587,6 +569,7 @@ def main() -> None:
     s.set_defaults(run=sample)
     a = steps.add_parser("answer", help="let the target go on greedily")
     a.add_argument("--templates", type=int, default=300)
+    a.add_argument("--stubs", type=int, default=400, help="heads of functions to draw")
     a.add_argument("--count", action="store_true", help="say only how many there are")
     a.set_defaults(run=answer)
     for step in (s, a):

@@ -1,13 +1,17 @@
 """Where the texts start that SmolLM2's drafter learns from: all of it written for this project.
 
-The target makes the rest up itself; see ``distil_smollm2.py``.
+The target makes the rest up itself; see ``distil_smollm2.py``. No prompt of ``dsim/prompts`` may
+resemble what the drafter learns from; ``likeness`` says how near two prompts are.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 
@@ -152,14 +156,6 @@ FUNCTIONS: tuple[tuple[str, str, str, str, Callable[..., Any]], ...] = (
      "ns n", lambda ns, n: [x for x in ns if x > n]),
 )  # fmt: skip
 
-# What says nothing about the task of a prompt.
-COMMON = frozenset(
-    _parts(
-        "a|an|the|of|in|to|and|that|is|it|for|on|with|as|was|return|returns|python|function|write|"
-        "def|int|str|list|text|following|one|sentence|summarise|once|upon|time|there|im|start|end"
-    )
-)
-
 WORDS = _parts(
     "apple|river|stone|green|level|lamp|cloud|radar|paper|house|tiger|noon|garden|bridge|window|"
     "salt|spoon|chair|music|candle"
@@ -187,3 +183,65 @@ def stub(rng: random.Random) -> tuple[str, str]:
     if rng.random() < 0.2:
         return head + '"""\n', doc
     return head + "\n\n" + example + '    """\n', doc
+
+
+def written(rng: random.Random, templates: int, stubs: int) -> tuple[list[str], list[str]]:
+    """The prompts that need no model.
+
+    Args:
+        rng: where the draws come from.
+        templates: how many of the filled-in templates, at most.
+        stubs: how many heads of functions are drawn; those that come twice count once.
+
+    Returns:
+        What a user asks, and the heads of functions.
+    """
+    filled = [t.format(t=topic) for t in TEMPLATES for topic in TOPICS]
+    rng.shuffle(filled)
+    heads = list(dict.fromkeys(stub(rng) for _ in range(stubs)))
+    asked = filled[:templates] + [
+        f"Write a Python {what} that {doc}."
+        for doc in sorted({doc for _, doc in heads})
+        for what in ("function", "program")
+    ]
+    return asked, [head for head, _ in heads]
+
+
+# What says nothing about the task of a prompt.
+COMMON = frozenset(
+    _parts(
+        "a|an|the|of|in|to|and|that|is|it|for|on|with|as|was|return|returns|python|function|write|"
+        "def|int|str|list|text|following|one|sentence|summarise|once|upon|time|there|im|start|end|"
+        "program|bool|float|dict|whether|tell|me|about|story|short|please"
+    )
+)
+
+RESEMBLES = 0.4  # the likeness from which two prompts ask for the same
+
+
+def content(text: str) -> frozenset[str]:
+    """The words of *text* that say what it is about, without examples; plurals count as one."""
+    words = re.findall(r"[a-z]+", re.sub(r">>> .*\n.*", "", text).lower())
+    return frozenset(word.removesuffix("s") for word in words if word not in COMMON)
+
+
+def likeness(one: frozenset[str], other: frozenset[str]) -> float:
+    """The share of the words of two prompts that both have, 0 to 1; 0 if neither has any."""
+    return len(one & other) / max(1, len(one | other))
+
+
+def shipped() -> dict[str, str]:
+    """The prompts that come with dsim, by their ids."""
+    folder = Path(__file__).resolve().parent.parent / "dsim" / "prompts"
+    rows = [
+        json.loads(line)
+        for path in sorted(folder.glob("*.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    return {row["id"]: row["prompt"] for row in rows}
+
+
+def nearest(text: str, known: Iterable[frozenset[str]]) -> float:
+    """The largest likeness of *text* to the contents *known*; 0 if there are none."""
+    words = content(text)
+    return max((likeness(words, one) for one in known), default=0.0)

