@@ -326,7 +326,7 @@ class StaticTransformer(Transformer):
 
     @contextlib.contextmanager
     def no_gradients(self) -> Iterator[None]:
-        """Unlike :func:`nothing_learns`, whose tensors have no versions; CUDA graphs look at them."""
+        """As :func:`nothing_learns`, but tensors have versions, which CUDA graphs look at."""
         with self.torch.inference_mode(mode=False), self.torch.no_grad():
             yield
 
