@@ -13,7 +13,7 @@ import numpy as np
 from dsim import study as studies
 from dsim.cluster.metrics import Estimate, Metrics, measure
 from dsim.cluster.serve import Served, serve
-from dsim.cluster.theory import Load, offered_load
+from dsim.cluster.theory import Load, availability, offered_load
 from dsim.errors import Problem, UserError
 from dsim.executors import Executor, Store
 from dsim.files import write_whole
@@ -52,9 +52,11 @@ OUTCOMES: dict[str, tuple[str, str]] = {
     "turned_away": ("requests", "turned away at the door"),
     "target_utilisation": ("", "the share of time in which target servers computed"),
     "drafter_utilisation": ("", "the share of time in which drafter servers computed"),
+    "more_drafter_utilisation": ("", "the same of further drafters' servers (multidsi)"),
     "in_system": ("requests", "requests in the system, mean over time"),
     "target_queue": ("forwards", "forwards that wait for a target server, mean over time"),
     "drafter_queue": ("forwards", "forwards that wait for a drafter server, mean over time"),
+    "more_drafter_queue": ("forwards", "the same of further drafters' servers (multidsi)"),
     "wasted_passes": ("", "the part of the passes begun that were cancelled"),
     "wasted_drafts": ("", "the part of the drafts begun that are not in the output"),
     "passes_per_token": ("passes", "passes begun for each token of the output"),
@@ -105,15 +107,20 @@ def refusal(case: LoadCase, offered: Load | None, max_load: float = 1.0) -> str:
     if offered is None or offered.worst[1] < max_load:
         return ""
     fleet, load = offered.worst
-    servers = case.deployment.targets if fleet == "target" else case.deployment.drafters
+    d = case.deployment
+    specs = [d.targets] if fleet == "target" else d.drafter_specs
+    servers = sum(spec.servers for spec in specs)
     least = "" if offered.exact else "at least "
-    more = math.ceil(servers.servers * load / max_load + 1e-9)
+    more = math.ceil(servers * load / max_load + 1e-9)
+    failing = d.faults if fleet == "target" else d.drafter_faults
+    up = f" (each is up for {availability(failing):.1%} of the time)" if failing.mtbf_ns else ""
     return (
-        f"the offered load of the {servers.servers} {fleet} "
-        f"server{'s' if servers.servers > 1 else ''} is {least}{load:.2f}: "
+        f"the offered load of the {servers} {fleet} "
+        f"server{'s' if servers > 1 else ''} is {least}{load:.2f}{up}: "
         f"more work arrives than can be done, and the queue would grow for ever. "
         f"It takes fewer than {offered.most_per_s * max_load:.3g} requests / s, "
-        f"or {more if more > servers.servers else more + 1} {fleet} servers or more"
+        f"or {more if more > servers else more + 1} {fleet} servers or more"
+        + (" (of each drafter as many times more)" if len(specs) > 1 else "")
     )
 
 
@@ -378,7 +385,8 @@ def summary(found: Sequence[Answer]) -> dict[str, Any]:
     head += [axis.rpartition(".")[2] for axis in axes]
     head += ["GPUs", "TTFT p50", "p99", "TPOT", "latency", "p99", "req/s", "tok/s"]
     head += ["goodput/s"] if with_slo else []
-    head += ["targets", "drafters", "waste"]
+    with_more = any(one.case.deployment.more_pools for one in found)
+    head += ["targets", "drafters", *(["further"] if with_more else []), "waste"]
     head += ["price/M"] if with_price else []
     head += ["J/request", "kWh/M"] if with_energy else []
     rows = []
@@ -407,6 +415,9 @@ def summary(found: Sequence[Answer]) -> dict[str, Any]:
         row += [
             f"{m.target_utilisation:.0%}",
             f"{m.drafter_utilisation:.0%}" if d.algorithm != "nonsi" else "–",
+        ]
+        row += ([f"{m.more_drafter_utilisation:.0%}"] if d.more_pools else ["–"]) * with_more
+        row += [
             f"{m.wasted_passes:.0%}" if m.passes_per_token else "–",
         ]
         row += [f"{m.price_per_million:.2f}"] if with_price else []

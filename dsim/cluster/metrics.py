@@ -13,11 +13,12 @@ from dsim.cluster.workload import NS_PER_S
 from dsim.results import half_width
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from dsim.cluster.deployment import Deployment
+    from dsim.cluster.deployment import Deployment, FleetSpec
+    from dsim.cluster.fleet import Fleet
     from dsim.cluster.serve import Served
 
     Floats = NDArray[np.float64]
@@ -48,8 +49,9 @@ class Metrics:
         throughput_per_s, tokens_per_s: requests and tokens finished in a second.
         goodput_per_s, good_share: requests that kept the SLO, in a second and as a part of all
             that were sent; NaN without an SLO.
-        target_utilisation, drafter_utilisation: the share of time in which servers computed.
-        in_system, target_queue, drafter_queue: means over time.
+        target_utilisation, drafter_utilisation, more_drafter_utilisation: the share of time in
+            which servers computed; NaN where there are no further drafters.
+        in_system, target_queue, drafter_queue, more_drafter_queue: means over time.
         wasted_passes, wasted_drafts: shares of what was begun.
         passes_per_token, drafts_per_token: begun, for each token of the output.
         gpu_seconds_per_token: GPU time reserved for each token; and
@@ -73,9 +75,11 @@ class Metrics:
     good_share: float
     target_utilisation: float
     drafter_utilisation: float
+    more_drafter_utilisation: float
     in_system: float
     target_queue: float
     drafter_queue: float
+    more_drafter_queue: float
     wasted_passes: float
     wasted_drafts: float
     passes_per_token: float
@@ -125,11 +129,21 @@ def measure(deployment: Deployment, runs: Sequence[Served], *, warm_up: float = 
         int(sum(getattr(run, name).sum() for run in runs))
         for name in ("passes", "wasted_passes", "drafts", "wasted_drafts")
     )
-    target_busy = sum(sum(run.target.busy_ns) for run in runs)
-    drafter_busy = sum(sum(run.drafter.busy_ns) for run in runs)
-    target_time = span_ns * deployment.targets.servers
-    drafter_time = span_ns * deployment.drafters.servers
-    busy_gpu_ns = target_busy * deployment.targets.gpus + drafter_busy * deployment.drafters.gpus
+    busy_gpu_ns = sum(
+        spec.gpus * sum(fleet.busy_ns) for run in runs for spec, fleet in _pools(deployment, run)
+    )
+
+    def utilisation(fleets: Sequence[Fleet]) -> float:
+        """Of some fleets in all runs."""
+        servers = sum(fleet.count for fleet in fleets) // len(runs)
+        return _ratio(sum(sum(fleet.busy_ns) for fleet in fleets), span_ns * servers)
+
+    def queue(fleets: Sequence[Fleet]) -> float:
+        """How many forwards wait for one of them, mean over time."""
+        return _ratio(sum(fleet.queue_area_ns for fleet in fleets), span_ns)
+
+    targets, drafters = [run.target for run in runs], [run.drafter for run in runs]
+    more_drafters = [fleet for run in runs for fleet in run.more_drafters]
     gpu_s_per_token = _ratio(deployment.gpus * span_ns / NS_PER_S, all_tokens)
     joules = sum(energy_joules(deployment, run) for run in runs)
     good = [cut.good(deployment) for cut in kept] if deployment.slo else None
@@ -151,11 +165,13 @@ def measure(deployment: Deployment, runs: Sequence[Served], *, warm_up: float = 
         tokens_per_s=_ratio(tokens, seconds),
         goodput_per_s=_ratio(sum(good), seconds) if good is not None else math.nan,
         good_share=_ratio(sum(good), sent) if good is not None else math.nan,
-        target_utilisation=_ratio(target_busy, target_time),
-        drafter_utilisation=_ratio(drafter_busy, drafter_time),
+        target_utilisation=utilisation(targets),
+        drafter_utilisation=utilisation(drafters),
+        more_drafter_utilisation=utilisation(more_drafters) if more_drafters else math.nan,
         in_system=_ratio(sum(run.in_system_area_ns for run in runs), span_ns),
-        target_queue=_ratio(sum(run.target.queue_area_ns for run in runs), span_ns),
-        drafter_queue=_ratio(sum(run.drafter.queue_area_ns for run in runs), span_ns),
+        target_queue=queue(targets),
+        drafter_queue=queue(drafters),
+        more_drafter_queue=queue(more_drafters) if more_drafters else math.nan,
         wasted_passes=_ratio(wasted_passes, passes),
         wasted_drafts=_ratio(wasted_drafts, drafts),
         passes_per_token=_ratio(passes, all_tokens),
@@ -169,15 +185,18 @@ def measure(deployment: Deployment, runs: Sequence[Served], *, warm_up: float = 
     )
 
 
+def _pools(deployment: Deployment, run: Served) -> Iterator[tuple[FleetSpec, Fleet]]:
+    """What is reserved: each kind of server, and what its servers did. Non-SI has no drafters."""
+    return zip((deployment.targets, *deployment.drafter_specs), run.fleets, strict=False)
+
+
 def energy_joules(deployment: Deployment, run: Served) -> float:
     """What the GPUs of a run drew from its first moment to its last; NaN where that is not known.
 
-    A server that is down counts as idle. Non-SI has no drafters.
+    A server that is down counts as idle.
     """
     joules = 0.0
-    for spec, fleet in ((deployment.targets, run.target), (deployment.drafters, run.drafter)):
-        if fleet is run.drafter and deployment.algorithm == "nonsi":
-            continue
+    for spec, fleet in _pools(deployment, run):
         if spec.watts is None or spec.idle_watts is None:
             return math.nan
         busy_s = sum(fleet.busy_ns) / NS_PER_S

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dsim.cluster.faults import server_name
 from dsim.cluster.serve import DONE
 
 if TYPE_CHECKING:
@@ -35,7 +36,9 @@ def trace(runs: Sequence[tuple[str, Served]]) -> dict[str, Any]:
 
 class _Tracer:
     def __init__(self, before: int, name: str, run: Served) -> None:
-        if run.target.log is None or run.drafter.log is None:
+        target, *drafters = run.fleets
+        self.fleets = [*drafters, target]
+        if any(fleet.log is None for fleet in self.fleets):
             raise ValueError("the run kept no log")
         self.name = name
         self.run = run
@@ -45,9 +48,11 @@ class _Tracer:
     def events(self) -> Iterator[Event]:
         yield from self._names()
         yield from self._requests()
-        for fleet, first in ((self.run.drafter, 0), (self.run.target, self.run.drafter.count)):
+        first = 0
+        for fleet in self.fleets:
             yield from self._forwards(fleet, first)
             yield from self._queue(fleet)
+            first += fleet.count
 
     def _names(self) -> Iterator[Event]:
         def named(pid: int, kind: str, tid: int, **args: Any) -> Event:
@@ -57,9 +62,10 @@ class _Tracer:
             yield named(pid, "process_name", 0, name=f"{self.name}: {what}")
             yield named(pid, "process_sort_index", 0, sort_index=pid)
         tid = 0
-        for fleet in (self.run.drafter, self.run.target):
+        for fleet in self.fleets:
             for server in range(fleet.count):
-                yield named(self.servers, "thread_name", tid, name=f"{fleet.role} {server + 1}")
+                name = server_name(fleet.role, server + 1)
+                yield named(self.servers, "thread_name", tid, name=name)
                 yield named(self.servers, "thread_sort_index", tid, sort_index=tid)
                 tid += 1
         for request in range(len(self.run.fate)):
@@ -119,7 +125,7 @@ class _Tracer:
         for server, request, what, first, end, asked_ns, start_ns, end_ns, fate in fleet.log or ():
             if start_ns < 0:
                 continue
-            name = {"drafter": f"draft {first}", "target": f"pass {first}…{end}"}.get(what, what)
+            name = {"target": f"pass {first}…{end}", "prefill": what}.get(what, f"draft {first}")
             self.flow += 1
             yield {
                 "ph": "X",
