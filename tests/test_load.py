@@ -235,7 +235,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, which):
         return
     assert {p.name for p in out.iterdir()} == {".unfinished"}
     assert not (out / ".unfinished" / "new").exists()
-    monkeypatch.setattr(loading, "answer", None)
+    monkeypatch.setattr(loading, "replicate", None)
     assert dsim("load", "--resume", out, "--jobs", 1).exit_code == 0
 
 

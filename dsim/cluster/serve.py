@@ -41,8 +41,25 @@ DRAFTERS = 1 << 20  # where the streams of failing drafters begin, pool by pool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Served:
-    """What came of a workload. Arrays have one element a request, in order of arrival.
+class Tally:
+    """What the servers of one fleet came to.
+
+    Attributes:
+        count: how many there are.
+        busy_ns: for each, how long it computed.
+        queue_area_ns: the integral of the number of forwards that wait for one, over time.
+    """
+
+    count: int
+    busy_ns: tuple[int, ...]
+    queue_area_ns: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What came of a workload, in numbers, as they are kept and sent from process to process.
+
+    Arrays have one element a request, in order of arrival.
 
     Attributes:
         arrival_ns, start_ns, first_token_ns, done_ns, left_ns: int64; -1 where it never came to
@@ -50,13 +67,10 @@ class Served:
         prompt_tokens, output_tokens: int64.
         fate: int64, DONE, LOST or TURNED_AWAY.
         passes, wasted_passes, drafts, wasted_drafts: int64.
-        settled_ns, rejected_ns: for each request, when its tokens settled and its drafts were
-            rejected (empty unless asked for).
         found: int64, shape (requests, 3): how many requests were in the system, and how many
             forwards waited for a target and for a drafter server (of any pool), when a request
             arrived.
-        target, drafter: the fleets, with their counts; non-SI leaves the drafters idle;
-        more_drafters: and those of further drafters.
+        tallies: of the target, the drafter (which non-SI leaves idle), and further drafters.
         end_ns: when the last request was over.
         in_system_area_ns: the integral of the number of requests in the system over time.
         events: how many events were scheduled.
@@ -74,14 +88,27 @@ class Served:
     wasted_passes: Ints
     drafts: Ints
     wasted_drafts: Ints
-    settled_ns: list[list[int]]
-    rejected_ns: list[list[int]]
     found: Ints
-    target: Fleet
-    drafter: Fleet
+    tallies: tuple[Tally, ...]
     end_ns: int
     in_system_area_ns: int
     events: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Served(Counted):
+    """What came of a workload, and what served it.
+
+    Attributes:
+        settled_ns, rejected_ns: for each request, when its tokens settled and its drafts were
+            rejected (empty unless asked for).
+        target, drafter, more_drafters: the fleets.
+    """
+
+    settled_ns: list[list[int]]
+    rejected_ns: list[list[int]]
+    target: Fleet
+    drafter: Fleet
     more_drafters: tuple[Fleet, ...] = ()
 
     @property
@@ -419,6 +446,14 @@ class _Run:
             settled_ns=[self.settled[i] for i in order] if self.keep_settled else [],
             rejected_ns=[self.rejected[i] for i in order] if self.keep_settled else [],
             found=self.found[order],
+            tallies=tuple(
+                Tally(
+                    count=fleet.count,
+                    busy_ns=tuple(fleet.busy_ns),
+                    queue_area_ns=fleet.queue_area_ns,
+                )
+                for fleet in self.fleets
+            ),
             target=self.target,
             drafter=self.drafters[0],
             more_drafters=tuple(self.drafters[1:]),
