@@ -135,6 +135,7 @@ class Fleet:
         waited_ns, waits: the time that entries spent in the queue, and how many there were.
         peak_kv: the most tokens that the KV memory of one server held.
         log: one row for each forward; see :mod:`dsim.cluster.perfetto`.
+        outage_log: (server, from, to) of each outage, likewise.
     """
 
     def __init__(
@@ -204,6 +205,8 @@ class Fleet:
         self.fewest_free = count
         self.peak_kv = 0
         self.log: list[tuple[Any, ...]] | None = [] if keep_log else None
+        self.outage_log: list[tuple[int, int, int]] = []
+        self._down_since_ns: dict[int, int] = {}
         self._kv: list[OrderedDict[Share, int]] = [OrderedDict() for _ in range(count)]
         self._entries: deque[Entry] = deque()
         self._queue = env._queue
@@ -468,7 +471,9 @@ class Fleet:
             )
 
     def note_running(self) -> None:
-        """Log what is still running when the run is over."""
+        """Log what is still running, and who is still down, when the run is over."""
+        for server in sorted(self._down_since_ns):
+            self._note_outage(server)
         for batch in self.running.values():
             for call in batch.calls:
                 if call.batch is batch:
@@ -502,6 +507,7 @@ class Fleet:
         if server in self.down:
             return
         self.down.add(server)
+        self._down_since_ns[server] = self.env._now  # type: ignore[assignment]
         self._kv[server].clear()
         for share in self.shares:
             share.backend.forget(server)
@@ -524,11 +530,17 @@ class Fleet:
                 self.lost(share)
         self.serve()
 
+    def _note_outage(self, server: int) -> None:
+        since_ns = self._down_since_ns.pop(server)
+        if self.log is not None:
+            self.outage_log.append((server, since_ns, self.env._now))  # type: ignore[arg-type]
+
     def recover(self, server: int) -> None:
         """One outage of *server* is over; with the last it is back, its memory empty."""
         self.outages[server] -= 1
         if not self.outages[server]:
             self.down.remove(server)
+            self._note_outage(server)
             self.free.append(server)
             self.serve()
 

@@ -532,7 +532,11 @@ def write_trace(found: Sequence[Answer], path: Path) -> None:
             )
         )
     runs = [
-        (c.name, serve(c.deployment, c.workload, keep_settled=True, keep_log=True)) for c in cases
+        (
+            c.short_name if len(cases) > 1 else "",
+            serve(c.deployment, c.workload, keep_settled=True, keep_log=True),
+        )
+        for c in cases
     ]
     write_whole(path, json.dumps(perfetto.trace(runs), separators=(",", ":")), "--trace")
 

@@ -285,6 +285,13 @@ class LoadCase:
         parts += [f"{key} = {show(value)}" for key, value in self.point.items()]
         return ", ".join(filter(None, parts))
 
+    @property
+    def short_name(self) -> str:
+        """The same where there is little room."""
+        parts = [self.variant, ORCHESTRATIONS[self.deployment.algorithm].title]
+        parts += [f"{key.rpartition('.')[2]} {show(value)}" for key, value in self.point.items()]
+        return ", ".join(filter(None, parts))
+
 
 class _LoadLoader(studies._Loader):
     known = BY_KEY
