@@ -57,9 +57,9 @@ def problems(fault: Mapping[str, Any], servers: Mapping[str, int]) -> Iterator[t
         yield "server", f"expected a server like {expected}, got {show(server)}"
     elif model not in servers:
         yield "server", f"there is no {model} (more_drafters.latency_ms), got {show(server)}"
-    elif not 1 <= int(number) <= (count := servers[model]):
+    elif not 1 <= int(number) <= servers[model]:
         key = "more_drafter" if model.startswith(FURTHER) else model
-        first, last = server_name(model, 1), server_name(model, count)
+        first, last = server_name(model, 1), server_name(model, servers[model])
         yield "server", f"expected {first} to {last} (cluster.{key}s), got {show(server)}"
     at_s, for_s = fault.get("at_s", 0), fault.get("for_s", 1)
     if isinstance(at_s, bool) or not (at_s == 0 or is_latency(at_s)):

@@ -538,7 +538,8 @@ def write_trace(found: Sequence[Answer], path: Path) -> None:
         )
         for c in cases
     ]
-    write_whole(path, json.dumps(perfetto.trace(runs), separators=(",", ":")), "--trace")
+    text = json.dumps(perfetto.trace(runs), separators=(",", ":"), ensure_ascii=False)
+    write_whole(path, text, "--trace")
 
 
 def _write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:

@@ -1,19 +1,21 @@
-"""A run as a trace for ui.perfetto.dev (the Chrome trace event format, JSON).
+r"""A run as a trace for ui.perfetto.dev (the Chrome trace event format, JSON).
 
-One track for each server and each request; forwards are slices on their server's track, with a flow
-from the request at the moment in which it asked; outages are slices, too; time in a queue is an
-asynchronous slice; rejections are instants; the lengths of the queues are counters. Times are in
-µs.
+One track for each server and each request; forwards and batches are slices on their server's track,
+with a flow from each request at the moment in which it asked; outages are slices, too; time in a
+queue is an asynchronous slice; rejections are instants; the lengths of the queues are counters.
+Times are in µs.
 
 What Perfetto makes of the format, found by opening traces in it: it cuts times to whole ns; a track
 with ``tid`` 0 has no name, and one whose ``tid`` is its ``pid`` goes first; a slice that overlaps
-another of its track, and is not inside it, is dropped; slices that begin at one instant nest in the
-order of the file; an ``id`` of an asynchronous slice belongs to no process; slices have one colour
-where their names differ in numbers only.
+another of its track, and is not inside it, is dropped; a flow ends at the innermost slice of its
+moment, an instant if there is one (so a batch is one slice, and servers have no instants);
+``\u`` in a text is no character; an ``id`` of an asynchronous slice belongs to no process; slices
+have one colour where their names differ in numbers only.
 """
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from dsim.cluster.faults import FURTHER, server_name
@@ -72,6 +74,7 @@ class _Tracer:
         for fleet in self.fleets:
             yield from self._forwards(fleet)
             yield from self._queue(fleet)
+        yield from self._instants()
 
     def _names(self) -> Iterator[Event]:
         def named(pid: int, kind: str, tid: int, **args: Any) -> Event:
@@ -100,7 +103,6 @@ class _Tracer:
             tokens = int(run.output_tokens[request])
             what = "request that is lost" if run.fate[request] == LOST else "request"
             if let_in < 0:
-                yield self._instant(request, came, "turned away")
                 continue
             yield {
                 "ph": "X",
@@ -128,55 +130,60 @@ class _Tracer:
                     "dur": _us(let_in - came),
                     "args": {},
                 }
-            for at_ns in run.rejected_ns[request] if run.rejected_ns else ():
-                yield self._instant(request, at_ns, "rejection")
-
-    def _instant(self, request: int, at_ns: int, name: str) -> Event:
-        return {
-            "ph": "i",
-            "s": "t",
-            "cat": "request",
-            "name": name,
-            "pid": self.requests,
-            "tid": _tid(request),
-            "ts": _us(at_ns),
-        }
 
     def _forwards(self, fleet: Fleet) -> Iterator[Event]:
         for server, from_ns, to_ns in fleet.outage_log:
-            track = {"pid": self.servers, "tid": self.first_tid[fleet] + server}
             span = {"ts": _us(from_ns), "dur": _us(to_ns - from_ns)}
+            track = self._server(fleet, server)
             yield {"ph": "X", "cat": "outage", "name": "down", **track, **span, "args": {}}
-        begun = [row for row in fleet.log or () if row[6] >= 0]
-        # Of the members of a batch the one that stays longest first, so that the others nest in it.
-        for row in sorted(begun, key=lambda row: (row[0], row[6], -row[7])):
-            server, request, what, first, end, asked_ns, start_ns, end_ns, fate = row
-            name = {"target": f"pass {first}…{end}", "prefill": what}.get(what, f"draft {first}")
-            self.flow += 1
-            track = {"pid": self.servers, "tid": self.first_tid[fleet] + server}
+        # A server begins one batch at a time: those of no length, that were withdrawn, aside.
+        begun = sorted((r for r in fleet.log or () if r[7] > r[6] >= 0), key=lambda r: (r[0], r[6]))
+        for (server, start_ns), batch in itertools.groupby(begun, lambda r: (r[0], r[6])):
+            members = list(batch)
+            track = self._server(fleet, server)
+            several = len(members) > 1
             yield {
                 "ph": "X",
-                "cat": f"{what},{fate}",
-                "name": name if fate == "done" else f"{name} ({fate})",
+                "cat": f"{fleet.role},batch" if several else f"{members[0][2]},{members[0][8]}",
+                "name": f"batch of {len(members)}" if several else _words(members[0]),
                 **track,
                 "ts": _us(start_ns),
-                "dur": _us(end_ns - start_ns),
-                "args": {"request": request + 1, "first": first, "end": end, "fate": fate},
+                "dur": _us(max(row[7] for row in members) - start_ns),
+                "args": {f"request {row[1] + 1}": _words(row) for row in members},
             }
-            link = {"cat": "ask", "name": "asks", "id": self.flow}
-            asker = {"pid": self.requests, "tid": _tid(request), "ts": _us(asked_ns)}
-            yield {"ph": "s", **link, **asker}
-            yield {"ph": "f", "bp": "e", **link, **track, "ts": _us(start_ns)}
-            if start_ns > asked_ns:
-                wait = {
-                    "cat": "queue",
-                    "name": f"waits for {_one_of(fleet)}",
-                    "id2": {"local": self.flow},
-                    **track,  # with the servers, as the queue is
-                }
-                args = {"request": request + 1}
-                yield {"ph": "b", **wait, "ts": _us(asked_ns), "args": args}
-                yield {"ph": "e", **wait, "ts": _us(start_ns)}
+            for _, request, *_, asked_ns, _, _, _ in members:
+                self.flow += 1
+                link = {"cat": "ask", "name": "asks", "id": self.flow}
+                asker = {"pid": self.requests, "tid": _tid(request), "ts": _us(asked_ns)}
+                yield {"ph": "s", **link, **asker}
+                yield {"ph": "f", "bp": "e", **link, **track, "ts": _us(start_ns)}
+                if start_ns > asked_ns:
+                    wait = {
+                        "cat": "queue",
+                        "name": f"waits for {_one_of(fleet)}",
+                        "id2": {"local": self.flow},
+                        **track,  # with the servers, as the queue is
+                    }
+                    args = {"request": request + 1}
+                    yield {"ph": "b", **wait, "ts": _us(asked_ns), "args": args}
+                    yield {"ph": "e", **wait, "ts": _us(start_ns)}
+
+    def _instants(self) -> Iterator[Event]:
+        run = self.run
+        for request in range(len(run.fate)):
+            track = {"pid": self.requests, "tid": _tid(request)}
+            if run.start_ns[request] < 0:
+                yield _instant(track, int(run.arrival_ns[request]), "turned away")
+            for at_ns in run.rejected_ns[request] if run.rejected_ns else ():
+                yield _instant(track, at_ns, "rejection")
+        for fleet in self.fleets:
+            for row in fleet.log or ():
+                if row[7] == row[6]:
+                    track = {"pid": self.requests, "tid": _tid(row[1])}
+                    yield _instant(track, row[6], _words(row))
+
+    def _server(self, fleet: Fleet, server: int) -> Event:
+        return {"pid": self.servers, "tid": self.first_tid[fleet] + server}
 
     def _queue(self, fleet: Fleet) -> Iterator[Event]:
         changes: dict[int, int] = {}
@@ -195,6 +202,17 @@ class _Tracer:
                 "ts": _us(at_ns),
                 "args": {_one_of(fleet): waiting},
             }
+
+
+def _instant(track: Event, at_ns: int, name: str) -> Event:
+    return {"ph": "i", "s": "t", "cat": "instant", "name": name, **track, "ts": _us(at_ns)}
+
+
+def _words(row: tuple[Any, ...]) -> str:
+    """What a forward is, and what became of it if it was not done."""
+    _, _, what, first, end, *_, fate = row
+    name = {"target": f"pass {first} to {end}", "prefill": what}.get(what, f"draft {first}")
+    return name if fate == "done" else f"{name} ({fate})"
 
 
 def _one_of(fleet: Fleet) -> str:
