@@ -32,8 +32,7 @@ class Orchestration:
         start: where its ``start`` is, as ``module:function``: a function that takes a
             :class:`dsim.events.start.Setup` and schedules a run. (A name, so that listing the
             orchestrations loads none.)
-        everywhere: whether it runs on every backend and in deployments; otherwise in
-            ``dsim run`` and ``dsim simulate`` only.
+        everywhere: whether it runs on every backend; otherwise it is simulated only.
     """
 
     name: str
@@ -48,6 +47,11 @@ class Orchestration:
     def takes_targets(self) -> bool:
         """Whether it makes use of several target servers."""
         return "targets" in self.reads
+
+    @property
+    def takes_further_drafters(self) -> bool:
+        """Whether it makes use of drafters beside the first."""
+        return "more_drafters.latency_ms" in self.reads
 
     def starter(self) -> Callable[[Setup], Any]:
         """The function that :attr:`start` names."""

@@ -41,12 +41,14 @@ class TextTable:
 
     Attributes:
         title, caption, head, rows: what it says.
+        numbers: all but the first column are.
     """
 
     title: str
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
+    numbers: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

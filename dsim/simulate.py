@@ -14,6 +14,7 @@ from dsim.events.environment import Environment
 from dsim.events.output import Output
 from dsim.events.start import start
 from dsim.lookahead import mean_rate
+from dsim.orchestrations import ORCHESTRATIONS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -179,7 +180,7 @@ def run_events(
     drafter_ns = case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM)
     preemptible = case.preemptible
     backend: Simulated
-    if algorithm != "multidsi":
+    if not ORCHESTRATIONS[algorithm].takes_further_drafters:
         lengths: Sequence[int] = run_lengths(draws)
         backend = Simulated(env, target_ns, lengths, preemptible=preemptible)
         guessing = [Simulated(env, drafter_ns, lengths, preemptible=preemptible)]

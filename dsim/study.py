@@ -40,6 +40,9 @@ MOST_DRAWS = 50_000_000  # of one case, all repeats together
 LONGEST_NS = 2**53  # up to there whole numbers are exact in float64, too: 104 days
 
 
+LISTED = {"float or list": "float", "int or list": "int"}  # types, and those of their members
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
     """One thing that a study can set.
@@ -69,7 +72,7 @@ class Setting:
     def range(self) -> str:
         """The values it takes, for people."""
         numbers = ""
-        if self.type in ("int", "float", "float or list") and self.low is not None:
+        if self.type in ("int", "float", *LISTED) and self.low is not None:
             low = f"{self.low:,g}" if self.low < 10**6 else f"{self.low:,.0f}"
             numbers = f"{'above' if self.above else 'at least'} {low}"
             if self.high is not None:
@@ -92,8 +95,8 @@ class Setting:
             if self.high is not None and (value > self.high or (self.below and value == self.high)):
                 return wrong
             return None
-        if self.type == "float or list":
-            one = dataclasses.replace(self, type="float")
+        if self.type in LISTED:
+            one = dataclasses.replace(self, type=LISTED[self.type])
             several = value if isinstance(value, list) else [value]
             found = [one.problem(v) for v in several] or [wrong]
             return next(filter(None, found), None)
@@ -144,6 +147,7 @@ class Setting:
             "int": "a whole number",
             "float": "a number",
             "float or list": "a number or a list of numbers",
+            "int or list": "a whole number or a list of whole numbers",
             "bool": "true or false",
             "str": "a text",
             "list of str": "a list of words",

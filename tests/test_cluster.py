@@ -11,16 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsim.acceptance import Acceptance
-from dsim.cluster.deployment import Deployment, Faults, FleetSpec
+from dsim.cluster.deployment import Deployment, Faults, FleetSpec, MorePool
 from dsim.cluster.fleet import DISCIPLINES
 from dsim.cluster.serve import DONE, LOST, TURNED_AWAY, serve
 from dsim.cluster.workload import Length, Workload
+from dsim.drafters import MoreDrafter
 from dsim.latency import Latency
 from dsim.simulate import simulate_case
 from dsim.study import Case
 from tests.strategies import policies
 
-ALGORITHMS = ("nonsi", "si", "dsi")
+ALGORITHMS = ("nonsi", "si", "dsi", "multidsi")
 
 
 @st.composite
@@ -46,6 +47,19 @@ def acceptances(draw):
 
 
 @st.composite
+def more_pools(draw, most_servers=2):
+    """Further drafters, perhaps faster than the first."""
+    drafter = MoreDrafter(
+        latency=Latency(
+            latency_ns=draw(st.integers(1, 8)), first_ns=draw(st.none() | st.integers(1, 10))
+        ),
+        rate=draw(st.sampled_from([0.0, 0.5, 0.9, 1.0])),
+        overlap=draw(st.sampled_from([0.0, 0.5, 1.0])),
+    )
+    return MorePool(drafter=drafter, servers=FleetSpec(servers=draw(st.integers(1, most_servers))))
+
+
+@st.composite
 def ideal_deployments(draw):
     """No effect is on, but the acceptance model and the latencies may be any."""
     return Deployment(
@@ -60,6 +74,7 @@ def ideal_deployments(draw):
         preemptible=draw(st.booleans()),
         targets=FleetSpec(servers=draw(st.integers(1, 5))),
         drafters=FleetSpec(servers=draw(st.integers(1, 3))),
+        more_drafters=tuple(draw(st.lists(more_pools(), max_size=3))),
     )
 
 
@@ -96,11 +111,17 @@ def deployments(draw):
     """Every effect may be on."""
     ideal = draw(ideal_deployments())
     targets, drafters = draw(fleets(4)), draw(fleets(3))
+    more = []
+    for pool in ideal.more_drafters:
+        spec = draw(fleets(2))
+        failing = draw(faults(spec.servers))
+        more.append(dataclasses.replace(pool, servers=spec, faults=failing))
     hosts = draw(st.sampled_from([0, 0, 1, 2]))
     return dataclasses.replace(
         ideal,
         targets=targets,
         drafters=drafters,
+        more_drafters=tuple(more),
         network_ns=draw(st.sampled_from([0, 3])),
         network_cv=draw(st.sampled_from([0.0, 0.5])),
         overhead_ns=draw(st.sampled_from([0, 2])),
@@ -145,6 +166,9 @@ def test_one_request_is_the_ideal_model(general, deployment, tokens):
         deployment,
         targets=FleetSpec(servers=deployment.most_passes),
         drafters=FleetSpec(),
+        more_drafters=tuple(
+            dataclasses.replace(pool, servers=FleetSpec()) for pool in deployment.more_drafters
+        ),
     )
     case = Case(
         tokens=tokens,
@@ -157,6 +181,7 @@ def test_one_request_is_the_ideal_model(general, deployment, tokens):
         seed=d.seed,
         preemptible=d.preemptible,
         policy=d.policy,
+        more_drafters=tuple(pool.drafter for pool in d.more_drafters),
     )
     ideal = simulate_case(case, d.algorithm, "events")
     workload = Workload(requests=1, output=Length(mean_tokens=tokens))
@@ -174,9 +199,9 @@ def test_the_plain_way_and_the_general_one_agree(deployment, workload):
     plain = serve(deployment, workload, keep_settled=True)
     general = serve(deployment, workload, keep_settled=True, general=True)
     assert plain.settled_ns == general.settled_ns
-    assert plain.target.busy_ns == general.target.busy_ns
-    assert plain.target.wasted_ns == general.target.wasted_ns
-    assert plain.drafter.busy_ns == general.drafter.busy_ns
+    for one, other in zip(plain.fleets, general.fleets, strict=True):
+        assert one.busy_ns == other.busy_ns
+        assert one.wasted_ns == other.wasted_ns
     for name in ("passes", "wasted_passes", "drafts", "wasted_drafts"):
         assert getattr(plain, name).tolist() == getattr(general, name).tolist()
 
@@ -197,10 +222,19 @@ def test_servers_to_spare_make_requests_independent(deployment, draws, requests)
         policy=dataclasses.replace(deployment.policy, quality=1.0),
         targets=FleetSpec(servers=len(requests) * deployment.most_passes),
         drafters=FleetSpec(servers=len(requests)),
+        # So that their luck, too, is the same for each request.
+        more_drafters=tuple(
+            dataclasses.replace(
+                pool,
+                drafter=dataclasses.replace(pool.drafter, rate=1.0, overlap=1.0),
+                servers=FleetSpec(servers=len(requests)),
+            )
+            for pool in deployment.more_drafters
+        ),
     )
     trace = tuple(sorted((at, 0, tokens) for at, tokens in requests))
     run = serve(deployment, Workload(arrivals="trace", trace=trace), keep_settled=True)
-    assert run.target.waits == run.drafter.waits == 0
+    assert not any(fleet.waits for fleet in run.fleets)
     for (at, _, tokens), settled in zip(trace, run.settled_ns, strict=True):
         alone = Workload(arrivals="trace", trace=((0, 0, tokens),))
         single = serve(deployment, alone, keep_settled=True)
@@ -214,7 +248,7 @@ def test_servers_to_spare_make_requests_independent(deployment, draws, requests)
 def test_requests_finish_or_are_reported_lost(deployment, workload):
     run = serve(deployment, workload, keep_settled=True)
     assert set(run.fate) <= {DONE, LOST, TURNED_AWAY}
-    if deployment.faults.retry and deployment.drafter_faults.retry:
+    if all(failing.retry for failing in faults_of(deployment)):
         assert LOST not in run.fate
     if not deployment.max_active or deployment.max_waiting is None:
         assert TURNED_AWAY not in run.fate
@@ -236,7 +270,7 @@ def test_requests_finish_or_are_reported_lost(deployment, workload):
 @given(deployments(), workloads())
 def test_no_server_is_over_capacity(deployment, workload):
     run = serve(deployment, workload, keep_log=True)
-    for fleet, spec in ((run.target, deployment.targets), (run.drafter, deployment.drafters)):
+    for fleet, spec in zip(run.fleets, specs_of(deployment), strict=True):
         assert fleet.peak_busy <= spec.servers
         assert len(set(fleet.free)) == len(fleet.free)
         assert fleet.peak_kv <= (spec.kv_tokens or fleet.peak_kv)
@@ -257,7 +291,7 @@ def test_littles_law_holds_to_the_nanosecond(deployment, workload):
     stayed = run.fate != TURNED_AWAY
     sojourns = int((run.left_ns - run.arrival_ns)[stayed].sum())
     assert run.in_system_area_ns == sojourns
-    for fleet in (run.target, run.drafter):
+    for fleet in run.fleets:
         assert fleet.waiting == 0
         assert fleet.queue_area_ns == fleet.waited_ns
 
@@ -279,18 +313,26 @@ def test_counts_add_up(deployment, workload):
 @given(deployments(), workloads())
 def test_no_server_idles_while_a_forward_waits(deployment, workload):
     """Work is conserved: during every wait all servers are at work, or down."""
-    planned = {
-        name: dataclasses.replace(getattr(deployment, name), mtbf_ns=0)
-        for name in ("faults", "drafter_faults")
-    }
+
+    def planned(failing):
+        return dataclasses.replace(failing, mtbf_ns=0)
+
+    def roomy(spec):
+        return dataclasses.replace(spec, kv_tokens=0)
+
     deployment = dataclasses.replace(
         deployment,
-        **planned,
-        targets=dataclasses.replace(deployment.targets, kv_tokens=0),
-        drafters=dataclasses.replace(deployment.drafters, kv_tokens=0),
+        faults=planned(deployment.faults),
+        drafter_faults=planned(deployment.drafter_faults),
+        targets=roomy(deployment.targets),
+        drafters=roomy(deployment.drafters),
+        more_drafters=tuple(
+            dataclasses.replace(pool, servers=roomy(pool.servers), faults=planned(pool.faults))
+            for pool in deployment.more_drafters
+        ),
     )
     run = serve(deployment, workload, keep_log=True)
-    for fleet, faults in zip((run.target, run.drafter), planned.values(), strict=True):
+    for fleet, faults in zip(run.fleets, faults_of(deployment), strict=True):
         spans = {server: [(r[6], r[7]) for r in rows] for server, rows in by_server(fleet)}
         for server in range(fleet.count):
             spans.setdefault(server, []).extend(down_spans(faults.plan, server))
@@ -309,7 +351,7 @@ def test_no_server_idles_while_a_forward_waits(deployment, workload):
 @given(ideal_deployments(), workloads())
 def test_servers_are_busy_for_as_long_as_their_forwards_take(deployment, workload):
     run = serve(deployment, workload, keep_log=True)
-    for fleet in (run.target, run.drafter):
+    for fleet in run.fleets:
         logged = sum(row[7] - row[6] for row in fleet.log if row[8] != "running")
         assert sum(fleet.busy_ns) == logged
 
@@ -342,6 +384,10 @@ def test_time_has_no_unit(deployment, workload, factor):
         network_ns=deployment.network_ns,
         overhead_ns=deployment.overhead_ns,
         faults=Faults(plan=deployment.faults.plan, retry=deployment.faults.retry),
+        more_drafters=tuple(
+            MorePool(drafter=pool.drafter, servers=FleetSpec(servers=pool.servers.servers))
+            for pool in deployment.more_drafters
+        ),
     )
     slow = dataclasses.replace(
         base,
@@ -353,6 +399,15 @@ def test_time_has_no_unit(deployment, workload, factor):
         faults=dataclasses.replace(
             base.faults,
             plan=tuple((s, factor * a, factor * b) for s, a, b in base.faults.plan),
+        ),
+        more_drafters=tuple(
+            dataclasses.replace(
+                pool,
+                drafter=dataclasses.replace(
+                    pool.drafter, latency=times(pool.drafter.latency, factor)
+                ),
+            )
+            for pool in base.more_drafters
         ),
     )
     replay = dataclasses.replace(workload, arrivals="trace")
@@ -583,6 +638,106 @@ def test_without_retry_a_failing_drafter_loses_the_request():
     assert alone("si", drafter_faults=faults).fate.tolist() == [LOST]
 
 
+# Drafts of 1 and 3, passes of 10, k = 9; six tokens; the leader's first guess is wrong. As in
+# test_multidsi.py, where the single run settles at 10, 20, 20, 20, 22, 22.
+SIX = {"arrivals": "trace", "trace": ((0, 0, 6),)}
+
+
+def led_astray(**more):
+    """The leader replays 011111; the reserve, of another pool, is always right."""
+    pool = MorePool(
+        drafter=MoreDrafter(latency=Latency(latency_ns=3), rate=1.0),
+        servers=FleetSpec(servers=more.pop("reserves", 1)),
+        faults=more.pop("reserve_faults", Faults()),
+    )
+    return Deployment(
+        algorithm="multidsi",
+        lookahead=9,
+        target=Latency(latency_ns=10),
+        drafter=Latency(latency_ns=1),
+        acceptance=Acceptance(model="trace", traces=("011111",)),
+        more_drafters=(pool,),
+        **more,
+    )
+
+
+@pytest.mark.parametrize(
+    ("plan", "settled", "retried"),
+    [
+        ((), [10, 20, 20, 20, 22, 22], 0),
+        # Down from 4 to 5, the second draft of the reserve (3 to 6) is done again from 5 to 8: two
+        # drafts at 10, so the pass of 10 covers positions 0 and 1, and settles three tokens; the
+        # leader drafts positions 2, 3 and 4 by 13.
+        (((0, 4, 5),), [10, 20, 20, 23, 23, 23], 1),
+        # Never back: one draft, right, and no longer than what is settled at 10: as DSI alone.
+        (((0, 4, -1),), [10, 20, 24, 24, 24, 24], 1),
+        (((0, 0, -1),), [10, 20, 24, 24, 24, 24], 0),
+    ],
+)
+def test_a_further_drafter_that_fails_by_hand(plan, settled, retried):
+    """What it was at is done again; the text goes on without it."""
+    run = serve(led_astray(reserve_faults=Faults(plan=plan)), Workload(**SIX), keep_settled=True)
+    assert run.settled_ns == [settled]
+    assert run.more_drafters[0].retried == retried
+    assert run.drafter.retried == 0
+
+
+def test_a_further_drafter_serves_one_request_at_a_time():
+    """Two requests at once, a leader and S targets for each, one reserve for both.
+
+    It takes turns: drafts end at 3 and 9 for request 0, at 6 for request 1. At 10 request 0 has
+    two drafts of it, of which position 0 is settled: the pass covers 1 and it is done as if the
+    reserve were slower; request 1 has none beyond what is settled.
+    """
+    workload = Workload(arrivals="trace", trace=((0, 0, 6), (0, 0, 6)))
+    more = {"targets": FleetSpec(servers=14), "drafters": FleetSpec(servers=2)}
+    both = serve(led_astray(reserves=2, **more), workload, keep_settled=True)
+    assert both.settled_ns == [[10, 20, 20, 20, 22, 22]] * 2
+    one = serve(led_astray(**more), workload, keep_settled=True)
+    assert one.settled_ns == [[10, 20, 20, 23, 23, 23], [10, 20, 24, 24, 24, 24]]
+
+
+@pytest.mark.parametrize("preemptible", [False, True])
+def test_a_request_that_is_done_leaves_no_draft_behind(preemptible):
+    """Its reserve, far from the end of the text, does not go on for it; the next one has it."""
+    deployment = dataclasses.replace(
+        led_astray(preemptible=preemptible), acceptance=Acceptance(rate=1.0)
+    )
+    deployment = dataclasses.replace(
+        deployment,
+        more_drafters=(
+            dataclasses.replace(
+                deployment.more_drafters[0],
+                drafter=MoreDrafter(latency=Latency(latency_ns=7), rate=1.0),
+            ),
+        ),
+    )
+    workload = Workload(arrivals="trace", trace=((0, 0, 4), (13, 0, 4)))
+    run = serve(deployment, workload, keep_settled=True, keep_log=True)
+    assert run.settled_ns == [[10, 13, 13, 13], [23, 26, 26, 26]]
+    second = [row for row in run.more_drafters[0].log if row[1] == 1]
+    # The draft that request 0 was at, from 7 on, is cancelled at 13, or runs to 14 in vain.
+    assert second[0][6] == (13 if preemptible else 14)
+
+
+def test_without_retry_a_failing_further_drafter_loses_the_request():
+    failing = Faults(plan=((0, 4, 8),), retry=False)
+    run = serve(led_astray(reserve_faults=failing), Workload(**SIX))
+    assert run.fate.tolist() == [LOST]
+
+
+def test_requests_are_told_though_further_drafters_come_and_go_for_ever():
+    run = serve(
+        led_astray(
+            faults=Faults(plan=((0, 4, -1),)),
+            targets=FleetSpec(servers=1),
+            reserve_faults=Faults(mtbf_ns=50, mttr_ns=5),
+        ),
+        Workload(**SIX),
+    )
+    assert run.fate.tolist() == [LOST]
+
+
 def test_each_link_has_its_own_delay():
     """Two requests at once, one pass each; target 1 is 4 away, target 2 not at all."""
     run = serve(
@@ -673,6 +828,18 @@ def test_a_first_pass_overtakes():
         ends[discipline] = run.settled_ns[1][0]
     # Request 0 has passes from 0 and from 1 on, and waits for a third since 2.
     assert ends == {"fifo": 21, "first-pass": 20}
+
+
+def specs_of(deployment):
+    """What is said of each fleet of a run."""
+    more = (pool.servers for pool in deployment.more_pools)
+    return [deployment.targets, deployment.drafters, *more]
+
+
+def faults_of(deployment):
+    """How each fleet of a run fails."""
+    more = (pool.faults for pool in deployment.more_pools)
+    return [deployment.faults, deployment.drafter_faults, *more]
 
 
 def by_server(fleet):

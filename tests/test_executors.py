@@ -5,9 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import secrets
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -333,6 +337,68 @@ def test_each_command_resumes_its_own(tmp_path):
         result = dsim(other, "--resume", tmp_path / what)
         assert result.exit_code == 2
         assert f"dsim {what}" in result.output
+
+
+def is_there(pid):
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """The address of a Ray cluster of its own: one node, on the loopback interface."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    monkeypatch.setenv("RAY_enable_metrics_collection", "0")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    folder = Path(tempfile.mkdtemp(prefix="dsim-head-", dir="/tmp"))  # a socket's path is short
+    options = ["--head", "--block", "--port", port, "--node-ip-address", "127.0.0.1"]
+    options += ["--num-cpus", 2, "--temp-dir", folder, "--include-dashboard", "false"]
+    log = folder / "head.log"
+    with log.open("w") as out:
+        head = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", *map(str, options)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: "Ray runtime started" in log.read_text(), head)
+        yield f"127.0.0.1:{port}"
+        assert head.poll() is None, "the cluster is not ours to stop"
+    finally:
+        below = [head.pid, *(pid for pid, _ in children(head.pid))]
+        head.terminate()
+        try:
+            head.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            head.kill()
+            head.wait()
+        for pid in filter(is_there, below):
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@needs_ray
+def test_a_cluster_that_is_there_gives_the_same_bytes(tmp_path, cluster):
+    """Two runs: the first leaves the cluster as it was."""
+    for what in ("run", "load"):
+        folder = tmp_path / what
+        folder.mkdir()
+        study(folder, what)
+        there = ("--executor", "ray", "--ray-address", cluster)
+        for name, options in (("processes", PROCESSES), ("there", there)):
+            ran = subprocess.run(
+                command(what, *options, "--out", name), cwd=folder, capture_output=True, text=True
+            )
+            assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+        assert contents(folder / "there") == contents(folder / "processes")
 
 
 @needs_ray

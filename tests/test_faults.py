@@ -66,10 +66,12 @@ def test_set_of_one_kind_of_delay_takes_the_other_away():
 
 FAULT = "cluster.faults=[{{ {} }}]"
 MISTAKES = {
-    FAULT.format('server="target 3", at_s=1'): "faults[0].server: expected target 1 to 2",
-    FAULT.format('server="tagret 1", at_s=1'): 'server like "target 2" or "drafter 1", got "tag',
-    FAULT.format("server=1, at_s=1"): 'server like "target 2" or "drafter 1", got 1',
-    FAULT.format('server="drafter 0", at_s=1'): "expected drafter 1 to 1 (cluster.drafters)",
+    FAULT.format('server="target 3", at_s=1'): "faults[0].server: expected target 1 to target 2",
+    FAULT.format('server="tagret 1", at_s=1'): '"drafter 1" or "further drafter 1.2", got "tagret',
+    FAULT.format("server=1, at_s=1"): '"drafter 1" or "further drafter 1.2", got 1',
+    FAULT.format('server="drafter 0", at_s=1'): "expected drafter 1 to drafter 1 (cluster.dr",
+    FAULT.format('server="further drafter 1.1", at_s=1'): "there is no further drafter 1 (more_",
+    FAULT.format('server="further drafter 1", at_s=1'): "expected a server like",
     FAULT.format("at_s=1"): "faults[0].server: is missing",
     FAULT.format('server="target 1"'): "faults[0].at_s: is missing",
     FAULT.format('server="target 1", at_s=-1'): "at_s: expected a time of at least 0 s, got -1",

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import json
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +16,17 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsim.acceptance import Acceptance
 from dsim.cli import main
 from dsim.cluster import load as loading
 from dsim.cluster import perfetto
-from dsim.cluster.deployment import Deployment, FleetSpec, Slo
+from dsim.cluster.deployment import Deployment, Faults, FleetSpec, MorePool, Slo
 from dsim.cluster.metrics import DRIFT_REQUESTS, _estimate, backlog_growth, measure
 from dsim.cluster.serve import serve
 from dsim.cluster.study import BY_KEY, loads
+from dsim.cluster.theory import offered_load
 from dsim.cluster.workload import Length, Workload, read_trace, uniforms
+from dsim.drafters import MoreDrafter
 from dsim.errors import UserError
 from dsim.executors import Executor
 from dsim.latency import Latency
@@ -133,7 +137,7 @@ def test_a_study_survives_being_written_down():
     assert [c.workload for c in again.cases()] == [c.workload for c in study.cases()]
 
 
-@pytest.mark.parametrize("name", ["load.toml", "budget.toml", "network.toml"])
+@pytest.mark.parametrize("name", ["load.toml", "budget.toml", "network.toml", "drafter-pools.toml"])
 def test_shipped_studies_are_sound(name):
     text = (STUDIES / name).read_text()
     cases = list(loads(text, name).cases())
@@ -146,6 +150,132 @@ def test_settings_are_listed():
     keys = {row["key"] for row in json.loads(result.output)}
     assert set(BY_KEY) <= keys
     assert "workload.rate_per_s" not in dsim("settings").output
+
+
+FURTHER = """
+algorithms = ["dsi", "multidsi"]
+[target]
+first_latency_ms = 60.0
+[drafter]
+latency_ms = 3.0
+first_latency_ms = 6.0
+[more_drafters]
+latency_ms = [9.0, 2.0]
+acceptance_rate = [0.9, 0.5]
+[cluster]
+drafters = 3
+gpus_per_drafter = 0.5
+drafter_batch = 2
+drafter_context_ms = 0.5
+drafter_watts = 300
+drafter_idle_watts = 50
+target_watts = 700
+target_idle_watts = 100
+drafter_mtbf_s = 40
+more_drafters = [4, 1]
+more_drafter_watts = [400, 60]
+[[cluster.faults]]
+server = "further drafter 1.4"
+at_s = 2
+"""
+
+
+def test_further_drafters_have_pools_of_their_own():
+    dsi, multi = (case.deployment for case in loads(FURTHER).cases())
+    assert dsi.more_drafters == ()
+    assert dsi.gpus == 7 + 1.5
+    slow, fast = multi.more_drafters
+    assert multi.gpus == 7 + 1.5 + 2 + 0.5
+    assert (slow.drafter.rate, slow.drafter.latency) == (
+        0.9,
+        Latency(latency_ns=9_000_000, first_ns=18_000_000),
+    )
+    assert slow.servers == FleetSpec(
+        servers=4, gpus=0.5, max_batch=2, context_ns=1500.0, watts=400.0, idle_watts=50.0
+    )
+    assert (fast.servers.servers, fast.servers.watts) == (1, 60.0)
+    assert fast.servers.context_ns == pytest.approx(500.0 * 2 / 3)
+    assert slow.faults.mtbf_ns == fast.faults.mtbf_ns == 40 * 10**9
+    assert slow.faults.plan == ((3, 2 * 10**9, -1),)
+    assert fast.faults.plan == multi.drafter_faults.plan == ()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("cluster.more_drafters=[1, 2, 3]", "one for each of more_drafters.latency_ms (2), got 3"),
+        (
+            "cluster.more_drafters=0.5",
+            "expected a whole number from 1 to 100000, got 0.5",
+        ),
+        ("cluster.gpus_per_more_drafter=[0.5]", "one number, or one for each of"),
+        (
+            "cluster.more_drafter_idle_watts=80",
+            "at most 60 (cluster.more_drafter_watts, of",
+        ),
+        ("more_drafters.acceptance_rate=0.5", "expected one for each of more_drafters.latency_ms"),
+        ("cluster.more_drafter=2", 'did you mean "cluster.more_drafters"?'),
+        (
+            'cluster.faults=[{ server="further drafter 2.2", at_s=1 }]',
+            "expected further drafter 2.1 to further drafter 2.1 (cluster.more_drafters)",
+        ),
+        (
+            'cluster.faults=[{ server="further drafter 3.1", at_s=1 }]',
+            "there is no further drafter 3 (more_drafters.latency_ms)",
+        ),
+    ],
+)
+def test_what_is_wrong_with_further_drafters(override, message):
+    assert message in "\n".join(problems(FURTHER, [override]))
+
+
+def test_further_drafters_cost_what_they_take():
+    """Each GPU draws as much as any, at work or not: energy is GPUs times time."""
+    spec = FleetSpec(watts=100.0, idle_watts=100.0)
+    pool = MorePool(
+        drafter=MoreDrafter(latency=Latency(latency_ns=300_000), rate=0.9),
+        servers=dataclasses.replace(spec, servers=3, gpus=0.5),
+    )
+    deployment = Deployment(
+        algorithm="multidsi",
+        targets=spec,
+        drafters=spec,
+        more_drafters=(pool,),
+        price_per_gpu_hour=2.0,
+    )
+    run = serve(deployment, Workload(requests=4, rate_per_s=20.0))
+    m = measure(deployment, [run])
+    hours = run.end_ns / 3.6e12
+    assert m.joules_per_request * 4 == pytest.approx(3.5 * 100 * hours * 3600)
+    assert m.price_per_million == pytest.approx(3.5 * 2.0 * hours / 400 * 1e6)
+    (fleet,) = run.more_drafters
+    assert m.more_drafter_utilisation == pytest.approx(sum(fleet.busy_ns) / 3 / run.end_ns)
+    assert m.more_drafter_utilisation > 0
+    busy = sum(
+        sum(f.busy_ns) * s.gpus for f, s in zip(run.fleets, (spec, spec, pool.servers), strict=True)
+    )
+    assert m.busy_gpu_seconds_per_token == pytest.approx(busy / 1e9 / 400)
+    alone = dataclasses.replace(deployment, algorithm="dsi")
+    assert math.isnan(measure(alone, [serve(alone, Workload())]).more_drafter_utilisation)
+
+
+def test_pools_of_drafters_share_their_load():
+    """Two alike, each always right: half the load of one; with the failures of both, more."""
+    one = Deployment(
+        algorithm="multidsi",
+        drafter=Latency(latency_ns=10**6),
+        acceptance=Acceptance(rate=1.0),
+        drafters=FleetSpec(),
+    )
+    pool = MorePool(drafter=MoreDrafter(latency=Latency(latency_ns=10**6), rate=1.0))
+    failing = Faults(mtbf_ns=10**12, mttr_ns=10**12)
+    two = dataclasses.replace(one, more_drafters=(pool,))
+    half_up = dataclasses.replace(
+        two, drafter_faults=failing, more_drafters=(dataclasses.replace(pool, faults=failing),)
+    )
+    workload = Workload(requests=50, rate_per_s=1.0, output=Length(mean_tokens=101))
+    loads_ = [offered_load(d, workload).drafter for d in (one, two, half_up)]
+    assert loads_ == pytest.approx([0.1, 0.05, 0.1], rel=1e-5)
 
 
 # -- unstable loads -------------------------------------------------------------------------------
@@ -235,7 +365,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, which):
         return
     assert {p.name for p in out.iterdir()} == {".unfinished"}
     assert not (out / ".unfinished" / "new").exists()
-    monkeypatch.setattr(loading, "answer", None)
+    monkeypatch.setattr(loading, "replicate", None)
     assert dsim("load", "--resume", out, "--jobs", 1).exit_code == 0
 
 
@@ -429,8 +559,8 @@ def test_traces_keep_to_the_format(deployment, workload):
         "i": {"name", "s", "pid", "tid", "ts"},
         "s": {"name", "cat", "id", "pid", "tid", "ts"},
         "f": {"name", "cat", "id", "pid", "tid", "ts", "bp"},
-        "b": {"name", "cat", "id", "pid", "tid", "ts"},
-        "e": {"name", "cat", "id", "pid", "tid", "ts"},
+        "b": {"name", "cat", "id2", "pid", "tid", "ts", "args"},
+        "e": {"name", "cat", "id2", "pid", "tid", "ts"},
         "C": {"name", "pid", "ts", "args"},
     }
     for event in events:
@@ -439,27 +569,26 @@ def test_traces_keep_to_the_format(deployment, workload):
         assert event.get("dur", 0) >= 0
     named = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"}
     assert {(e["pid"], e["tid"]) for e in events if e["ph"] in "Xisfbe"} <= named
-    for first, last in (("s", "f"), ("b", "e")):
-        starts = {e["id"]: e["ts"] for e in events if e["ph"] == first}
-        ends = {e["id"]: e["ts"] for e in events if e["ph"] == last}
+    waits = [[(e["id2"]["local"], e) for e in events if e["ph"] == end] for end in "be"]
+    flows = [[(e["id"], e) for e in events if e["ph"] == end] for end in "sf"]
+    for begun, ended in (waits, flows):
+        starts, ends = dict(begun), dict(ended)
+        assert len(begun) == len(ended) == len(starts)
         assert starts.keys() == ends.keys()
-        assert all(starts[i] <= ends[i] for i in starts)
-        assert max(Counter(e["id"] for e in events if e["ph"] == first).values(), default=1) == 1
+        assert all(start["ts"] <= ends[which]["ts"] for which, start in starts.items())
+    # As Perfetto reads them: times are cut to ns, and what begins at one instant nests in order.
     tracks = defaultdict(list)
     for e in events:
         if e["ph"] == "X":
-            tracks[e["pid"], e["tid"]].append((e["ts"], e["ts"] + e["dur"]))
+            start, dur = int(e["ts"] * 1e3), int(e["dur"] * 1e3)
+            tracks[e["pid"], e["tid"]].append((start, start + dur))
     for slices in tracks.values():
-        for a in slices:
-            for b in slices:
-                apart = a[1] <= b[0] + 1e-6 or b[1] <= a[0] + 1e-6
-                nested = (a[0] <= b[0] and b[1] <= a[1]) or (b[0] <= a[0] and a[1] <= b[1])
-                assert apart or nested  # what overlaps otherwise is not shown
-    # Flows hang on a slice that encloses their ends; else they are dropped.
-    for e in events:
-        if e["ph"] in "sf":
-            track = tracks[e["pid"], e["tid"]]
-            assert any(a - 1e-6 <= e["ts"] <= b + 1e-6 for a, b in track)
+        stack = []
+        for start, end in sorted(slices, key=lambda s: s[0]):
+            while stack and stack[-1] <= start:
+                stack.pop()
+            assert not stack or end <= stack[-1]  # what overlaps otherwise is not shown
+            stack.append(end)
     for e in events:
         assert type(e["pid"]) is int
         assert type(e.get("tid", 0)) is int
@@ -474,20 +603,27 @@ def test_traces_keep_to_the_format(deployment, workload):
             assert all(type(v) is int and v >= 0 for v in e["args"].values())
         if e["ph"] == "i":
             assert e["s"] == "t"
-        if e["ph"] == "f":
-            assert e["bp"] == "e"
     last: dict[tuple[int, str], float] = {}
     for e in events:
         if e["ph"] == "C":  # each counter goes forward
-            assert last.get((e["pid"], e["name"]), -1) < e["ts"]
-            last[e["pid"], e["name"]] = e["ts"]
+            (of,) = e["args"]
+            assert last.get((e["pid"], of), -1) < e["ts"]
+            last[e["pid"], of] = e["ts"]
     twins = defaultdict(list)
     for e in events:
         if e["ph"] in "be":
-            twins[e["cat"], e["id"], e["pid"], e["name"]].append(e["ph"])
+            twins[e["cat"], e["id2"]["local"], e["pid"], e["name"]].append(e["ph"])
     assert all(phases == ["b", "e"] for phases in twins.values())
-    passes = sum(e["ph"] == "X" and e["cat"].startswith("target") for e in events)
-    assert passes >= 2 * run.passes.sum()  # what a failure threw back stands there twice
+    # Every forward that took time is in the slice that its flow ends at; others are instants.
+    told = [
+        words
+        for e in events
+        if e["ph"] in "Xi" and e["pid"] <= 2 and e["cat"] not in ("outage", "request", "queue")
+        if e["name"] not in ("rejection", "turned away")
+        for words in (e["args"].values() if e["ph"] == "X" else [e["name"]])
+    ]
+    assert len(told) == sum(len(fleet.log) for fleet in run.fleets)
+    assert sum(words.startswith("pass") for words in told) >= run.passes.sum()
 
 
 def test_the_trace_of_a_study(tmp_path):
@@ -501,7 +637,7 @@ def test_the_trace_of_a_study(tmp_path):
         for e in json.loads(trace.read_text())["traceEvents"]
         if e["name"] == "process_name"
     ]
-    assert names == [f"{a}: {w}" for a in ("nonsi", "si", "dsi") for w in ("servers", "requests")]
+    assert names == [f"{w}: {a}" for a in ("non-SI", "SI", "DSI") for w in ("servers", "requests")]
     many = dsim(
         "load", small(tmp_path, "[grid]\nlookahead = [1, 2, 3, 4, 5]\n"), "--json", "--trace", trace
     )
@@ -549,11 +685,11 @@ def test_energy_is_absent_unless_watts_are_given(tmp_path):
     assert all(case["kwh_per_million"] is None for case in json.loads(without.output)["cases"])
     options = [part for pair in WATTS for part in ("--set", pair)]
     with_watts = dsim("load", path, *options, "--out", tmp_path / "out")
-    assert "kWh/M" in with_watts.output
-    assert "kWh/M" not in dsim("load", path, "--out", tmp_path / "other").output
+    assert "kWh / M tokens" in with_watts.output
+    assert "kWh / M tokens" not in dsim("load", path, "--out", tmp_path / "other").output
     frame = pd.read_parquet(tmp_path / "out" / "results.parquet")
     assert (frame["joules_per_request"] > 0).all()
-    assert "kWh/M" in (tmp_path / "out" / "report.html").read_text()
+    assert "kWh / M tokens" in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_energy_is_counted_for_all_gpus_or_for_none():

@@ -13,7 +13,6 @@ from dsim import realtime, study
 from dsim.acceptance import Uniforms
 from dsim.backends.simulated import Guessing
 from dsim.backends.wallclock import Waiters, run_wallclock
-from dsim.cluster import study as load_studies
 from dsim.drafters import MoreDrafter
 from dsim.errors import UserError
 from dsim.events.environment import Environment
@@ -214,13 +213,6 @@ def test_mistakes_are_named(name):
     with pytest.raises(UserError) as caught:
         study.make_study(settings)
     assert message in str(caught.value)
-
-
-def test_a_deployment_does_not_take_it():
-    with pytest.raises(UserError, match="multi-drafter DSI is for dsim run and dsim simulate"):
-        load_studies.loads(
-            'algorithms = ["multidsi"]\n[more_drafters]\nlatency_ms = 4.0\nacceptance_rate = 0.9\n'
-        )
 
 
 def test_orchestrations_read_settings_that_there_are():

@@ -7,6 +7,7 @@ most 5 % for one choice of seeds. The seeds are fixed, so a test either holds or
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from dsim.cluster.deployment import Deployment, FleetSpec
+from dsim.cluster.deployment import Deployment, Faults, FleetSpec
 from dsim.cluster.metrics import measure
 from dsim.cluster.serve import TURNED_AWAY, serve
 from dsim.cluster.theory import erlang_b, erlang_c, mg1_wait, mmc_wait, offered_load
@@ -203,6 +204,34 @@ def test_the_offered_load_is_the_utilisation(algorithm):
         assert busy == pytest.approx(offered * per_s, rel=1e-6)
     assert load.exact
     assert load.most_per_s == pytest.approx(3.0 / load.worst[1])
+
+
+@pytest.mark.parametrize(("mtbf_ns", "mttr_ns"), [(4000 * MS, 1000 * MS), (60 * MS, 20 * MS)])
+@pytest.mark.parametrize("algorithm", ["nonsi", "si"])
+def test_the_most_that_failing_servers_can_serve(algorithm, mtbf_ns, mttr_ns):
+    """Users enough to keep every server busy: what they get is the rate at which the load is 1.
+
+    Passes take 10 ms; in the second case one in seven is interrupted and begun anew.
+    """
+    failing = Faults(mtbf_ns=mtbf_ns, mttr_ns=mttr_ns)
+    deployment = Deployment(
+        algorithm=algorithm,
+        lookahead=3,
+        target=CONSTANT,
+        drafter=Latency(latency_ns=2 * MS),
+        targets=FleetSpec(servers=4),
+        drafters=FleetSpec(servers=4),
+        faults=failing,
+        drafter_faults=failing if algorithm == "si" else Faults(),
+    )
+    workload = Workload(requests=2500, rate_per_s=1.0, output=Length(mean_tokens=20))
+    load = offered_load(deployment, workload)
+    run = serve(deployment, dataclasses.replace(workload, arrivals="closed", users=60))
+    per_s = len(run.fate) / (run.end_ns / 1e9)
+    assert per_s == pytest.approx(load.most_per_s, rel=0.05)
+    assert not load.exact
+    spared = dataclasses.replace(deployment, faults=Faults(), drafter_faults=Faults())
+    assert offered_load(spared, workload).most_per_s > 1.2 * load.most_per_s
 
 
 def test_dsi_does_with_its_least_load_at_most_what_it_is_given():

@@ -80,17 +80,36 @@ class Simulated:
         return (run if run < count else count), None
 
 
-class Guessing(Simulated):
-    """Stands behind the servers of one model where several drafters guess.
+class Guesses:
+    """Drafts of several drafters, told apart.
 
-    Their drafts are told apart: 0 is the target's token, and what a drafter guesses wrong is its
-    own number.
+    0 is the target's token, and what a drafter guesses wrong is its own number.
+
+    Attributes:
+        draws: for each position whether this drafter's guess, behind a right prefix, is right.
+        number: of the drafter, from 1 on; of the target 0.
+    """
+
+    draws: Sequence[bool]
+    number: int
+
+    def guess(self, position: int) -> int:
+        """The draft for *position*."""
+        return 0 if self.draws[position] else self.number
+
+    def verify(self, _: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:  # noqa: ARG002
+        """See :class:`dsim.events.server.Backend`."""
+        right = next((i for i, token in enumerate(drafts) if token), len(drafts))
+        return right, 0
+
+
+class Guessing(Guesses, Simulated):
+    """Stands behind the servers of one model where several drafters guess.
 
     Args:
         env: the environment of the run.
         latency_ns: see :class:`Simulated`.
-        draws: for each position whether this drafter's guess, behind a right prefix, is right.
-        number: of the drafter, from 1 on; what the target's are made with does not matter.
+        draws, number: see :class:`Guesses`.
         preemptible: see :class:`Simulated`.
     """
 
@@ -109,17 +128,12 @@ class Guessing(Simulated):
 
     def attach(self, servers: Servers) -> Callable[[Forward], None]:
         """See :class:`dsim.events.server.Backend`."""
-        begin, draws, number = super().attach(servers), self.draws, self.number
-        if not number:
+        begin = super().attach(servers)
+        if not self.number:
             return begin
 
         def begin_guess(forward: Forward) -> None:
-            forward.token = 0 if draws[forward.first] else number
+            forward.token = self.guess(forward.first)
             begin(forward)
 
         return begin_guess
-
-    def verify(self, _: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:  # noqa: ARG002
-        """See :class:`dsim.events.server.Backend`."""
-        right = next((i for i, token in enumerate(drafts) if token), len(drafts))
-        return right, 0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dsim.backends.simulated import Simulated
+from dsim.backends.simulated import Guesses, Simulated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     import simpy
 
@@ -98,3 +99,26 @@ class RequestBackend(Simulated):
     def forget(self, server: int) -> None:
         """*server* has lost what it had cached of this request."""
         self._cached.pop(server, None)
+
+
+class GuessingBackend(Guesses, RequestBackend):
+    """The backend of one request on one fleet where several drafters guess.
+
+    Args:
+        env, latency, sample: see :class:`RequestBackend`.
+        draws, number: see :class:`dsim.backends.simulated.Guesses`.
+        more: what else :class:`RequestBackend` takes.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        latency: Latency,
+        sample: int | Callable[[int, bool], int],
+        draws: Sequence[bool],
+        number: int,
+        **more: Any,
+    ) -> None:
+        super().__init__(env, latency, sample, (), **more)
+        self.draws = draws
+        self.number = number

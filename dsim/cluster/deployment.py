@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from dsim.acceptance import Acceptance
 from dsim.latency import Latency
 from dsim.lookahead import FIXED, Policy
+from dsim.orchestrations import ORCHESTRATIONS
+
+if TYPE_CHECKING:
+    from dsim.drafters import MoreDrafter
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -62,6 +67,21 @@ class Faults:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class MorePool:
+    """A further drafter (multi-drafter DSI), and servers of its own.
+
+    Attributes:
+        drafter: how fast it is, and how its guesses fare.
+        servers: where it runs.
+        faults: of these.
+    """
+
+    drafter: MoreDrafter
+    servers: FleetSpec = FleetSpec()
+    faults: Faults = Faults()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Slo:
     """What a request must keep to count as good; ``None``: no such bound.
 
@@ -84,7 +104,7 @@ class Deployment:
     """What serves the requests. Every effect is off by default, which leaves the ideal model.
 
     Attributes:
-        algorithm: ``nonsi``, ``si`` or ``dsi``.
+        algorithm: a name in :data:`dsim.orchestrations.ORCHESTRATIONS`.
         lookahead: ``k``, and
         policy: whether and how it adapts.
         most_passes: ``S``, how many passes of one request may be under way at once (DSI).
@@ -92,7 +112,8 @@ class Deployment:
         acceptance: how drafts fare.
         seed: of everything random.
         preemptible: whether a cancelled forward frees its server at once.
-        targets, drafters: the fleets.
+        targets, drafters: the fleets, and
+        more_drafters: those of further drafters; only multi-drafter DSI has them.
         network_ns, network_cv: one-way delay between drafter and targets, and its spread
             (lognormal); for each link the same, unless
         link_ns: one mean for each target server.
@@ -118,6 +139,7 @@ class Deployment:
     preemptible: bool = True
     targets: FleetSpec = FleetSpec(servers=7)
     drafters: FleetSpec = FleetSpec()
+    more_drafters: tuple[MorePool, ...] = ()
     network_ns: int = 0
     network_cv: float = 0.0
     link_ns: tuple[int, ...] = ()
@@ -132,7 +154,19 @@ class Deployment:
     slo: Slo = Slo()
 
     @property
+    def more_pools(self) -> tuple[MorePool, ...]:
+        """The pools of further drafters that the algorithm makes use of."""
+        takes = ORCHESTRATIONS[self.algorithm].takes_further_drafters
+        return self.more_drafters if takes else ()
+
+    @property
+    def drafter_specs(self) -> tuple[FleetSpec, ...]:
+        """The fleets of drafters that are reserved, the first one's first; non-SI has none."""
+        if self.algorithm == "nonsi":
+            return ()
+        return (self.drafters, *(pool.servers for pool in self.more_pools))
+
+    @property
     def gpus(self) -> float:
-        """How many GPUs are reserved; non-SI has no drafter."""
-        drafters = 0.0 if self.algorithm == "nonsi" else self.drafters.servers * self.drafters.gpus
-        return self.targets.servers * self.targets.gpus + drafters
+        """How many GPUs are reserved."""
+        return sum(spec.servers * spec.gpus for spec in (self.targets, *self.drafter_specs))

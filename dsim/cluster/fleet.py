@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import simpy
 
-    from dsim.cluster.cost import RequestBackend
+    from dsim.cluster.cost import GuessingBackend, RequestBackend
     from dsim.cluster.host import Host
     from dsim.events.output import Output
 
@@ -104,7 +104,7 @@ class Fleet:
 
     Args:
         env: the environment of the run.
-        role: ``"drafter"`` or ``"target"``.
+        role: ``"target"``, ``"drafter"`` or ``"further drafter 1"`` and so on.
         priority: where an ended forward stands among what happens at the same instant.
         count: how many servers there are.
         preemptible: whether a cancelled forward frees its server at once.
@@ -135,6 +135,7 @@ class Fleet:
         waited_ns, waits: the time that entries spent in the queue, and how many there were.
         peak_kv: the most tokens that the KV memory of one server held.
         log: one row for each forward; see :mod:`dsim.cluster.perfetto`.
+        outage_log: (server, from, to) of each outage, likewise.
     """
 
     def __init__(
@@ -204,6 +205,8 @@ class Fleet:
         self.fewest_free = count
         self.peak_kv = 0
         self.log: list[tuple[Any, ...]] | None = [] if keep_log else None
+        self.outage_log: list[tuple[int, int, int]] = []
+        self._down_since_ns: dict[int, int] = {}
         self._kv: list[OrderedDict[Share, int]] = [OrderedDict() for _ in range(count)]
         self._entries: deque[Entry] = deque()
         self._queue = env._queue
@@ -215,6 +218,11 @@ class Fleet:
         self._members: set[Share] = set()
         self._need = 0
         self._form_scheduled = False
+
+    @property
+    def busy(self) -> int:
+        """How many servers are at work."""
+        return self.count - len(self.free) - len(self.down)
 
     # -- the queue ---------------------------------------------------------------------------
 
@@ -442,7 +450,7 @@ class Fleet:
             self.wasted_ns += busy
         if self.kv_tokens:
             for call in batch.calls:
-                if call.servers.closed or call.servers.output.finished:
+                if call.servers.closed or call.servers.text.finished:
                     self._kv[batch.server].pop(call.servers, None)
 
     def _note(self, call: Call, fate: str) -> None:
@@ -463,7 +471,9 @@ class Fleet:
             )
 
     def note_running(self) -> None:
-        """Log what is still running when the run is over."""
+        """Log what is still running, and who is still down, when the run is over."""
+        for server in sorted(self._down_since_ns):
+            self._note_outage(server)
         for batch in self.running.values():
             for call in batch.calls:
                 if call.batch is batch:
@@ -497,6 +507,7 @@ class Fleet:
         if server in self.down:
             return
         self.down.add(server)
+        self._down_since_ns[server] = self.env._now  # type: ignore[assignment]
         self._kv[server].clear()
         for share in self.shares:
             share.backend.forget(server)
@@ -519,11 +530,17 @@ class Fleet:
                 self.lost(share)
         self.serve()
 
+    def _note_outage(self, server: int) -> None:
+        since_ns = self._down_since_ns.pop(server)
+        if self.log is not None:
+            self.outage_log.append((server, since_ns, self.env._now))  # type: ignore[arg-type]
+
     def recover(self, server: int) -> None:
         """One outage of *server* is over; with the last it is back, its memory empty."""
         self.outages[server] -= 1
         if not self.outages[server]:
             self.down.remove(server)
+            self._note_outage(server)
             self.free.append(server)
             self.serve()
 
@@ -549,7 +566,7 @@ class Fleet:
 _RANKS: dict[str, Callable[[Entry], tuple[Any, ...]]] = {
     "fifo": lambda e: (e.number,),
     "lifo": lambda e: (e.number > 0, -e.number),
-    "shortest": lambda e: (e.number > 0, e.share.output.wanted - e.share.output.settled, e.number),
+    "shortest": lambda e: (e.number > 0, e.share.text.wanted - e.share.text.settled, e.number),
     "first-pass": lambda e: (e.number > 0, e.share.live > 0, e.number),
 }
 
@@ -568,8 +585,9 @@ class Share(Servers):
     Args:
         fleet: the servers.
         backend: the request's own: verdicts, and what its forwards cost.
-        output: the request's text.
+        output: the request's text, or what its further drafter takes the text to be.
         request: its number.
+        text: the request's text, where *output* is not.
         prompt_tokens: how long its prompt is.
         remote: whether what it asks goes over the network.
 
@@ -587,12 +605,14 @@ class Share(Servers):
         output: Output,
         *,
         request: int,
+        text: Output | None = None,
         prompt_tokens: int = 0,
         remote: bool = True,
     ) -> None:
         super().__init__(fleet.env, backend, output, role=fleet.role, priority=fleet.priority)
         self.fleet = fleet
         self.request = request
+        self.text: Output = text or output
         self.prompt_tokens = prompt_tokens
         self.remote = remote
         self.closed = False
@@ -691,6 +711,18 @@ class OneAtATime(Share):
             call.after[1:] = []
             if not call.cancelled:
                 self.cancel(call)
+
+
+class Guesser(OneAtATime):
+    """One of several drafters, whose drafts are told apart."""
+
+    backend: GuessingBackend
+
+    def forward(self, first: int, ahead: int = 0) -> Call:
+        """See :class:`OneAtATime`."""
+        call = super().forward(first, ahead)
+        call.token = self.backend.guess(first)
+        return call
 
 
 class Several(Share):

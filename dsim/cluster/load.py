@@ -6,14 +6,15 @@ import dataclasses
 import json
 import math
 import shutil
-from typing import TYPE_CHECKING, Any, NamedTuple
+import textwrap
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from dsim import study as studies
-from dsim.cluster.metrics import Estimate, Metrics, measure
-from dsim.cluster.serve import Served, serve
-from dsim.cluster.theory import Load, offered_load
+from dsim.cluster.metrics import Metrics, measure
+from dsim.cluster.serve import Counted, Tally, serve
+from dsim.cluster.theory import Load, availability, offered_load
 from dsim.errors import Problem, UserError
 from dsim.executors import Executor, Store
 from dsim.files import write_whole
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dsim.cluster.study import LoadCase, LoadStudy
+    from dsim.report import TextTable
 
 QUANTITIES = {
     "ttft": "time from arrival to the first token",
@@ -52,9 +54,11 @@ OUTCOMES: dict[str, tuple[str, str]] = {
     "turned_away": ("requests", "turned away at the door"),
     "target_utilisation": ("", "the share of time in which target servers computed"),
     "drafter_utilisation": ("", "the share of time in which drafter servers computed"),
+    "more_drafter_utilisation": ("", "the same of further drafters' servers (multidsi)"),
     "in_system": ("requests", "requests in the system, mean over time"),
     "target_queue": ("forwards", "forwards that wait for a target server, mean over time"),
     "drafter_queue": ("forwards", "forwards that wait for a drafter server, mean over time"),
+    "more_drafter_queue": ("forwards", "the same of further drafters' servers (multidsi)"),
     "wasted_passes": ("", "the part of the passes begun that were cancelled"),
     "wasted_drafts": ("", "the part of the drafts begun that are not in the output"),
     "passes_per_token": ("passes", "passes begun for each token of the output"),
@@ -68,6 +72,7 @@ OUTCOMES: dict[str, tuple[str, str]] = {
 }
 STATUSES = ("ok", "backlog grows", "refused")
 BINS = 100
+TEXT_WIDTH = 100  # of text on a terminal
 MOST_TRACED = 12
 HERE = Executor()  # in this process
 
@@ -105,15 +110,20 @@ def refusal(case: LoadCase, offered: Load | None, max_load: float = 1.0) -> str:
     if offered is None or offered.worst[1] < max_load:
         return ""
     fleet, load = offered.worst
-    servers = case.deployment.targets if fleet == "target" else case.deployment.drafters
+    d = case.deployment
+    specs = [d.targets] if fleet == "target" else d.drafter_specs
+    servers = sum(spec.servers for spec in specs)
     least = "" if offered.exact else "at least "
-    more = math.ceil(servers.servers * load / max_load + 1e-9)
+    more = math.ceil(servers * load / max_load + 1e-9)
+    failing = d.faults if fleet == "target" else d.drafter_faults
+    up = f" (each is up for {availability(failing):.1%} of the time)" if failing.mtbf_ns else ""
     return (
-        f"the offered load of the {servers.servers} {fleet} "
-        f"server{'s' if servers.servers > 1 else ''} is {least}{load:.2f}: "
+        f"the offered load of the {servers} {fleet} "
+        f"server{'s' if servers > 1 else ''} is {least}{load:.2f}{up}: "
         f"more work arrives than can be done, and the queue would grow for ever. "
         f"It takes fewer than {offered.most_per_s * max_load:.3g} requests / s, "
-        f"or {more if more > servers.servers else more + 1} {fleet} servers or more"
+        f"or {more if more > servers else more + 1} {fleet} servers or more"
+        + (" (of each drafter as many times more)" if len(specs) > 1 else "")
     )
 
 
@@ -141,23 +151,43 @@ def check(case: LoadCase) -> str:
 
 def answer(case: LoadCase, max_load: float = 1.0) -> Answer:
     """Simulate *case*, unless its load cannot be served."""
+    return _answered(case, [replicate(case, r, max_load) for r in range(case.replications)])
+
+
+def replicate(case: LoadCase, replication: int, max_load: float = 1.0) -> Replicated:
+    """Simulate one replication of *case*, unless its load cannot be served."""
     offered = offered_load(case.deployment, case.workload)
     refused = refusal(case, offered, max_load)
-    if refused:
+    run = None if refused else serve(case.deployment, case.workload, replication)
+    return Replicated(offered, refused, run)
+
+
+def _answered(case: LoadCase, parts: Sequence[Replicated]) -> Answer:
+    """The answer to *case* from all its replications."""
+    offered, refused, _ = parts[0]
+    runs = [part.run for part in parts if part.run is not None]
+    if not runs:
         return Answer(case, offered, refused, None, None, 0)
-    runs = [serve(case.deployment, case.workload, r) for r in range(case.replications)]
     metrics = measure(case.deployment, runs, warm_up=case.warm_up)
     return Answer(case, offered, "", metrics, _over_time(runs[0]), sum(run.events for run in runs))
 
 
-def _over_time(run: Served) -> np.ndarray:
+def _over_time(run: Counted) -> np.ndarray:
     bins = min(BINS, len(run.fate))
     rows = np.column_stack([run.arrival_ns / 1e9, run.found])
     return np.array([part.mean(axis=0) for part in np.array_split(rows, bins)])
 
 
-class AnswerStore(Store):
-    """Finished cases as files, each written whole or not at all."""
+class Replicated(NamedTuple):
+    """What came of one replication of a case: the offered load, why it was refused, or the run."""
+
+    offered: Load | None
+    refused: str
+    run: Counted | None
+
+
+class RunStore(Store):
+    """Finished runs as files, each written whole or not at all."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -181,47 +211,43 @@ class AnswerStore(Store):
         return self.folder / f"chunk-{number:04d}.json"
 
 
-def packed(one: Answer) -> str:
-    """*one* as JSON, without its case: what workers send and what is kept. No digit is lost."""
-    record = {
-        "offered": dataclasses.asdict(one.offered) if one.offered else None,
-        "refused": one.refused,
-        "metrics": dataclasses.asdict(one.metrics) if one.metrics else None,
-        "over_time": None if one.over_time is None else one.over_time.tolist(),
-        "events": one.events,
-    }
-    return json.dumps(record)
+def packed(one: Replicated) -> str:
+    """*one* as JSON: what workers send and what is kept. No digit is lost."""
+    run = None
+    if one.run is not None:
+        values = {f.name: getattr(one.run, f.name) for f in dataclasses.fields(Counted)}
+        run = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
+        run["tallies"] = [dataclasses.asdict(tally) for tally in one.run.tallies]
+    offered = dataclasses.asdict(one.offered) if one.offered else None
+    return json.dumps({"offered": offered, "refused": one.refused, "run": run})
 
 
-def unpacked(case: LoadCase, text: str) -> Answer:
-    """The answer to *case* from what :func:`packed` made."""
+def unpacked(text: str) -> Replicated:
+    """What :func:`packed` made *text* of."""
     record = json.loads(text)
-    metrics, over_time = record["metrics"], record["over_time"]
-    if metrics is not None:
-        metrics = {name: _estimates(value) for name, value in metrics.items()}
-    return Answer(
-        case=case,
-        offered=Load(**record["offered"]) if record["offered"] else None,
-        refused=record["refused"],
-        metrics=None if metrics is None else Metrics(**metrics),
-        over_time=None if over_time is None else np.array(over_time),
-        events=record["events"],
-    )
+    run = record["run"]
+    if run is not None:
+        tallies = (Tally(**{**t, "busy_ns": tuple(t["busy_ns"])}) for t in run.pop("tallies"))
+        arrays = {k: np.array(v, dtype=np.int64) for k, v in run.items() if isinstance(v, list)}
+        run = Counted(**{**run, **arrays, "tallies": tuple(tallies)})
+    offered = Load(**record["offered"]) if record["offered"] else None
+    return Replicated(offered, record["refused"], run)
 
 
-def _estimates(value: Any) -> Any:
-    """*value*, with every estimate in it one again."""
-    if not isinstance(value, dict):
-        return value
-    if set(value) == {"value", "ci95"}:
-        return Estimate(**value)
-    return {name: _estimates(inner) for name, inner in value.items()}
+def _tasks(cases: Sequence[LoadCase]) -> list[tuple[int, int]]:
+    """What there is to simulate: (number of the case, replication)."""
+    return [(number, r) for number, case in enumerate(cases) for r in range(case.replications)]
 
 
-def _prepare(study: LoadStudy) -> Callable[[int], str]:
-    """What answers a case of *study*, given by number."""
+def _prepare(study: LoadStudy) -> Callable[[tuple[int, int]], str]:
+    """What simulates a replication of a case of *study*."""
     cases, max_load = list(study.cases()), study.study.settings["max_load"]
-    return lambda number: packed(answer(cases[number], max_load))
+
+    def do(task: tuple[int, int]) -> str:
+        number, replication = task
+        return packed(replicate(cases[number], replication, max_load))
+
+    return do
 
 
 def answers(
@@ -235,8 +261,8 @@ def answers(
 
     Args:
         study: the study.
-        executor: what runs the cases.
-        store: where finished cases are kept, to go on from after an interruption.
+        executor: what runs the replications of the cases.
+        store: where finished runs are kept, to go on from after an interruption.
         progress: called with the number of cases that have just been finished.
 
     Raises:
@@ -252,13 +278,20 @@ def answers(
         one.workload.count * one.replications * max(1, one.workload.output.mean_tokens)
         for one in cases
     )
+    tasks = _tasks(cases)
     by_number: dict[int, Answer] = {}
+    parts: dict[int, dict[int, Replicated]] = {number: {} for number in range(len(cases))}
 
-    def done(number: int, text: str) -> None:
-        by_number[number] = unpacked(cases[number], text)
-        progress(1)
+    def done(task: int, text: str) -> None:
+        number, replication = tasks[task]
+        parts[number][replication] = unpacked(text)
+        case = cases[number]
+        if len(parts[number]) == case.replications:
+            of_case = parts.pop(number)
+            by_number[number] = _answered(case, [of_case[r] for r in range(case.replications)])
+            progress(1)
 
-    executor.for_work(work).each(_prepare, study, range(len(cases)), store or Store(), done)
+    executor.for_work(work).each(_prepare, study, tasks, store or Store(), done)
     found = [by_number[number] for number in range(len(cases))]
     if all(one.metrics is None for one in found):
         raise UserError(*(Problem(study.study.source, one.case.name, one.refused) for one in found))
@@ -296,7 +329,7 @@ def run_load(
 
     resolved = study.study.to_toml()
     with results_folder(folder, resolved, "load", force=force, resume=resume) as work:
-        found = answers(study, executor=executor, store=AnswerStore(work), progress=progress)
+        found = answers(study, executor=executor, store=RunStore(work), progress=progress)
         return _write(study, found, folder), found
 
 
@@ -368,33 +401,38 @@ def notes(found: Sequence[Answer]) -> list[str]:
     return lines
 
 
-def summary(found: Sequence[Answer]) -> dict[str, Any]:
-    """Heads and rows of a table for people."""
+def tables(found: Sequence[Answer]) -> tuple[TextTable, TextTable]:
+    """For people: how fast requests are served, and what that takes."""
+    from dsim.report import TextTable
+
     axes = list(found[0].case.point)
     with_slo = any(one.case.deployment.slo for one in found)
+    with_more = any(one.case.deployment.more_pools for one in found)
     with_price = any(one.case.deployment.price_per_gpu_hour for one in found)
     with_energy = any(m and not math.isnan(m.kwh_per_million) for _, _, _, m, *_ in found)
-    head = [*(["variant"] if found[0].case.variant else []), "algorithm"]
-    head += [axis.rpartition(".")[2] for axis in axes]
-    head += ["GPUs", "TTFT p50", "p99", "TPOT", "latency", "p99", "req/s", "tok/s"]
-    head += ["goodput/s"] if with_slo else []
-    head += ["targets", "drafters", "waste"]
-    head += ["price/M"] if with_price else []
-    head += ["J/request", "kWh/M"] if with_energy else []
-    rows = []
+    heads = [*(["variant"] if found[0].case.variant else []), "algorithm"]
+    heads += [axis.rpartition(".")[2] for axis in axes]
+    fast_heads = [*heads, "TTFT p50", "p99", "TPOT", "latency", "p99", "req/s", "tok/s"]
+    fast_heads += ["goodput/s"] if with_slo else []
+    takes_heads = [*heads, "GPUs", "targets", "drafters", *(["further"] if with_more else [])]
+    takes_heads += ["waste", *(["price / M tokens"] if with_price else [])]
+    takes_heads += ["J / request", "kWh / M tokens"] if with_energy else []
+    fast, takes = [], []
     for one in found:
         d, m = one.case.deployment, one.metrics
-        row = [*([one.case.variant] if one.case.variant else []), NAMES[d.algorithm]]
-        row += [f"{v:g}" if isinstance(v, float) else str(v) for v in one.case.point.values()]
-        row += [f"{d.gpus:g}"]
+        name = [*([one.case.variant] if one.case.variant else []), NAMES[d.algorithm]]
+        name += [f"{v:g}" if isinstance(v, float) else str(v) for v in one.case.point.values()]
         if m is None:
             load = one.offered.worst[1] if one.offered else math.nan
-            row += [f"load {load:.2f}"] + ["–"] * (len(head) - len(row) - 1)
-            rows.append(row)
+            row = [*name, f"load {load:.2f}"]
+            fast.append(row + ["–"] * (len(fast_heads) - len(row)))
+            row = [*name, f"{d.gpus:g}"]
+            takes.append(row + ["–"] * (len(takes_heads) - len(row)))
             continue
         mean = m.latency["mean"]
         interval = "" if math.isnan(mean.ci95) else f" ± {mean.ci95:.0f}"
-        row += [
+        row = [
+            *name,
             f"{m.ttft['p50'].value:.0f}",
             f"{m.ttft['p99'].value:.0f}",
             f"{m.tpot['mean'].value:.1f}",
@@ -403,38 +441,67 @@ def summary(found: Sequence[Answer]) -> dict[str, Any]:
             f"{m.throughput_per_s.value:.2f}",
             f"{m.tokens_per_s:.0f}",
         ]
-        row += [f"{m.goodput_per_s:.2f}"] if with_slo else []
-        row += [
-            f"{m.target_utilisation:.0%}",
-            f"{m.drafter_utilisation:.0%}" if d.algorithm != "nonsi" else "–",
-            f"{m.wasted_passes:.0%}" if m.passes_per_token else "–",
-        ]
+        fast.append(row + ([f"{m.goodput_per_s:.2f}"] if with_slo else []))
+        row = [*name, f"{d.gpus:g}", f"{m.target_utilisation:.0%}"]
+        row += [f"{m.drafter_utilisation:.0%}" if d.drafter_specs else "–"]
+        if with_more:
+            row += [f"{m.more_drafter_utilisation:.0%}" if d.more_pools else "–"]
+        row += [f"{m.wasted_passes:.0%}" if m.passes_per_token else "–"]
         row += [f"{m.price_per_million:.2f}"] if with_price else []
         if with_energy:
             row += [f"{m.joules_per_request:.4g}", f"{m.kwh_per_million:.3g}"]
-        rows.append(row)
-    return {"head": head, "rows": rows}
+        takes.append(row)
+    caption = [TAKES]
+    caption += [OF_FURTHER] if with_more else []
+    caption += [OF_PRICE] if with_price else []
+    caption += [OF_ENERGY] if with_energy else []
+    return (
+        TextTable(title="At a glance", caption=FAST, head=fast_heads, rows=fast, numbers=True),
+        TextTable(
+            title="What it takes",
+            caption=" ".join(caption),
+            head=takes_heads,
+            rows=takes,
+            numbers=True,
+        ),
+    )
+
+
+FAST = (
+    "Times in ms: to the first token (TTFT), per output token after it (TPOT), to the last token "
+    "(latency: mean ± 95 % interval). Requests and tokens finished in a second. "
+    "↗: the backlog grows. load: more work arrives than can be done; not simulated."
+)
+TAKES = (
+    "GPUs: reserved. targets, drafters: the share of the time in which their servers computed. "
+    "waste: passes that were cancelled."
+)
+OF_FURTHER = "further: as drafters, of further drafters' servers."
+OF_PRICE = (
+    "price / M tokens: cluster.price_per_gpu_hour × the GPUs reserved, idle or not, × the hours "
+    "from the first moment of the run to the last, for a million tokens of finished requests."
+)
+OF_ENERGY = (
+    "J / request, kWh / M tokens: what these GPUs drew in that time, cluster.*_watts while their "
+    "server computed and cluster.*_idle_watts while it did not, for a finished request and for a "
+    "million of their tokens. The warm-up counts in price and energy."
+)
 
 
 def as_text(found: Sequence[Answer]) -> list[str]:
     """The results in lines for people."""
     from tabulate import tabulate
 
-    shown = summary(found)
-    text = tabulate(
-        shown["rows"],
-        shown["head"],
-        disable_numparse=True,
-        colalign=("left", *["right"] * (len(shown["head"]) - 1)),
-    )
-    return [*notes(found), *text.splitlines(), CAPTION]
-
-
-CAPTION = (
-    "Times in ms: to the first token (TTFT), per output token after it (TPOT), to the last token "
-    "(mean ± 95 % interval); targets, drafters: utilisation; waste: passes that were cancelled; "
-    "↗: the backlog grows."
-)
+    lines = notes(found)
+    for one in tables(found):
+        text = tabulate(
+            one.rows,
+            one.head,
+            disable_numparse=True,
+            colalign=("left", *["right"] * (len(one.head) - 1)),
+        )
+        lines += [*text.splitlines(), *textwrap.wrap(one.caption, TEXT_WIDTH), ""]
+    return lines[:-1]
 
 
 def as_json(found: Sequence[Answer]) -> str:
@@ -465,9 +532,14 @@ def write_trace(found: Sequence[Answer], path: Path) -> None:
             )
         )
     runs = [
-        (c.name, serve(c.deployment, c.workload, keep_settled=True, keep_log=True)) for c in cases
+        (
+            c.short_name if len(cases) > 1 else "",
+            serve(c.deployment, c.workload, keep_settled=True, keep_log=True),
+        )
+        for c in cases
     ]
-    write_whole(path, json.dumps(perfetto.trace(runs), separators=(",", ":")), "--trace")
+    text = json.dumps(perfetto.trace(runs), separators=(",", ":"), ensure_ascii=False)
+    write_whole(path, text, "--trace")
 
 
 def _write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
@@ -482,6 +554,7 @@ def _write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
     resolved = study.study.to_toml()
     frame = table(found)
     panels = charts.panels(study, found, frame)
+    fast, takes = tables(found)
     record = provenance(
         resolved, {"events": len(frame)}, {**study.study.settings, "engine": "events"}
     )
@@ -495,8 +568,9 @@ def _write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
             ("seed", str(found[0].case.deployment.seed)),
         ],
         notes=notes(found),
-        summary=summary(found),
-        summary_caption=CAPTION,
+        summary={"head": fast.head, "rows": fast.rows},
+        summary_caption=fast.caption,
+        before=[takes],
         settings=_settings_rows(study),
         provenance=record,
         study=resolved,

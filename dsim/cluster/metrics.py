@@ -13,12 +13,12 @@ from dsim.cluster.workload import NS_PER_S
 from dsim.results import half_width
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
-    from dsim.cluster.deployment import Deployment
-    from dsim.cluster.serve import Served
+    from dsim.cluster.deployment import Deployment, FleetSpec
+    from dsim.cluster.serve import Counted, Tally
 
     Floats = NDArray[np.float64]
 
@@ -48,8 +48,9 @@ class Metrics:
         throughput_per_s, tokens_per_s: requests and tokens finished in a second.
         goodput_per_s, good_share: requests that kept the SLO, in a second and as a part of all
             that were sent; NaN without an SLO.
-        target_utilisation, drafter_utilisation: the share of time in which servers computed.
-        in_system, target_queue, drafter_queue: means over time.
+        target_utilisation, drafter_utilisation, more_drafter_utilisation: the share of time in
+            which servers computed; NaN where there are no further drafters.
+        in_system, target_queue, drafter_queue, more_drafter_queue: means over time.
         wasted_passes, wasted_drafts: shares of what was begun.
         passes_per_token, drafts_per_token: begun, for each token of the output.
         gpu_seconds_per_token: GPU time reserved for each token; and
@@ -73,9 +74,11 @@ class Metrics:
     good_share: float
     target_utilisation: float
     drafter_utilisation: float
+    more_drafter_utilisation: float
     in_system: float
     target_queue: float
     drafter_queue: float
+    more_drafter_queue: float
     wasted_passes: float
     wasted_drafts: float
     passes_per_token: float
@@ -93,7 +96,7 @@ class Metrics:
         return not self.backlog > 1.0
 
 
-def measure(deployment: Deployment, runs: Sequence[Served], *, warm_up: float = 0.0) -> Metrics:
+def measure(deployment: Deployment, runs: Sequence[Counted], *, warm_up: float = 0.0) -> Metrics:
     """Metrics of one deployment from independent runs of it.
 
     Intervals come from the runs, if there are at least three; else from the means of 20 batches of
@@ -125,11 +128,23 @@ def measure(deployment: Deployment, runs: Sequence[Served], *, warm_up: float = 
         int(sum(getattr(run, name).sum() for run in runs))
         for name in ("passes", "wasted_passes", "drafts", "wasted_drafts")
     )
-    target_busy = sum(sum(run.target.busy_ns) for run in runs)
-    drafter_busy = sum(sum(run.drafter.busy_ns) for run in runs)
-    target_time = span_ns * deployment.targets.servers
-    drafter_time = span_ns * deployment.drafters.servers
-    busy_gpu_ns = target_busy * deployment.targets.gpus + drafter_busy * deployment.drafters.gpus
+    busy_gpu_ns = sum(
+        spec.gpus * sum(tally.busy_ns) for run in runs for spec, tally in _pools(deployment, run)
+    )
+
+    def utilisation(first: int, last: int | None) -> float:
+        """Of some fleets in all runs."""
+        tallies = [tally for run in runs for tally in run.tallies[first:last]]
+        busy_ns = sum(sum(tally.busy_ns) for tally in tallies)
+        servers = sum(tally.count for tally in tallies) // len(runs)
+        return _ratio(busy_ns, span_ns * servers)
+
+    def queue(first: int, last: int | None) -> float:
+        """How many forwards wait for them, mean over time."""
+        area_ns = sum(tally.queue_area_ns for run in runs for tally in run.tallies[first:last])
+        return _ratio(area_ns, span_ns)
+
+    more = len(runs[0].tallies) > 2
     gpu_s_per_token = _ratio(deployment.gpus * span_ns / NS_PER_S, all_tokens)
     joules = sum(energy_joules(deployment, run) for run in runs)
     good = [cut.good(deployment) for cut in kept] if deployment.slo else None
@@ -151,11 +166,13 @@ def measure(deployment: Deployment, runs: Sequence[Served], *, warm_up: float = 
         tokens_per_s=_ratio(tokens, seconds),
         goodput_per_s=_ratio(sum(good), seconds) if good is not None else math.nan,
         good_share=_ratio(sum(good), sent) if good is not None else math.nan,
-        target_utilisation=_ratio(target_busy, target_time),
-        drafter_utilisation=_ratio(drafter_busy, drafter_time),
+        target_utilisation=utilisation(0, 1),
+        drafter_utilisation=utilisation(1, 2),
+        more_drafter_utilisation=utilisation(2, None) if more else math.nan,
         in_system=_ratio(sum(run.in_system_area_ns for run in runs), span_ns),
-        target_queue=_ratio(sum(run.target.queue_area_ns for run in runs), span_ns),
-        drafter_queue=_ratio(sum(run.drafter.queue_area_ns for run in runs), span_ns),
+        target_queue=queue(0, 1),
+        drafter_queue=queue(1, 2),
+        more_drafter_queue=queue(2, None) if more else math.nan,
         wasted_passes=_ratio(wasted_passes, passes),
         wasted_drafts=_ratio(wasted_drafts, drafts),
         passes_per_token=_ratio(passes, all_tokens),
@@ -169,18 +186,21 @@ def measure(deployment: Deployment, runs: Sequence[Served], *, warm_up: float = 
     )
 
 
-def energy_joules(deployment: Deployment, run: Served) -> float:
+def _pools(deployment: Deployment, run: Counted) -> Iterator[tuple[FleetSpec, Tally]]:
+    """What is reserved: each kind of server, and what its servers did. Non-SI has no drafters."""
+    return zip((deployment.targets, *deployment.drafter_specs), run.tallies, strict=False)
+
+
+def energy_joules(deployment: Deployment, run: Counted) -> float:
     """What the GPUs of a run drew from its first moment to its last; NaN where that is not known.
 
-    A server that is down counts as idle. Non-SI has no drafters.
+    A server that is down counts as idle.
     """
     joules = 0.0
-    for spec, fleet in ((deployment.targets, run.target), (deployment.drafters, run.drafter)):
-        if fleet is run.drafter and deployment.algorithm == "nonsi":
-            continue
+    for spec, tally in _pools(deployment, run):
         if spec.watts is None or spec.idle_watts is None:
             return math.nan
-        busy_s = sum(fleet.busy_ns) / NS_PER_S
+        busy_s = sum(tally.busy_ns) / NS_PER_S
         idle_s = run.end_ns / NS_PER_S * spec.servers - busy_s
         joules += spec.gpus * (busy_s * spec.watts + idle_s * spec.idle_watts)
     return joules
@@ -189,7 +209,7 @@ def energy_joules(deployment: Deployment, run: Served) -> float:
 class _Cut:
     """The part of a run that counts: requests that came after the warm-up."""
 
-    def __init__(self, run: Served, warm_up: float) -> None:
+    def __init__(self, run: Counted, warm_up: float) -> None:
         first = min(int(len(run.fate) * warm_up), len(run.fate) - 1)
         done = run.fate == DONE
         done[:first] = False
@@ -256,7 +276,7 @@ def _batches(values: Floats, count: int) -> list[Floats]:
     return [values[i * size : (i + 1) * size] for i in range(count)] if size else []
 
 
-def backlog_growth(run: Served) -> float:
+def backlog_growth(run: Counted) -> float:
     """How much the backlog grew: a straight line's rise over the run, in units of its mean.
 
     The line is fitted to the number of requests that each arrival found. A stable system gives

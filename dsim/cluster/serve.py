@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+import itertools
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from simpy.events import Event
 
 from dsim.acceptance import DRAFTER_STREAM, TARGET_STREAM, Uniforms, run_lengths
-from dsim.cluster.cost import RequestBackend
-from dsim.cluster.fleet import Fleet, OneAtATime, Several, Share
+from dsim.cluster.cost import GuessingBackend, RequestBackend
+from dsim.cluster.faults import further_role
+from dsim.cluster.fleet import Fleet, Guesser, OneAtATime, Several, Share
 from dsim.cluster.host import Host
 from dsim.cluster.workload import FAULTS, NETWORK, request_key, uniforms
 from dsim.errors import EngineError
@@ -20,7 +22,7 @@ from dsim.lookahead import mean_rate
 from dsim.orchestrations import ORCHESTRATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     import simpy
     from numpy.typing import NDArray
@@ -35,12 +37,29 @@ ARRIVE = PASS + 1  # after all that ends at the instant, so that it finds what i
 FAIL = -1  # before all else
 DONE, LOST, TURNED_AWAY = 0, 1, 2
 BLOCK = 4096
-DRAFTERS = 1 << 20  # where the streams of failing drafters begin
+DRAFTERS = 1 << 20  # where the streams of failing drafters begin, pool by pool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Served:
-    """What came of a workload. Arrays have one element a request, in order of arrival.
+class Tally:
+    """What the servers of one fleet came to.
+
+    Attributes:
+        count: how many there are.
+        busy_ns: for each, how long it computed.
+        queue_area_ns: the integral of the number of forwards that wait for one, over time.
+    """
+
+    count: int
+    busy_ns: tuple[int, ...]
+    queue_area_ns: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Counted:
+    """What came of a workload, in numbers, as they are kept and sent from process to process.
+
+    Arrays have one element a request, in order of arrival.
 
     Attributes:
         arrival_ns, start_ns, first_token_ns, done_ns, left_ns: int64; -1 where it never came to
@@ -48,11 +67,10 @@ class Served:
         prompt_tokens, output_tokens: int64.
         fate: int64, DONE, LOST or TURNED_AWAY.
         passes, wasted_passes, drafts, wasted_drafts: int64.
-        settled_ns, rejected_ns: for each request, when its tokens settled and its drafts were
-            rejected (empty unless asked for).
         found: int64, shape (requests, 3): how many requests were in the system, and how many
-            forwards waited for a target and for a drafter server, when a request arrived.
-        target, drafter: the fleets, with their counts; non-SI leaves the drafters idle.
+            forwards waited for a target and for a drafter server (of any pool), when a request
+            arrived.
+        tallies: of the target, the drafter (which non-SI leaves idle), and further drafters.
         end_ns: when the last request was over.
         in_system_area_ns: the integral of the number of requests in the system over time.
         events: how many events were scheduled.
@@ -70,14 +88,33 @@ class Served:
     wasted_passes: Ints
     drafts: Ints
     wasted_drafts: Ints
-    settled_ns: list[list[int]]
-    rejected_ns: list[list[int]]
     found: Ints
-    target: Fleet
-    drafter: Fleet
+    tallies: tuple[Tally, ...]
     end_ns: int
     in_system_area_ns: int
     events: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Served(Counted):
+    """What came of a workload, and what served it.
+
+    Attributes:
+        settled_ns, rejected_ns: for each request, when its tokens settled and its drafts were
+            rejected (empty unless asked for).
+        target, drafter, more_drafters: the fleets.
+    """
+
+    settled_ns: list[list[int]]
+    rejected_ns: list[list[int]]
+    target: Fleet
+    drafter: Fleet
+    more_drafters: tuple[Fleet, ...] = ()
+
+    @property
+    def fleets(self) -> tuple[Fleet, ...]:
+        """All fleets: the target's, the drafter's, and those of further drafters."""
+        return (self.target, self.drafter, *self.more_drafters)
 
 
 def serve(
@@ -124,9 +161,11 @@ class _Run:
         self.start = ORCHESTRATIONS[d.algorithm].starter()
         self.mean_rate = mean_rate(d.acceptance)
         hosts = [Host(env, d.slowdown) for _ in range(d.hosts)]
-        dealt = (hosts[i % d.hosts] for i in range(d.targets.servers + d.drafters.servers))
-        target_hosts = [next(dealt) for _ in range(d.targets.servers)] if hosts else None
-        drafter_hosts = list(dealt) if hosts else None
+        dealt = itertools.cycle(hosts)
+
+        def hosts_of(spec: FleetSpec) -> list[Host] | None:
+            return list(itertools.islice(dealt, spec.servers)) if hosts else None
+
         common: dict[str, Any] = {
             "preemptible": d.preemptible,
             "general": general,
@@ -137,7 +176,7 @@ class _Run:
             env,
             role="target",
             priority=PASS,
-            hosts=target_hosts,
+            hosts=hosts_of(d.targets),
             delay_ns=self._network(),
             overhead_ns=d.overhead_ns,
             faults=bool(d.faults),
@@ -145,27 +184,51 @@ class _Run:
             **common,
             **_fleet(d.targets),
         )
-        self.drafter = Fleet(
-            env,
-            role="drafter",
-            priority=DRAFT,
-            hosts=drafter_hosts,
-            faults=bool(d.drafter_faults),
-            retry=d.drafter_faults.retry,
-            **common,
-            **_fleet(d.drafters),
-        )
-        self.gone: dict[Fleet, set[int]] = {self.target: set(), self.drafter: set()}
+        pools = [
+            ("drafter", d.drafters, d.drafter_faults),
+            *(
+                (further_role(number), pool.servers, pool.faults)
+                for number, pool in enumerate(d.more_pools, 1)
+            ),
+        ]
+        self.drafters = [
+            Fleet(
+                env,
+                role=role,
+                priority=DRAFT,
+                hosts=hosts_of(spec),
+                faults=bool(faults),
+                retry=faults.retry,
+                **common,
+                **_fleet(spec),
+            )
+            for role, spec, faults in pools
+        ]
+        self.fleets = [self.target, *self.drafters]
+        self.faults = [d.faults, *(faults for _, _, faults in pools)]
+        self.gone: dict[Fleet, set[int]] = {fleet: set() for fleet in self.fleets}
         self.yet_to_come = 0  # arrivals that are scheduled
         seed, count = d.seed, workload.count
         self.arrivals = workload.arrival_ns(seed, replication).tolist()
         prompts, outputs = workload.lengths(seed, replication)
         self.prompts, self.outputs = prompts.tolist(), outputs.tolist()
         self.rates = workload.rates(seed, replication, d.acceptance).tolist()
-        self.sample = {
-            "target": d.target.sampler(seed, request_key(replication, 0), TARGET_STREAM),
-            "drafter": d.drafter.sampler(seed, request_key(replication, 0), DRAFTER_STREAM),
-        }
+        key = request_key(replication, 0)
+        more = [pool.drafter.latency for pool in d.more_pools]
+        self.target_model = _Model(
+            self.target, d.target, d.targets, d.target.sampler(seed, key, TARGET_STREAM)
+        )
+        samples = [
+            d.drafter.sampler(seed, key, DRAFTER_STREAM),
+            *(latency.sampler(0, 0, 0) for latency in more),  # constant
+        ]
+        self.drafter_models = list(
+            map(_Model, self.drafters, [d.drafter, *more], [s for _, s, _ in pools], samples)
+        )
+        # The fastest leads.
+        self.by_speed = sorted(
+            range(len(samples)), key=lambda i: self.drafter_models[i].latency.latency_ns
+        )
         self.columns = {
             name: np.full(count, -1, dtype=np.int64)
             for name in ("arrival_ns", "start_ns", "first_token_ns", "done_ns", "left_ns", "fate")
@@ -174,7 +237,7 @@ class _Run:
         self.found = np.zeros((count, 3), dtype=np.int64)
         self.settled: list[list[int]] = [[] for _ in range(count if keep_settled else 0)]
         self.rejected: list[list[int]] = [[] for _ in range(count if keep_settled else 0)]
-        self.shares: dict[int, tuple[Share, Share]] = {}
+        self.shares: dict[int, tuple[Share, ...]] = {}
         self.active = 0
         self.door: list[int] = []  # requests that wait to be let in
         self.over = 0
@@ -192,8 +255,8 @@ class _Run:
                 self._send_next(0)
         else:
             self._arrival_of(0)
-        self._disturb(self.target, self.deployment.faults, 0)
-        self._disturb(self.drafter, self.deployment.drafter_faults, DRAFTERS)
+        for number, (fleet, faults) in enumerate(zip(self.fleets, self.faults, strict=True)):
+            self._disturb(fleet, faults, number * DRAFTERS)
         while self.over < workload.count:
             try:
                 env.run(until=self.finished)
@@ -235,7 +298,7 @@ class _Run:
         self.found[number] = (
             self.active + len(self.door),
             self.target.waiting,
-            self.drafter.waiting,
+            sum(fleet.waiting for fleet in self.drafters),
         )
         if deployment.max_active and self.active >= deployment.max_active:
             if deployment.max_waiting is None or len(self.door) < deployment.max_waiting:
@@ -275,7 +338,7 @@ class _Run:
 
     def _leaves(self, number: int, fate: int) -> None:
         now: int = self.env._now  # type: ignore[assignment]
-        target, drafter = self.shares.pop(number)
+        target, *drafters = self.shares.pop(number)
         output, columns = target.output, self.columns
         columns["fate"][number] = fate
         columns["left_ns"][number] = now
@@ -283,17 +346,13 @@ class _Run:
             columns["first_token_ns"][number] = output.settled_ns[0]
         if fate == DONE:
             columns["done_ns"][number] = now
-        self.counts[number] = (
-            target.begun,
-            target.cancelled,
-            drafter.begun,
-            drafter.begun - output.accepted,
-        )
+        drafts = sum(drafter.begun for drafter in drafters)
+        self.counts[number] = (target.begun, target.cancelled, drafts, drafts - output.accepted)
         if self.keep_settled:
             self.settled[number] = output.settled_ns
             self.rejected[number] = [output.settled_ns[p] for p in output.rejections]
-        self.target.close(target, lost=fate == LOST)
-        self.drafter.close(drafter, lost=fate == LOST)
+        for share in (target, *drafters):
+            share.fleet.close(share, lost=fate == LOST)
         self._count_system(-1)
         self.active -= 1
         if fate == LOST:
@@ -312,7 +371,8 @@ class _Run:
 
     def _strand(self) -> None:
         """No event is left: whoever is still here waits for servers that never come back."""
-        some_up = all(len(fleet.down) < fleet.count for fleet in (self.target, self.drafter))
+        # (Nobody waits for further drafters in earnest: DSI goes on without.)
+        some_up = all(len(fleet.down) < fleet.count for fleet in self.fleets[:2])
         if not self.shares or some_up:
             raise EngineError(f"{len(self.shares)} requests wait for servers that are idle")
         while self.shares:
@@ -335,16 +395,21 @@ class _Run:
 
     def _failing(self, fleet: Fleet, faults: Faults, server: int, part: int) -> Generator[Event]:
         stream = uniforms(self.deployment.seed, self.replication, FAULTS, part)
-        other = self.drafter if fleet is self.target else self.target
         while server not in self.gone[fleet]:
             up, down = -np.log1p(-stream.next(2))
             yield self.env.timeout(max(1, round(up * faults.mtbf_ns)))
             fleet.fail(server)
             yield self.env.timeout(max(1, round(down * faults.mttr_ns)))
             fleet.recover(server)
-            idle = not (fleet.running or fleet.waiting or other.running or self.yet_to_come)
-            if idle and len(self.gone[other]) == other.count:
+            if self._helpless():
                 return  # nobody can be helped by what comes and goes here (see _strand)
+
+    def _helpless(self) -> bool:
+        """Whether all who are here wait for servers that never come back."""
+        lost = [fleet for fleet in self.fleets if len(self.gone[fleet]) == fleet.count]
+        if not lost or self.yet_to_come:
+            return False
+        return not any(f.busy or (f.waiting and f not in lost) for f in self.fleets)
 
     def _network(self) -> Callable[[int], int] | None:
         d = self.deployment
@@ -368,8 +433,8 @@ class _Run:
 
     def _result(self) -> Served:
         self._count_system(0)
-        self.target.note_running()
-        self.drafter.note_running()
+        for fleet in self.fleets:
+            fleet.note_running()
         names = ("passes", "wasted_passes", "drafts", "wasted_drafts")
         order = np.argsort(self.columns["arrival_ns"], kind="stable")
         rows = {name: column[order] for name, column in self.columns.items()}
@@ -381,71 +446,112 @@ class _Run:
             settled_ns=[self.settled[i] for i in order] if self.keep_settled else [],
             rejected_ns=[self.rejected[i] for i in order] if self.keep_settled else [],
             found=self.found[order],
+            tallies=tuple(
+                Tally(
+                    count=fleet.count,
+                    busy_ns=tuple(fleet.busy_ns),
+                    queue_area_ns=fleet.queue_area_ns,
+                )
+                for fleet in self.fleets
+            ),
             target=self.target,
-            drafter=self.drafter,
+            drafter=self.drafters[0],
+            more_drafters=tuple(self.drafters[1:]),
             end_ns=self.end_ns,
             in_system_area_ns=self.in_system_area_ns,
             events=self.env.scheduled,
         )
 
 
+class _Model(NamedTuple):
+    """One of the models, and where it runs."""
+
+    fleet: Fleet
+    latency: Latency
+    spec: FleetSpec
+    sample: int | Callable[[int, bool], int]
+
+
 class _Request:
     """One request's shares of the fleets; see :class:`dsim.events.start.Setup`."""
-
-    further_drafters = 0
 
     def __init__(self, run: _Run, number: int, output: Output, draws: NDArray[np.bool_]) -> None:
         self.env: simpy.Environment = run.env
         self.output = output
         self._run = run
         self._number = number
-        self._lengths = run_lengths(draws)
         d = run.deployment
         rate = run.rates[number] if d.acceptance.model != "trace" else run.mean_rate
         key = request_key(run.replication, number)
         self.plan = d.policy.plan_of(d.lookahead, draws, rate, d.seed, key)
         self.prefill = d.target.first_ns is not None or d.targets.prefill_token_ns > 0
-        self._drafter = self._share(OneAtATime, run.drafter, "drafter")
+        # What drafts are: several drafters' are told apart, of one only the luck counts.
+        self._several = ORCHESTRATIONS[d.algorithm].takes_further_drafters
+        self._lengths = () if self._several else run_lengths(draws)
+        own = [draws]
+        for further, pool in enumerate(d.more_pools):
+            own.append(pool.drafter.draws(draws, run.mean_rate, d.seed, key, further))
+        self._drafters = [
+            self._share(
+                Guesser if self._several else OneAtATime,
+                run.drafter_models[number],
+                Output(run.env, output.wanted) if place else output,
+                own[number].tolist(),
+                place + 1,
+            )
+            for place, number in enumerate(run.by_speed)
+        ]
+        self.further_drafters = len(self._drafters) - 1
 
-    def drafter(self, _: int = 0) -> Any:
+    def drafter(self, number: int = 0) -> Any:
         """See :class:`dsim.events.start.Setup`."""
-        return self._drafter
+        return self._drafters[number]
 
     def target(self) -> Any:
         """See :class:`dsim.events.start.Setup`."""
-        return self._asked(self._share(OneAtATime, self._run.target, "target"))
+        return self._asked(OneAtATime)
 
     def targets(self) -> Any:
         """See :class:`dsim.events.start.Setup`."""
-        most = self._run.deployment.most_passes
-        return self._asked(self._share(Several, self._run.target, "target", most=most))
+        return self._asked(Several, most=self._run.deployment.most_passes)
 
-    def _asked(self, target: Share) -> Share:
-        self._run.shares[self._number] = (target, self._drafter)
+    def _asked(self, kind: type[Share], **more: Any) -> Share:
+        target = self._share(kind, self._run.target_model, self.output, **more)
+        self._run.shares[self._number] = (target, *self._drafters)
         return target
 
-    def _share(self, kind: type[Share], fleet: Fleet, model: str, **more: Any) -> Any:
+    def _share(
+        self,
+        kind: type[Share],
+        model: _Model,
+        output: Output,
+        draws: Sequence[bool] = (),
+        number: int = 0,
+        **more: Any,
+    ) -> Share:
         run, d = self._run, self._run.deployment
         prompt_tokens = run.prompts[self._number]
-        latency: Latency = getattr(d, model)
-        spec: FleetSpec = d.targets if model == "target" else d.drafters
         prefill_ns = None
-        if spec.prefill_token_ns:
-            prefill_ns = max(latency.latency_ns, round(spec.prefill_token_ns * prompt_tokens))
-        backend = RequestBackend(
-            self.env,
-            latency,
-            run.sample[model],
-            self._lengths,
-            preemptible=d.preemptible,
-            prefill_ns=prefill_ns,
-            token_ns=spec.prefill_token_ns,
+        token_ns = model.spec.prefill_token_ns
+        if token_ns:
+            prefill_ns = max(model.latency.latency_ns, round(token_ns * prompt_tokens))
+        costs: dict[str, Any] = {
+            "preemptible": d.preemptible,
+            "prefill_ns": prefill_ns,
+            "token_ns": token_ns,
+        }
+        first = (self.env, model.latency, model.sample)
+        backend = (
+            GuessingBackend(*first, draws, number, **costs)
+            if self._several
+            else RequestBackend(*first, self._lengths, **costs)
         )
         return kind(
-            fleet,
+            model.fleet,
             backend,
-            self.output,
+            output,
             request=self._number,
+            text=self.output,
             prompt_tokens=prompt_tokens,
             remote=d.algorithm != "nonsi",
             **more,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim import study as studies
 from dsim.cluster import faults
-from dsim.cluster.deployment import Deployment, Faults, FleetSpec, Slo
+from dsim.cluster.deployment import Deployment, Faults, FleetSpec, MorePool, Slo
 from dsim.cluster.fleet import DISCIPLINES
 from dsim.cluster.workload import ARRIVALS, Length, Workload, read_trace
 from dsim.latency import to_ns
@@ -18,6 +18,7 @@ from dsim.study import Setting, case_of, points, show
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from dsim.drafters import MoreDrafter
     from dsim.study import Study
 
 MOST_SERVERS = 100_000
@@ -105,6 +106,19 @@ def _fleet_settings(model: str) -> tuple[Setting, ...]:
     )
 
 
+def _of_more(name: str, unit: str, meaning: str) -> Setting:
+    of_first = name.replace("more_", "")
+    return Setting(
+        key=f"cluster.{name}",
+        type="float or list",
+        default=None,
+        low=0,
+        unit=unit,
+        meaning=f"multidsi: {meaning}, one number for all or a list; "
+        f"not set: as cluster.{of_first}",
+    )
+
+
 LOAD_SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="workload.arrivals",
@@ -153,6 +167,19 @@ LOAD_SETTINGS: tuple[Setting, ...] = (
     *_fleet_settings("target"),
     *_fleet_settings("drafter"),
     Setting(
+        key="cluster.more_drafters",
+        type="int or list",
+        default=1,
+        low=1,
+        high=MOST_SERVERS,
+        unit="servers",
+        meaning="multidsi: servers of each further drafter, one number for all or a list; what "
+        "else is said of drafter servers holds for them, with times in proportion to the latency",
+    ),
+    _of_more("gpus_per_more_drafter", "GPUs", "of one server of a further drafter"),
+    _of_more("more_drafter_watts", "W", "as cluster.drafter_watts, of further drafters"),
+    _of_more("more_drafter_idle_watts", "W", "as cluster.drafter_idle_watts"),
+    Setting(
         key="cluster.affinity",
         type="bool",
         default=False,
@@ -192,8 +219,8 @@ LOAD_SETTINGS: tuple[Setting, ...] = (
         type="list of tables",
         default=None,
         sweep=False,
-        meaning='failures at known times, a table each: server ("target 2", "drafter 1"), at_s, '
-        "and for_s; without for_s it never comes back",
+        meaning='failures at known times, a table each: server ("target 2", "drafter 1", '
+        '"further drafter 1.2"), at_s, and for_s; without for_s it never comes back',
     ),
     Setting(
         key="cluster.retry",
@@ -258,6 +285,13 @@ class LoadCase:
         parts += [f"{key} = {show(value)}" for key, value in self.point.items()]
         return ", ".join(filter(None, parts))
 
+    @property
+    def short_name(self) -> str:
+        """The same where there is little room."""
+        parts = [self.variant, ORCHESTRATIONS[self.deployment.algorithm].title]
+        parts += [f"{key.rpartition('.')[2]} {show(value)}" for key, value in self.point.items()]
+        return ", ".join(filter(None, parts))
+
 
 class _LoadLoader(studies._Loader):
     known = BY_KEY
@@ -299,10 +333,6 @@ class _LoadLoader(studies._Loader):
 
     def check_together(self, study: Study) -> None:
         super().check_together(_with_engine(study))
-        for name in study.settings["algorithms"]:
-            if not ORCHESTRATIONS[name].everywhere:
-                what = f"{ORCHESTRATIONS[name].title} is for dsim run and dsim simulate"
-                self.complain("algorithms", what)
         if study.settings["minimise"]:
             self.complain("minimise", "is for dsim run; a load study shows every case")
         for number in range(len(study.variants)):
@@ -325,6 +355,7 @@ class _LoadLoader(studies._Loader):
                         f"got {room}",
                     )
             self.check_links(where, values, of["cluster.targets"])
+            self.check_pools(where, of)
             self.check_faults(where, values, of)
             self.check_watts(where, of, values["algorithms"])
             if max(of["cluster.hosts"]) and min(values["cluster.slowdown"]) < 1:
@@ -346,9 +377,24 @@ class _LoadLoader(studies._Loader):
         self, where: str, values: Mapping[str, Any], of: Mapping[str, Sequence[Any]]
     ) -> None:
         counts = {model: min(of[f"cluster.{model}s"]) for model in ("target", "drafter")}
+        for number in range(_further(of)):
+            servers = (_at(value, number) for value in of["cluster.more_drafters"])
+            counts[faults.further_role(number + 1)] = min(servers)
         for number, fault in enumerate(values["cluster.faults"] or ()):
             for key, what in faults.problems(fault, counts):
                 self.complain(f"{where}cluster.faults[{number}].{key}", what)
+
+    def check_pools(self, where: str, of: Mapping[str, Sequence[Any]]) -> None:
+        """What is said of further drafters is said of as many as there are."""
+        further = _further(of)
+        for key in MORE_KEYS:
+            given = next((v for v in of[key] if isinstance(v, list) and len(v) != further), None)
+            if given is not None:
+                self.complain(
+                    f"{where}{key}",
+                    f"expected one number, or one for each of more_drafters.latency_ms "
+                    f"({further}), got {len(given)}",
+                )
 
     def check_watts(
         self, where: str, of: Mapping[str, Sequence[Any]], algorithms: Sequence[str]
@@ -357,7 +403,8 @@ class _LoadLoader(studies._Loader):
         keys = [f"cluster.target{suffix}" for suffix in ("_watts", "_idle_watts")]
         if algorithms != ["nonsi"]:
             keys += [f"cluster.drafter{suffix}" for suffix in ("_watts", "_idle_watts")]
-        given = [key for key in keys if None not in of[key]]
+        more = MORE_KEYS[-2:] if _takes_more(algorithms) else ()
+        given = [key for key in (*keys, *more) if None not in of[key]]
         for key in keys:
             if given and key not in given:
                 self.complain(f"{where}{key}", f"is missing: {given[0]} is set")
@@ -365,6 +412,47 @@ class _LoadLoader(studies._Loader):
             idle = key.replace("_watts", "_idle_watts")
             if {key, idle} <= set(given) and max(of[idle]) > min(of[key]):
                 self.complain(f"{where}{idle}", f"expected at most {min(of[key]):g} ({key})")
+        if not more or self.problems or not given:
+            return
+        for number in range(_further(of)):
+            least, most = (
+                pick(
+                    _at(value, number) if value is not None else other
+                    for value in of[key]
+                    for other in of[key.replace("more_", "")]
+                )
+                for key, pick in zip(more, (min, max), strict=True)
+            )
+            if most > least:
+                what = f"expected at most {least:g} ({more[0]}, of further drafter {number + 1})"
+                self.complain(f"{where}{more[1]}", f"{what}, got {most:g}")
+
+
+MORE_KEYS = (
+    "cluster.more_drafters",
+    "cluster.gpus_per_more_drafter",
+    "cluster.more_drafter_watts",
+    "cluster.more_drafter_idle_watts",
+)
+
+
+def _takes_more(algorithms: Sequence[str]) -> bool:
+    return any(ORCHESTRATIONS[name].takes_further_drafters for name in algorithms)
+
+
+def _further(of: Mapping[str, Sequence[Any]]) -> int:
+    """How many further drafters there are."""
+    return max(len(_listed(value)) for value in of["more_drafters.latency_ms"])
+
+
+def _listed(value: Any) -> list[Any]:
+    """The members of *value*, which is one, a list, or nothing."""
+    return [] if value is None else value if isinstance(value, list) else [value]
+
+
+def _at(value: Any, number: int) -> Any:
+    """What *value*, one for all or a list, says of *number*."""
+    return value[min(number, len(value) - 1)] if isinstance(value, list) else value
 
 
 def _with_engine(study: Study) -> Study:
@@ -455,12 +543,42 @@ def workload_of(
 def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
     """The deployment that settings by key describe."""
     case = case_of(values)
+    more = case.more_drafters if _takes_more([algorithm]) else ()
 
     def ns(key: str) -> int:
         return round(float(values[key] or 0) * 1e6)
 
     def bound(key: str) -> int | None:
         return None if values[key] is None else to_ns(values[key]) if values[key] else 0
+
+    def faults_of(role: str, prefix: str = "") -> Faults:
+        return Faults(
+            mtbf_ns=round(values[f"cluster.{prefix}mtbf_s"] * 1e9),
+            mttr_ns=round(values[f"cluster.{prefix}mttr_s"] * 1e9),
+            plan=faults.plan(values["cluster.faults"] or (), role),
+            retry=values["cluster.retry"],
+        )
+
+    def more_pool(number: int, drafter: MoreDrafter) -> MorePool:
+        first = fleet("drafter")
+        scale = drafter.latency.latency_ns / case.drafter.latency_ns
+
+        def own(key: str, otherwise: Any) -> Any:
+            value = _at(values[f"cluster.{key}"], number)
+            return otherwise if value is None else value
+
+        spec = dataclasses.replace(
+            first,
+            servers=own("more_drafters", 1),
+            context_ns=first.context_ns * scale,
+            sequence_ns=round(first.sequence_ns * scale),
+            prefill_token_ns=first.prefill_token_ns * scale,
+            gpus=own("gpus_per_more_drafter", first.gpus),
+            watts=own("more_drafter_watts", first.watts),
+            idle_watts=own("more_drafter_idle_watts", first.idle_watts),
+        )
+        role = faults.further_role(number + 1)
+        return MorePool(drafter=drafter, servers=spec, faults=faults_of(role, "drafter_"))
 
     def fleet(model: str) -> FleetSpec:
         def of(name: str) -> Any:
@@ -492,24 +610,15 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
         preemptible=case.preemptible,
         targets=fleet("target"),
         drafters=fleet("drafter"),
+        more_drafters=tuple(more_pool(number, one) for number, one in enumerate(more)),
         network_ns=ns("cluster.network_ms"),
         link_ns=tuple(round(ms * 1e6) for ms in values["cluster.link_ms"] or ()),
         network_cv=values["cluster.network_cv"],
         overhead_ns=ns("cluster.dispatch_ms"),
         hosts=values["cluster.hosts"],
         slowdown=tuple(values["cluster.slowdown"]),
-        faults=Faults(
-            mtbf_ns=round(values["cluster.mtbf_s"] * 1e9),
-            mttr_ns=round(values["cluster.mttr_s"] * 1e9),
-            plan=faults.plan(values["cluster.faults"] or (), "target"),
-            retry=values["cluster.retry"],
-        ),
-        drafter_faults=Faults(
-            mtbf_ns=round(values["cluster.drafter_mtbf_s"] * 1e9),
-            mttr_ns=round(values["cluster.drafter_mttr_s"] * 1e9),
-            plan=faults.plan(values["cluster.faults"] or (), "drafter"),
-            retry=values["cluster.retry"],
-        ),
+        faults=faults_of("target"),
+        drafter_faults=faults_of("drafter", "drafter_"),
         max_active=values["cluster.max_active"],
         max_waiting=values["cluster.max_waiting"],
         price_per_gpu_hour=values["cluster.price_per_gpu_hour"],

@@ -18,7 +18,7 @@ from dsim.lookahead import mean_rate
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from dsim.cluster.deployment import Deployment
+    from dsim.cluster.deployment import Deployment, Faults
     from dsim.cluster.workload import Workload
     from dsim.lookahead import Plan
 
@@ -67,8 +67,9 @@ class Load:
     Attributes:
         target, drafter: of each fleet. 1 or more cannot be served.
         exact: whether that is the load itself (non-SI, SI). DSI makes fewer and larger passes the
-            busier it is; and where servers have to read what others have cached, that depends on
-            who serves whom: then these are the least that will do.
+            busier it is; where servers have to read what others have cached, that depends on who
+            serves whom; and a failure interrupts long batches more often than short ones: then
+            these are the least that will do.
         most_per_s: the arrival rate at which the larger of the two is 1.
     """
 
@@ -88,9 +89,11 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
 
     The mean work of a request is counted on the acceptance draws of the first requests, forward by
     forward: non-SI needs one pass a token; SI one pass and ``m`` drafts a round; DSI at least one
-    pass for each rejection and one more, and a draft for each one accepted. A pass takes its mean
-    latency (of width ``k + 1`` by a table) with the dispatch, the network and, in a full batch,
-    what each sequence adds.
+    pass for each rejection and one more, and a draft for each one accepted; with several drafters
+    a token counts as rejected where none of them is right, and any may make the draft. A pass takes
+    its mean latency (of width ``k + 1`` by a table) with the dispatch, the network and, in a full
+    batch, what each sequence adds. Of servers that fail the time in which they are up counts, and
+    what a failure interrupts is done again; failures at known times are left out.
     """
     from dsim.cluster.serve import draws_of
 
@@ -120,12 +123,18 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
         draws = draws_of(d, 0, number, n, rate)
         if d.acceptance.model == "trace":
             rate = mean_rate(d.acceptance)
-        plan = d.policy.plan_of(d.lookahead, draws, rate, d.seed, request_key(0, number))
+        key = request_key(0, number)
+        plan = d.policy.plan_of(d.lookahead, draws, rate, d.seed, key)
+        own = [
+            pool.drafter.draws(draws, mean_rate(d.acceptance), d.seed, key, further)
+            for further, pool in enumerate(d.more_pools)
+        ]
+        draws = np.logical_or.reduce([draws, *own])
         counted = rounds_of(draws, plan, d.algorithm)
         passes += counted[0]
         drafts += counted[1]
     width = 1 if d.algorithm == "nonsi" else d.lookahead + 1
-    pass_ns, draft_ns = mean_ns(d, "target", width), mean_ns(d, "drafter", 1)
+    pass_ns = mean_ns(d, "target", width)
     tokens = float(prompts.mean() + outputs.mean() / 2)
     b = d.targets.max_batch
     together = pass_ns + (b - 1) * d.targets.sequence_ns + b * d.targets.context_ns * tokens
@@ -145,20 +154,46 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
         )
     }
     per_ns = rate_per_s / NS_PER_S
-    target = per_ns * (passes / some * held / b + prefill["target"]) / d.targets.servers
-    drafter = 0.0
-    if d.algorithm != "nonsi":
-        b = d.drafters.max_batch
-        held = draft_ns + (b - 1) * d.drafters.sequence_ns + b * d.drafters.context_ns * tokens
-        drafter = per_ns * (drafts / some * held / b + prefill["drafter"]) / d.drafters.servers
+    up = d.targets.servers * availability(d.faults)
+    held = with_repeats_ns(held, d.faults)
+    target = per_ns * (passes / some * held / b + prefill["target"]) / up
+    latencies = [mean_ns(d, "drafter", 1), *(p.drafter.latency.latency_ns for p in d.more_pools)]
+    faults = [d.drafter_faults, *(pool.faults for pool in d.more_pools)]
+    # All pools together: what a request takes, in drafts, and how many drafts they make in a ns.
+    wanted, made = drafts / some, 0.0
+    for spec, draft_ns, failing in zip(d.drafter_specs, latencies, faults, strict=False):
+        b = spec.max_batch
+        held = draft_ns + (b - 1) * spec.sequence_ns + b * spec.context_ns * tokens
+        each_ns = with_repeats_ns(held, failing) / b
+        wanted += prefill["drafter"] * draft_ns / latencies[0] / each_ns
+        made += spec.servers * availability(failing) / each_ns
+    drafter = per_ns * wanted / made if made else 0.0
+    interrupted = d.faults.mtbf_ns or d.drafter_faults.mtbf_ns
     return Load(
         target=target,
         drafter=drafter,
         exact=d.algorithm in ("nonsi", "si")
         and not prefill["target"]
-        and d.target.model != "table",
+        and d.target.model != "table"
+        and not interrupted,
         most_per_s=rate_per_s / max(target, drafter),
     )
+
+
+def availability(faults: Faults) -> float:
+    """The part of the time in which a server that fails and recovers is up."""
+    return faults.mtbf_ns / (faults.mtbf_ns + faults.mttr_ns) if faults.mtbf_ns else 1.0
+
+
+def with_repeats_ns(held_ns: float, faults: Faults) -> float:
+    """How long work of *held_ns* holds servers until it is done, though failures interrupt it.
+
+    Begun anew each time, work of length ``h`` takes ``m (exp(h / m) - 1)`` in the mean where times
+    to failure are exponential with mean ``m``. Without retry it is given up instead.
+    """
+    if not faults.mtbf_ns or not faults.retry:
+        return held_ns
+    return faults.mtbf_ns * float(np.expm1(min(held_ns / faults.mtbf_ns, 700.0)))
 
 
 def mean_ns(deployment: Deployment, model: str, width: int) -> float:

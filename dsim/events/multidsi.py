@@ -68,11 +68,9 @@ class Reserve:
             self.chain.rejections.append(wrong)
             del tokens[wrong:]
         tokens.extend(text[wrong:end])
-        if output.finished:
-            return
         if self.draft is not None:
-            self.server.cancel(self.draft)
-        elif self.more is not None:
+            self.server.cancel(self.draft)  # rule 5, too: its server may have other requests
+        elif self.more is not None and not output.finished:
             self.more.succeed()
 
 
