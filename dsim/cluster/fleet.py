@@ -718,9 +718,9 @@ class Guesser(OneAtATime):
 
     backend: GuessingBackend
 
-    def forward(self, first: int, ahead: int = 0) -> Call:
+    def forward(self, first: int, _ahead: int = 0, _block: Any = None) -> Call:
         """See :class:`OneAtATime`."""
-        call = super().forward(first, ahead)
+        call = super().forward(first)
         call.token = self.backend.guess(first)
         return call
 
@@ -742,7 +742,7 @@ class Several(Share):
         self.peak_busy = 0
         self.callbacks: list[Callable[[Any], None]] = [self._ended]
         self.entry: Entry | None = None
-        self.calls: set[Call] = set()
+        self.calls: dict[Call, None] = {}  # a set in order, so that runs are reproducible
 
     @property
     def free(self) -> bool:
@@ -781,7 +781,7 @@ class Several(Share):
         call.asked_ns = self.since_ns if self.since_ns >= 0 else self.env._now  # type: ignore[assignment]
         self.under_way += 1
         self.live += 1
-        self.calls.add(call)
+        self.calls[call] = None
         self.peak_busy = max(self.peak_busy, self.under_way)
         return call
 
@@ -795,7 +795,7 @@ class Several(Share):
     def _ended(self, call: Call) -> None:
         call.ended = True
         self.under_way -= 1
-        self.calls.discard(call)
+        self.calls.pop(call, None)
         if not call.cancelled:
             self.live -= 1
         fleet = self.fleet
@@ -826,7 +826,7 @@ class Several(Share):
         call.callbacks = []
         call.ended = True
         self.under_way -= 1
-        self.calls.discard(call)
+        self.calls.pop(call, None)
 
     def withdraw_all(self) -> None:
         """See :class:`Share`."""
