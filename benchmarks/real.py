@@ -118,9 +118,16 @@ def main() -> None:
         # The loops of this process run where dsim's target runs, with nobody else there.
         os.sched_setaffinity(0, cores[-1:])
 
-        def dsim(algorithm: str, prompt: list[int]) -> list[int]:
+        def dsim(algorithm: str, prompt: list[int], *, all_cores: bool = False) -> list[int]:
             os.sched_setaffinity(0, cores)
-            run = fleet.run(algorithm, prompt, args.tokens, rule, lookahead=args.lookahead)
+            run = fleet.run(
+                algorithm,
+                prompt,
+                args.tokens,
+                rule,
+                lookahead=args.lookahead,
+                all_cores=all_cores,
+            )
             os.sched_setaffinity(0, cores[-1:])
             WALL.append(run.wall_ns)
             return list(run.output.tokens)
@@ -133,6 +140,8 @@ def main() -> None:
             "SI assisted generation": lambda p: hf(p, assistant_model=drafter),
             "SI dsim": lambda p: dsim("si", p),
             "DSI dsim": lambda p: dsim("dsi", p),
+            "non-SI dsim, all cores": lambda p: dsim("nonsi", p, all_cores=True),
+            "SI dsim, all cores": lambda p: dsim("si", p, all_cores=True),
         }
         took: dict[str, list[float]] = {name: [] for name in ways}
         same = dict.fromkeys(ways, True)
@@ -156,7 +165,9 @@ def main() -> None:
     for name, times in took.items():
         middle = statistics.median(times)
         part = ""
-        if "DSI" not in name:  # text by text, as the machine changes its pace
+        if (
+            "DSI" not in name and "all cores" not in name
+        ):  # text by text, as the machine changes its pace
             bare = took[f"{name.split()[0]} bare loop"]
             ratios = [b / t for b, t in zip(bare, times, strict=True)]
             part = f"{statistics.median(ratios):.3f}"

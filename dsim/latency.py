@@ -41,6 +41,7 @@ class Latency:
         samples_ns: what empirical draws from, with equal chances.
         table: (width in tokens, nanoseconds) in order of width, at least one row; the latency is
             linear between rows and beyond the last, and that of the first row below it.
+        spread: factors, with equal chances, for each forward of a table; empty: none.
     """
 
     model: str = "constant"
@@ -49,6 +50,7 @@ class Latency:
     cv: float = 0.0
     samples_ns: tuple[int, ...] = ()
     table: tuple[tuple[int, int], ...] = ()
+    spread: tuple[float, ...] = ()
 
     @property
     def is_constant(self) -> bool:
@@ -76,12 +78,23 @@ class Latency:
             latency_ns = self.latency_ns
             return lambda _width, prefill: first_ns if prefill else latency_ns
         if self.model == "table":
+            factor = self._factors(seed, repeat, stream).__next__
             return lambda width, prefill: (
-                first_ns if prefill and first_ns is not None else self.at_width(width)
+                first_ns
+                if prefill and first_ns is not None
+                else max(1, round(self.at_width(width) * factor()))
             )
         samples = self._samples(seed, repeat, stream)
         draw = samples.__next__
         return lambda _width, prefill: first_ns if prefill and first_ns is not None else draw()
+
+    def _factors(self, seed: int, repeat: int, stream: int) -> Iterator[float]:
+        if not self.spread:
+            yield from itertools.repeat(1)
+        uniforms, spread = Uniforms(seed, repeat, stream), np.array(self.spread)
+        while True:
+            draws = uniforms.next(BLOCK_FORWARDS)
+            yield from spread[(draws * len(spread)).astype(np.int64)].tolist()
 
     def at_width(self, width_tokens: int) -> int:
         """The latency (ns) of a forward over *width_tokens* tokens by the table."""

@@ -1,12 +1,12 @@
 """``dsim validate``: predict wall times by simulation, then measure them, then compare.
 
-1. Record, on calibration prompts, how often drafts are accepted.
-2. Calibrate: run the algorithms on the same prompts, and keep how long every forward took, by its
-   width, under the load that it runs in.
-3. Predict the wall time of every algorithm × lookahead × servers on *other* prompts: from the
-   acceptance trace of each of them, and from the acceptance rate alone.
-4. Measure; then the next round of 2 to 4, since machines change their pace within minutes.
-5. Compare.
+1. Record which drafts are accepted.
+2. Run every algorithm × lookahead × servers by turns on a calibration prompt, and keep how long
+   each forward took, and on another prompt, and keep the wall time; again and again, since machines
+   change their pace within seconds.
+3. Predict the wall times from the calibration runs: from the acceptance trace of each prompt, and
+   from the acceptance rate alone.
+4. Compare.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from dsim.simulate import Run, run_events
 from dsim.study import ALGORITHMS, Case, Setting, nearest, show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from dsim.backends.torch import Fleet, LiveRun, Span
@@ -38,7 +38,11 @@ if TYPE_CHECKING:
 
 BACKENDS = ("wallclock", "torch")
 FEWEST_SEEN = 4  # forwards of one width, for a row of its own in a latency table
-RATE_REPEATS = 200  # simulated texts for a prediction from the rate
+RATE_DRAWS = 12  # simulated texts for each measured one, for a prediction from the rate
+TRACE_DRAWS = 8  # simulations of each measurement, which differ by how long forwards take
+FITS = 15  # until costs and paces fit each other
+RESAMPLES = 200
+ROLES = ("target", "drafter")
 STALL_TIMES, STALL_NS = 5, 100_000_000
 MOST_RETRIES = 3
 FLAT = 1.05  # a pass of k + 1 tokens at most this much dearer than one of 1: "costs the same"
@@ -56,9 +60,8 @@ SETTINGS = (
     _setting("targets[]", "int", [1], "S, target servers of DSI", low=1, high=64),
     _setting("tokens", "int", 50, "N, tokens of each text", low=2),
     _setting("prompts", "int", 8, "texts that are predicted and measured", low=2),
-    _setting("calibration_prompts", "int", 4, "other texts, for the calibration", low=1),
-    _setting("rounds", "int", 4, "calibrations, each for its share of the texts", low=1),
-    _setting("repeats", "int", 3, "measurements of each text; their median counts", low=1),
+    _setting("calibration_prompts", "int", 8, "other texts, for the calibration", low=1),
+    _setting("repeats", "int", 5, "measurements of each text; the faster half counts", low=1),
     _setting("seed", "int", 0, "of draws and sampling", low=0, high=2**63 - 1),
     _setting("tolerance", "float", 0.02, "median error per text, from the trace", low=0),
     _setting("tolerance_worst", "float", 0.05, "error of the worst configuration", low=0),
@@ -79,6 +82,7 @@ SETTINGS = (
     _setting("torch.share", "bool", False, "workers may share cores and GPUs"),
     _setting("torch.compile", "bool", False, "compile the models; see --compile"),
     _setting("torch.temperature", "float", 0.0, "0: greedy", low=0),
+    _setting("torch.equal_budget", "bool", False, "non-SI and SI with the cores of all, as well"),
 )
 BY_KEY = {s.key.removesuffix("[]"): s for s in SETTINGS}
 
@@ -126,18 +130,26 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> dict[
 
 
 class Configuration(NamedTuple):
-    """What is predicted and measured: one algorithm with its numbers (1 where it has none)."""
+    """What is predicted and measured: one algorithm with its numbers (1 where it has none).
+
+    Attributes:
+        algorithm: ``nonsi``, ``si`` or ``dsi``.
+        lookahead: ``k``.
+        targets: ``S``.
+        all_cores: whether non-SI or SI, in which nothing overlaps, has the cores of all servers.
+    """
 
     algorithm: str
     lookahead: int
     targets: int
+    all_cores: bool = False
 
     def __str__(self) -> str:
         name = NAMES[self.algorithm]
-        if self.algorithm == "nonsi":
-            return name
+        if self.algorithm != "nonsi":
+            name += f", lookahead {self.lookahead}"
         servers = f", {self.targets} targets" if self.targets > 1 else ""
-        return f"{name}, lookahead {self.lookahead}{servers}"
+        return f"{name}{servers}{', all cores' * self.all_cores}"
 
 
 def configurations(settings: Mapping[str, Any]) -> list[Configuration]:
@@ -149,6 +161,8 @@ def configurations(settings: Mapping[str, Any]) -> list[Configuration]:
         lookaheads = [1] if algorithm == "nonsi" else settings["lookahead"]
         targets = settings["targets"] if algorithm == "dsi" else [1]
         wanted += [Configuration(algorithm, *kt) for kt in itertools.product(lookaheads, targets)]
+    if settings["backend"] == "torch" and settings["torch.equal_budget"]:
+        wanted += [c._replace(all_cores=True) for c in wanted if c.algorithm != "dsi"]
     return wanted
 
 
@@ -165,7 +179,7 @@ class Measured(NamedTuple):
 
     Attributes:
         wall_ns: from time zero to the last token.
-        forwards: every forward that ended.
+        forwards: every forward that ended, one at least.
         tokens: the text, where there is one.
         orchestration_ns: time in which no worker was at a forward; for waits, what it took beyond
             the simulation with the latencies that were asked for.
@@ -187,6 +201,9 @@ class Bench(Protocol):
 
     def trace(self, text: int) -> str:
         """For each position of the text, ``1`` if the draft is right given all before it."""
+
+    def cores(self, configuration: Configuration) -> int | None:
+        """How many CPU cores *configuration* has; ``None``: it computes on none."""
 
     def close(self) -> None:
         """End the workers."""
@@ -238,6 +255,9 @@ class WallclockBench:
         draws = self.acceptance.draws(self.seed, text + 1, self.tokens)[text]
         return "".join("01"[int(draw)] for draw in draws)
 
+    def cores(self, _: Configuration) -> None:
+        """See :class:`Bench`."""
+
     def close(self) -> None:
         """See :class:`Bench`."""
         self.waiters.close()
@@ -259,25 +279,35 @@ class TorchBench:
         self.rule = rule
         self.tokens = tokens
         self.traces: dict[int, str] = {}
+        self.warm: tuple[str, bool] | None = None
 
     def measure(self, text: int, configuration: Configuration) -> Measured:
         """See :class:`Bench`."""
-        run = self.fleet.run(
-            configuration.algorithm,
-            self.prompts[text],
-            self.tokens,
-            self.rule,
-            lookahead=configuration.lookahead,
-            targets=configuration.targets,
-            cached=True,
-            keep_history=True,
-        )
+        now = (configuration.algorithm, configuration.all_cores)
+        if self.warm != now:
+            # Cores and their caches hold what another algorithm left there.
+            self._run(text, configuration)
+            self.warm = now
+        run = self._run(text, configuration)
         return Measured(
             run.output.settled_ns[-1],
             [_forwarded(span) for span in run.spans],
             list(run.output.tokens),
             run.orchestration_ns,
             run,
+        )
+
+    def _run(self, text: int, configuration: Configuration) -> LiveRun:
+        return self.fleet.run(
+            configuration.algorithm,
+            self.prompts[text],
+            self.tokens,
+            self.rule,
+            lookahead=configuration.lookahead,
+            targets=configuration.targets,
+            all_cores=configuration.all_cores,
+            cached=True,
+            keep_history=True,
         )
 
     def trace(self, text: int) -> str:
@@ -289,7 +319,20 @@ class TorchBench:
             self.traces[text] = "".join(
                 "01"[draft.token == token] for draft, token in zip(drafts, tokens, strict=True)
             )
+        self.warm = None
         return self.traces[text]
+
+    def cores(self, configuration: Configuration) -> int | None:
+        """See :class:`Bench`."""
+        from dsim.backends.torch import available_cores
+
+        fleet = self.fleet
+        if set(fleet.everywhere) != {"cpu"}:
+            return None
+        if configuration.all_cores:
+            return fleet.all_cores()[1]
+        overlaps = configuration.algorithm == "dsi" and not fleet.pair.drafter.is_ngram
+        return min(fleet.threads * (configuration.targets + overlaps), len(available_cores()))
 
     def close(self) -> None:
         """See :class:`Bench`."""
@@ -314,6 +357,11 @@ def bench_of(settings: Mapping[str, Any]) -> Bench:
     from dsim.models import load_pair, specs
     from dsim.verify import Match, Sampling
 
+    devices = settings["torch.devices"].split(",")
+    if settings["torch.equal_budget"] and set(devices) != {"cpu"}:
+        raise UserError(
+            Problem("torch.equal_budget", "", 'needs torch.devices = "cpu": GPUs do not add up')
+        )
     known = prompts.load(settings["torch.prompt_set"], "torch.prompt_set")
     needed = settings["prompts"] + settings["calibration_prompts"]
     if len(known) < needed:
@@ -342,7 +390,7 @@ def bench_of(settings: Mapping[str, Any]) -> Bench:
     fleet = Fleet(
         pair,
         max(settings["targets"]),
-        devices=settings["torch.devices"].split(","),
+        devices=devices,
         threads=settings["torch.threads"],
         share=settings["torch.share"],
         compiled_tokens=(
@@ -353,19 +401,12 @@ def bench_of(settings: Mapping[str, Any]) -> Bench:
     return TorchBench(fleet, ids, Match(sampling), settings["tokens"])
 
 
-def load_of(configuration: Configuration) -> str:
-    """What else runs beside a forward: nothing, or drafter and targets at once."""
-    if configuration.algorithm == "dsi":
-        return f"dsi, {configuration.targets} targets"
-    return "alone"
-
-
-def by_width(forwards: Sequence[Forwarded]) -> dict[tuple[str, int], list[int]]:
-    """How long *forwards* took (ns), by role and width."""
-    took: dict[tuple[str, int], list[int]] = defaultdict(list)
+def by_width(forwards: Iterable[Forwarded]) -> dict[int, list[int]]:
+    """How long *forwards* took (ns), by width, in order of width."""
+    took: dict[int, list[int]] = defaultdict(list)
     for forward in forwards:
-        took[forward.role, forward.width].append(forward.took_ns)
-    return took
+        took[forward.width].append(forward.took_ns)
+    return dict(sorted(took.items()))
 
 
 def is_stall(took_ns: float, usual_ns: float) -> bool:
@@ -373,20 +414,59 @@ def is_stall(took_ns: float, usual_ns: float) -> bool:
     return took_ns > STALL_TIMES * usual_ns + STALL_NS
 
 
-def table_of(forwards: Sequence[Forwarded], role: str) -> tuple[tuple[int, int], ...]:
-    """Mean latency (ns) by width of *role*'s forwards, widths that were seen often enough.
+def fast_half(values: Sequence[float]) -> float:
+    """The mean of the faster half of *values*.
 
-    Forwards during which the machine stood still do not count.
+    Neighbours, interrupts and other programs only ever slow a run, so the fast ones are those that
+    come again.
     """
-    seen = {width: took for (r, width), took in by_width(forwards).items() if r == role}
+    return float(np.mean(sorted(values)[: (len(values) + 1) // 2]))
+
+
+def table_of(forwards: Sequence[Forwarded]) -> tuple[tuple[int, int], ...]:
+    """Mean latency (ns) by width, widths that were seen often enough."""
+    seen = by_width(forwards)
     fewest = min(FEWEST_SEEN, max(map(len, seen.values()), default=0))
-    table = []
-    for width, took in sorted(seen.items()):
-        if len(took) >= fewest:
-            usual_ns = float(np.median(took))
-            kept = [ns for ns in took if not is_stall(ns, usual_ns)]
-            table.append((width, max(1, round(float(np.mean(kept))))))
-    return tuple(table)
+    return tuple(
+        (width, max(1, round(float(np.mean(took)))))
+        for width, took in seen.items()
+        if len(took) >= fewest
+    )
+
+
+def fit(runs: Sequence[Sequence[Forwarded]]) -> tuple[Latency, list[float]]:
+    """What the forwards of one model teach, in runs of one configuration.
+
+    Returns:
+        What forwards cost, and the pace of each run: how long its forwards took, in what they
+        cost. The machine's pace changes; what a pass of 4 tokens costs, in passes of 1, does not,
+        and all runs together say that best.
+    """
+    paces = [1.0] * len(runs)
+    for _ in range(FITS):
+        steady = [
+            f._replace(took_ns=max(1, round(f.took_ns / pace)))
+            for pace, run in zip(paces, runs, strict=True)
+            for f in run
+        ]
+        table = table_of(steady)
+        cost = Latency(model="table", latency_ns=table[0][1], table=table)
+        usual_ns = {width: cost.at_width(width) for width in {f.width for f in steady}}
+        paces = [sum(f.took_ns for f in run) / sum(usual_ns[f.width] for f in run) for run in runs]
+    factors = np.array([f.took_ns / usual_ns[f.width] for f in steady])
+    return dataclasses.replace(cost, spread=tuple((factors / factors.mean()).tolist())), paces
+
+
+def at_pace(cost: Latency, pace: float) -> Latency:
+    """*cost* on a machine that takes *pace* times as long."""
+    table = tuple((width, max(1, round(ns * pace))) for width, ns in cost.table)
+    return dataclasses.replace(cost, latency_ns=table[0][1], table=table)
+
+
+def rate_of(traces: Sequence[str]) -> float:
+    """The acceptance rate of texts; their last position never needs a draft."""
+    drafts = "".join(trace[:-1] for trace in traces)
+    return drafts.count("1") / len(drafts)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -394,88 +474,140 @@ class Calibration:
     """What the predictions know.
 
     Attributes:
-        tables: for each load and role, mean latency (ns) by width.
+        costs: for each configuration and role, latency by width at pace 1.
+        paces: likewise the pace of each calibration run.
         rate: acceptance rate.
         drafts: how many drafts it is the rate of.
     """
 
-    tables: dict[tuple[str, str], tuple[tuple[int, int], ...]]
+    costs: dict[Configuration, dict[str, Latency]]
+    paces: dict[Configuration, dict[str, list[float]]]
     rate: float
     drafts: int
 
     @classmethod
-    def of(cls, seen: Mapping[str, Sequence[Forwarded]], draws: Sequence[bool]) -> Calibration:
-        """What forwards by load, and draws, teach."""
-        tables = {
-            (load, role): table_of(forwards, role)
-            for load, forwards in seen.items()
-            for role in ("target", "drafter")
+    def of(
+        cls, seen: Mapping[Configuration, Sequence[Sequence[Forwarded]]], traces: Sequence[str]
+    ) -> Calibration:
+        """What the forwards of each run, by configuration, and traces of texts teach."""
+        costs: dict[Configuration, dict[str, Latency]] = defaultdict(dict)
+        paces: dict[Configuration, dict[str, list[float]]] = defaultdict(dict)
+        for c, runs in seen.items():
+            for role in ROLES:
+                own = [[f for f in run if f.role == role] for run in runs]
+                if all(own):  # non-SI has no drafter
+                    costs[c][role], paces[c][role] = fit(own)
+        drafts = sum(len(trace) - 1 for trace in traces)
+        return cls(costs=dict(costs), paces=dict(paces), rate=rate_of(traces), drafts=drafts)
+
+    def case(
+        self,
+        configuration: Configuration,
+        tokens: int,
+        acceptance: Acceptance,
+        run: int | None = None,
+    ) -> Case:
+        """The case whose simulation predicts *configuration*.
+
+        Args:
+            configuration: what.
+            tokens: ``N``.
+            acceptance: its draws are up to the caller.
+            run: at the pace of this calibration run; ``None``: at pace 1.
+        """
+        paces = self.paces[configuration]
+        latency = {"target": Latency(), "drafter": Latency()} | {
+            role: at_pace(cost, 1.0 if run is None else paces[role][run])
+            for role, cost in self.costs[configuration].items()
         }
-        return cls(tables=tables, rate=float(np.mean(draws)), drafts=len(draws))
-
-    def case(self, configuration: Configuration, tokens: int, acceptance: Acceptance) -> Case:
-        """The case whose simulation predicts *configuration*."""
-        load = load_of(configuration)
-
-        def latency(role: str) -> Latency:
-            # non-SI has no drafter; whatever stands there is not used.
-            table = self.tables.get((load, role)) or ((1, 1),)
-            return Latency(model="table", latency_ns=table[0][1], table=table)
-
         return Case(
             tokens=tokens,
             lookahead=configuration.lookahead,
             targets=configuration.targets,
-            target=latency("target"),
-            drafter=latency("drafter"),
+            target=latency["target"],
+            drafter=latency["drafter"],
             acceptance=acceptance,
-            repeats=RATE_REPEATS if acceptance.model == "bernoulli" else 1,
+            repeats=1,
             seed=1,
             preemptible=False,
         )
 
-    def stalled(self, configuration: Configuration, forwards: Sequence[Forwarded]) -> bool:
-        """Whether the machine stood still during one of *forwards*."""
-        tables = {
-            role: Latency(model="table", table=table)
-            for (load, role), table in self.tables.items()
-            if load == load_of(configuration) and table
-        }
-        return any(
-            is_stall(f.took_ns, tables[f.role].at_width(f.width))
-            for f in forwards
-            if f.role in tables
-        )
+    def predict(
+        self,
+        configuration: Configuration,
+        runs: Sequence[int],
+        acceptance: Acceptance,
+        draws: np.ndarray,
+    ) -> float:
+        """The predicted wall time (ns) of a text that is measured once beside each of *runs*.
 
-    def from_trace(self, configuration: Configuration, trace: str) -> int:
-        """The predicted wall time (ns) of a text whose draws are known."""
-        acceptance = Acceptance(model="trace", traces=(trace,))
-        case = self.case(configuration, len(trace), acceptance)
-        return run_events(case, configuration.algorithm, 0).output.settled_ns[-1]
+        When forwards take now more, now less, other drafts go into a pass of DSI. So each
+        measurement is simulated with forwards that vary as they did in the calibration, several
+        times, and the prediction is the mean of what would be reported.
 
-    def from_rate(self, configuration: Configuration, tokens: int) -> float:
-        """The predicted mean wall time (ns), from the acceptance rate alone."""
-        case = self.case(configuration, tokens, Acceptance(rate=self.rate))
-        repeats = 1 if configuration.algorithm == "nonsi" else case.repeats
-        draws = case.acceptance.draws(case.seed, repeats, tokens)
+        Args:
+            configuration: what is measured.
+            runs: the numbers of the calibration runs.
+            acceptance: where *draws* come from.
+            draws: bool (simulations, tokens).
+        """
+        tokens = draws.shape[1]
+        cases = [self.case(configuration, tokens, acceptance, run) for run in runs]
         return float(
             np.mean(
                 [
-                    run_events(case, configuration.algorithm, r, draws[r]).output.settled_ns[-1]
-                    for r in range(repeats)
+                    fast_half(
+                        [
+                            run_events(
+                                case, configuration.algorithm, len(cases) * i + r, row
+                            ).output.settled_ns[-1]
+                            for r, case in enumerate(cases)
+                        ]
+                    )
+                    for i, row in enumerate(draws)
+                ]
+            )
+        )
+
+    def from_trace(self, configuration: Configuration, runs: Sequence[int], trace: str) -> float:
+        """The predicted wall time (ns) of a text whose draws are known; see :meth:`predict`."""
+        acceptance = Acceptance(model="trace", traces=(trace,))
+        draws = acceptance.draws(0, TRACE_DRAWS, len(trace))
+        return self.predict(configuration, runs, acceptance, draws)
+
+    def from_rate(
+        self, configuration: Configuration, texts: Sequence[Sequence[int]], tokens: int
+    ) -> float:
+        """The predicted mean wall time (ns) of *texts*, from the acceptance rate alone.
+
+        Each text is given by its calibration runs; see :meth:`predict`.
+        """
+        acceptance = Acceptance(rate=self.rate)
+        draws = acceptance.draws(1, RATE_DRAWS * len(texts), tokens)
+        return float(
+            np.mean(
+                [
+                    self.predict(configuration, runs, acceptance, draws[i :: len(texts)])
+                    for i, runs in enumerate(texts)
                 ]
             )
         )
 
 
-def forwards_of(
-    bench: Bench, wanted: Sequence[Configuration], texts: Sequence[int]
-) -> dict[str, list[Forwarded]]:
-    """Run *wanted* on *texts*: every forward, by the load that it ran in."""
-    seen: dict[str, list[Forwarded]] = defaultdict(list)
-    for text, configuration in itertools.product(texts, wanted):
-        seen[load_of(configuration)] += bench.measure(text, configuration).forwards
-    return seen
+def noise_of(repeats: Sequence[Sequence[float]]) -> np.ndarray:
+    """By how much (relative) the faster half of a text's *repeats* would differ if done anew.
+
+    Resampled from the repeats, with the factor that makes up for their being few.
+    """
+    rng = np.random.default_rng(0)
+    noise = []
+    for values in repeats:
+        count = len(values)
+        if count > 2:  # of two there is no telling
+            drawn = rng.choice(values, (RESAMPLES, count))
+            halves = np.array([fast_half(row.tolist()) for row in drawn])
+            noise.append((halves / fast_half(values) - 1) * math.sqrt(count / (count - 1)))
+    return np.concatenate(noise) if noise else np.array([])
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -484,7 +616,10 @@ class Row:
 
     Attributes:
         repeats: by how much (relative) each measurement differs from the one before it, of the
-            same text: what no prediction can be better than.
+            same text.
+        noise: by how much (relative) the measured times would differ if measured anew: what no
+            prediction can be better than.
+        cores: how many CPU cores it has, if it computes there.
     """
 
     configuration: Configuration
@@ -492,7 +627,9 @@ class Row:
     predicted_rate_ms: float
     measured_ms: np.ndarray
     repeats: np.ndarray
+    noise: np.ndarray
     orchestration: float
+    cores: int | None
     lossless: bool | None
 
     @property
@@ -518,19 +655,25 @@ class Row:
             "algorithm": self.configuration.algorithm,
             "lookahead": self.configuration.lookahead,
             "targets": self.configuration.targets,
+            "all_cores": self.configuration.all_cores,
+            "cores": self.cores,
             "predicted_replay_ms": float(self.predicted_replay_ms.mean()),
             "predicted_rate_ms": self.predicted_rate_ms,
             "measured_ms": float(measured.mean()),
             "measured_ci95_ms": half_width(float(measured.std(ddof=1)), len(measured)),
             "error_replay": self.error_replay,
-            "error_replay_median_abs": float(np.median(np.abs(self.errors))),
+            "error_replay_median_abs": median_abs(self.errors),
             "error_rate": self.error_rate,
-            "repeats_median_abs": float(np.median(np.abs(self.repeats)))
-            if len(self.repeats)
-            else None,
+            "repeats_median_abs": median_abs(self.repeats),
+            "noise_median_abs": median_abs(self.noise),
             "orchestration": self.orchestration,
             "lossless": self.lossless,
         }
+
+
+def median_abs(values: np.ndarray) -> float | None:
+    """The median of the sizes of *values*, if there are any."""
+    return float(np.median(np.abs(values))) if len(values) else None
 
 
 class Claim(NamedTuple):
@@ -553,7 +696,9 @@ class Validation:
         first: for each configuration the first measured text, for timelines: simulated and real.
         notes: what the reader must not overlook.
         stalls: measurements done again because the machine stood still meanwhile.
+        rate: acceptance rate of the measured texts, which no prediction knows.
         repeatability: median difference of two measurements of one text; ``None`` if there is one.
+        noise: median error of a prediction that is right, because of few repeats; likewise.
     """
 
     settings: dict[str, Any]
@@ -563,12 +708,48 @@ class Validation:
     first: dict[Configuration, tuple[Run, Run | LiveRun]]
     notes: list[str]
     stalls: int
+    rate: float
     repeatability: float | None
+    noise: float | None
 
     @property
     def holds(self) -> bool:
         """Whether every claim holds."""
         return all(claim.holds for claim in self.claims)
+
+
+class Steady:
+    """Measures anew when the machine has stood still meanwhile.
+
+    Args:
+        bench: what is measured.
+        text: run once by all of *wanted*, which shows how long forwards usually take.
+        wanted: the configurations.
+
+    Attributes:
+        stalls: how many measurements were done again.
+    """
+
+    def __init__(self, bench: Bench, text: int, wanted: Sequence[Configuration]) -> None:
+        self.bench = bench
+        self.stalls = 0
+        self.usual_ns: dict[Configuration, dict[str, float]] = {}
+        for c in wanted:
+            forwards = bench.measure(text, c).forwards
+            self.usual_ns[c] = {
+                role: float(np.median([f.took_ns for f in forwards if f.role == role] or [0]))
+                for role in ROLES
+            }
+
+    def measure(self, text: int, configuration: Configuration) -> Measured:
+        """As :meth:`Bench.measure`."""
+        usual_ns = self.usual_ns[configuration]
+        for _ in range(MOST_RETRIES):
+            measured = self.bench.measure(text, configuration)
+            if not any(is_stall(f.took_ns, usual_ns[f.role]) for f in measured.forwards):
+                return measured
+            self.stalls += 1
+        return self.bench.measure(text, configuration)
 
 
 def validate(
@@ -598,79 +779,82 @@ def validate(
         progress("recording which drafts are accepted")
         tokens = settings["tokens"]
         traces = {text: bench.trace(text) for text in texts}
-        # The last position never needs a draft.
-        draws = [draw == "1" for text in calibration_texts for draw in bench.trace(text)[:-1]]
-        forwards_of(bench, wanted, [0])  # thrown away: everything has run once
-        seen: dict[str, list[Forwarded]] = defaultdict(list)
-        replay: dict[Configuration, list[int]] = {c: [] for c in wanted}
-        found: dict[Configuration, list[list[Measured]]] = {c: [] for c in wanted}
-        stalls = 0
-        for share in np.array_split(texts, min(settings["rounds"], len(texts))):
-            progress("calibrating")
-            fresh = forwards_of(bench, wanted, calibration_texts)
-            for load, forwards in fresh.items():
-                seen[load] += forwards
-            calibration = Calibration.of(fresh, draws)
-            for text in share.tolist():
-                progress(f"measuring text {text - texts[0] + 1} of {len(texts)}")
-                for c in wanted:
-                    replay[c].append(calibration.from_trace(c, traces[text]))
-                    found[c].append([])
-                for _ in range(settings["repeats"]):
-                    for c in wanted:  # interleaved, so that all meet the same weather
-                        measured = bench.measure(text, c)
-                        for _ in range(MOST_RETRIES):
-                            if not calibration.stalled(c, measured.forwards):
-                                break
-                            stalls += 1
-                            measured = bench.measure(text, c)
-                        found[c][-1].append(measured)
+        cores = {c: bench.cores(c) for c in wanted}
+        known = [bench.trace(text) for text in calibration_texts]
+        progress("warming up")
+        steady = Steady(bench, calibration_texts[0], wanted)
+        seen: dict[Configuration, list[list[Forwarded]]] = {c: [] for c in wanted}
+        found: dict[Configuration, list[list[Measured]]] = {c: [[] for _ in texts] for c in wanted}
+        repeats = settings["repeats"]
+        for turn, (number, again) in enumerate(
+            itertools.product(range(len(texts)), range(repeats))
+        ):
+            if not again:
+                progress(f"measuring text {number + 1} of {len(texts)}")
+            other = calibration_texts[turn % len(calibration_texts)]
+            # There and back: fewer changes of algorithm, and nobody always comes after the same.
+            for c in reversed(wanted) if turn % 2 else wanted:
+                # Side by side, so that both meet the same weather.
+                seen[c].append(steady.measure(other, c).forwards)
+                found[c][number].append(steady.measure(texts[number], c))
     except BaseException:
         if fleet is not None:
             fleet.close(force=True)
         raise
     finally:
         bench.close()
-    progress("predicting from the rate")
-    calibration = Calibration.of(seen, draws)
+    progress("predicting")
+    calibration = Calibration.of(seen, known)
     reference = [runs[0].tokens for runs in found[wanted[0]]]
-    rows = [
-        Row(
-            configuration=c,
-            predicted_replay_ms=np.array(replay[c]) / 1e6,
-            predicted_rate_ms=calibration.from_rate(c, tokens) / 1e6,
-            measured_ms=np.array([np.median([m.wall_ns for m in runs]) for runs in found[c]]) / 1e6,
-            repeats=np.array(
-                [
-                    again.wall_ns / once.wall_ns - 1
-                    for runs in found[c]
-                    for once, again in itertools.pairwise(runs)
-                ]
-            ),
-            orchestration=sum(m.orchestration_ns for runs in found[c] for m in runs)
-            / sum(m.wall_ns for runs in found[c] for m in runs),
-            lossless=None
-            if reference[0] is None
-            else all(
-                m.tokens == r for runs, r in zip(found[c], reference, strict=True) for m in runs
-            ),
+    rows = []
+    beside = [range(repeats * i, repeats * (i + 1)) for i in range(len(texts))]
+    for c in wanted:
+        walls_ms = [[m.wall_ns / 1e6 for m in runs] for runs in found[c]]
+        everything = [m for runs in found[c] for m in runs]
+        replay_ns = [
+            calibration.from_trace(c, runs, traces[text])
+            for runs, text in zip(beside, texts, strict=True)
+        ]
+        rows.append(
+            Row(
+                configuration=c,
+                predicted_replay_ms=np.array(replay_ns) / 1e6,
+                predicted_rate_ms=calibration.from_rate(c, beside, tokens) / 1e6,
+                measured_ms=np.array([fast_half(own) for own in walls_ms]),
+                repeats=np.array(
+                    [
+                        again / once - 1
+                        for own in walls_ms
+                        for once, again in itertools.pairwise(own)
+                    ]
+                ),
+                noise=noise_of(walls_ms),
+                orchestration=sum(m.orchestration_ns for m in everything)
+                / sum(m.wall_ns for m in everything),
+                cores=cores[c],
+                lossless=None
+                if reference[0] is None
+                else all(
+                    m.tokens == r for runs, r in zip(found[c], reference, strict=True) for m in runs
+                ),
+            )
         )
-        for c in wanted
-    ]
     first = {}
     for c in wanted:
         acceptance = Acceptance(model="trace", traces=(traces[texts[0]],))
         case = calibration.case(c, tokens, acceptance)
-        simulated = run_events(case, c.algorithm, 0, keep_history=True)
+        plain = {role: dataclasses.replace(getattr(case, role), spread=()) for role in ROLES}
+        simulated = run_events(
+            dataclasses.replace(case, **plain), c.algorithm, 0, keep_history=True
+        )
         first[c] = (simulated, found[c][0][0].run)
-    again = np.abs(np.concatenate([row.repeats for row in rows]))
     notes = []
     if fleet is not None and contention:
         notes.append(f"{contention}; they slow each other")
-    if stalls:
+    if steady.stalls:
         notes.append(
-            f"{stalls} measurements were done again, because the machine stood still meanwhile "
-            f"(a forward took over {STALL_TIMES} times the usual and "
+            f"{steady.stalls} measurements were done again, because the machine stood still "
+            f"meanwhile (a forward took over {STALL_TIMES} times the usual and "
             f"{STALL_NS // 1_000_000} ms more)"
         )
     return Validation(
@@ -680,8 +864,10 @@ def validate(
         claims=claims_of(settings, calibration, rows),
         first=first,
         notes=notes,
-        stalls=stalls,
-        repeatability=float(np.median(again)) if len(again) else None,
+        stalls=steady.stalls,
+        rate=rate_of(list(traces.values())),
+        repeatability=median_abs(np.concatenate([row.repeats for row in rows])),
+        noise=median_abs(np.concatenate([row.noise for row in rows])),
     )
 
 
@@ -712,9 +898,13 @@ def claims_of(
     ]
     if pairs:
         claims.append(_not_slower("DSI ≤ SI", pairs, calibration))
-    errors = np.abs(np.concatenate([row.errors for row in rows]))
+    budget = [row for row in rows if row.configuration.all_cores]
+    if budget and dsi:
+        servers = max(row.configuration.targets for row in dsi)
+        budget += [row for row in dsi if row.configuration.targets == servers]
+        claims.append(_winner(budget))
+    median = median_abs(np.concatenate([row.errors for row in rows])) or 0.0
     worst = max(rows, key=lambda row: abs(row.error_replay))
-    median = float(np.median(errors))
     claims.append(
         Claim(
             "within tolerance, from the replayed trace",
@@ -766,6 +956,30 @@ def _not_slower(name: str, pairs: Sequence[tuple[Row, Row]], calibration: Calibr
     return Claim(name, not wrong, "; ".join(wrong or notes))
 
 
+def _winner(rows: Sequence[Row]) -> Claim:
+    """Whether the fastest of *rows* is the one that is predicted; ties within noise are ties."""
+    predicted = min(rows, key=lambda row: float(row.predicted_replay_ms.mean()))
+    measured = min(rows, key=lambda row: float(row.measured_ms.mean()))
+    behind = float(predicted.measured_ms.mean() / measured.measured_ms.mean()) - 1
+    tie = predicted is not measured and behind <= _noise(predicted, measured)
+    best: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: float(row.predicted_replay_ms.mean())):
+        best.setdefault(row.configuration.algorithm, row)
+    times = "; ".join(
+        f"{row.configuration}: {row.predicted_replay_ms.mean():.1f} ms predicted, "
+        f"{row.measured_ms.mean():.1f} measured"
+        for row in best.values()
+    )
+    who = f"{predicted.configuration}"
+    if predicted is not measured:
+        who += f", {behind:.1%} behind {measured.configuration}" + ", a tie" * tie
+    return Claim(
+        "the predicted winner wins, at equal budget",
+        predicted is measured or tie,
+        f"{who} ({times})",
+    )
+
+
 def _noise(a: Row, b: Row) -> float:
     """Half width of the 95 % interval of the ratio of the means, over texts paired."""
     log = np.log(a.measured_ms / b.measured_ms)
@@ -773,13 +987,10 @@ def _noise(a: Row, b: Row) -> float:
 
 
 def cost_curve(calibration: Calibration, configuration: Configuration) -> float:
-    """What a pass of k + 1 tokens in DSI costs, in passes of one token alone."""
-    loaded = calibration.tables.get((load_of(configuration), "target"), ())
-    alone = calibration.tables.get(("alone", "target"), ()) or loaded
-    if not loaded:
-        return math.nan
-    table = Latency(model="table", table=loaded)
-    return table.at_width(configuration.lookahead + 1) / alone[0][1]
+    """What a pass of k + 1 tokens in DSI costs, in passes of one token of non-SI, if there is."""
+    loaded = calibration.costs[configuration]["target"]
+    alone = calibration.costs.get(Configuration("nonsi", 1, 1), {}).get("target", loaded)
+    return loaded.at_width(configuration.lookahead + 1) / alone.table[0][1]
 
 
 def as_json(found: Validation) -> str:
@@ -792,12 +1003,15 @@ def as_json(found: Validation) -> str:
                 "acceptance_rate": found.calibration.rate,
                 "drafts": found.calibration.drafts,
                 "latency_by_width_ms": {
-                    f"{load}: {role}": [[width, ns / 1e6] for width, ns in table]
-                    for (load, role), table in found.calibration.tables.items()
+                    f"{c}: {role}": [[width, ns / 1e6] for width, ns in cost.table]
+                    for c, costs in found.calibration.costs.items()
+                    for role, cost in costs.items()
                 },
             },
             "stalls": found.stalls,
+            "acceptance_rate": found.rate,
             "repeatability": found.repeatability,
+            "noise": found.noise,
             "settings": found.settings,
             "notes": found.notes,
         }
@@ -808,7 +1022,8 @@ def as_text(found: Validation) -> str:
     """Tables for people."""
     from tabulate import tabulate
 
-    head = ["", "measured", "from the trace", "error", "from the rate", "error", "overhead"]
+    head = ["", "measured", "from the trace", "error", "a text", "noise", "from the rate", "error"]
+    head.append("overhead")
     rows = []
     for row in found.rows:
         one = row.as_dict
@@ -818,25 +1033,29 @@ def as_text(found: Validation) -> str:
                 f"{one['measured_ms']:.1f} ± {one['measured_ci95_ms']:.1f} ms",
                 f"{one['predicted_replay_ms']:.1f} ms",
                 f"{one['error_replay']:+.1%}",
+                f"{one['error_replay_median_abs']:.1%}",
+                "" if one["noise_median_abs"] is None else f"{one['noise_median_abs']:.1%}",
                 f"{one['predicted_rate_ms']:.1f} ms",
                 f"{one['error_rate']:+.1%}",
                 f"{one['orchestration']:.1%}",
             ]
         )
     tables = []
-    for (load, role), table in found.calibration.tables.items():
-        if table:
-            widths = ", ".join(f"{width}: {ns / 1e6:.2f}" for width, ns in table[:12])
-            tables.append(f"  {role} ({load}): {widths}")
+    for c, costs in found.calibration.costs.items():
+        for role, cost in costs.items():
+            widths = ", ".join(f"{width}: {ns / 1e6:.2f}" for width, ns in cost.table[:8])
+            tables.append(f"  {c}, {role}: {widths}")
     settings = found.settings
     lines = [
         f"{settings['backend']}: {settings['prompts']} texts of {settings['tokens']} tokens, "
         f"{settings['repeats']} × each; acceptance rate {found.calibration.rate:.3f} "
-        f"({found.calibration.drafts} drafts of {settings['calibration_prompts']} other texts)",
+        f"({found.calibration.drafts} drafts of {settings['calibration_prompts']} other texts; "
+        f"of these texts {found.rate:.3f})",
         "",
-        tabulate(rows, head, disable_numparse=True, colalign=("left", *["right"] * 6)),
+        tabulate(rows, head, disable_numparse=True, colalign=("left", *["right"] * 8)),
         "",
-        "measured: mean ± 95 % interval over texts; overhead: "
+        "measured: mean ± 95 % interval over texts; a text: median error of a text; noise: what it "
+        "would be, were the prediction right; overhead: "
         + (
             "wall time in which no worker was at a forward"
             if settings["backend"] == "torch"
@@ -852,8 +1071,13 @@ def as_text(found: Validation) -> str:
     ]
     if found.repeatability is not None:
         lines.append(
-            f"The same text measured again differs by {found.repeatability:.1%} (median): no "
-            "prediction can be closer than the machine is to itself."
+            f"The same text measured again differs by {found.repeatability:.1%} (median)"
+            + (
+                "."
+                if found.noise is None
+                else f", the faster half of {settings['repeats']} by {found.noise:.1%}: no "
+                "prediction can be closer than the machine is to itself."
+            )
         )
     lines += [f"mind: {note}" for note in found.notes]
     return "\n".join(lines)

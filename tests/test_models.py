@@ -146,6 +146,16 @@ def test_a_table_is_linear_between_its_rows():
     assert Latency(model="table", table=((4, 50),)).at_width(99) == 50
 
 
+def test_a_table_spreads_by_its_factors():
+    latency = Latency(model="table", table=((1, 1000), (2, 2000)), spread=(0.5, 1.0, 1.5))
+    one, other = latency.sampler(1, 2, 1), latency.sampler(1, 2, 1)
+    first = [one(1 + i % 2, False) for i in range(9000)]
+    assert first == [other(1 + i % 2, False) for i in range(9000)]
+    assert set(first[::2]) == {500, 1000, 1500}
+    assert np.mean(first[1::2]) == pytest.approx(2000, rel=0.02)
+    assert [latency.sampler(1, 3, 1)(1, False) for _ in range(9)] != first[:9]
+
+
 def test_a_first_latency_counts_once_per_server():
     sampler = Latency(latency_ns=5, first_ns=50).sampler(0, 0, 2)
     assert [sampler(1, True), sampler(1, False)] == [50, 5]

@@ -355,6 +355,8 @@ def test_validation_with_real_passes(fleet) -> None:
             "calibration_prompts": 1,
             "lookahead": [1, 3],
             "targets": [1, 2],
+            "repeats": 2,
+            "torch.equal_budget": True,
         },
     )
     bench = validation.TorchBench(fleet, [[3, 4], [5, 6], [7, 8]], Match(), 12)
@@ -362,10 +364,34 @@ def test_validation_with_real_passes(fleet) -> None:
     found = validation.validate(settings, bench=bench)
     claims = {claim.claim: claim for claim in found.claims}
     assert claims["lossless"].holds
-    assert len(found.rows) == 7
+    assert len(found.rows) == 1 + 2 + 2 * 2 + 1 + 2
+    cores = {row.cores for row in found.rows if row.configuration.all_cores}
+    assert cores == {fleet.all_cores()[1]}
+    assert "the predicted winner wins, at equal budget" in claims
     assert all((row.measured_ms > 0).all() for row in found.rows)
     assert "share 2 cores" in " ".join(found.notes) or len(fleet.contention) == 0
     assert 0 < found.calibration.rate < 1
+
+
+def test_a_run_after_another_algorithm_is_thrown_away(fleet) -> None:
+    from dsim.validate import Configuration, TorchBench
+
+    bench = TorchBench(fleet, [[3, 4], [5, 6]], Match(), 6)
+    plain, runs = bench._run, []
+    bench._run = lambda *args: runs.append(args) or plain(*args)
+    nonsi, si, dsi = (Configuration(name, 1, 1) for name in ("nonsi", "si", "dsi"))
+    for c, more in ((nonsi, 2), (nonsi, 1), (si, 2), (si._replace(lookahead=3), 1)):
+        runs.clear()
+        bench.measure(0, c)
+        assert runs == [(0, c)] * more
+    for c, more in ((si._replace(all_cores=True), 2), (dsi, 2), (dsi, 1)):
+        runs.clear()
+        bench.measure(1, c)
+        assert runs == [(1, c)] * more
+    bench.trace(0)
+    runs.clear()
+    bench.measure(0, dsi)
+    assert len(runs) == 2
 
 
 def test_the_commands(folder, words) -> None:
