@@ -165,9 +165,8 @@ def main() -> None:
     for name, times in took.items():
         middle = statistics.median(times)
         part = ""
-        if (
-            "DSI" not in name and "all cores" not in name
-        ):  # text by text, as the machine changes its pace
+        # Text by text, as the machine changes its pace; there is no bare loop on several cores.
+        if "DSI" not in name and "all cores" not in name:
             bare = took[f"{name.split()[0]} bare loop"]
             ratios = [b / t for b, t in zip(bare, times, strict=True)]
             part = f"{statistics.median(ratios):.3f}"
