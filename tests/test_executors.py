@@ -261,7 +261,8 @@ def test_work_that_kills_its_workers_is_given_up(tmp_path):
     log = tmp_path / "log"
     with pytest.raises(EngineError, match=f"died {MOST_DEATHS} times"):
         Executor(jobs=2).each(always_dies, str(log), range(8), Store(), lambda *_: None)
-    assert len(log.read_text()) == MOST_DEATHS
+    # While one death is noticed the other worker may take up work, and die as well.
+    assert MOST_DEATHS <= len(log.read_text()) <= 2 * MOST_DEATHS
 
 
 def each_dies_once(shared):
