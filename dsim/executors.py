@@ -12,7 +12,6 @@ import itertools
 import multiprocessing
 import os
 import secrets
-import signal
 import socket
 import sys
 import tempfile
@@ -22,6 +21,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dsim import interrupts
 from dsim.errors import EngineError, Problem, UserError
 
 if TYPE_CHECKING:
@@ -131,7 +131,8 @@ class Executor:
                 min(self.jobs, len(todo)), context, _start_process, (prepare, shared)
             )
             try:
-                waiting = {pool.submit(_in_process, task): n for n, task in todo.items()}
+                with interrupts.held():
+                    waiting = {pool.submit(_in_process, task): n for n, task in todo.items()}
                 for future in as_completed(waiting):
                     result = future.result()
                     deaths = 0
@@ -211,7 +212,7 @@ _run: str | None = None
 
 def _start_process(prepare: Prepare, shared: Any) -> None:
     global _do  # noqa: PLW0603  (one run a worker process, set once)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
+    interrupts.ignore()
     _do = prepare(shared)
 
 

@@ -107,6 +107,16 @@ def children(pid):
     return [(p, line) for p, _, line in rows if p in below and p != pid]
 
 
+def left_of(below):
+    """Those of the processes *below*, (pid, command line), that do not end within ten seconds."""
+    for _ in range(1000):
+        left = [line for child, line in below if Path(f"/proc/{child}").exists()]
+        if not left:
+            break
+        time.sleep(0.01)
+    return left
+
+
 def workers(pid):
     """The worker processes that simulate, of a run with process id *pid*."""
     return [
@@ -187,17 +197,49 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, what, options, w
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 130
     assert errors.strip() == f"interrupted; go on with: dsim {what} --resume cut"
-    for _ in range(1000):
-        left = [line for child, line in below if Path(f"/proc/{child}").exists()]
-        if not left:
-            break
-        time.sleep(0.01)
-    assert not left
+    assert not left_of(below)
     before = {path.name: path.stat().st_mtime_ns for path in kept.glob("chunk-*")}
     assert before
     resume = [sys.executable, "-c", DSIM, what, "--resume", "cut", "--quiet", *options]
     subprocess.run(resume, cwd=tmp_path, check=True)
     assert contents(tmp_path / "cut") == whole(what)
+
+
+STARTING = """
+import sys, time
+if "--multiprocessing-fork" in sys.orig_argv:
+    open(STARTED, "w").close()
+    time.sleep(1)  # an import that takes long
+"""
+
+
+@pytest.mark.parametrize("what", ["run", "generate"])
+def test_workers_keep_silent_if_interrupted_while_they_start(tmp_path, what):
+    if what == "generate":
+        pytest.importorskip("torch", reason="needs the extra torch")
+    study(tmp_path, "run")
+    started = tmp_path / "started"
+    starting = STARTING.replace("STARTED", repr(str(started)))
+    (tmp_path / "sitecustomize.py").write_text(starting)
+    prompt = [sys.executable, "-c", DSIM, "generate", "Once upon a time", "--share"]
+    process = subprocess.Popen(
+        command("run", *PROCESSES, "--out", "cut") if what == "run" else prompt,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    wait_for(started.exists, process)
+    below = children(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=900)
+    assert process.returncode == 130
+    hint = "; go on with: dsim run --resume cut" if what == "run" else ""
+    assert errors.strip() == f"interrupted{hint}"
+    assert below
+    assert not left_of(below)
 
 
 # -- as a library ----------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import shutil
 import signal
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dsim import interrupts
 from dsim.backends import worker
 from dsim.errors import EngineError, Problem, UserError
 from dsim.events.live import NS_PER_S, Line, LiveEnvironment, Pipe, Reply, exchange
@@ -334,10 +335,12 @@ class Fleet:
                 process = context.Process(
                     target=worker.main, args=(theirs, setup), name=f"dsim {name}", daemon=True
                 )
-                process.start()
-                theirs.close()  # so that the pipe breaks when the worker dies
-                self.processes.append(process)
-                self.lines.append(Line(name, rank, ours, process.sentinel, _obituary(process)))
+                with interrupts.held():
+                    process.start()
+                    theirs.close()  # so that the pipe breaks when the worker dies
+                    line = Line(name, rank, ours, process.sentinel, _obituary(process))
+                    self.processes.append(process)
+                    self.lines.append(line)
             self.ready: list[worker.Ready] = [
                 reply.value for reply in _first_replies(self.lines, load_timeout_ns)
             ]

@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import gc
 import os
-import signal
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
+from dsim import interrupts
 from dsim.errors import EngineError
 from dsim.verify import Answer, verify
 
@@ -467,7 +467,7 @@ def main(pipe: Any, setup: Setup) -> None:
     :class:`Feed`, or ``None``: no further than that number. Each forward gets the parts of a
     :class:`dsim.events.live.Reply`, which are sent in lists.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
+    interrupts.ignore()
     start_ns = time.perf_counter_ns()
     move(setup.cores)
     os.environ["OMP_NUM_THREADS"] = str(setup.threads)
