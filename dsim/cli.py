@@ -738,7 +738,7 @@ def generate(prompt: str, **options: Any) -> None:
 @click.option("--prompts", type=int, help="Texts that are predicted and measured.")
 @click.option("--target", metavar="MODEL", help="As in dsim generate.")
 @click.option("--drafter", metavar="MODEL", help="As in dsim generate.")
-@click.option("--prompt-set", metavar="NAME|FILE", help="A set that ships, or a JSONL file.")
+@click.option("--prompt-set", metavar="NAME|FILE", help="A set that ships, all, or a JSONL file.")
 @click.option("--share", is_flag=True, default=None, help="Workers may share cores and GPUs.")
 @click.option("--compile", is_flag=True, default=None, help=COMPILE_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -865,7 +865,7 @@ def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[st
 @click.option("--repeats", type=click.IntRange(1), default=20, show_default=True)
 @click.option("--tokens", type=click.IntRange(2), default=32, show_default=True)
 @click.option("--prompts", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|FILE")
+@click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|all|FILE")
 @click.option("--co-running", type=click.IntRange(0), default=0, help="Beside so many others.")
 @click.option("--as", "role", type=click.Choice(["target", "drafter"]), default="target")
 @click.option("--toml", is_flag=True, help="Print settings of a study.")
@@ -922,7 +922,7 @@ def latency(
 @measure.command()
 @click.option("--tokens", type=click.IntRange(2), default=64, show_default=True)
 @click.option("--prompts", type=click.IntRange(2), help="Only the first so many.")
-@click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|FILE")
+@click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|all|FILE")
 @click.option("--chat", is_flag=True, help="Each prompt is a user's turn of a conversation.")
 @click.option(
     "--trace",

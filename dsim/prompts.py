@@ -9,6 +9,7 @@ from pathlib import Path
 from dsim.errors import Problem, UserError
 
 FOLDER = Path(__file__).parent / "prompts"
+EVERY = "all"  # the name of all sets that ship, one after the other
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ def shipped() -> list[str]:
 
 
 def load(name: str, option: str = "--prompts") -> list[Prompt]:
-    """The prompts called *name*: a set that ships, or a JSONL file.
+    """The prompts called *name*: a set that ships, ``all`` of these sets, or a JSONL file.
 
     A line is an object with the text in ``prompt`` and, if it likes, ``id`` and ``task``. A text
     that stands there twice is taken once.
@@ -42,18 +43,20 @@ def load(name: str, option: str = "--prompts") -> list[Prompt]:
     """
     from dsim.study import nearest
 
+    if name == EVERY:
+        return [prompt for one in shipped() for prompt in load(one, option)]
     path = FOLDER / f"{name}.jsonl" if name in shipped() else Path(name)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        names = ", ".join(shipped()) or "none"
+        names = ", ".join([EVERY, *shipped()])
         why = getattr(error, "strerror", None) or "is no text"
         raise UserError(
             Problem(
                 option,
                 "",
                 f"{name} cannot be read ({why}); expected a JSONL file or a set that ships "
-                f"({names}){nearest(name, shipped())}",
+                f"({names}){nearest(name, [EVERY, *shipped()])}",
             )
         ) from None
     found: dict[str, Prompt] = {}

@@ -218,7 +218,7 @@ def write_batches(
             [p for _, p in chunk],
             tokens,
             temperature=temperature,
-            seed=zlib.crc32(path.name.encode()),
+            seed=zlib.crc32(path.name.encode(), args.seed - 1),
         )
         save_file({"hidden": states.contiguous()}, path.with_suffix(".safetensors"))
         half = path.with_suffix(".half")
@@ -235,7 +235,7 @@ def write_batches(
 def sample(args: argparse.Namespace) -> None:
     """Let the target make questions and documents up."""
     tokenizer, decoder = load_tokenizer(args.gguf), Decoder(load_model(args.gguf))
-    rng = random.Random(1)
+    rng = random.Random(args.seed)
     asked = tokenizer.encode(
         f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n", add_special_tokens=False
     )
@@ -282,7 +282,7 @@ def passages(texts: Sequence[Text], tokenizer: Any) -> list[str]:
 
 def starts(args: argparse.Namespace, tokenizer: Any) -> list[tuple[str, list[int]]]:
     """All prompts to be answered greedily: (kind, token ids), batches of like lengths."""
-    rng = random.Random(2)
+    rng = random.Random(args.seed + 1)
     asked = questions(read(args.out, "questions"), tokenizer)
     documents = read(args.out, "documents")
     more, stubs = prompts.written(rng, args.templates, args.stubs)
@@ -456,6 +456,9 @@ def train(args: argparse.Namespace) -> None:
     head = target.model.embed_tokens.weight.detach().bfloat16()
     drafter = cut_drafter(target, args.layers)
     del target
+    if args.start:
+        before = load_file(str(args.start / "layers.safetensors"))
+        drafter.load_state_dict({k: v.float() for k, v in before.items()}, strict=False)
     weights = [p for p in drafter.parameters() if p.requires_grad]
     mover = optimizer(drafter)
     shipped = Shipped(load_tokenizer(args.gguf))
@@ -574,6 +577,7 @@ def main() -> None:
     a.set_defaults(run=answer)
     for step in (s, a):
         step.add_argument("--batch", type=int, default=192, help="texts at a time")
+        step.add_argument("--seed", type=int, default=1, help="another one, other texts")
     t = steps.add_parser("train", help="fit the drafter")
     t.add_argument("--data", type=Path, required=True, help="folder of the steps before")
     t.add_argument("--steps", type=int, default=800)
@@ -582,6 +586,7 @@ def main() -> None:
     t.add_argument("--warm", type=int, default=20, help="steps until the peak")
     t.add_argument("--fall", type=float, default=0.3, help="the share of the steps after the peak")
     t.add_argument("--layers", type=int, nargs="+", default=[0, 1, 29], help="layers to start from")
+    t.add_argument("--start", type=Path, help="folder of a drafter to start from, not the layers")
     t.add_argument("--words", type=int, default=8192, help="frequent words in the softmax")
     t.add_argument("--hard", type=float, default=0.5, help="weight of the first choice")
     t.add_argument("--near", type=float, default=1.0, help="weight of the hidden states")
@@ -592,9 +597,11 @@ def main() -> None:
     for step in (s, a, t):
         step.add_argument("--gguf", type=Path, required=True)
         step.add_argument("--out", type=Path, required=True)
+    # With more than one, threads wait for each other on a machine that is shared.
+    parser.add_argument("--threads", type=int, default=1, help="of torch")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(1)  # with more, threads wait for each other on a machine that is shared
+    torch.set_num_threads(args.threads)
     args.run(args)
 
 

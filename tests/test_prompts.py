@@ -43,13 +43,17 @@ def test_files_that_are_not_there_or_empty(tmp_path) -> None:
         prompts.load(str(tmp_path / "some.jsonl"))
 
 
-@pytest.mark.parametrize("name", prompts.shipped() or ["none ships"])
+@pytest.mark.parametrize("name", prompts.shipped())
 def test_the_sets_that_ship(name: str) -> None:
-    if name == "none ships":
-        pytest.skip("no prompt set ships with this checkout")
     found = prompts.load(name)
     assert len(found) >= 5
     assert len({p.id for p in found}) == len(found)
+
+
+def test_all_sets_that_ship_at_once() -> None:
+    found = prompts.load("all")
+    assert {p.task for p in found} == set(prompts.shipped())
+    assert len({p.id for p in found}) == len(found) == 100
 
 
 def test_a_name_that_is_nearly_right(monkeypatch) -> None:

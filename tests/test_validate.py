@@ -348,6 +348,28 @@ def test_gpus_have_no_equal_budget() -> None:
         validation.bench_of(given_)
 
 
+class OneOfThreeIsSlow(World):
+    """The last of three measurements of a text takes half as long again."""
+
+    def measure(self, text, configuration):
+        measured = super().measure(text, configuration)
+        slow = text >= 4 and self.measured.count((text, configuration)) == 3
+        return measured._replace(wall_ns=measured.wall_ns * 3 // 2) if slow else measured
+
+
+def test_what_other_statistics_of_the_repeats_would_say_is_told() -> None:
+    found, _ = validate(OneOfThreeIsSlow(), repeats=3, prompts=2, calibration_prompts=4)
+    assert found.statistics["faster half"].median_text < 1e-6
+    assert found.statistics["median"].median_text < 1e-6
+    assert found.statistics["mean"].median_text == pytest.approx(1 / 7, abs=1e-3)
+    assert found.statistics["mean"].worst_configuration == pytest.approx(-1 / 7, abs=1e-3)
+    assert "with the mean the median text is off by 14.3%" in as_text(found)
+    told = json.loads(as_json(found))["statistics"]
+    assert told["mean"]["median_text"] == found.statistics["mean"].median_text
+    once, _ = validate(World(), repeats=1, prompts=2)
+    assert "Of the repeats" not in as_text(once)
+
+
 def test_json_and_text_and_report(tmp_path) -> None:
     found, _ = validate(World(), prompts=3)
     data = json.loads(as_json(found))
