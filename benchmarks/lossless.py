@@ -5,22 +5,25 @@
 By every lookahead in {1, 2, 3, 5, 8} and 1 and 2 target servers, greedy and sampled (temperature
 0.8). In float32 every text should be the same; in bfloat16 the first difference of each text is
 shown with the gap between the two best logits there, which says whether it was a near tie, and the
-gaps at first differences are compared with those at all positions.
+gaps at first differences are compared with those at all positions. With ``--keep FILE`` a run that
+was broken off goes on after the last text that was finished.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from dsim.verify import Sampling
+    from dsim.verify import Rule, Sampling
 
 LOOKAHEADS = (1, 2, 3, 5, 8)
 NEAR = 0.1  # a gap below which two logits are nearly tied
@@ -51,6 +54,39 @@ def spread(values: Sequence[float]) -> str:
     return f"median {np.median(values):.3f}, largest {max(values):.3f}, {near:.0%} below {NEAR}"
 
 
+class Kept:
+    """What was found before, and what is found now: one JSON object a line of a file.
+
+    Args:
+        path: the file; ``None``: nothing is kept.
+        what: what is run; the file must be of the same.
+    """
+
+    def __init__(self, path: Path | None, what: dict[str, Any]) -> None:
+        self.known: dict[str, Any] = {}
+        lines = path.read_text(encoding="utf-8").splitlines() if path and path.exists() else []
+        for line in lines:
+            with contextlib.suppress(ValueError):  # the last line may be a half
+                one = json.loads(line)
+                self.known[one["key"]] = one["value"]
+        if self.known and self.known.get("what") != what:
+            sys.exit(f"{path} is of another run: {self.known.get('what')}")
+        self.file = path.open("a", encoding="utf-8") if path else None
+        if self.file and lines:
+            self.file.write("\n")  # the last line may be a half
+        if not self.known:
+            self("what", lambda: what)
+
+    def __call__(self, key: str, find: Callable[[], Any]) -> Any:
+        """The value of *key*: known, or found now and kept."""
+        if key not in self.known:
+            self.known[key] = find()
+            if self.file:
+                self.file.write(json.dumps({"key": key, "value": self.known[key]}) + "\n")
+                self.file.flush()
+        return self.known[key]
+
+
 def main() -> None:
     """Count, and print what differs."""
     options = argparse.ArgumentParser(description=__doc__)
@@ -62,6 +98,7 @@ def main() -> None:
     options.add_argument("--dtype", default="float32")
     options.add_argument("--compile", action="store_true", help="see dsim generate")
     options.add_argument("--chat", action="store_true", help="prompts are turns of a conversation")
+    options.add_argument("--keep", type=Path, metavar="FILE", help="go on from it")
     args = options.parse_args()
 
     from dsim.backends.torch import Fleet
@@ -80,6 +117,7 @@ def main() -> None:
     configurations += [("dsi", k, targets) for k in LOOKAHEADS for targets in (1, 2)]
     exact = load_model(specs(args.target, args.drafter)[0], "cpu")  # float32: gaps without rounding
     compiled = max(map(len, prompts)) + args.tokens if args.compile else 0
+    kept = Kept(args.keep, {k: str(v) for k, v in vars(args).items() if k != "keep"})
     fleet = Fleet(pair, 2, share=True, watchdog_ns=PATIENCE_NS, compiled_tokens=compiled)
     with fleet:
         for name, sampling in (
@@ -90,16 +128,36 @@ def main() -> None:
             everywhere: list[float] = []
             parted: dict[tuple[int, int], float] = {}  # by prompt and position
             for number, prompt in enumerate(prompts):
-                expected = fleet.run("nonsi", prompt, args.tokens, rule).output.tokens
+
+                def own(prompt: list[int] = prompt, rule: Rule = rule) -> list[int]:
+                    return list(fleet.run("nonsi", prompt, args.tokens, rule).output.tokens)
+
+                expected = kept(f"{name} {number}", own)
                 ahead = gaps(exact, prompt, expected, sampling)
                 everywhere += ahead.tolist()
                 for algorithm, lookahead, targets in configurations:
-                    run = fleet.run(
-                        algorithm, prompt, args.tokens, rule, lookahead=lookahead, targets=targets
-                    )
-                    found = run.output.tokens
+
+                    def found_by(
+                        algorithm: str = algorithm,
+                        lookahead: int = lookahead,
+                        targets: int = targets,
+                        prompt: list[int] = prompt,
+                        rule: Rule = rule,
+                    ) -> tuple[list[int], int, int]:
+                        run = fleet.run(
+                            algorithm,
+                            prompt,
+                            args.tokens,
+                            rule,
+                            lookahead=lookahead,
+                            targets=targets,
+                        )
+                        return list(run.output.tokens), run.output.accepted, run.judged
+
+                    key = f"{name} {number} {algorithm} {lookahead} {targets}"
+                    found, stood, said = kept(key, found_by)
                     total += 1
-                    accepted, judged = accepted + run.output.accepted, judged + run.judged
+                    accepted, judged = accepted + stood, judged + said
                     if found == expected:
                         same += 1
                         continue
