@@ -16,6 +16,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 
 def bare_nonsi(target: Any, prompt: list[int], tokens: int) -> list[int]:
     """Greedy decoding, one forward a token."""
@@ -63,6 +65,13 @@ def bare_si(target: Any, drafter: Any, prompt: list[int], tokens: int, k: int) -
         text += [*drafts[:n], own[n]]
         fed = [min(f, len(text) - 1) for f in fed]
     return text[len(prompt) :]
+
+
+def interval(ratios: list[float]) -> str:
+    """The median of *ratios*, one a text and repeat, and its 95 % interval (bootstrap)."""
+    drawn = np.random.default_rng(0).choice(ratios, (2000, len(ratios)))
+    low, high = np.percentile(np.median(drawn, axis=1), [2.5, 97.5])
+    return f"{np.median(ratios):.3f} ({low:.3f} to {high:.3f})"
 
 
 def main() -> None:
@@ -161,7 +170,7 @@ def main() -> None:
                             took[name].append(wall_ns / 1e6)
                     for name, words in texts.items():
                         same[name] &= words == texts["non-SI bare loop"]
-    print(f"{'':24}{'median':>12}{'per token':>12}{'of its bare loop':>18}  same tokens")
+    print(f"{'':24}{'median':>12}{'per token':>12}{'of its bare loop':>25}  same tokens")
     for name, times in took.items():
         middle = statistics.median(times)
         part = ""
@@ -169,11 +178,19 @@ def main() -> None:
         if "DSI" not in name and "all cores" not in name:
             bare = took[f"{name.split()[0]} bare loop"]
             ratios = [b / t for b, t in zip(bare, times, strict=True)]
-            part = f"{statistics.median(ratios):.3f}"
+            part = interval(ratios)
         print(
-            f"{name:24}{middle:9.1f} ms{middle / args.tokens:9.2f} ms{part:>18}  "
+            f"{name:24}{middle:9.1f} ms{middle / args.tokens:9.2f} ms{part:>25}  "
             f"{'yes' if same[name] else 'NO'}"
         )
+    for ours, theirs in (
+        ("non-SI dsim", "non-SI model.generate"),
+        ("SI dsim", "SI assisted generation"),
+        ("DSI dsim", "SI dsim"),
+        ("DSI dsim", "SI dsim, all cores"),
+    ):
+        ratios = [b / a for a, b in zip(took[ours], took[theirs], strict=True)]
+        print(f"{ours}: {interval(ratios)} × as fast as {theirs}")
 
 
 NAME = "cache"

@@ -75,11 +75,47 @@ class Group(click.Group):
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dsim")
-def main() -> None:
+@click.option(
+    "--plugin",
+    "plugins",
+    metavar="MODULE",
+    multiple=True,
+    help="A module of yours that adds an orchestration; see docs/orchestrations.md.",
+)
+def main(plugins: tuple[str, ...]) -> None:
     """Simulate speculative decoding: non-SI, SI and DSI under one clock.
 
     Start with: dsim simulate. Then: dsim run studies/heatmap.toml
     """
+    if plugins:
+        from dsim.plugins import load
+
+        load(list(plugins))
+
+
+class OrchestrationName(click.ParamType):  # type: ignore[type-arg]  # of click 8.5 on
+    """The name of an orchestration, those of plugins as well."""
+
+    name = "name"
+
+    def convert(self, value: str, param: Any, ctx: Any) -> str:
+        """Check that it is known."""
+        if value not in ORCHESTRATIONS:
+            from dsim.study import nearest
+
+            names = list(ORCHESTRATIONS)
+            hint = nearest(value, names)
+            self.fail(f"{value!r} is not one of {', '.join(names)}{hint}", param, ctx)
+        return value
+
+
+def _interrupted(command: str, folder: Path) -> int:
+    """Say how to go on."""
+    from dsim.plugins import options
+
+    command = f"dsim {options()}{command} --resume {folder}"
+    click.echo(f"interrupted; go on with: {command}", err=True)
+    return INTERRUPTED
 
 
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -234,8 +270,7 @@ def run(
                 progress=lambda cases: (bar.update(cases), None)[1],
             )
     except RunInterrupted:
-        click.echo(f"interrupted; go on with: dsim run --resume {folder}", err=True)
-        sys.exit(INTERRUPTED)
+        sys.exit(_interrupted("run", folder))
     if not quiet:
         for line in finished.lines:
             click.echo(line)
@@ -341,8 +376,7 @@ def load(
                 progress=progress,
             )
     except RunInterrupted:
-        click.echo(f"interrupted; go on with: dsim load --resume {folder}", err=True)
-        sys.exit(INTERRUPTED)
+        sys.exit(_interrupted("load", folder))
     if not quiet:
         for line in loads.as_text(found):
             click.echo(line)
@@ -545,7 +579,8 @@ def _renamed(setting: Any, key: str) -> Any:
 @click.option(
     "--algorithm",
     "algorithms",
-    type=click.Choice(list(ORCHESTRATIONS)),
+    type=OrchestrationName(),
+    metavar=f"[{'|'.join(ORCHESTRATIONS)}]",
     multiple=True,
     help="What to simulate; repeatable.  [default: nonsi, si, dsi]",
 )

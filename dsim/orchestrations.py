@@ -7,6 +7,7 @@ take, what people read, colours, and the function that starts a run.
 from __future__ import annotations
 
 import dataclasses
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from dsim.events.start import Setup
 
 
+PLUGINS = "DSIM_PLUGINS"  # the variable by which worker processes know of plugins
 POLICIES = ("fixed", "heuristic", "aimd", "confidence")  # see dsim.lookahead
 
 
@@ -116,6 +118,8 @@ ORCHESTRATIONS: dict[str, Orchestration] = {
 def register(orchestration: Orchestration) -> None:
     """Add *orchestration* for this process; ``simulate_case`` and ``run_events`` then take it.
 
+    In a module that ``dsim --plugin`` names, studies and the command line take it as well.
+
     Raises:
         ValueError: the name is taken.
     """
@@ -124,6 +128,15 @@ def register(orchestration: Orchestration) -> None:
     ORCHESTRATIONS[orchestration.name] = orchestration
 
 
+def plugins() -> list[str]:
+    """The modules that ``--plugin`` names."""
+    return [name for name in os.environ.get(PLUGINS, "").split(",") if name]
+
+
 def titles() -> Mapping[str, str]:
     """What people read, by name."""
     return {name: o.title for name, o in ORCHESTRATIONS.items()}
+
+
+for _name in plugins():  # in a worker process, before anything reads the list
+    import_module(_name)

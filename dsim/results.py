@@ -15,6 +15,7 @@ import numpy as np
 
 from dsim.errors import Problem, UserError
 from dsim.orchestrations import titles
+from dsim.plugins import fingerprints
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -226,6 +227,8 @@ def provenance(study_toml: str, engines: Mapping[str, int], settings: Mapping[st
             "byte_order": sys.byteorder,
         },
     }
+    if plugins := fingerprints():
+        record["plugins_sha256"] = plugins
     return json.dumps(record, indent=2) + "\n"
 
 

@@ -16,6 +16,7 @@ from dsim import study as studies
 from dsim.errors import Problem, UserError
 from dsim.executors import Executor, Store
 from dsim.grid import HERE, run_grid
+from dsim.plugins import options
 from dsim.results import MOST_CSV_ROWS, column_of, provenance, read_results, write_csv, write_table
 
 if TYPE_CHECKING:
@@ -217,8 +218,8 @@ def _claim(folder: Path, resolved: str, command: str, *, force: bool) -> None:
     if unfinished.is_dir():
         if not force:
             raise refuse(
-                f"holds an unfinished run; go on with: dsim {command} --resume {folder}\n"
-                "or start again with --force"
+                f"holds an unfinished run; go on with: dsim {options()}{command} "
+                f"--resume {folder}\nor start again with --force"
             )
         shutil.rmtree(unfinished)
         return

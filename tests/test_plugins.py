@@ -1,0 +1,112 @@
+"""Orchestrations of the user's own, by ``dsim --plugin``."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from dsim.executors import SMALL_TOKENS
+
+# One draft, one pass, and again: SI that heeds no lookahead.
+MINE = """
+from dsim.orchestrations import Orchestration, register
+
+def careful(drafter, target, output):
+    while not output.finished:
+        settled = output.settled
+        if output.wanted - settled > 1:
+            draft = drafter.forward(settled)
+            yield draft
+            output.tokens.append(draft.token)
+        forward = target.forward(settled)
+        yield forward
+        output.settle(*target.backend.verify(forward, settled, output.tokens[settled:]))
+
+def start(setup):
+    setup.env.process(careful(setup.drafter(), setup.target(), setup.output))
+
+register(Orchestration(name="careful", title="careful SI", colour="#aa3377",
+                       meaning="one draft at a time", start="mine:start"))
+"""
+STUDY = """
+algorithms = ["nonsi", "si", "careful"]
+lookahead = 1
+tokens = 40
+repeats = 120
+[target]
+latency_model = "gamma"
+latency_cv = 0.3
+[grid]
+acceptance.rate = { start = 0.1, stop = 0.9, step = 0.05 }
+[[charts]]
+kind = "lines"
+title = "Speed-up"
+x = "acceptance.rate"
+y = "speedup_vs_nonsi"
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "mine.py").write_text(MINE, "utf-8")
+    (tmp_path / "study.toml").write_text(STUDY, "utf-8")
+    return tmp_path
+
+
+def dsim(folder, *words):
+    command = [sys.executable, "-P", "-m", "dsim", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_a_plugin_stands_beside_the_others(folder) -> None:
+    words = ("simulate", "--algorithm", "si", "--algorithm", "careful", "--lookahead", "1")
+    found = dsim(folder, "--plugin", "mine", *words)
+    assert (found.returncode, found.stderr) == (0, "")
+    rows = {line.split("  ")[0]: line.split()[-8:] for line in found.stdout.splitlines() if line}
+    assert "careful SI" in rows
+    plain = dsim(folder, *words)
+    assert plain.returncode == 2
+    assert "'careful' is not one of nonsi, si, dsi, multidsi" in plain.stderr
+
+
+def test_studies_take_it_in_worker_processes_too(folder) -> None:
+    assert SMALL_TOKENS < 17 * 120 * 40  # or no worker would be started
+    for jobs in ("1", "2"):
+        found = dsim(folder, "--plugin", "mine", "run", "study.toml", "--out", jobs, "--jobs", jobs)
+        assert (found.returncode, found.stderr) == (0, "")
+    files = {path.name: path.read_bytes() for path in (folder / "1").iterdir()}
+    assert files == {path.name: path.read_bytes() for path in (folder / "2").iterdir()}
+    assert b"careful SI" in files["report.html"]
+    frame = pd.read_parquet(folder / "1" / "results.parquet")
+    by = {name: own["latency_mean_ms"].to_list() for name, own in frame.groupby("algorithm")}
+    assert by["si"] == by["careful"]  # with lookahead 1 they are the same
+    assert len(by["si"]) == 17
+    record = json.loads(files["provenance.json"])
+    assert record["plugins_sha256"] == {"mine": hashlib.sha256(MINE.encode()).hexdigest()}
+    refused = dsim(folder, "run", "study.toml", "--out", "without")
+    assert refused.returncode == 2
+    assert "careful" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be imported: ModuleNotFoundError: No module named 'other'"),
+        ("x = 1\n", "registers nothing"),
+        ("1 / 0\n", "cannot be imported: ZeroDivisionError"),
+        (MINE.replace("careful", "dsi"), "there is an orchestration 'dsi' already"),
+    ],
+)
+def test_a_plugin_that_is_none(folder, text, words) -> None:
+    if text is not None:
+        (folder / "other.py").write_text(text, "utf-8")
+    found = dsim(folder, "--plugin", "other", "simulate")
+    assert found.returncode == 2
+    assert found.stdout == ""
+    assert words in found.stderr
+    assert "Traceback" not in found.stderr
