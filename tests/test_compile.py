@@ -17,7 +17,7 @@ from dsim.errors import EngineError, UserError
 from dsim.events.live import NS_PER_S, Line, Pipe
 from dsim.models import ModelSpec, load_model, load_pair, specs
 from dsim.verify import Match, Sampling
-from tests.tiny import CONTEXT, VOCAB, need_torch, write_model
+from tests.tiny import CONTEXT, VOCAB, write_pair
 
 pytestmark = [
     pytest.mark.torch,
@@ -29,11 +29,7 @@ ROOM = 40  # tokens of a static cache
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    need_torch()
-    made = tmp_path_factory.mktemp("models")
-    write_model(made / "target", 1)
-    write_model(made / "drafter", 2, like=made / "target", noise=0.12)
-    return made
+    return write_pair(tmp_path_factory)
 
 
 def sliding_model():

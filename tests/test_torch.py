@@ -18,7 +18,7 @@ from dsim.models import ModelSpec, check_tokenizers, load_model, load_pair, load
 from dsim.simulate import run_events
 from dsim.study import Case
 from dsim.verify import Match, Rejection, Sampling, TopN, choose
-from tests.tiny import CONTEXT, VOCAB, need_torch, write_model
+from tests.tiny import CONTEXT, VOCAB, write_model, write_pair
 
 pytestmark = [
     pytest.mark.torch,
@@ -30,11 +30,7 @@ PROMPTS = ([3, 4, 5, 6], [9], [20, 21, 22, 23, 24, 25, 26, 27, 28])
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    need_torch()
-    made = tmp_path_factory.mktemp("models")
-    write_model(made / "target", 1)
-    write_model(made / "drafter", 2, like=made / "target", noise=0.12)
-    return made
+    return write_pair(tmp_path_factory)
 
 
 @pytest.fixture(scope="module")

@@ -71,6 +71,15 @@ def write_model(folder, seed: int, *, layers: int = 2, like=None, noise: float =
     return folder
 
 
+def write_pair(tmp_path_factory):
+    """A folder with a ``target`` and a ``drafter`` that often agree."""
+    need_torch()
+    folder = tmp_path_factory.mktemp("models")
+    write_model(folder / "target", 1)
+    write_model(folder / "drafter", 2, like=folder / "target", noise=0.12)
+    return folder
+
+
 def alive(pids) -> list[int]:
     """Which of the processes *pids* still run, after some time to end; zombies do not count."""
     deadline = time.monotonic() + 10
