@@ -991,6 +991,10 @@ class _Loader:
             ranges[key] = value
             return
         values[key] = value
+        if key.startswith(PAIR_TABLES):  # what a variant's pair says would take its place
+            for own in variants:
+                if "pair" in own:
+                    own[key] = value
         minimise = values.get("minimise")
         if isinstance(minimise, list) and key in minimise:
             values["minimise"] = [k for k in minimise if k != key]

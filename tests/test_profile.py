@@ -205,6 +205,22 @@ def test_the_shipped_study_reads_the_shipped_profile(tmp_path):
     assert result.exit_code == 0, result.stderr
 
 
+def test_what_is_set_wins_over_a_variants_pair(path):
+    text = f'[[variants]]\nname = "mine"\npair = "{path}"\n[[variants]]\nname = "default"\n'
+    own = case_of(study_of(text).of_variant(0))
+    study = study_of(text, overrides=["target.latency_ms=7", "acceptance.rate=0.25"])
+    for v in range(2):
+        case = case_of(study.of_variant(v))
+        assert case.target.is_constant
+        assert case.target.latency_ns == 7 * MS
+        assert case.acceptance.rate == 0.25
+    assert case_of(study.of_variant(0)).drafter == own.drafter
+    half = study_of(text, overrides=["drafter.latency_relative=0.5"])
+    assert case_of(half.of_variant(0)).drafter.latency_ns == 10 * MS  # of the TPOT
+    both = study_of(text, overrides=["target.latency_ms=7", f"pair={path}"])
+    assert case_of(both.of_variant(0)).target.latency_ns == 7 * MS
+
+
 def test_a_variants_pair_takes_the_place_of_the_studys(path, tmp_path):
     """Nothing of the study's pair stays: neither its table nor its first-token latency."""
     bare = Profile(
