@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from dsim.events.start import Setup
 
 
-PLUGINS = "DSIM_PLUGINS"  # the variable by which worker processes know of plugins
+# The variables by which worker processes know of plugins, and where one may lie.
+PLUGINS, PLUGIN_FOLDER = "DSIM_PLUGINS", "DSIM_PLUGIN_FOLDER"
 POLICIES = ("fixed", "heuristic", "aimd", "confidence")  # see dsim.lookahead
 
 
@@ -138,5 +140,13 @@ def titles() -> Mapping[str, str]:
     return {name: o.title for name, o in ORCHESTRATIONS.items()}
 
 
+def import_plugin(name: str) -> None:
+    """Import module *name*; its folder comes last, so that no file there hides a library."""
+    folder = os.environ.get(PLUGIN_FOLDER)
+    if folder and folder not in sys.path:
+        sys.path.append(folder)
+    import_module(name)
+
+
 for _name in plugins():  # in a worker process, before anything reads the list
-    import_module(_name)
+    import_plugin(_name)

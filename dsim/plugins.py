@@ -5,39 +5,42 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from importlib import import_module
 from pathlib import Path
 
 from dsim.errors import Problem, UserError
-from dsim.orchestrations import ORCHESTRATIONS, PLUGINS, plugins
+from dsim.orchestrations import (
+    ORCHESTRATIONS,
+    PLUGIN_FOLDER,
+    PLUGINS,
+    import_plugin,
+    plugins,
+)
 
 
 def load(names: list[str]) -> None:
     """Import the modules *names*, here and in every worker process to come.
 
-    They are looked for in the working directory, too. Has to come before :mod:`dsim.study` is
-    imported, which takes the list of orchestrations as it is.
+    They are looked for in the working directory as well, last of all. Has to come before
+    :mod:`dsim.study` is imported, which takes the list of orchestrations as it is.
 
     Raises:
         UserError: one cannot be imported, or adds no orchestration.
     """
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
-    os.environ["PYTHONPATH"] = os.pathsep.join(paths)
-    for name in names:
-        before = len(ORCHESTRATIONS)
+    os.environ[PLUGIN_FOLDER] = str(Path.cwd())
+    known = list(dict.fromkeys([*plugins(), *names]))
+    for name in known:
+        before, old = len(ORCHESTRATIONS), name in sys.modules
         what = ""
         try:
-            import_module(name)
-        except Exception as error:  # whatever the module does
+            import_plugin(name)
+        except (Exception, SystemExit) as error:  # whatever the module does
             what = f"cannot be imported: {type(error).__name__}: {error}"
         else:
-            if len(ORCHESTRATIONS) == before:
+            if len(ORCHESTRATIONS) == before and not old:
                 what = "registers nothing; expected a call of dsim.orchestrations.register"
         if what:
             raise UserError(Problem("--plugin", name, what))
-    os.environ[PLUGINS] = ",".join([*plugins(), *names])
+    os.environ[PLUGINS] = ",".join(known)
 
 
 def fingerprints() -> dict[str, str]:

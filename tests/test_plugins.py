@@ -69,6 +69,9 @@ def test_a_plugin_stands_beside_the_others(folder) -> None:
     assert (found.returncode, found.stderr) == (0, "")
     rows = {line.split("  ")[0]: line.split()[-8:] for line in found.stdout.splitlines() if line}
     assert "careful SI" in rows
+    (folder / "random.py").write_text("raise ImportError('not the library')", "utf-8")
+    again = dsim(folder, "--plugin", "mine", "--plugin", "mine", *words)
+    assert (again.returncode, again.stdout) == (0, found.stdout)
     plain = dsim(folder, *words)
     assert plain.returncode == 2
     assert "'careful' is not one of nonsi, si, dsi, multidsi" in plain.stderr
@@ -98,6 +101,7 @@ def test_studies_take_it_in_worker_processes_too(folder) -> None:
     [
         (None, "cannot be imported: ModuleNotFoundError: No module named 'other'"),
         ("x = 1\n", "registers nothing"),
+        ("raise SystemExit(3)\n", "cannot be imported: SystemExit: 3"),
         ("1 / 0\n", "cannot be imported: ZeroDivisionError"),
         (MINE.replace("careful", "dsi"), "there is an orchestration 'dsi' already"),
     ],
