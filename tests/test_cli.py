@@ -171,7 +171,7 @@ def test_any_setting_can_be_set():
         ("simulate --target-first-latency nan", "--target-first-latency: expected a number above"),
         ("simulate --targets some", '--targets: expected a whole number from 1 to 1,000,000 or "'),
         ("simulate --tokens 0", "Invalid value for '--tokens': 0 is not in the range"),
-        ("simulate --algorithm dsii", "'dsii' is not one of nonsi, si, dsi, multidsi; did you mean"),
+        ("simulate --algorithm dsii", "'dsii' is not one of nonsi, si, dsi, multidsi; did you"),
         ("simulate --set lookahed=3", '--set: lookahed: unknown setting; did you mean "lookahead"'),
         ("simulate --set grid.lookahead=[1,2]", "one case has no grid; use dsim run"),
         ("simulate --engine vector --no-preemptible", '--engine: "vector" takes constant'),
