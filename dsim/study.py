@@ -843,6 +843,7 @@ class _Loader:
         self.folder = folder
         self.problems: list[Problem] = []
         self.swept: set[str] = set()  # the axes of the grid
+        self.set_apart: set[str] = set()  # by --set, which wins over every pair
 
     def complain(self, key: str, what: str, source: str | None = None) -> None:
         self.problems.append(Problem(source or self.source, key, what))
@@ -991,10 +992,7 @@ class _Loader:
             ranges[key] = value
             return
         values[key] = value
-        if key.startswith(PAIR_TABLES):  # what a variant's pair says would take its place
-            for own in variants:
-                if "pair" in own:
-                    own[key] = value
+        self.set_apart.add(key)
         minimise = values.get("minimise")
         if isinstance(minimise, list) and key in minimise:
             values["minimise"] = [k for k in minimise if k != key]
@@ -1227,7 +1225,7 @@ class _Loader:
         except UserError as error:
             self.problems += [p for p in error.problems if isinstance(p, Problem)]
             return {}
-        given = {*values, *self.swept}
+        given = {*values, *self.swept, *self.set_apart}
         for part in found.missing():
             role = part.partition(" ")[0]
             if not any(key.startswith(f"{role}.") for key in given):
