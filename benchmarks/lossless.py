@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from dsim.backends.torch import Fleet
     from dsim.verify import Rule, Sampling
 
 LOOKAHEADS = (1, 2, 3, 5, 8)
@@ -87,6 +89,20 @@ class Kept:
         return self.known[key]
 
 
+def text_of(
+    fleet: Fleet,
+    prompt: list[int],
+    tokens: int,
+    rule: Rule,
+    algorithm: str = "nonsi",
+    lookahead: int = 1,
+    targets: int = 1,
+) -> tuple[list[int], int, int]:
+    """What comes out, how many drafts were accepted, and how many were judged."""
+    run = fleet.run(algorithm, prompt, tokens, rule, lookahead=lookahead, targets=targets)
+    return list(run.output.tokens), run.output.accepted, run.judged
+
+
 def main() -> None:
     """Count, and print what differs."""
     options = argparse.ArgumentParser(description=__doc__)
@@ -128,34 +144,14 @@ def main() -> None:
             everywhere: list[float] = []
             parted: dict[tuple[int, int], float] = {}  # by prompt and position
             for number, prompt in enumerate(prompts):
-
-                def own(prompt: list[int] = prompt, rule: Rule = rule) -> list[int]:
-                    return list(fleet.run("nonsi", prompt, args.tokens, rule).output.tokens)
-
-                expected = kept(f"{name} {number}", own)
+                find = functools.partial(text_of, fleet, prompt, args.tokens, rule)
+                expected, _, _ = kept(f"{name} {number}", find)
                 ahead = gaps(exact, prompt, expected, sampling)
                 everywhere += ahead.tolist()
                 for algorithm, lookahead, targets in configurations:
-
-                    def found_by(
-                        algorithm: str = algorithm,
-                        lookahead: int = lookahead,
-                        targets: int = targets,
-                        prompt: list[int] = prompt,
-                        rule: Rule = rule,
-                    ) -> tuple[list[int], int, int]:
-                        run = fleet.run(
-                            algorithm,
-                            prompt,
-                            args.tokens,
-                            rule,
-                            lookahead=lookahead,
-                            targets=targets,
-                        )
-                        return list(run.output.tokens), run.output.accepted, run.judged
-
                     key = f"{name} {number} {algorithm} {lookahead} {targets}"
-                    found, stood, said = kept(key, found_by)
+                    by = functools.partial(find, algorithm, lookahead, targets)
+                    found, stood, said = kept(key, by)
                     total += 1
                     accepted, judged = accepted + stood, judged + said
                     if found == expected:

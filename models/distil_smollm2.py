@@ -597,11 +597,9 @@ def main() -> None:
     for step in (s, a, t):
         step.add_argument("--gguf", type=Path, required=True)
         step.add_argument("--out", type=Path, required=True)
-    # With more than one, threads wait for each other on a machine that is shared.
-    parser.add_argument("--threads", type=int, default=1, help="of torch")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)  # with more, threads wait for each other on a machine that is shared
     args.run(args)
 
 
