@@ -153,6 +153,14 @@ def run_begun(fleet, algorithm: str):
         fleet.begin = begin
 
 
+def test_a_worker_without_a_model_needs_no_torch() -> None:
+    script = (
+        "import sys; from dsim.backends import worker; worker.use_threads(2); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_a_worker_killed_while_idle(fleet) -> None:
     process = fleet.processes[2]
     process.kill()
