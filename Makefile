@@ -15,7 +15,8 @@ run: $(VENV)/.installed
 	$(BIN)/dsim run $(STUDY) $(if $(OPEN),--open)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not wallclock"
+	$(BIN)/python -m pytest -n 0 -m wallclock
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

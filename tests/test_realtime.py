@@ -18,6 +18,8 @@ from dsim.results import WALLCLOCK_COLUMNS, read_results
 from dsim.run import RunInterrupted, run_study, unfinished_study
 from dsim.study import loads
 
+pytestmark = pytest.mark.wallclock
+
 SMALL = """
 backend = "wallclock"
 tokens = 6

@@ -14,6 +14,8 @@ from dsim.latency import Latency
 from dsim.simulate import run_events
 from dsim.study import Case
 
+pytestmark = pytest.mark.wallclock
+
 MS = 1_000_000
 
 
