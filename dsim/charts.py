@@ -123,12 +123,22 @@ def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> p
         raise UserError(f"two rows are about the same case: {at}")
     others = [name for name in axes if name not in minimise]
     keys = ["algorithm", *others]
+    # Names come in the order of the study: there is none among themselves.
+    places = {
+        name: {value: place for place, value in enumerate(frame[name].unique())}
+        for name in others
+        if not _is_number(frame[name])
+    }
     if minimise:
         lowest = frame.groupby(keys, observed=True, sort=False)["latency_mean_ms"].transform("min")
         frame = frame[frame["latency_mean_ms"] == lowest]
         order = [c for c in ("peak_targets", *minimise) if c in frame]
         frame = frame.sort_values(order, kind="stable").drop_duplicates(keys)
-    frame = frame.sort_values(keys, kind="stable").reset_index(drop=True)
+    frame = frame.sort_values(
+        keys,
+        kind="stable",
+        key=lambda c: c.map(places[c.name]).astype(int) if c.name in places else c,
+    ).reset_index(drop=True)
     for name in ("nonsi", "si"):
         reference = frame.loc[frame["algorithm"] == name, [*others, "latency_mean_ms"]]
         if others:

@@ -383,3 +383,19 @@ def test_axes_that_are_no_numbers(tmp_path):
     """
     run_study(loads(text), tmp_path / "out")
     assert len(list((tmp_path / "out").glob("*.svg"))) == 4
+
+
+def test_names_stay_in_the_order_of_the_study():
+    text = """
+    tokens = 20
+    minimise = ["lookahead"]
+    [target]
+    latency_cv = 0.1
+    [grid]
+    target.latency_model = ["lognormal", "constant", "gamma"]
+    lookahead = [2, 1]
+    """
+    frame = run_grid(loads(text)).table.to_pandas()
+    found = charts.best(frame, charts.axes_in(frame), ["lookahead"])
+    si = found[found["algorithm"] == "si"]
+    assert list(si["target_latency_model"]) == ["lognormal", "constant", "gamma"]
