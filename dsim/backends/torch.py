@@ -9,6 +9,7 @@ import os
 import re
 import shutil
 import signal
+import sys
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsim import interrupts
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from dsim.models import Pair
     from dsim.verify import Rule
 
-HOLD_NS = 20_000_000  # a text that is written so still flows
+HOLD_NS = 20_000_000  # a text that comes in such steps still flows
 WARM_UP_WIDTHS = (1, 2, 3, 4, 6, 9, 16, 1, 1)
 
 
@@ -387,6 +388,7 @@ class Fleet:
         together: bool = False,
         all_cores: bool = False,
         hold_ns: int = 0,
+        stop_ids: frozenset[int] = frozenset(),
     ) -> None:
         """Tell all workers of a new text.
 
@@ -398,7 +400,7 @@ class Fleet:
             together: whether the first target's worker does the drafts as well.
             all_cores: whether the first target's worker, and the drafter's if it is another, get
                 the cores and threads of all workers.
-            hold_ns: see :class:`dsim.backends.worker.Begin`.
+            hold_ns, stop_ids: see :class:`dsim.backends.worker.Begin`.
 
         Raises:
             UserError: the prompt is empty, or too long with *tokens* to come.
@@ -412,7 +414,7 @@ class Fleet:
             if together:
                 roles = ("target", "drafter") if rank == 1 else ()
             requests.append(
-                worker.Begin(prompt, rule, roles if read else (), cores, threads, hold_ns)
+                worker.Begin(prompt, rule, roles if read else (), cores, threads, hold_ns, stop_ids)
             )
         exchange(self.lines, requests, timeout_ns=self.watchdog_ns)
 
@@ -493,8 +495,11 @@ class Fleet:
             together=together,
             all_cores=all_cores,
             hold_ns=HOLD_NS if alone else 0,
+            stop_ids=stop_ids,
         )
-        busy = self.cores[1:2] if alone and not all_cores else self.cores
+        busy = self.cores
+        if not all_cores and (algorithm == "nonsi" or together):
+            busy = self.cores[1:2]  # of the one worker that does anything
         shared = Shared()
         env = LiveEnvironment(self.lines, watchdog_ns=self.watchdog_ns)
         output = LiveOutput(env, tokens, stop_ids, on_settled)
@@ -573,14 +578,15 @@ def check_compiler(devices: Sequence[str]) -> None:
     Raises:
         UserError: there is not.
     """
-    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
-    if "cpu" in devices and not any(map(shutil.which, compilers)):
+    # What torch itself looks for.
+    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
+    if "cpu" in devices and not shutil.which(compiler):
         raise UserError(
             Problem(
                 "--compile",
                 "",
-                f"no C++ compiler is here ({' or '.join(compilers)}), which models on the CPU "
-                "need; install one, like: apt-get install g++; or leave --compile away",
+                f"no C++ compiler is here ({compiler}), which models on the CPU need; install "
+                "one, like: apt-get install g++; name another by CXX; or leave --compile away",
             )
         )
 
@@ -608,7 +614,8 @@ def place(
         raise UserError(
             Problem("--devices", "", f"expected cpu, mps or cuda:NUMBER, got {unknown[0]!r}")
         )
-    gpus = [d for i, d in enumerate(devices) if d != "cpu" and i not in idle]
+    named = ["cuda:0" if d == "cuda" else d for d in devices]
+    gpus = [d for i, d in enumerate(named) if d != "cpu" and i not in idle]
     for device in sorted({d for d in gpus if gpus.count(d) > 1}):
         what = f"{gpus.count(device)} workers share {device}"
         contention.append(what)

@@ -67,8 +67,10 @@ class Begin(NamedTuple):
         read: the roles whose models read the prompt now, before time zero.
         cores: the CPU cores to run on from now on; empty: any.
         threads: CPU threads of a forward from now on; 0: as before.
-        hold_ns: how long the answer of a forward may wait for that of the next in a chain, to be
-            sent with it; for a parent that would only look on.
+        hold_ns: how long the answer of a forward may wait for those of the next in a chain, to be
+            sent with them, if these are likely to come in time; for a parent that would only look
+            on.
+        stop_ids: tokens that may end the text, so that answers with one never wait.
     """
 
     prompt: list[int]
@@ -77,6 +79,7 @@ class Begin(NamedTuple):
     cores: tuple[int, ...] = ()
     threads: int = 0
     hold_ns: int = 0
+    stop_ids: frozenset[int] = frozenset()
 
 
 class Feed(NamedTuple):
@@ -155,6 +158,10 @@ class Done(NamedTuple):
     def pack(self) -> tuple[Any, ...]:
         """As built-in types, which go through a pipe in a tenth of the time."""
         return ([tuple(answer) for answer in self.answers], *self[1:])
+
+    def says(self, tokens: frozenset[int]) -> bool:
+        """Whether any of the answers is one of *tokens*."""
+        return any(answer.token in tokens for answer in self.answers)
 
     @classmethod
     def unpack(cls, value: tuple[Any, ...]) -> Done:
@@ -522,6 +529,7 @@ def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
     answers: dict[str, Callable[[NDArray[Any], int], Answer]] = {}
     said: dict[int, Answer] = {}
     threads, hold_ns = 0, 0
+    stop_ids: frozenset[int] = frozenset()
     held: list[tuple[Any, ...]] = []
     pending: list[Any] = []
     while (message := pending.pop() if pending else pipe.recv()) is not None:
@@ -535,7 +543,8 @@ def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
             done, value, failure, following = None, None, None, None
             try:
                 if isinstance(request, Begin):
-                    prompt, rule, hold_ns = request.prompt, request.rule, request.hold_ns
+                    prompt, rule = request.prompt, request.rule
+                    hold_ns, stop_ids = request.hold_ns, request.stop_ids
                     said = {}
                     answers = {"drafter": rule.draft, "target": rule.own}
                     move(request.cores)
@@ -558,7 +567,9 @@ def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
                 failure = _words(error)
             end_ns = time.perf_counter_ns()
             held.append((serial, start_ns, end_ns, value, failure))
-            if following is None or end_ns - held[0][2] >= hold_ns:
+            # The next forward is likely to take as long as this one did.
+            late = end_ns - held[0][2] + end_ns - start_ns > hold_ns
+            if late or following is None or (done is not None and done.says(stop_ids)):
                 pipe.send(held)
                 held = []
             while serial < last and pipe.poll(0):
