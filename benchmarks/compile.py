@@ -31,8 +31,9 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from dsim.backends.torch import WARM_UP_WIDTHS, available_cores, static_tokens
+    from dsim.backends.torch import WARM_UP_WIDTHS, static_tokens
     from dsim.backends.worker import StaticTransformer, Transformer, nothing_learns
+    from dsim.cores import available_cores
     from dsim.models import ModelSpec, load_config, load_model
 
     os.sched_setaffinity(0, available_cores()[-1:])

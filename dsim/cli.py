@@ -169,13 +169,14 @@ def executor_of(name: str, jobs: int | None, ray_address: str | None) -> Executo
     Raises:
         UserError: it is not installed.
     """
-    from dsim.executors import Executor, default_jobs
+    from dsim.cores import available_cores
+    from dsim.executors import Executor
 
     if ray_address is not None and name != "ray":
         raise click.UsageError("--ray-address goes with --executor ray")
     if ray_address is not None and jobs is not None:
         raise click.UsageError("--jobs is about this machine; a Ray cluster knows its own size")
-    executor = Executor(name=name, jobs=jobs or default_jobs(), ray_address=ray_address)
+    executor = Executor(name=name, jobs=jobs or len(available_cores()), ray_address=ray_address)
     executor.check()
     return executor
 
@@ -745,7 +746,7 @@ def generate(prompt: str, **options: Any) -> None:
     names = ALGORITHMS if options["compare"] else (options["algorithm"],)
     pair = generation.pair_from_options(options)
     ids = generation.encode(pair, prompt, chat=options["chat"])
-    with generation.fleet_of(pair, options, len(ids) + options["tokens"]) as fleet:
+    with generation.fleet_of(pair, options, names, len(ids) + options["tokens"]) as fleet:
         quiet = options["as_json"]
         made = generation.generate(
             fleet,
@@ -880,7 +881,9 @@ def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[st
         what,
         pairs,
         options["out"],
-        lambda pair: generation.fleet_of(pair, options | {"targets": options["targets"] or 1}),
+        lambda pair: generation.fleet_of(
+            pair, options | {"targets": options["targets"] or 1}, ["nonsi"]
+        ),
         progress=lambda now: click.echo(f"… {now}", err=True),
     ):
         if one.skipped:
@@ -937,7 +940,7 @@ def latency(
     pair = generation.pair_from_options(options)
     ids = [generation.encode(pair, prompt.text, chat=False) for prompt in known]
     longest = max(max(map(len, ids)) + options["tokens"], max(contexts) + max(widths))
-    with generation.fleet_of(pair, options, longest) as fleet:
+    with generation.fleet_of(pair, options, ["nonsi"], longest) as fleet:
         table = measuring.latency(
             fleet,
             ids,
@@ -989,7 +992,8 @@ def acceptance(
     pair = generation.pair_from_options(options)
     ids = [generation.encode(pair, p.text, chat=options["chat"]) for p in known]
     options["targets"] = options["targets"] or 1
-    with generation.fleet_of(pair, options, max(map(len, ids)) + options["tokens"]) as fleet:
+    longest = max(map(len, ids)) + options["tokens"]
+    with generation.fleet_of(pair, options, ["nonsi"], longest) as fleet:
         report = measuring.acceptance(
             fleet,
             [(p.task, one) for p, one in zip(known, ids, strict=True)],

@@ -199,11 +199,6 @@ def _version() -> str:
     return __version__
 
 
-def default_jobs() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 # In worker processes -------------------------------------------------------------------------
 
 _do: Callable[[Any], Any] | None = None

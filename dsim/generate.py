@@ -6,14 +6,15 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from dsim.backends.torch import Fleet, LiveRun, available_cores
+from dsim.backends.torch import Fleet, LiveRun, device_names
+from dsim.cores import available_cores
 from dsim.errors import Problem, UserError
 from dsim.models import load_pair, specs
 from dsim.results import NAMES
 from dsim.verify import Rule, Sampling, Surprise, rule_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from dsim.models import Pair
@@ -150,18 +151,24 @@ def pair_from_options(options: Mapping[str, Any]) -> Pair:
     )
 
 
-def fleet_of(pair: Pair, options: Mapping[str, Any], text_tokens: int = 0) -> Fleet:
+def fleet_of(
+    pair: Pair,
+    options: Mapping[str, Any],
+    algorithms: Collection[str],
+    text_tokens: int = 0,
+) -> Fleet:
     """The workers of *pair*, as command-line options ask for, warm.
 
     Args:
         pair: the models.
         options: of the command line.
+        algorithms: what they are going to run.
         text_tokens: of the longest text, with its prompt; ``--compile`` wants to know.
 
     Raises:
         UserError, EngineError: see :class:`dsim.backends.torch.Fleet`.
     """
-    devices = [d.strip() for d in options["devices"].split(",") if d.strip()] or ["cpu"]
+    devices = device_names(options["devices"])
     targets = options["targets"] or default_targets(pair, devices, options["threads"])
     return Fleet(
         pair,
@@ -170,6 +177,7 @@ def fleet_of(pair: Pair, options: Mapping[str, Any], text_tokens: int = 0) -> Fl
         threads=options["threads"],
         share=options["share"],
         watchdog_ns=int(options["watchdog"] * 1e9),
+        algorithms=algorithms,
         compiled_tokens=text_tokens if options["compile"] else 0,
     )
 

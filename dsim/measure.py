@@ -93,7 +93,8 @@ def latency(
     loads = [1] if len(fleet.targets) == 1 else [1, len(fleet.targets)]
     for context in contexts:
         text = [(7 * i) % fleet.pair.vocab for i in range(context)]
-        exchange(fleet.targets, [worker.Begin(text, rule, ("target",))] * len(fleet.targets))
+        begin = worker.Begin(text, rule, ("target",))
+        exchange(fleet.targets, [begin] * len(fleet.targets), timeout_ns=fleet.watchdog_ns)
         for width in widths:
             # The same request again and again: its rows are fed anew each time.
             request = ([i % fleet.pair.vocab for i in range(width)], 1)

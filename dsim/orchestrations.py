@@ -7,9 +7,12 @@ take, what people read, colours, and the function that starts a run.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 import sys
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
 
 # The variables by which worker processes know of plugins, and where one may lie.
 PLUGINS, PLUGIN_FOLDER = "DSIM_PLUGINS", "DSIM_PLUGIN_FOLDER"
+FINGERPRINTS: dict[str, str] = {}  # the SHA-256 of the file of each plugin, when it was imported
 POLICIES = ("fixed", "heuristic", "aimd", "confidence")  # see dsim.lookahead
 
 
@@ -145,7 +149,10 @@ def import_plugin(name: str) -> None:
     folder = os.environ.get(PLUGIN_FOLDER)
     if folder and folder not in sys.path:
         sys.path.append(folder)
+    spec = find_spec(name)
+    content = Path(spec.origin).read_bytes() if spec and spec.has_location and spec.origin else b""
     import_module(name)
+    FINGERPRINTS[name] = hashlib.sha256(content).hexdigest()
 
 
 for _name in plugins():  # in a worker process, before anything reads the list

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import sys
 from pathlib import Path
 
 from dsim.errors import Problem, UserError
 from dsim.orchestrations import (
+    FINGERPRINTS,
     ORCHESTRATIONS,
     PLUGIN_FOLDER,
     PLUGINS,
@@ -29,14 +28,16 @@ def load(names: list[str]) -> None:
     os.environ[PLUGIN_FOLDER] = str(Path.cwd())
     known = list(dict.fromkeys([*plugins(), *names]))
     for name in known:
-        before, old = len(ORCHESTRATIONS), name in sys.modules
+        before, old = set(ORCHESTRATIONS), name in plugins()
         what = ""
         try:
             import_plugin(name)
+            for added in ORCHESTRATIONS.keys() - before:
+                ORCHESTRATIONS[added].starter()
         except (Exception, SystemExit) as error:  # whatever the module does
             what = f"cannot be imported: {type(error).__name__}: {error}"
         else:
-            if len(ORCHESTRATIONS) == before and not old:
+            if ORCHESTRATIONS.keys() == before and not old:
                 what = "registers nothing; expected a call of dsim.orchestrations.register"
         if what:
             raise UserError(Problem("--plugin", name, what))
@@ -44,13 +45,8 @@ def load(names: list[str]) -> None:
 
 
 def fingerprints() -> dict[str, str]:
-    """The SHA-256 of the file of each plugin, by name."""
-    found = {}
-    for name in plugins():
-        path = getattr(sys.modules.get(name), "__file__", None)
-        content = Path(path).read_bytes() if path else b""
-        found[name] = hashlib.sha256(content).hexdigest()
-    return found
+    """The SHA-256 of the file of each plugin, by name, as it was when it was imported."""
+    return {name: FINGERPRINTS[name] for name in plugins()}
 
 
 def options() -> str:

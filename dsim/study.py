@@ -1173,7 +1173,9 @@ class _Loader:
         if missing:
             self.complain(where, f"needs the algorithm {', '.join(sorted(missing))}")
 
-    def check_drafters(self, where: str, values: Mapping[str, Sequence[Any]]) -> None:
+    def check_drafters(
+        self, where: str, values: Mapping[str, Sequence[Any]], algorithm: str
+    ) -> None:
         def counts(key: str) -> set[int]:
             return {
                 0 if v is None else len(v) if isinstance(v, list) else 1
@@ -1183,7 +1185,7 @@ class _Loader:
         latencies, rates = counts("latency_ms"), counts("acceptance_rate")
         for key, count in (("latency_ms", latencies), ("acceptance_rate", rates)):
             if 0 in count:
-                what = 'is missing: the algorithms have "multidsi"'
+                what = f'is missing: the algorithms have "{algorithm}"'
                 self.complain(f"{where}more_drafters.{key}", what)
         if not self.problems and (latencies != rates or len(latencies) > 1):
             self.complain(
@@ -1288,8 +1290,11 @@ class _Loader:
                         where + "acceptance.trace",
                         f"expected at least {max(values['tokens'])} draws (tokens), got {shortest}",
                     )
-            if "multidsi" in values["algorithms"][0] and not self.problems:
-                self.check_drafters(where, values)
+            further = [
+                n for n in values["algorithms"][0] if ORCHESTRATIONS[n].takes_further_drafters
+            ]
+            if further and not self.problems:
+                self.check_drafters(where, values, further[0])
             if study.settings["engine"] == "vector" and (why := _needs_events(values)):
                 what = "constant latencies, preemptible servers and a fixed lookahead only"
                 self.complain("engine", f'"vector" takes {what}, but {why}')

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from dsim.acceptance import Acceptance
+from dsim.cores import available_cores
 from dsim.errors import Problem, UserError
 from dsim.latency import Latency, to_ns
 from dsim.results import NAMES, half_width
@@ -324,8 +325,6 @@ class TorchBench:
 
     def cores(self, configuration: Configuration) -> int | None:
         """See :class:`Bench`."""
-        from dsim.backends.torch import available_cores
-
         fleet = self.fleet
         if set(fleet.everywhere) != {"cpu"}:
             return None
@@ -353,14 +352,23 @@ def bench_of(settings: Mapping[str, Any]) -> Bench:
     if settings["backend"] == "wallclock":
         return WallclockBench(settings)
     from dsim import prompts
-    from dsim.backends.torch import Fleet, check_prompt
+    from dsim.backends.torch import Fleet, check_prompt, device_names
     from dsim.models import load_pair, specs
     from dsim.verify import Match, Sampling
 
-    devices = settings["torch.devices"].split(",")
+    devices = device_names(settings["torch.devices"])
     if settings["torch.equal_budget"] and set(devices) != {"cpu"}:
         raise UserError(
             Problem("torch.equal_budget", "", 'needs torch.devices = "cpu": GPUs do not add up')
+        )
+    if settings["torch.equal_budget"] and settings["torch.compile"]:
+        raise UserError(
+            Problem(
+                "torch.equal_budget",
+                "",
+                "needs torch.compile = false: models are compiled for torch.threads, so with all "
+                "cores non-SI and SI would run uncompiled, beside a compiled DSI",
+            )
         )
     known = prompts.load(settings["torch.prompt_set"], "torch.prompt_set")
     needed = settings["prompts"] + settings["calibration_prompts"]

@@ -12,11 +12,14 @@ import time
 
 import pytest
 
-from dsim.backends.torch import Fleet, LiveOutput, available_cores, check_prompt, place
+from dsim import make_case, simulate
+from dsim.backends.torch import Fleet, LiveOutput, beside, check_prompt, place
 from dsim.backends.worker import common_prefix, lookup
+from dsim.cores import available_cores
 from dsim.errors import EngineError, UserError
 from dsim.events.environment import Environment
 from dsim.events.live import NS_PER_S
+from dsim.events.trace import spans
 from dsim.models import ModelSpec, Pair
 from dsim.verify import Match
 from tests.tiny import alive
@@ -110,7 +113,7 @@ def test_all_cores_for_one_server(fleet, algorithm: str) -> None:
         (_, begin), *_ = told["target 1"]
         given.append((begin.cores, begin.threads))
     # Its drafter needs no core, so two workers of one thread have what one gets.
-    own = (fleet.cores[1], 1)
+    own = (fleet.cores[1] or tuple(available_cores()), 1)
     assert given == [own, own if algorithm == "dsi" else fleet.all_cores(), own]
     assert fleet.all_cores()[1] == min(2, len(available_cores()))
 
@@ -249,8 +252,9 @@ def test_cores_are_shared_only_when_asked_for() -> None:
     given, contention = place(["cpu"] * (len(cores) + 1), 1, share=True)
     assert set(given) == {()}
     assert f"share {len(cores)} cores" in contention
-    with pytest.raises(UserError, match="2 workers share cuda:0"):
-        place(["cuda:0", "cuda:0", "cuda:1"], 1, share=False)
+    for twice in (["cuda:0", "cuda:0", "cuda:1"], ["cuda", "cuda:1", "cuda:0"]):
+        with pytest.raises(UserError, match="2 workers share cuda:0"):
+            place(twice, 1, share=False)
     assert place(["cuda:0", "cuda:1"], 1, share=False) == ([(), ()], "")
     with pytest.raises(UserError, match=r"expected cpu, mps or cuda:NUMBER, got 'gpu'"):
         place(["cpu", "gpu"], 1, share=True)
@@ -271,6 +275,67 @@ def test_the_text_ends_at_a_stop_token(fleet, algorithm: str, stop: int) -> None
     expected = OUTPUT[: OUTPUT.index(stop) + 1] if stop in OUTPUT else OUTPUT[:12]
     assert run.output.tokens == expected
     assert len(run.output.settled_ns) == run.output.settled == len(expected)
+
+
+def test_what_runs_when_a_draft_ends_the_text_is_cancelled(monkeypatch) -> None:
+    # Nothing but a stop token: the first draft, right by the first pass, which ends at 3.
+    monkeypatch.setattr(
+        simulate, "Output", lambda env, wanted: LiveOutput(env, wanted, frozenset({None}))
+    )
+    case = make_case(
+        {
+            "tokens": 9,
+            "lookahead": 1,
+            "targets": 4,
+            "target.latency_ms": 3e-6,
+            "drafter.latency_ms": 1e-6,
+            "acceptance.rate": 1.0,
+        }
+    )
+    run = simulate.run_events(case, "dsi", 0, keep_history=True)
+    assert (run.output.settled, run.output.settled_ns) == (1, [3])
+    # Passes over 0, 1, 2 and 3 drafts began at 0, 1, 2 and 3; only the first was of use.
+    assert (run.target.begun, run.target.cancelled) == (4, 3)
+    assert run.drafter.cancelled == 1
+    fates = [(row["what"], row["fate"]) for row in spans(run.output, run.drafter)]
+    assert fates == [
+        ("drafts token 0", "draft, accepted"),
+        ("drafts token 1", "draft, rejected"),
+        ("drafts token 2", "draft, rejected"),
+        ("drafts token 3", "cancelled"),
+    ]
+
+
+@pytest.mark.parametrize("algorithm", ["nonsi", "si"])
+def test_an_answer_waits_for_no_more_than_a_blink(fleet, algorithm: str) -> None:
+    told, _ = messages(fleet, algorithm, stop_ids=frozenset({49}))
+    (_, begin), *_ = told["target 1"]
+    assert 0 < begin.hold_ns <= 50_000_000
+    assert begin.stop_ids == {49}
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such call on this system")
+def test_workers_run_where_they_were_placed(fleet) -> None:
+    def where() -> list[set[int]]:
+        return [os.sched_getaffinity(process.pid) for process in fleet.processes]
+
+    placed = [set(own) or set(available_cores()) for own in fleet.cores]
+    fleet.run("dsi", PROMPT, 8, Match())
+    assert where() == placed
+    fleet.run("nonsi", PROMPT, 8, Match(), all_cores=True)
+    assert where()[:2] == [set(fleet.all_cores()[0]) or set(available_cores())] * 2
+    fleet.run("dsi", PROMPT, 8, Match())
+    assert where() == placed
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such call on this system")
+def test_dsim_itself_runs_beside_them() -> None:
+    cores = available_cores()
+    with beside(cores[:1]):
+        assert available_cores() == (cores[1:] or cores)
+    with beside(cores):  # there is no room
+        assert available_cores() == cores
+    assert available_cores() == cores
 
 
 def test_a_stop_token_among_drafts_and_as_the_last_token() -> None:

@@ -76,6 +76,37 @@ def test_a_plugin_stands_beside_the_others(folder) -> None:
     assert "'careful' is not one of nonsi, si, dsi, multidsi" in plain.stderr
 
 
+def test_further_drafters_are_checked_for_whoever_takes_them(folder) -> None:
+    (folder / "crowd.py").write_text(
+        "import dataclasses\n"
+        "from dsim.orchestrations import ORCHESTRATIONS, register\n"
+        'register(dataclasses.replace(ORCHESTRATIONS["multidsi"], name="crowd"))\n',
+        "utf-8",
+    )
+    text = STUDY.replace("careful", "crowd").replace('"gamma"', '"constant"')
+    (folder / "study.toml").write_text(text, "utf-8")
+    found = dsim(folder, "--plugin", "crowd", "run", "study.toml", "--out", "out")
+    assert found.returncode == 2
+    assert 'more_drafters.latency_ms: is missing: the algorithms have "crowd"' in found.stderr
+
+
+def test_a_library_of_the_same_name_is_no_plugin(folder) -> None:
+    (folder / "click.py").write_text(MINE, "utf-8")
+    found = dsim(folder, "--plugin", "click", "simulate")
+    assert found.returncode == 2
+    assert "click: registers nothing" in found.stderr
+
+
+def test_what_was_run_is_on_record_not_what_became_of_its_file(folder) -> None:
+    (folder / "mine.py").write_text(
+        f"{MINE}\nfrom pathlib import Path\nPath(__file__).unlink()\n", "utf-8"
+    )
+    found = dsim(folder, "--plugin", "mine", "run", "study.toml", "--out", "out", "--jobs", "1")
+    assert (found.returncode, found.stderr) == (0, "")
+    record = json.loads((folder / "out" / "provenance.json").read_text("utf-8"))
+    assert set(record["plugins_sha256"]) == {"mine"}
+
+
 def test_studies_take_it_in_worker_processes_too(folder) -> None:
     assert SMALL_TOKENS < 17 * 120 * 40  # or no worker would be started
     for jobs in ("1", "2"):
@@ -98,6 +129,7 @@ def test_studies_take_it_in_worker_processes_too(folder) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        (MINE.replace('"mine:start"', '"other:begin"'), "has no attribute 'begin'"),
         (None, "cannot be imported: ModuleNotFoundError: No module named 'other'"),
         ("x = 1\n", "registers nothing"),
         ("raise SystemExit(3)\n", "cannot be imported: SystemExit: 3"),

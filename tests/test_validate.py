@@ -342,9 +342,12 @@ def test_a_winner_that_was_not_predicted_fails_unless_it_is_a_tie() -> None:
     assert name not in claims
 
 
-def test_gpus_have_no_equal_budget() -> None:
+def test_what_has_no_equal_budget() -> None:
     given_ = settings_of(**BUDGET, **{"torch.devices": "cuda:0,cuda:1"})
     with pytest.raises(UserError, match="torch.equal_budget"):
+        validation.bench_of(given_)
+    given_ = settings_of(**BUDGET, **{"torch.devices": "cpu, cpu", "torch.compile": True})
+    with pytest.raises(UserError, match=r"needs torch.compile = false"):
         validation.bench_of(given_)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -104,6 +105,39 @@ def test_any_other_message_ends_a_chain(ahead, seen_after) -> None:
         ]
     )
     assert answered == [*range(1, min(1 + ahead, seen_after) + 1), 50]
+
+
+class Slow(Counting):
+    """Takes the next of *took* for each forward, by a clock of its own."""
+
+    def __init__(self, took) -> None:
+        super().__init__()
+        self.now_ns, self.took = 0, list(took)
+
+    def forward(self, tokens, rows: int):
+        self.now_ns += self.took.pop(0)
+        return super().forward(tokens, rows)
+
+
+@pytest.mark.parametrize(
+    ("took", "stop", "batches"),
+    [
+        ([5] * 9, None, [5, 4]),  # the sixth would end 25 after the first
+        ([20] * 4, None, [2, 2]),
+        ([21] * 4, None, [1] * 4),  # none waits for a forward that takes longer
+        ([5, 5, 30, 5, 5], None, [3, 2]),  # who could have known?
+        ([1] * 9, 3, [3, 3, 3]),  # every third says 3, and may be the last
+    ],
+)
+def test_an_answer_waits_only_for_what_is_likely_to_come_in_time(
+    monkeypatch, took, stop, batches
+) -> None:
+    begin = worker.Begin([1], Match(), hold_ns=20, stop_ids=frozenset({stop}))
+    chain = (1, ([2, 3], 2, "drafter", len(took) - 1))
+    pipe, model = Script([(0, (0, begin)), (1, chain), (1 + len(took), None)]), Slow(took)
+    monkeypatch.setattr(worker.time, "perf_counter_ns", lambda: model.now_ns)
+    worker.serve(pipe, {"drafter": model})
+    assert pipe.batches[1:] == batches
 
 
 class Contrary(Counting):

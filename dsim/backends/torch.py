@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsim import interrupts
 from dsim.backends import worker
+from dsim.cores import available_cores
 from dsim.errors import EngineError, Problem, UserError
 from dsim.events.live import NS_PER_S, Line, LiveEnvironment, Pipe, Reply, exchange
 from dsim.events.output import Output
@@ -232,7 +233,6 @@ class LiveRun:
         drafter, target: the servers, with their counts.
         spans: every forward that ended before the output was finished, in order of ending.
         wall_ns: from time zero until the parent knew the last token.
-        lateness_ns: how long after its stamp each reply was read.
     """
 
     output: Output
@@ -240,7 +240,6 @@ class LiveRun:
     target: Servers
     spans: list[Span]
     wall_ns: int
-    lateness_ns: list[int]
 
     @property
     def judged(self) -> int:
@@ -400,7 +399,8 @@ class Fleet:
             together: whether the first target's worker does the drafts as well.
             all_cores: whether the first target's worker, and the drafter's if it is another, get
                 the cores and threads of all workers.
-            hold_ns, stop_ids: see :class:`dsim.backends.worker.Begin`.
+            hold_ns: see :class:`dsim.backends.worker.Begin`.
+            stop_ids: likewise.
 
         Raises:
             UserError: the prompt is empty, or too long with *tokens* to come.
@@ -414,7 +414,15 @@ class Fleet:
             if together:
                 roles = ("target", "drafter") if rank == 1 else ()
             requests.append(
-                worker.Begin(prompt, rule, roles if read else (), cores, threads, hold_ns, stop_ids)
+                worker.Begin(
+                    prompt,
+                    rule,
+                    read=roles if read else (),
+                    cores=cores or tuple(available_cores()),
+                    threads=threads,
+                    hold_ns=hold_ns,
+                    stop_ids=stop_ids,
+                )
             )
         exchange(self.lines, requests, timeout_ns=self.watchdog_ns)
 
@@ -524,7 +532,6 @@ class Fleet:
             env.run(until=output.done)
         wall_ns = env.clock.now_ns() - env.zero_ns
         ended = len(shared.spans)
-        lateness_ns = list(env.lateness_ns)
         env.drain()
         return LiveRun(
             output=output,
@@ -532,7 +539,6 @@ class Fleet:
             target=target,
             spans=shared.spans[:ended],
             wall_ns=wall_ns,
-            lateness_ns=lateness_ns,
         )
 
 
@@ -653,11 +659,9 @@ def beside(busy: Iterable[int]) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def available_cores() -> list[int]:
-    """The CPU cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+def device_names(text: str) -> list[str]:
+    """The devices in *text*, which has commas between them; nothing: the CPU."""
+    return [name.strip() for name in text.split(",") if name.strip()] or ["cpu"]
 
 
 def _first_replies(lines: Sequence[Line], timeout_ns: int) -> list[Reply]:

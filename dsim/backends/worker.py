@@ -65,7 +65,7 @@ class Begin(NamedTuple):
         prompt: its tokens, at least one.
         rule: how drafts are judged.
         read: the roles whose models read the prompt now, before time zero.
-        cores: the CPU cores to run on from now on; empty: any.
+        cores: the CPU cores to run on from now on; empty: as before.
         threads: CPU threads of a forward from now on; 0: as before.
         hold_ns: how long the answer of a forward may wait for those of the next in a chain, to be
             sent with them, if these are likely to come in time; for a parent that would only look
@@ -496,7 +496,7 @@ def main(pipe: Any, setup: Setup) -> None:
 
 
 def move(cores: tuple[int, ...]) -> None:
-    """Run on *cores*, all threads of this process; where the system has no such call, anywhere."""
+    """Run on *cores*, if any, with all threads; where the system has no such call, anywhere."""
     if not cores or not hasattr(os, "sched_setaffinity"):
         return
     tasks = Path("/proc/self/task")

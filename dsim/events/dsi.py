@@ -79,6 +79,8 @@ class DSI:
                     self.due = min(self.due, position + 1)  # the block ends here
                 if position + 1 >= self.due:
                     self._dispatch()
+            elif self.output.finished:
+                return
 
     def _dispatch(self) -> None:
         """Rule 2: send a pass over all that is drafted, if a server is free and there is a reason.
@@ -108,6 +110,8 @@ class DSI:
                 self.judged(accepted, len(drafts))
             if accepted == end - settled:  # its own token, at ``end``, has been guessed as well
                 output.settle_drafts(accepted)
+                if output.finished:  # by a draft that ends the text
+                    self._restart()
             else:
                 output.settle(accepted, token)
                 self._restart()

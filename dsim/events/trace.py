@@ -54,12 +54,14 @@ def _fate(forward: Forward, output: Output) -> str:
         return "prefill"
     if forward.servers.role == "target":
         return "pass"
-    # A draft is void if its position, or an earlier one, was rejected after it was made.
+    # A draft is void if its position, or an earlier one, was rejected after it was made, or if it
+    # lies beyond the end of the text.
     cut = forward.servers.output.rejections
     void = any(
         position <= forward.first and output.settled_ns[position] >= forward.end_ns
         for position in cut
     )
+    void = void or forward.first >= output.settled
     return "draft, rejected" if void or forward.end_ns < 0 else "draft, accepted"
 
 
