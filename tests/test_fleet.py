@@ -11,16 +11,19 @@ import threading
 import time
 
 import pytest
+from click.testing import CliRunner
 
-from dsim import make_case, simulate
+from dsim import generate, make_case, simulate
 from dsim.backends.torch import Fleet, LiveOutput, beside, check_prompt, place
 from dsim.backends.worker import common_prefix, lookup
+from dsim.cli import main
 from dsim.cores import available_cores
 from dsim.errors import EngineError, UserError
 from dsim.events.environment import Environment
 from dsim.events.live import NS_PER_S
 from dsim.events.trace import spans
 from dsim.models import ModelSpec, Pair
+from dsim.study import ALGORITHMS
 from dsim.verify import Match
 from tests.tiny import alive
 
@@ -362,3 +365,26 @@ def test_lookup_and_common_prefix() -> None:
     assert common_prefix([1, 2, 3], [1, 2]) == 2
     assert common_prefix([1, 2, 3], [1, 5, 3]) == 1
     assert common_prefix([], [1]) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("generate hello", ("dsi",)),
+        ("generate hello --compare", ALGORITHMS),
+        ("measure acceptance --prompts 2", ["nonsi"]),
+        ("measure latency --prompts 1", ["nonsi"]),
+    ],
+)
+def test_workers_load_what_the_command_is_going_to_run(monkeypatch, words, expected) -> None:
+    seen = []
+
+    def told(*_args, algorithms, **_more):
+        seen.append(algorithms)
+        raise UserError("enough")
+
+    monkeypatch.setattr(generate, "Fleet", told)
+    monkeypatch.setattr(generate, "pair_from_options", lambda _: PAIR)
+    monkeypatch.setattr(generate, "encode", lambda *_, **__: PROMPT)
+    result = CliRunner().invoke(main, words.split())
+    assert seen == [expected], result.output
