@@ -601,6 +601,7 @@ ALTERNATIVES = {
         ("drafter.latency_samples_ms", "drafter.latency_samples_file"),
         ("target.latency_samples_ms", "target.latency_samples_file"),
         ("acceptance.trace", "acceptance.trace_file"),
+        ("workload.trace", "workload.trace_file"),
         ("cluster.network_ms", "cluster.link_ms"),
     )
     for a, b in (pair, pair[::-1])
@@ -1025,7 +1026,7 @@ class _Loader:
             wrong = setting.problem(value)
             if setting.type == "int" and isinstance(value, str):
                 wrong = f"expected whole numbers, got {show(value)}"
-            if setting.type == "float or list" and isinstance(value, list):
+            if setting.type in LISTED and isinstance(value, list):
                 wrong = f"expected numbers, got {show(value)}; take lists as variants"
             if wrong:
                 self.complain(where, wrong)

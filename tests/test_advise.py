@@ -138,8 +138,34 @@ def test_wrong_options_are_named_together():
         ["advise", "--objective", "slo", "--rate", "-1", "--gpus", "2", "--gpus-per-target", "4"],
     )
     assert result.exit_code == 2
-    for part in ("--rate: expected a number > 0", "--slo: is missing", "--gpus-per-target"):
+    for part in (
+        "--rate: expected a number from 1e-06 to",
+        "--slo: is missing",
+        "--gpus-per-target",
+    ):
         assert part in result.output
+
+
+@pytest.mark.parametrize("option", ["--price", "--batch-cost", "--rate", "--slo", "--watts"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_what_is_no_number_of_anything_is_refused(option, value):
+    result = CliRunner().invoke(main, ["advise", option, value, "--tokens", "20"])
+    assert result.exit_code == 2
+    assert f"{option}: expected a number from" in result.output
+
+
+def test_so_many_requests_are_sent_that_a_growing_queue_would_tell():
+    # Long texts: the bound on events alone would leave too few.
+    question = dataclasses.replace(BASE, tokens=600, rate_per_s=0.01, gpus=1)
+    found = advise(question)
+    assert all(one.requests >= 200 and one.metrics.backlog == 0 for one in found.ranking)
+
+
+def test_what_there_is_no_gpu_for_is_no_matter_of_load():
+    verdict = advise(dataclasses.replace(BASE, gpus=1)).verdict
+    assert "SI needs a further GPU, for a drafter" in verdict
+    assert "cannot carry" not in verdict
+    assert "SI" not in advise(dataclasses.replace(BASE, gpus=1, tokens=1)).verdict.split(":", 2)[2]
 
 
 def advised(*args):

@@ -28,7 +28,6 @@ from dsim.cluster.theory import offered_load
 from dsim.cluster.workload import Length, Workload, read_trace, uniforms
 from dsim.drafters import MoreDrafter
 from dsim.errors import UserError
-from dsim.executors import Executor
 from dsim.latency import Latency
 from tests.test_cluster import deployments, workloads
 
@@ -94,6 +93,11 @@ def test_every_problem_is_named_at_once():
             "expected a column of the results",
         ),
         ('[workload]\ntrace_file = "nowhere.csv"', "cannot be read"),
+        ("[grid]\ncluster.more_drafters = [[1, 2], [2, 1]]", "take lists as variants"),
+        ("[workload]\nrate_per_s = 1e-10", "rate_per_s: expected"),
+        ("[workload]\nrate_per_s = 1e-5\nrequests = 1000000", "so many requests take 1.0e+11 s"),
+        ("[cluster]\nmttr_s = 1e300", "mttr_s: expected"),
+        ("[cluster]\nnetwork_ms = 1e300", "network_ms: expected"),
         (
             'tokens = 2\n[acceptance]\nmodel = "trace"\ntrace = "10"\n'
             "[workload]\nacceptance_drift = 0.1",
@@ -369,17 +373,25 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, which):
     assert dsim("load", "--resume", out, "--jobs", 1).exit_code == 0
 
 
+def test_a_chart_over_names_has_a_place_for_each(tmp_path):
+    from dsim.cluster import charts
+
+    study = loads(
+        f'{SMALL}[grid]\ncluster.target_discipline = ["lifo", "fifo"]\n'
+        '[[charts]]\nkind = "lines"\nx = "cluster.target_discipline"\ny = "latency_mean_ms"\n'
+    )
+    found = loading.answers(study)
+    panel, *_ = charts.panels(study, found, loading.table(found))
+    layers = panel.chart.to_dict()["layer"]
+    assert all(layer["encoding"]["x"]["type"] == "nominal" for layer in layers)
+    assert all(layer["mark"]["type"] != "line" for layer in layers)
+
+
 def test_a_study_that_cannot_be_served_leaves_no_folder(tmp_path):
     out = tmp_path / "out"
     result = dsim("load", small(tmp_path), "--set", "workload.rate_per_s=50", "--out", out)
     assert result.exit_code == 2
     assert not out.exists()
-
-
-def test_results_do_not_depend_on_the_number_of_workers(tmp_path):
-    study = loads(SMALL + "[grid]\nworkload.rate_per_s = [0.5, 1.0]\n")
-    one, two = loading.answers(study), loading.answers(study, executor=Executor(jobs=2))
-    assert loading.as_json(one) == loading.as_json(two)
 
 
 def test_variants_may_differ_in_algorithm_and_servers():
@@ -413,9 +425,37 @@ def test_a_workload_is_replayed_from_a_file(tmp_path):
     assert case["requests"] == 2
 
 
+def test_a_replayed_workload_is_part_of_its_study(tmp_path):
+    rows = "arrival_s,prompt_tokens,output_tokens\n7.5,3,2\n7,1,4\n"
+    (tmp_path / "w.csv").write_text(rows)
+    more = 'arrivals = "trace"\ntrace_file = "w.csv"\n'
+    text = SMALL.replace("[workload]\n", f"[workload]\n{more}")
+    study = loads(text, folder=tmp_path)
+    (tmp_path / "w.csv").unlink()
+    again = loads(study.study.to_toml(), folder=tmp_path / "elsewhere")
+    assert list(again.cases()) == list(study.cases())
+    (case, *_) = again.cases()
+    assert case.workload.trace == ((0, 1, 4), (500_000_000, 3, 2))  # from the first request on
+    # It brings its own lengths, so room for tokens = 10 is not asked for.
+    loads(study.study.to_toml(), "s", ["cluster.target_kv_tokens=6"])
+    assert problems(text.replace('_file = "w.csv"', ' = "a,b\\n1,2"')) == [
+        "s.toml: workload.trace: expected a column arrival_ms, got a, b"
+    ]
+
+
+def test_a_trace_from_a_spreadsheet():
+    text = "\ufeffarrival_ms,output_tokens\r\n\r\n5,2\r\n"
+    assert read_trace(text) == ((0, 0, 2),)
+    with pytest.raises(ValueError, match="line 4: expected numbers"):
+        read_trace(f"{text}x,2\r\n")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("arrival_ms,output_tokens\n1,99999999999999999999\n", "10,000,000 tokens at most"),
+        (f"arrival_ms,output_tokens\n1,{'9' * 140_000}\n", "line 1: field larger"),
+        ("arrival_s,output_tokens\n1,1\n999999999999,1\n", "more than 30 years"),
         ("", "expected a header"),
         ("a,b\n1,2\n", "expected a column arrival_ms"),
         ("arrival_ms,output_tokens\n1,x\n", "line 2: expected numbers"),
@@ -455,6 +495,21 @@ def test_metrics_of_a_run_worked_out_by_hand():
     assert m.gpu_seconds_per_token == pytest.approx(2 * 0.030 / 3)
     assert m.price_per_million == pytest.approx(2 * 0.030 / 3 * 1e6 / 3600 * 3.6)
     assert math.isnan(m.latency["mean"].ci95)
+
+
+@pytest.mark.parametrize("ns", [33_300_000, 7_700_000, 10_000_000])
+def test_who_keeps_a_bound_exactly_keeps_it(ns):
+    deployment = Deployment(
+        algorithm="nonsi",
+        target=Latency(latency_ns=ns),
+        targets=FleetSpec(),
+        slo=Slo(ttft_ns=ns, tpot_ns=ns),
+    )
+    trace = tuple((200 * ns * i, 0, length) for i, length in enumerate(range(1, 101)))
+    run = serve(deployment, Workload(arrivals="trace", trace=trace))
+    assert measure(deployment, [run]).good_share == 1
+    late = dataclasses.replace(deployment, slo=Slo(tpot_ns=ns - 1))
+    assert measure(late, [run]).good_share == 0.01  # the text of one token has none
 
 
 def test_the_warm_up_is_cut():

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
+from dsim.acceptance import Acceptance
 from dsim.cluster.deployment import Deployment, Faults, FleetSpec
 from dsim.cluster.metrics import measure
 from dsim.cluster.serve import TURNED_AWAY, serve
@@ -232,6 +233,45 @@ def test_the_most_that_failing_servers_can_serve(algorithm, mtbf_ns, mttr_ns):
     assert not load.exact
     spared = dataclasses.replace(deployment, faults=Faults(), drafter_faults=Faults())
     assert offered_load(spared, workload).most_per_s > 1.2 * load.most_per_s
+
+
+@pytest.mark.parametrize("algorithm", ["si", "dsi"])
+@pytest.mark.parametrize("drift", [-1.0, 0.0, 1.0])
+def test_what_is_offered_is_no_more_than_what_keeps_servers_busy(algorithm, drift):
+    """Where passes cost by their width, and requests get easier or harder to draft for."""
+    deployment = Deployment(
+        algorithm=algorithm,
+        lookahead=30,
+        acceptance=Acceptance(rate=0.5 if drift else 0.9),
+        target=Latency(
+            model="table", latency_ns=MS, table=((1, 39 * MS), (8, 68 * MS), (16, 90 * MS))
+        ),
+        drafter=Latency(latency_ns=MS),
+        targets=FleetSpec(servers=4),
+        drafters=FleetSpec(servers=4),
+    )
+    workload = Workload(
+        requests=2000, rate_per_s=0.8, output=Length(mean_tokens=20), rate_drift=drift
+    )
+    load = offered_load(deployment, workload)
+    run = serve(deployment, workload)
+    busy = sum(run.target.busy_ns) / 4 / int(run.arrival_ns[-1])
+    assert not load.exact
+    assert load.target <= 1.03 * busy  # of its arrivals, not of their rate
+    if algorithm == "si":
+        assert load.target >= 0.9 * busy
+
+
+def test_only_what_is_the_load_itself_is_called_so():
+    workload = Workload(requests=50, rate_per_s=1.0, output=Length(mean_tokens=5))
+    plain = Deployment(algorithm="nonsi", target=CONSTANT, targets=FleetSpec(servers=2))
+    assert offered_load(plain, workload).exact
+    for more in (
+        {"hosts": 1, "slowdown": (1.0, 1.9)},
+        {"targets": FleetSpec(servers=2, max_batch=8)},
+        {"targets": FleetSpec(servers=2, context_ns=10.0)},
+    ):
+        assert not offered_load(dataclasses.replace(plain, **more), workload).exact
 
 
 def test_dsi_does_with_its_least_load_at_most_what_it_is_given():

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dsim.models import Pair
     from dsim.verify import Rule
 
-HOLD_NS = 20_000_000  # a text that comes in such steps still flows
+HOLD_NS = 40_000_000  # a text that comes in such steps still flows
 WARM_UP_WIDTHS = (1, 2, 3, 4, 6, 9, 16, 1, 1)
 
 

@@ -19,8 +19,9 @@ import numpy as np
 from dsim import vector
 from dsim.acceptance import Acceptance
 from dsim.cluster.deployment import Deployment, FleetSpec, Slo
-from dsim.cluster.metrics import JOULES_PER_KWH, Metrics, measure
+from dsim.cluster.metrics import DRIFT_REQUESTS, JOULES_PER_KWH, Metrics, measure
 from dsim.cluster.serve import serve
+from dsim.cluster.study import LEAST_RATE_PER_S
 from dsim.cluster.theory import erlang_c, offered_load
 from dsim.cluster.workload import NS_PER_S, Length, Workload
 from dsim.errors import Problem, UserError
@@ -44,6 +45,7 @@ LEAST_REQUESTS, MOST_REQUESTS = 60, 1000
 FINALISTS, PER_ALGORITHM, MOST_FINALISTS = 5, 2, 12
 RATES = tuple(round(0.05 * i, 2) for i in range(21))  # acceptance rates tried for the sensitivity
 FACTORS = (1.4, 2.0, 4.0, 8.0)  # and how many times as fast, or as slow, drafts are tried
+MOST = 1e9  # of any number that an option gives
 TIE = 0.02  # better by less than this is no better
 
 
@@ -534,7 +536,9 @@ def _requests(question: Question, finalists: Sequence[Estimate]) -> int:
     each = [question.tokens * per_token[one.layout.algorithm] + 10 for one in finalists]
     if question.objective == "throughput":
         each = [2 * events for events in each]
-    return int(min(MOST_REQUESTS, max(LEAST_REQUESTS, EVENTS / max(1.0, sum(each)))))
+    # Whether a queue grows for ever takes so many to see; a single user never waits.
+    least = LEAST_REQUESTS if question.rate_per_s is None else DRIFT_REQUESTS
+    return int(min(MOST_REQUESTS, max(least, EVENTS / max(1.0, sum(each)))))
 
 
 def _pareto(ranking: Sequence[Confirmed]) -> list[Confirmed]:
@@ -616,8 +620,10 @@ def _verdict(
         other = next((one for one in ranking if one.layout.algorithm == algorithm), None)
         if algorithm != best.layout.algorithm and other is not None:
             others.append(f"{NAMES[algorithm]} at its best: {_figure(question, other)}")
-        elif algorithm != best.layout.algorithm:
-            others.append(f"{NAMES[algorithm]} cannot carry this load")
+        elif algorithm != best.layout.algorithm and question.tokens > 1:
+            there = any(one.layout.algorithm == algorithm for one in estimates)
+            why = "cannot carry this load" if there else "needs a further GPU, for a drafter"
+            others.append(f"{NAMES[algorithm]} {why}")
     do = "Don't speculate: run" if best.layout.algorithm == "nonsi" else "Run"
     close = ""
     runner_up = next(
@@ -679,10 +685,12 @@ def question_of(options: Mapping[str, Any]) -> Question:
         UserError: with a problem for each option that is wrong.
     """
     problems = []
-    for name in ("rate", "slo"):
+    least = {"rate": LEAST_RATE_PER_S, "slo": 1e-6, "batch_cost": 0, "price": 0}
+    for name, low in (least | {"watts": 0, "idle_watts": 0}).items():
         value = options[name]
-        if value is not None and not (math.isfinite(value) and value > 0):
-            problems.append(Problem(f"--{name}", "", f"expected a number > 0, got {value:g}"))
+        if value is not None and not low <= value <= MOST:
+            what = f"expected a number from {low:g} to {MOST:g}, got {value:g}"
+            problems.append(Problem(f"--{name.replace('_', '-')}", "", what))
     if options["objective"] == "slo" and options["slo"] is None:
         problems.append(Problem("--slo", "", 'is missing: the objective is "slo"'))
     if options["gpus_per_target"] > options["gpus"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
@@ -97,26 +97,31 @@ def _lines(
     for index, (point, part) in enumerate(parts, 1):
         unit = BY_KEY[key].unit
         across = f"{key} ({unit})" if unit else key
+        numbers = pd.api.types.is_numeric_dtype(part[x]) and part[x].dtype != bool
         base = alt.Chart(part.round(6)).encode(
-            x=alt.X(f"{x}:Q", title=across, scale=alt.Scale(nice=False, zero=False, padding=8)),
+            x=alt.X(f"{x}:Q", title=across, scale=alt.Scale(nice=False, zero=False, padding=8))
+            if numbers
+            else alt.X(f"{x}:N", title=across, sort=None, axis=alt.Axis(labelAngle=0)),
             color=_colour(frame),
         )
+        kind = "Q" if numbers else "N"
         tooltip = [
             alt.Tooltip("series:N", title="what"),
-            alt.Tooltip(f"{x}:Q", title=key),
+            alt.Tooltip(f"{x}:{kind}", title=key),
             alt.Tooltip(f"{y}:Q", title=_words(y), format=".4~g"),
         ]
         up = alt.Y(f"{y}:Q", title=_words(y))
-        chart = base.mark_line(strokeWidth=2).encode(y=up) + base.mark_point(
-            filled=True, size=42, opacity=1
-        ).encode(y=up, tooltip=tooltip)
+        points = base.mark_point(filled=True, size=42, opacity=1).encode(y=up, tooltip=tooltip)
+        # Nothing lies between two names.
+        lines = [base.mark_line(strokeWidth=2).encode(y=up)] if numbers else []
+        chart: Any = alt.layer(*lines, points)
         if interval in part and part[interval].notna().any():
             low = (part[y] - part[interval]).clip(lower=0)
             bars = part.assign(low=low, high=part[y] + part[interval])
             chart += (
                 alt.Chart(bars.dropna(subset=[interval]).round(6))
                 .mark_rule(strokeWidth=1.2)
-                .encode(x=f"{x}:Q", y="low:Q", y2="high:Q", color=_colour(frame))
+                .encode(x=f"{x}:{kind}", y="low:Q", y2="high:Q", color=_colour(frame))
             )
         where = ", ".join(
             f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}"

@@ -39,7 +39,10 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Metrics:
-    """One deployment under one workload. Times are in ms; requests after the warm-up cut count.
+    """One deployment under one workload. Times are in ms.
+
+    Of times of requests, throughput and goodput the warm-up is left out; all else is about whole
+    runs.
 
     Attributes:
         ttft, tpot, latency: by ``mean``, ``p50``, ``p90`` and ``p99``: time from arrival to the
@@ -106,7 +109,8 @@ def measure(deployment: Deployment, runs: Sequence[Counted], *, warm_up: float =
     Args:
         deployment: what ran.
         runs: its replications.
-        warm_up: the part of each run's requests, from the first on, that is left out.
+        warm_up: the part of each run's requests, from the first on, that is left out of times,
+            throughput and goodput.
     """
     kept = [_Cut(run, warm_up) for run in runs]
 
@@ -207,7 +211,7 @@ def energy_joules(deployment: Deployment, run: Counted) -> float:
 
 
 class _Cut:
-    """The part of a run that counts: requests that came after the warm-up."""
+    """What times, throughput and goodput are about: the requests after the warm-up."""
 
     def __init__(self, run: Counted, warm_up: float) -> None:
         first = min(int(len(run.fate) * warm_up), len(run.fate) - 1)
@@ -218,15 +222,12 @@ class _Cut:
         self.lengths = run.output_tokens[done]
         self.tokens = int(self.lengths.sum())
         arrival = run.arrival_ns[done]
-        self.ttft_ms = (run.first_token_ns[done] - arrival) / 1e6
-        self.latency_ms = (run.done_ns[done] - arrival) / 1e6
+        self.ttft_ns = run.first_token_ns[done] - arrival
+        self.latency_ns = run.done_ns[done] - arrival
+        self.ttft_ms, self.latency_ms = self.ttft_ns / 1e6, self.latency_ns / 1e6
         longer = self.lengths > 1
-        self.all_tpot_ms = np.where(
-            longer,
-            (run.done_ns[done] - run.first_token_ns[done]) / 1e6 / np.maximum(1, self.lengths - 1),
-            0.0,
-        )
-        self.tpot_ms = self.all_tpot_ms[longer]
+        later_ns = self.latency_ns - self.ttft_ns
+        self.tpot_ms = later_ns[longer] / 1e6 / (self.lengths[longer] - 1)
         since_ns = int(run.arrival_ns[first]) if first else 0
         self.seconds = (run.end_ns - since_ns) / NS_PER_S
 
@@ -234,13 +235,13 @@ class _Cut:
         """How many requests kept the SLO."""
         slo = deployment.slo
         kept = np.ones(self.done, dtype=np.bool_)
-        for bound, values in (
-            (slo.ttft_ns, self.ttft_ms),
-            (slo.tpot_ns, self.all_tpot_ms),
-            (slo.latency_ns, self.latency_ms),
+        for bound_ns, values_ns, times in (
+            (slo.ttft_ns, self.ttft_ns, 1),
+            (slo.tpot_ns, self.latency_ns - self.ttft_ns, self.lengths - 1),
+            (slo.latency_ns, self.latency_ns, 1),
         ):
-            if bound is not None:
-                kept &= values <= bound / 1e6
+            if bound_ns is not None:  # in whole numbers: who keeps it exactly, keeps it
+                kept &= values_ns <= bound_ns * times
         return int(kept.sum())
 
 

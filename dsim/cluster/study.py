@@ -24,9 +24,14 @@ if TYPE_CHECKING:
 MOST_SERVERS = 100_000
 
 
+LONGEST = {"ms": 9e9, "s": 9e6}  # 104 days
+LONGEST_WORKLOAD_S = 3e9  # in ns, with room to spare in 63 bits
+LEAST_RATE_PER_S = 1e-6
+
+
 def _number(key: str, default: Any, unit: str, meaning: str, **more: Any) -> Setting:
     kind = "int" if isinstance(default, int) else "float"
-    more = {"low": 0, **more}
+    more = {"low": 0, "high": LONGEST.get(unit), **more}
     return Setting(
         key=key, type=more.pop("type", kind), default=default, unit=unit, meaning=meaning, **more
     )
@@ -126,10 +131,10 @@ LOAD_SETTINGS: tuple[Setting, ...] = (
         default="poisson",
         choices=ARRIVALS,
         meaning="poisson; gamma: with bursts; closed: users who wait for the answer; "
-        "trace: replay workload.trace_file",
+        "trace: replay workload.trace_file, or workload.trace",
     ),
     _number("workload.requests", 500, "requests", "how many are sent", low=1, high=2**31),
-    _number("workload.rate_per_s", 1.0, "requests / s", "mean arrival rate", above=True),
+    _number("workload.rate_per_s", 1.0, "requests / s", "mean arrival rate", low=LEAST_RATE_PER_S),
     _number(
         "workload.cv", 2.0, "", "gamma: standard deviation / mean of the time between", above=True
     ),
@@ -154,13 +159,20 @@ LOAD_SETTINGS: tuple[Setting, ...] = (
         default=None,
         sweep=False,
         meaning="trace: a CSV file with columns arrival_ms (or arrival_s), prompt_tokens and "
-        "output_tokens",
+        "output_tokens; the first request comes at 0",
+    ),
+    Setting(
+        key="workload.trace",
+        type="str",
+        default=None,
+        sweep=False,
+        meaning="trace: the text of such a file; a results folder keeps it so",
     ),
     _number(
         "workload.warm_up",
         0.1,
         "",
-        "the part of the requests, from the first on, that no metric counts",
+        "the part of the requests, from the first on, left out of times, throughput and goodput",
         high=0.9,
         sweep=False,
     ),
@@ -268,7 +280,7 @@ class LoadCase:
         variant: the variant's name, or nothing.
         deployment, workload: what is simulated.
         replications: how often.
-        warm_up: the part of the requests that does not count.
+        warm_up: the part of the requests that is left out; see :func:`metrics.measure`.
     """
 
     point: Mapping[str, Any]
@@ -297,17 +309,18 @@ class _LoadLoader(studies._Loader):
     known = BY_KEY
     tables = (*studies.TABLES, *studies.LOAD_TABLES)
 
-    def __init__(self, source: str, folder: Path) -> None:
-        super().__init__(source, folder)
-        self.traces: dict[str, Any] = {}
-
     def read_files(self, values: dict[str, Any]) -> dict[str, Any]:
         of_pair = super().read_files(values)
-        name = values.get("workload.trace_file")
+        name = values.pop("workload.trace_file", None)
         if isinstance(name, str):
-            trace = self.read("workload.trace_file", name, read_trace)
-            if trace is not None:
-                self.traces[name] = trace
+            text = self.read("workload.trace_file", name, _checked_trace)
+            if text is not None:
+                values["workload.trace"] = text
+        elif isinstance(text := values.get("workload.trace"), str):
+            try:
+                _checked_trace(text)
+            except ValueError as error:
+                self.complain("workload.trace", str(error))
         return of_pair
 
     def check_charts(self, study: Study) -> None:
@@ -340,15 +353,22 @@ class _LoadLoader(studies._Loader):
             swept = {axis.key: axis.values for axis in study.grid}
             of = {key: swept.get(key, (value,)) for key, value in values.items()}
             where = f"variants[{number}]." if study.variants[number][0] else ""
-            if "trace" in of["workload.arrivals"] and values["workload.trace_file"] is None:
+            if "trace" in of["workload.arrivals"] and values["workload.trace"] is None:
                 self.complain(f"{where}workload.trace_file", 'is missing: the arrivals are "trace"')
+            lasts_s = max(of["workload.requests"]) / min(of["workload.rate_per_s"])
+            if lasts_s > LONGEST_WORKLOAD_S:
+                self.complain(
+                    f"{where}workload.rate_per_s",
+                    f"so many requests take {lasts_s:.1e} s, more than {LONGEST_WORKLOAD_S:.0e}",
+                )
             if "trace" in of["acceptance.model"] and any(of["workload.acceptance_drift"]):
                 self.complain(f"{where}workload.acceptance_drift", "has no meaning for a trace")
             for model in ("target", "drafter"):
                 room = min(of[f"cluster.{model}_kv_tokens"])
                 longest = max(of["workload.prompt_tokens"]) + max(of["tokens"])
                 fixed = not max(of["workload.prompt_cv"]) and not max(of["workload.output_cv"])
-                if room and fixed and room < longest:
+                replayed = set(of["workload.arrivals"]) == {"trace"}  # with lengths of its own
+                if room and fixed and room < longest and not replayed:
                     self.complain(
                         f"{where}cluster.{model}_kv_tokens",
                         f"expected room for one request (prompt and answer: {longest} tokens), "
@@ -466,11 +486,9 @@ class LoadStudy:
 
     Attributes:
         study: its settings, grid, variants and charts.
-        traces: the workloads read from files, by file.
     """
 
     study: Study
-    traces: Mapping[str, tuple[tuple[int, int, int], ...]]
 
     def cases(self) -> Iterator[LoadCase]:
         """Every case: for each variant and point of the grid, each algorithm."""
@@ -486,7 +504,7 @@ class LoadStudy:
                         point=point,
                         variant=name,
                         deployment=deployment_of(values, algorithm),
-                        workload=workload_of(values, self.traces),
+                        workload=workload_of(values),
                         replications=values["repeats"],
                         warm_up=values["workload.warm_up"],
                     )
@@ -509,14 +527,17 @@ def loads(
     Raises:
         UserError: with all problems that were found.
     """
-    loader = _LoadLoader(source, folder)
-    study = loader.study(studies.parse(text, source), overrides)
-    return LoadStudy(study=study, traces=loader.traces)
+    return LoadStudy(
+        study=_LoadLoader(source, folder).study(studies.parse(text, source), overrides)
+    )
 
 
-def workload_of(
-    values: Mapping[str, Any], traces: Mapping[str, tuple[tuple[int, int, int], ...]]
-) -> Workload:
+def _checked_trace(text: str) -> str:
+    read_trace(text)
+    return text
+
+
+def workload_of(values: Mapping[str, Any]) -> Workload:
     """The workload that settings by key describe."""
 
     def length(mean_tokens: int, cv: float) -> Length:
@@ -536,7 +557,7 @@ def workload_of(
         prompt=length(values["workload.prompt_tokens"], values["workload.prompt_cv"]),
         output=length(values["tokens"], values["workload.output_cv"]),
         rate_drift=values["workload.acceptance_drift"],
-        trace=traces.get(values["workload.trace_file"] or "", ()),
+        trace=read_trace(values["workload.trace"]) if values["workload.trace"] else (),
     )
 
 

@@ -67,9 +67,10 @@ class Load:
     Attributes:
         target, drafter: of each fleet. 1 or more cannot be served.
         exact: whether that is the load itself (non-SI, SI). DSI makes fewer and larger passes the
-            busier it is; where servers have to read what others have cached, that depends on who
-            serves whom; and a failure interrupts long batches more often than short ones: then
-            these are the least that will do.
+            busier it is; batches are full only where forwards wait, and servers on one host slow
+            each other only where they compute at once; where servers have to read what others have
+            cached, that depends on who serves whom; and a failure interrupts long batches more
+            often than short ones: then these are the least that will do.
         most_per_s: the arrival rate at which the larger of the two is 1.
     """
 
@@ -87,13 +88,15 @@ class Load:
 def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     """The offered load of an open workload; ``None`` where arrivals wait for answers (closed).
 
-    The mean work of a request is counted on the acceptance draws of the first requests, forward by
-    forward: non-SI needs one pass a token; SI one pass and ``m`` drafts a round; DSI at least one
-    pass for each rejection and one more, and a draft for each one accepted; with several drafters
-    a token counts as rejected where none of them is right, and any may make the draft. A pass takes
-    its mean latency (of width ``k + 1`` by a table) with the dispatch, the network and, in a full
-    batch, what each sequence adds. Of servers that fail the time in which they are up counts, and
-    what a failure interrupts is done again; failures at known times are left out.
+    The mean work of a request is counted on the acceptance draws of some requests, evenly over the
+    run, forward by forward: non-SI needs one pass a token; SI one pass and ``m`` drafts a round;
+    DSI at least one pass for each rejection and one more, and a draft for each one accepted; with
+    several drafters a token counts as rejected where none of them is right, and any may make the
+    draft. A pass takes its mean latency (by a table that of its width: in DSI of one pass over all
+    that is settled between two rejections, since several cost no less) with the dispatch, the
+    network and, in a full batch, what each sequence adds. Of servers that fail the time in which
+    they are up counts, and what a failure interrupts is done again; failures at known times are
+    left out.
     """
     from dsim.cluster.serve import draws_of
 
@@ -113,11 +116,12 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     prompts, outputs = workload.lengths(d.seed, 0)
     rates = workload.rates(d.seed, 0, d.acceptance)
     some = min(SAMPLE, workload.count)
-    passes, drafts = 0, 0
-    for number in range(some):
+    widths: list[int] = []  # of all their passes
+    drafts = 0
+    for number in np.linspace(0, workload.count - 1, some).round().astype(int).tolist():
         n = int(outputs[number])
         if d.algorithm == "nonsi":
-            passes += n
+            widths += [1] * n
             continue
         rate = float(rates[number])
         draws = draws_of(d, 0, number, n, rate)
@@ -130,11 +134,16 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
             for further, pool in enumerate(d.more_pools)
         ]
         draws = np.logical_or.reduce([draws, *own])
-        counted = rounds_of(draws, plan, d.algorithm)
-        passes += counted[0]
-        drafts += counted[1]
-    width = 1 if d.algorithm == "nonsi" else d.lookahead + 1
-    pass_ns = mean_ns(d, "target", width)
+        own_widths, own_drafts = rounds_of(draws, plan, d.algorithm)
+        widths += own_widths
+        drafts += own_drafts
+    # Of non-SI the whole workload is known.
+    each = float(outputs.mean()) if d.algorithm == "nonsi" else len(widths) / some
+    counts = np.bincount(widths)
+    pass_ns = float(
+        np.average([mean_ns(d, "target", width) for width in range(len(counts))], weights=counts)
+    )
+    width = round(float(np.mean(widths)))
     tokens = float(prompts.mean() + outputs.mean() / 2)
     b = d.targets.max_batch
     together = pass_ns + (b - 1) * d.targets.sequence_ns + b * d.targets.context_ns * tokens
@@ -156,7 +165,7 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     per_ns = rate_per_s / NS_PER_S
     up = d.targets.servers * availability(d.faults)
     held = with_repeats_ns(held, d.faults)
-    target = per_ns * (passes / some * held / b + prefill["target"]) / up
+    target = per_ns * (each * held / b + prefill["target"]) / up
     latencies = [mean_ns(d, "drafter", 1), *(p.drafter.latency.latency_ns for p in d.more_pools)]
     faults = [d.drafter_faults, *(pool.faults for pool in d.more_pools)]
     # All pools together: what a request takes, in drafts, and how many drafts they make in a ns.
@@ -175,7 +184,9 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
         exact=d.algorithm in ("nonsi", "si")
         and not prefill["target"]
         and d.target.model != "table"
-        and not interrupted,
+        and not interrupted
+        and not d.hosts
+        and all(spec.max_batch == 1 and not spec.context_ns for spec in (d.targets, d.drafters)),
         most_per_s=rate_per_s / max(target, drafter),
     )
 
@@ -202,18 +213,22 @@ def mean_ns(deployment: Deployment, model: str, width: int) -> float:
     return float(latency.at_width(width) if latency.model == "table" else latency.latency_ns)
 
 
-def rounds_of(draws: NDArray[np.bool_], plan: Plan, algorithm: str) -> tuple[int, int]:
-    """How many passes and drafts a request takes: exactly for SI, at least for DSI."""
+def rounds_of(draws: NDArray[np.bool_], plan: Plan, algorithm: str) -> tuple[list[int], int]:
+    """How wide the passes of a request are (tokens), and how many drafts it takes.
+
+    Exactly for SI; for DSI at least so many passes, each over what is settled between rejections.
+    """
     n, lengths = len(draws), run_lengths(draws)
-    settled = passes = drafts = 0
+    passes: list[int] = []
+    settled = drafts = 0
     while settled < n:
-        passes += 1
         if algorithm == "si":
             made = min(plan.tokens, n - settled - 1)
             if plan.ends is not None:
                 unsure = (i + 1 for i in range(made) if plan.ends(settled + i))
                 made = next(unsure, made)
             drafts += made
+            passes.append(made + 1)
             accepted = min(made, lengths[settled])
             if plan.judged is not None:
                 plan.judged(accepted, made)
@@ -221,5 +236,6 @@ def rounds_of(draws: NDArray[np.bool_], plan: Plan, algorithm: str) -> tuple[int
         else:
             accepted = min(lengths[settled], n - settled - 1)
             drafts += accepted
+            passes.append(accepted + 1)
             settled += accepted + 1
     return passes, drafts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +22,8 @@ NS_PER_S = 1_000_000_000
 ARRIVALS = ("poisson", "gamma", "closed", "trace")
 GAPS, PROMPTS, OUTPUTS, _, FAULTS, NETWORK, THINKING = range(7)
 BLOCK = 4096
+MOST_TOKENS = 10_000_000  # of a prompt or an answer
+LONGEST_NS = 30 * 365 * 86_400 * NS_PER_S  # fits twice over into 63 bits
 
 
 def uniforms(seed: int, replication: int, purpose: int, part: int = 0) -> Uniforms:
@@ -142,38 +145,48 @@ class Workload:
             yield from np.rint(-np.log1p(-stream.next(BLOCK)) * self.think_ns).astype(int).tolist()
 
 
+@functools.lru_cache(maxsize=8)  # the cases of a study have it in common
 def read_trace(text: str) -> tuple[tuple[int, int, int], ...]:
     """A workload from the text of a CSV file.
 
     Columns: ``arrival_ms`` (or ``arrival_s``), ``prompt_tokens`` (0 if there is none) and
-    ``output_tokens``. The rows need not be sorted.
+    ``output_tokens``. The rows need not be sorted. The first request comes at 0.
 
     Raises:
         ValueError: a column is missing, or a value is none.
     """
-    rows = list(csv.DictReader(text.splitlines(), skipinitialspace=True))
+    # Spreadsheets begin a file with a mark that is no part of the first name.
+    reader = csv.DictReader(text.removeprefix("\ufeff").splitlines(), skipinitialspace=True)
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from None
     if not rows:
         raise ValueError("expected a header and at least one request")
-    names = list(rows[0])
+    names = list(reader.fieldnames or ())
     time = next((name for name in ("arrival_ms", "arrival_s") if name in names), None)
     for name, there in (("arrival_ms", time), ("output_tokens", "output_tokens" in names)):
         if not there:
             raise ValueError(f"expected a column {name}, got {', '.join(map(str, names))}")
     scale = 1_000_000 if time == "arrival_ms" else NS_PER_S
     trace = []
-    for number, row in enumerate(rows, 2):
+    for number, row in rows:
         try:
             arrival = float(row[str(time)])
             prompt, output = int(row.get("prompt_tokens") or 0), int(row["output_tokens"])
         except (TypeError, ValueError):
             raise ValueError(f"line {number}: expected numbers, got {_shown(row)}") from None
-        if not (0 <= arrival < 1e9 and prompt >= 0 and output >= 1):
+        if not (0 <= arrival < 1e12 and 0 <= prompt <= MOST_TOKENS and 1 <= output <= MOST_TOKENS):
             raise ValueError(
-                f"line {number}: expected an arrival ≥ 0, a prompt ≥ 0 and an output ≥ 1, "
-                f"got {_shown(row)}"
+                f"line {number}: expected an arrival ≥ 0, a prompt ≥ 0 and an output ≥ 1 "
+                f"({MOST_TOKENS:,} tokens at most), got {_shown(row)}"
             )
         trace.append((round(arrival * scale), prompt, output))
-    return tuple(sorted(trace, key=lambda request: request[0]))
+    trace.sort(key=lambda request: request[0])
+    begin_ns = trace[0][0]
+    if trace[-1][0] - begin_ns > LONGEST_NS:
+        raise ValueError("the requests come over more than 30 years")
+    return tuple((arrival_ns - begin_ns, prompt, output) for arrival_ns, prompt, output in trace)
 
 
 def _shown(row: dict[str, Any]) -> str:
