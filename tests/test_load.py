@@ -444,8 +444,9 @@ def test_a_replayed_workload_is_part_of_its_study(tmp_path):
 
 
 def test_a_trace_from_a_spreadsheet():
-    text = "\ufeffarrival_ms,output_tokens\r\n\r\n5,2\r\n"
+    text = "\ufeffarrival_ms,output_tokens\r\n\r\n1795000000005,2\r\n"  # since 1970
     assert read_trace(text) == ((0, 0, 2),)
+    assert read_trace(f"{text}1795000000007.5,1\r\n")[1] == (2_500_000, 0, 1)
     with pytest.raises(ValueError, match="line 4: expected numbers"):
         read_trace(f"{text}x,2\r\n")
 

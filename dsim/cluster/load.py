@@ -446,7 +446,7 @@ def tables(found: Sequence[Answer]) -> tuple[TextTable, TextTable]:
         row += [f"{m.drafter_utilisation:.0%}" if d.drafter_specs else "–"]
         if with_more:
             row += [f"{m.more_drafter_utilisation:.0%}" if d.more_pools else "–"]
-        row += [f"{m.wasted_passes:.0%}" if m.passes_per_token else "–"]
+        row += ["–" if math.isnan(m.wasted_passes) else f"{m.wasted_passes:.0%}"]
         row += [f"{m.price_per_million:.2f}"] if with_price else []
         if with_energy:
             row += [f"{m.joules_per_request:.4g}", f"{m.kwh_per_million:.3g}"]

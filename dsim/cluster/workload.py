@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import functools
+import math
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -176,12 +178,15 @@ def read_trace(text: str) -> tuple[tuple[int, int, int], ...]:
             prompt, output = int(row.get("prompt_tokens") or 0), int(row["output_tokens"])
         except (TypeError, ValueError):
             raise ValueError(f"line {number}: expected numbers, got {_shown(row)}") from None
-        if not (0 <= arrival < 1e12 and 0 <= prompt <= MOST_TOKENS and 1 <= output <= MOST_TOKENS):
+        if not (
+            0 <= arrival < math.inf and 0 <= prompt <= MOST_TOKENS and 1 <= output <= MOST_TOKENS
+        ):
             raise ValueError(
                 f"line {number}: expected an arrival ≥ 0, a prompt ≥ 0 and an output ≥ 1 "
                 f"({MOST_TOKENS:,} tokens at most), got {_shown(row)}"
             )
-        trace.append((round(arrival * scale), prompt, output))
+        # Exactly: the nanoseconds of a clock that counts from 1970 are more than a float can hold.
+        trace.append((round(Decimal(row[str(time)].strip()) * scale), prompt, output))
     trace.sort(key=lambda request: request[0])
     begin_ns = trace[0][0]
     if trace[-1][0] - begin_ns > LONGEST_NS:
