@@ -95,7 +95,7 @@ class Streamer:
 
 def default_targets(pair: Pair, devices: Sequence[str], threads: int) -> int:
     """As many target servers as there is room for beside the drafter, 7 at most."""
-    if devices[-1] != "cpu":
+    if devices[-1] != "cpu" or len(devices) > 2:  # each has been named
         return max(1, len(devices) - 1)
     drafters = 0 if pair.drafter.is_ngram else 1
     return min(7, max(1, len(available_cores()) // threads - drafters))

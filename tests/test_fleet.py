@@ -264,6 +264,12 @@ def test_cores_are_shared_only_when_asked_for() -> None:
         place(["cpu", "gpu"], 1, share=True)
 
 
+def test_no_device_is_named_in_vain() -> None:
+    with pytest.raises(UserError, match="names 3 devices, for a drafter and 1 target servers"):
+        Fleet(PAIR, 1, devices=["cpu"] * 3, share=True)
+    assert generate.default_targets(PAIR, ["cpu"] * 4, 1) == 3
+
+
 def test_a_prompt_that_does_not_fit() -> None:
     check_prompt(PAIR, [1] * 1990, 10)
     with pytest.raises(UserError, match=r"1,991 tokens.*10 to come.*2,000"):

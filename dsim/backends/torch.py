@@ -304,7 +304,10 @@ class Fleet:
         self.pair = pair
         self.threads = threads
         self.watchdog_ns = watchdog_ns
-        everywhere = [*devices, *[devices[-1]] * (targets + 1)][: targets + 1]
+        if len(devices) > targets + 1:
+            what = f"names {len(devices)} devices, for a drafter and {targets} target servers"
+            raise UserError(Problem("--devices", "", what))
+        everywhere = [*devices, *[devices[-1]] * (targets + 1 - len(devices))]
         self.cores, self.contention = place(
             everywhere, threads, share=share, idle=(0,) if pair.drafter.is_ngram else ()
         )
