@@ -377,13 +377,14 @@ def test_a_chart_over_names_has_a_place_for_each(tmp_path):
     from dsim.cluster import charts
 
     study = loads(
-        f'{SMALL}[grid]\ncluster.target_discipline = ["lifo", "fifo"]\n'
+        f'{SMALL.replace("40", "250")}[grid]\ncluster.target_discipline = ["lifo", "fifo"]\n'
         '[[charts]]\nkind = "lines"\nx = "cluster.target_discipline"\ny = "latency_mean_ms"\n'
     )
     found = loading.answers(study)
     panel, *_ = charts.panels(study, found, loading.table(found))
     layers = panel.chart.to_dict()["layer"]
-    assert all(layer["encoding"]["x"]["type"] == "nominal" for layer in layers)
+    axes = [layer["encoding"]["x"] for layer in layers]
+    assert all((x["type"], x["sort"]) == ("nominal", None) for x in axes)  # as in the study
     assert all(layer["mark"]["type"] != "line" for layer in layers)
 
 

@@ -98,16 +98,15 @@ def _lines(
         unit = BY_KEY[key].unit
         across = f"{key} ({unit})" if unit else key
         numbers = pd.api.types.is_numeric_dtype(part[x]) and part[x].dtype != bool
-        base = alt.Chart(part.round(6)).encode(
-            x=alt.X(f"{x}:Q", title=across, scale=alt.Scale(nice=False, zero=False, padding=8))
+        along = (
+            alt.X(f"{x}:Q", title=across, scale=alt.Scale(nice=False, zero=False, padding=8))
             if numbers
-            else alt.X(f"{x}:N", title=across, sort=None, axis=alt.Axis(labelAngle=0)),
-            color=_colour(frame),
+            else alt.X(f"{x}:N", title=across, sort=None, axis=alt.Axis(labelAngle=0))
         )
-        kind = "Q" if numbers else "N"
+        base = alt.Chart(part.round(6)).encode(x=along, color=_colour(frame))
         tooltip = [
             alt.Tooltip("series:N", title="what"),
-            alt.Tooltip(f"{x}:{kind}", title=key),
+            alt.Tooltip(f"{x}:{'Q' if numbers else 'N'}", title=key),
             alt.Tooltip(f"{y}:Q", title=_words(y), format=".4~g"),
         ]
         up = alt.Y(f"{y}:Q", title=_words(y))
@@ -121,7 +120,7 @@ def _lines(
             chart += (
                 alt.Chart(bars.dropna(subset=[interval]).round(6))
                 .mark_rule(strokeWidth=1.2)
-                .encode(x=f"{x}:{kind}", y="low:Q", y2="high:Q", color=_colour(frame))
+                .encode(x=along, y="low:Q", y2="high:Q", color=_colour(frame))
             )
         where = ", ".join(
             f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}"
