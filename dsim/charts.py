@@ -127,7 +127,7 @@ def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> p
     places = {
         name: {value: place for place, value in enumerate(frame[name].unique())}
         for name in others
-        if not _is_number(frame[name])
+        if not is_number(frame[name])
     }
     if minimise:
         lowest = frame.groupby(keys, observed=True, sort=False)["latency_mean_ms"].transform("min")
@@ -400,7 +400,8 @@ def _map(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     return drawn, caption, len(table)
 
 
-def _is_number(values: pd.Series[Any]) -> bool:
+def is_number(values: pd.Series[Any]) -> bool:
+    """Whether *values* have an order and distances; names and switches have none."""
     return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 
@@ -429,7 +430,7 @@ def _lines(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, int]
     table[y] = table[y].round(6)
     tooltip = [
         alt.Tooltip("name:N", title="algorithm"),
-        alt.Tooltip(f"{x}:{'Q' if _is_number(frame[x]) else 'N'}", title=label(x)),
+        alt.Tooltip(f"{x}:{'Q' if is_number(frame[x]) else 'N'}", title=label(x)),
         alt.Tooltip(f"{y}:Q", title=label(y), format=".4~g"),
     ]
     tooltip += [
@@ -445,14 +446,14 @@ def _lines(chart: Chart, frame: pd.DataFrame) -> tuple[alt.LayerChart, str, int]
                 scale=alt.Scale(nice=False, zero=False, padding=8),
                 axis=_ticks(frame[x]),
             )
-            if _is_number(frame[x])
+            if is_number(frame[x])
             else alt.X(f"{x}:N", title=label(x), sort=None, axis=alt.Axis(labelAngle=0))
         ),
         y=alt.Y(f"{y}:Q", title=label(y), scale=alt.Scale(zero=y.startswith("wasted"))),
         color=_colour(table),
         tooltip=tooltip,
     )
-    if _is_number(frame[x]):
+    if is_number(frame[x]):
         points = base.mark_point(filled=True, size=42, opacity=1)
         drawn = base.mark_line(strokeWidth=2) + points
     else:  # nothing lies between two names
@@ -601,7 +602,7 @@ def guess(frame: pd.DataFrame, axes: Sequence[str]) -> tuple[list[str], list[Cha
     """
     from dsim.study import Chart
 
-    numeric = [name for name in axes if _is_number(frame[name])]
+    numeric = [name for name in axes if is_number(frame[name])]
     minimise = ["lookahead"] if "lookahead" in numeric and len(numeric) > 1 else []
     free = [name for name in numeric if name not in minimise]
     present = set(frame["algorithm"].unique())

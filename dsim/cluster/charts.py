@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from dsim.charts import COLOURS, Panel
+from dsim.charts import COLOURS, Panel, is_number
 from dsim.cluster.load import OUTCOMES
 from dsim.cluster.study import BY_KEY
 from dsim.results import NAMES, column_of
@@ -97,7 +97,7 @@ def _lines(
     for index, (point, part) in enumerate(parts, 1):
         unit = BY_KEY[key].unit
         across = f"{key} ({unit})" if unit else key
-        numbers = pd.api.types.is_numeric_dtype(part[x]) and part[x].dtype != bool
+        numbers = is_number(part[x])
         along = (
             alt.X(f"{x}:Q", title=across, scale=alt.Scale(nice=False, zero=False, padding=8))
             if numbers

@@ -116,13 +116,13 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     prompts, outputs = workload.lengths(d.seed, 0)
     rates = workload.rates(d.seed, 0, d.acceptance)
     some = min(SAMPLE, workload.count)
-    widths: list[int] = []  # of all their passes
+    # The widths of all their passes. Of non-SI the whole workload is known.
+    plain = d.algorithm == "nonsi"
+    widths: list[int] = [1] if plain else []
     drafts = 0
-    for number in np.linspace(0, workload.count - 1, some).round().astype(int).tolist():
+    numbers = np.linspace(0, workload.count - 1, 0 if plain else some).round().astype(int)
+    for number in numbers.tolist():
         n = int(outputs[number])
-        if d.algorithm == "nonsi":
-            widths += [1] * n
-            continue
         rate = float(rates[number])
         draws = draws_of(d, 0, number, n, rate)
         if d.acceptance.model == "trace":
@@ -137,8 +137,7 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
         own_widths, own_drafts = rounds_of(draws, plan, d.algorithm)
         widths += own_widths
         drafts += own_drafts
-    # Of non-SI the whole workload is known.
-    each = float(outputs.mean()) if d.algorithm == "nonsi" else len(widths) / some
+    each = float(outputs.mean()) if plain else len(widths) / some
     counts = np.bincount(widths)
     pass_ns = float(
         np.average([mean_ns(d, "target", width) for width in range(len(counts))], weights=counts)
