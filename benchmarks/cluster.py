@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import simpy
 
-from dsim.cluster.deployment import Deployment, FleetSpec
-from dsim.cluster.serve import serve
-from dsim.cluster.workload import Length, Workload
-from dsim.latency import Latency
+from dsim.deployment.serve import serve
+from dsim.deployment.spec import Deployment, FleetSpec
+from dsim.deployment.workload import Length, Workload
+from dsim.model.latency import Latency
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

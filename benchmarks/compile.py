@@ -31,10 +31,10 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from dsim.backends.torch import WARM_UP_WIDTHS, static_tokens
-    from dsim.backends.worker import StaticTransformer, Transformer, nothing_learns
-    from dsim.cores import available_cores
-    from dsim.models import ModelSpec, load_config, load_model
+    from dsim.backends.torch.backend import WARM_UP_WIDTHS, static_tokens
+    from dsim.backends.torch.models import ModelSpec, load_config, load_model
+    from dsim.backends.torch.worker import StaticTransformer, Transformer, nothing_learns
+    from dsim.system import available_cores
 
     os.sched_setaffinity(0, available_cores()[-1:])
     torch.set_num_threads(1)

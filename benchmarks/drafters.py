@@ -16,7 +16,7 @@ import sys
 from dsim.backends.simulated import Guessing
 from dsim.events.environment import Environment
 from dsim.events.output import Output
-from dsim.events.start import start
+from dsim.orchestrations.start import start
 
 
 def settled_ns(

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 import simpy
 
-from dsim.acceptance import Acceptance
-from dsim.latency import Latency
-from dsim.simulate import run_events
-from dsim.study import Case
+from dsim.engines.simulate import run_events
+from dsim.model.acceptance import Acceptance
+from dsim.model.latency import Latency
+from dsim.study.study import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,9 +14,9 @@ import sys
 import time
 from pathlib import Path
 
-from dsim.grid import run_grid, simulate_grid
-from dsim.simulate import simulate_case
-from dsim.study import case_of, load
+from dsim.engines.simulate import simulate_case
+from dsim.study.grid import run_grid, simulate_grid
+from dsim.study.study import case_of, load
 
 STUDIES = Path(__file__).parent.parent / "studies"
 SAMPLE_CASES = 60

@@ -24,8 +24,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dsim.backends.torch import Fleet
-    from dsim.verify import Rule, Sampling
+    from dsim.backends.torch.backend import Fleet
+    from dsim.backends.torch.verify import Rule, Sampling
 
 LOOKAHEADS = (1, 2, 3, 5, 8)
 NEAR = 0.1  # a gap below which two logits are nearly tied
@@ -39,7 +39,7 @@ def gaps(model: Any, prompt: list[int], text: list[int], sampling: Sampling) -> 
     """
     import torch
 
-    from dsim.verify import scores
+    from dsim.backends.torch.verify import scores
 
     with torch.inference_mode():
         read = model(input_ids=torch.tensor([prompt + text[:-1]]), logits_to_keep=len(text))
@@ -117,10 +117,10 @@ def main() -> None:
     options.add_argument("--keep", type=Path, metavar="FILE", help="go on from it")
     args = options.parse_args()
 
-    from dsim.backends.torch import Fleet
-    from dsim.generate import encode
-    from dsim.models import load_model, load_pair, specs
-    from dsim.verify import Match, Sampling
+    from dsim.backends.torch.backend import Fleet
+    from dsim.backends.torch.models import load_model, load_pair, specs
+    from dsim.backends.torch.verify import Match, Sampling
+    from dsim.tasks.generate import encode
 
     pair = load_pair(*specs(args.target, args.drafter, dtype=args.dtype))
     texts = [

@@ -92,10 +92,10 @@ def main() -> None:
 
     import torch
 
-    from dsim.backends.torch import Fleet
-    from dsim.cores import available_cores
-    from dsim.models import load_model, load_pair, specs
-    from dsim.verify import Match
+    from dsim.backends.torch.backend import Fleet
+    from dsim.backends.torch.models import load_model, load_pair, specs
+    from dsim.backends.torch.verify import Match
+    from dsim.system import available_cores
 
     pair = load_pair(*specs(args.target, args.drafter, dtype=args.dtype))
     texts = [json.loads(line)["prompt"] for line in Path(args.prompts).read_text().splitlines()]

@@ -12,9 +12,9 @@ import argparse
 import time
 from pathlib import Path
 
-from dsim import realtime
-from dsim.grid import run_grid
-from dsim.study import load
+from dsim.study.grid import run_grid
+from dsim.study.study import load
+from dsim.tasks import waits as realtime
 
 STUDY = Path(__file__).parent.parent / "studies" / "table1.toml"
 

@@ -11,17 +11,17 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Acceptance": "dsim.acceptance",
-    "Latency": "dsim.latency",
-    "Case": "dsim.study",
-    "make_case": "dsim.study",
-    "Study": "dsim.study",
-    "load": "dsim.study",
-    "loads": "dsim.study",
-    "Outcome": "dsim.simulate",
-    "simulate_case": "dsim.simulate",
-    "run_grid": "dsim.grid",
-    "run_study": "dsim.run",
+    "Acceptance": "dsim.model.acceptance",
+    "Latency": "dsim.model.latency",
+    "Case": "dsim.study.study",
+    "make_case": "dsim.study.study",
+    "Study": "dsim.study.study",
+    "load": "dsim.study.study",
+    "loads": "dsim.study.study",
+    "Outcome": "dsim.engines.simulate",
+    "simulate_case": "dsim.engines.simulate",
+    "run_grid": "dsim.study.grid",
+    "run_study": "dsim.tasks.run",
     "UserError": "dsim.errors",
 }
 __all__ = list(_HOMES)

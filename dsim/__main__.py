@@ -1,5 +1,5 @@
 """``python -m dsim``."""
 
-from dsim.cli import main
+from dsim.cli.main import main
 
 main()

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Text files: read with clear errors, written whole or not at all."""
 
 from __future__ import annotations
 
@@ -29,3 +29,17 @@ def write_whole(path: Path, text: str, option: str) -> None:
         half.unlink(missing_ok=True)
         problem = Problem(option, "", f"{path} cannot be written: {error.strerror}")
         raise UserError(problem) from None
+
+
+def read_text(path: Path) -> str:
+    """The text of the file *path*.
+
+    Raises:
+        UserError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise UserError(Problem(str(path), "", f"cannot be read: {error.strerror}")) from None
+    except UnicodeDecodeError:
+        raise UserError(Problem(str(path), "", "is not a text file")) from None

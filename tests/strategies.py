@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import strategies as st
 
-from dsim.acceptance import Acceptance
-from dsim.latency import Latency
-from dsim.lookahead import Policy
+from dsim.engines.vector import Timing
+from dsim.model.acceptance import Acceptance
+from dsim.model.latency import Latency
+from dsim.model.lookahead import Policy
 from dsim.orchestrations import POLICIES
-from dsim.study import Case
-from dsim.vector import Timing
+from dsim.study.study import Case
 
 latencies = st.integers(1, 12)
 first_latencies = st.none() | st.integers(1, 30)

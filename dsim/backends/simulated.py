@@ -21,7 +21,7 @@ class Simulated:
         latency_ns: nanoseconds for every forward, or a function of (width, prefill) that gives
             them; the width is the number of tokens that the forward feeds to the model.
         run_lengths: for each position, how many drafts from there on match the target before the
-            first that does not (see :func:`dsim.acceptance.run_lengths`).
+            first that does not (see :func:`dsim.model.acceptance.run_lengths`).
         preemptible: whether a cancelled forward frees its server at once.
     """
 

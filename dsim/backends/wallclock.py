@@ -16,13 +16,14 @@ from collections import deque
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from dsim.acceptance import DRAFTER_STREAM, TARGET_STREAM, run_lengths
+from dsim.backends.live import Line, LiveEnvironment, Reply, exchange
 from dsim.backends.simulated import Simulated
-from dsim.events.live import NS_PER_S, Line, LiveEnvironment, Reply, exchange
+from dsim.engines.simulate import Run, plan_of
 from dsim.events.output import Output
-from dsim.events.start import start
+from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM, run_lengths
 from dsim.orchestrations import ORCHESTRATIONS
-from dsim.simulate import Run, plan_of
+from dsim.orchestrations.start import start
+from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dsim.events.server import Forward, Servers
-    from dsim.study import Case
+    from dsim.study.study import Case
 
 SLACK_NS = 300_000  # waits sleep up to here before their end; the rest is waited out by yielding
 
 
 class Box:
-    """What a :class:`dsim.events.live.Line` takes for its pipe, to a thread of this process.
+    """What a :class:`dsim.backends.live.Line` takes for its pipe, to a thread of this process.
 
     Nothing is pickled. The thread takes from :attr:`requests` and calls :meth:`reply`; all else is
     for the parent.
@@ -227,7 +228,7 @@ def run_wallclock(
     *,
     keep_history: bool = False,
 ) -> WallclockRun:
-    """One run of *case* in real time; as :func:`dsim.simulate.run_events`, but waiting.
+    """One run of *case* in real time; as :func:`dsim.engines.simulate.run_events`, but waiting.
 
     When it returns, the waiters are idle again: waits that nobody wants any more are ended, or, if
     the case is not preemptible, have gone on to their ends.

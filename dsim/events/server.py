@@ -254,7 +254,7 @@ class Pool(Servers):
         """See to it that *dispatch* is called when a server is free and it is its turn.
 
         This pool has one user, who looks for a free server after each end anyway; so there is
-        nothing to do. Where several share one, it is a queue (:mod:`dsim.cluster.fleet`).
+        nothing to do. Where several share one, it is a queue (:mod:`dsim.deployment.fleet`).
         """
 
     def prefill(self) -> None:

@@ -1,0 +1,124 @@
+"""What a forward of one request costs, and how its drafts fare."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dsim.backends.simulated import Guesses, Simulated
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+    import simpy
+
+    from dsim.deployment.fleet import Call
+    from dsim.events.server import Forward, Servers
+    from dsim.model.latency import Latency
+
+
+class RequestBackend(Simulated):
+    """The simulated backend of one request on one fleet: it judges, and says what things take.
+
+    When a forward begins is the fleet's business.
+
+    Args:
+        env: the environment of the run.
+        latency: of the fleet's model.
+        sample: its sampler, shared by the requests: the *n*-th forward begun gets the *n*-th
+            sample.
+        run_lengths: see :class:`dsim.backends.simulated.Simulated`.
+        preemptible: whether a cancelled forward frees its server at once.
+        prefill_ns: what a server's first forward for this request takes; ``None``: what *latency*
+            says.
+        token_ns: what reading one token of the text anew takes, where a server has lost it.
+
+    Attributes:
+        constant_ns: what every forward takes, or 0 where that depends.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        latency: Latency,
+        sample: int | Callable[[int, bool], int],
+        run_lengths: Sequence[int],
+        *,
+        preemptible: bool,
+        prefill_ns: int | None = None,
+        token_ns: float = 0.0,
+    ) -> None:
+        super().__init__(env, sample, run_lengths, preemptible=preemptible)
+        self.latency = latency
+        self.prefill_ns = prefill_ns
+        self.token_ns = token_ns
+        self.constant_ns = 0 if callable(sample) or prefill_ns is not None else sample
+        self._sample = sample if callable(sample) else lambda _width, _prefill: sample
+
+    def attach(self, _: Servers) -> Callable[[Forward], None]:
+        """Nothing to do: :class:`dsim.deployment.fleet.Fleet` begins the forwards."""
+        return self._begun_by_the_fleet
+
+    @staticmethod
+    def _begun_by_the_fleet(forward: Forward) -> None:
+        raise AssertionError(f"{forward} was begun without its fleet")
+
+    def latency_of(self, call: Call, server: int) -> int:
+        """How long *call* takes alone on *server*, which then has cached what it read."""
+        prefill = server not in self._cached
+        width = self.width(call)
+        if prefill and self.prefill_ns is not None:
+            return self.prefill_ns + round(self.token_ns * call.end)
+        return self._sample(width, prefill)
+
+    def together_ns(self, calls: list[Call], server: int) -> int:
+        """How long *calls*, of several requests, take as one batch on *server*.
+
+        Those that read their prompt add up (that is bound by arithmetic). The others run as one
+        forward over all their tokens: as the table has it at the sum of their widths, and with
+        other latency models as long as the longest of them.
+        """
+        prefills, longest, width = 0, 0, 0
+        for call in calls:
+            backend = call.servers.backend
+            prefill = server not in backend._cached
+            if prefill and (backend.prefill_ns is not None or self.latency.first_ns is not None):
+                prefills += backend.latency_of(call, server)
+            elif self.latency.model == "table":
+                width += backend.width(call)
+            else:
+                longest = max(longest, backend.latency_of(call, server))
+        if width:
+            longest = self.latency.at_width(width)
+        return prefills + longest
+
+    def cached_tokens(self, server: int) -> int:
+        """How much of the text *server* has cached; -1: not even the prompt."""
+        return self._cached.get(server, (-1, 0))[0]
+
+    def forget(self, server: int) -> None:
+        """*server* has lost what it had cached of this request."""
+        self._cached.pop(server, None)
+
+
+class GuessingBackend(Guesses, RequestBackend):
+    """The backend of one request on one fleet where several drafters guess.
+
+    Args:
+        env, latency, sample: see :class:`RequestBackend`.
+        draws, number: see :class:`dsim.backends.simulated.Guesses`.
+        more: what else :class:`RequestBackend` takes.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        latency: Latency,
+        sample: int | Callable[[int, bool], int],
+        draws: Sequence[bool],
+        number: int,
+        **more: Any,
+    ) -> None:
+        super().__init__(env, latency, sample, (), **more)
+        self.draws = draws
+        self.number = number

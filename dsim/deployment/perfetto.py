@@ -1,0 +1,225 @@
+r"""A run as a trace for ui.perfetto.dev (the Chrome trace event format, JSON).
+
+One track for each server and each request; forwards and batches are slices on their server's track,
+with a flow from each request at the moment in which it asked; outages are slices, too; time in a
+queue is an asynchronous slice; rejections are instants; the lengths of the queues are counters.
+Times are in µs.
+
+What Perfetto makes of the format, found by opening traces in it: it cuts times to whole ns; a track
+with ``tid`` 0 has no name, and one whose ``tid`` is its ``pid`` goes first; a slice that overlaps
+another of its track, and is not inside it, is dropped; a flow ends at the innermost slice of its
+moment, an instant if there is one (so a batch is one slice, and servers have no instants);
+``\u`` in a text is no character; an ``id`` of an asynchronous slice belongs to no process; slices
+have one colour where their names differ in numbers only.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+from dsim.deployment.outages import FURTHER, server_name
+from dsim.deployment.serve import LOST
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from dsim.deployment.fleet import Fleet
+    from dsim.deployment.serve import Served
+
+SERVERS, REQUESTS = 1, 2  # the two processes of each case
+FIRST_TID = 100  # beyond all pids
+Event = dict[str, Any]
+
+
+def trace(runs: Sequence[tuple[str, Served]]) -> dict[str, Any]:
+    """The trace of some runs, beside each other under their names.
+
+    Args:
+        runs: names and runs; the name of a single one may be empty.
+
+    Raises:
+        ValueError: a run kept no log.
+    """
+    events: list[Event] = []
+    for number, (name, run) in enumerate(runs):
+        events += _Tracer(2 * number, name, run).events()
+    return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"made_by": "dsim"}}
+
+
+def _us(ns: int) -> float:
+    """A time in µs, a quarter of a ns more, so that nothing is lost where it is cut to ns."""
+    return (ns + 0.25) / 1e3
+
+
+class _Tracer:
+    def __init__(self, before: int, name: str, run: Served) -> None:
+        target, *drafters = run.fleets
+        self.fleets = [*drafters, target]
+        if any(fleet.log is None for fleet in self.fleets):
+            raise ValueError("the run kept no log")
+        self.name = name
+        self.run = run
+        self.servers, self.requests = before + SERVERS, before + REQUESTS
+        self.flow = before << 40
+        self.first_tid: dict[Fleet, int] = {}
+        tid = FIRST_TID + 1
+        for fleet in self.fleets:
+            self.first_tid[fleet] = tid
+            tid += fleet.count
+
+    def events(self) -> Iterator[Event]:
+        yield from self._names()
+        yield from self._requests()
+        for fleet in self.fleets:
+            yield from self._forwards(fleet)
+            yield from self._queue(fleet)
+        yield from self._instants()
+
+    def _names(self) -> Iterator[Event]:
+        def named(pid: int, kind: str, tid: int, **args: Any) -> Event:
+            return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": args}
+
+        for pid, what in ((self.servers, "servers"), (self.requests, "requests")):
+            name = f"{what}: {self.name}" if self.name else what
+            yield named(pid, "process_name", FIRST_TID, name=name)
+            yield named(pid, "process_sort_index", FIRST_TID, sort_index=pid)
+        for fleet in self.fleets:
+            for server in range(fleet.count):
+                tid = self.first_tid[fleet] + server
+                name = server_name(fleet.role, server + 1)
+                yield named(self.servers, "thread_name", tid, name=name)
+                yield named(self.servers, "thread_sort_index", tid, sort_index=tid)
+        for request in range(len(self.run.fate)):
+            tid = _tid(request)
+            yield named(self.requests, "thread_name", tid, name=f"request {request + 1}")
+            yield named(self.requests, "thread_sort_index", tid, sort_index=tid)
+
+    def _requests(self) -> Iterator[Event]:
+        run = self.run
+        for request in range(len(run.fate)):
+            came, let_in = int(run.arrival_ns[request]), int(run.start_ns[request])
+            over = int(run.left_ns[request])
+            tokens = int(run.output_tokens[request])
+            what = "request that is lost" if run.fate[request] == LOST else "request"
+            if let_in < 0:
+                continue
+            yield {
+                "ph": "X",
+                "cat": "request",
+                "name": f"{what} {request + 1}",
+                "pid": self.requests,
+                "tid": _tid(request),
+                "ts": _us(came),
+                "dur": _us(over - came),
+                "args": {
+                    "prompt_tokens": int(run.prompt_tokens[request]),
+                    "output_tokens": tokens,
+                    "passes": int(run.passes[request]),
+                    "drafts": int(run.drafts[request]),
+                },
+            }
+            if let_in > came:
+                yield {
+                    "ph": "X",
+                    "cat": "queue",
+                    "name": "waits at the door",
+                    "pid": self.requests,
+                    "tid": _tid(request),
+                    "ts": _us(came),
+                    "dur": _us(let_in - came),
+                    "args": {},
+                }
+
+    def _forwards(self, fleet: Fleet) -> Iterator[Event]:
+        for server, from_ns, to_ns in fleet.outage_log:
+            span = {"ts": _us(from_ns), "dur": _us(to_ns - from_ns)}
+            track = self._server(fleet, server)
+            yield {"ph": "X", "cat": "outage", "name": "down", **track, **span, "args": {}}
+        # A server begins one batch at a time: those of no length, that were withdrawn, aside.
+        begun = sorted((r for r in fleet.log or () if r[7] > r[6] >= 0), key=lambda r: (r[0], r[6]))
+        for (server, start_ns), batch in itertools.groupby(begun, lambda r: (r[0], r[6])):
+            members = list(batch)
+            track = self._server(fleet, server)
+            several = len(members) > 1
+            yield {
+                "ph": "X",
+                "cat": f"{fleet.role},batch" if several else f"{members[0][2]},{members[0][8]}",
+                "name": f"batch of {len(members)}" if several else _words(members[0]),
+                **track,
+                "ts": _us(start_ns),
+                "dur": _us(max(row[7] for row in members) - start_ns),
+                "args": {f"request {row[1] + 1}": _words(row) for row in members},
+            }
+            for _, request, *_, asked_ns, _, _, _ in members:
+                self.flow += 1
+                link = {"cat": "ask", "name": "asks", "id": self.flow}
+                asker = {"pid": self.requests, "tid": _tid(request), "ts": _us(asked_ns)}
+                yield {"ph": "s", **link, **asker}
+                yield {"ph": "f", "bp": "e", **link, **track, "ts": _us(start_ns)}
+                if start_ns > asked_ns:
+                    wait = {
+                        "cat": "queue",
+                        "name": f"waits for {_one_of(fleet)}",
+                        "id2": {"local": self.flow},
+                        **track,  # with the servers, as the queue is
+                    }
+                    args = {"request": request + 1}
+                    yield {"ph": "b", **wait, "ts": _us(asked_ns), "args": args}
+                    yield {"ph": "e", **wait, "ts": _us(start_ns)}
+
+    def _instants(self) -> Iterator[Event]:
+        run = self.run
+        for request in range(len(run.fate)):
+            track = {"pid": self.requests, "tid": _tid(request)}
+            if run.start_ns[request] < 0:
+                yield _instant(track, int(run.arrival_ns[request]), "turned away")
+            for at_ns in run.rejected_ns[request] if run.rejected_ns else ():
+                yield _instant(track, at_ns, "rejection")
+        for fleet in self.fleets:
+            for row in fleet.log or ():
+                if row[7] == row[6]:
+                    track = {"pid": self.requests, "tid": _tid(row[1])}
+                    yield _instant(track, row[6], _words(row))
+
+    def _server(self, fleet: Fleet, server: int) -> Event:
+        return {"pid": self.servers, "tid": self.first_tid[fleet] + server}
+
+    def _queue(self, fleet: Fleet) -> Iterator[Event]:
+        changes: dict[int, int] = {}
+        for *_, asked_ns, start_ns, _, _ in fleet.log or ():
+            if start_ns > asked_ns:
+                changes[asked_ns] = changes.get(asked_ns, 0) + 1
+                changes[start_ns] = changes.get(start_ns, 0) - 1
+        waiting = 0
+        for at_ns in sorted(changes):
+            waiting += changes[at_ns]
+            yield {
+                "ph": "C",
+                "name": "forwards that wait for",
+                "pid": self.servers,
+                "tid": FIRST_TID,
+                "ts": _us(at_ns),
+                "args": {_one_of(fleet): waiting},
+            }
+
+
+def _instant(track: Event, at_ns: int, name: str) -> Event:
+    return {"ph": "i", "s": "t", "cat": "instant", "name": name, **track, "ts": _us(at_ns)}
+
+
+def _words(row: tuple[Any, ...]) -> str:
+    """What a forward is, and what became of it if it was not done."""
+    _, _, what, first, end, *_, fate = row
+    name = {"target": f"pass {first} to {end}", "prefill": what}.get(what, f"draft {first}")
+    return name if fate == "done" else f"{name} ({fate})"
+
+
+def _one_of(fleet: Fleet) -> str:
+    """One server of a fleet, in words."""
+    return fleet.role if fleet.role.startswith(FURTHER) else f"a {fleet.role}"
+
+
+def _tid(request: int) -> int:
+    """The track of a request (from 0 on; people count from 1)."""
+    return FIRST_TID + 1 + request

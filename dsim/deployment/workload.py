@@ -1,0 +1,198 @@
+"""The workload: when requests arrive, and how long their prompts and answers are."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import functools
+import math
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dsim.model.acceptance import OTHER_STREAM, Uniforms
+from dsim.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from dsim.model.acceptance import Acceptance
+
+ARRIVALS = ("poisson", "gamma", "closed", "trace")
+GAPS, PROMPTS, OUTPUTS, _, FAULTS, NETWORK, THINKING = range(7)
+BLOCK = 4096
+MOST_TOKENS = 10_000_000  # of a prompt or an answer
+LONGEST_NS = 30 * 365 * 86_400 * NS_PER_S  # fits twice over into 63 bits
+
+
+def uniforms(seed: int, replication: int, purpose: int, part: int = 0) -> Uniforms:
+    """A stream of numbers in [0, 1) for one purpose (GAPS, PROMPTS, …), apart from all others."""
+    return Uniforms(seed, (replication << 36) + (part << 4) + purpose, OTHER_STREAM)
+
+
+def request_key(replication: int, request: int) -> int:
+    """What stands for the repeat in the draws of one request.
+
+    Request 0 of replication 0 has the draws of repeat 0 of a single run.
+    """
+    return (replication << 36) + request
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Length:
+    """How long prompts or answers are.
+
+    Attributes:
+        model: ``constant`` or ``lognormal``.
+        mean_tokens: the length, or its mean.
+        cv: standard deviation / mean, of lognormal.
+    """
+
+    model: str = "constant"
+    mean_tokens: int = 0
+    cv: float = 1.0
+
+    def quantile(self, u: NDArray[np.float64]) -> NDArray[np.int64]:
+        """Lengths (int64 tokens) at the probabilities *u*; a lognormal one is at least 1."""
+        if self.model == "constant":
+            return np.full(len(u), self.mean_tokens, dtype=np.int64)
+        from scipy.special import ndtri
+
+        sigma = np.sqrt(np.log1p(self.cv**2))
+        scale = np.exp(sigma * ndtri(np.clip(u, 2.0**-54, 1 - 2.0**-53)) - sigma**2 / 2)
+        lengths: NDArray[np.int64] = np.maximum(1, np.rint(scale * self.mean_tokens)).astype(
+            np.int64
+        )
+        return lengths
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What is asked of a deployment.
+
+    Attributes:
+        arrivals: ``poisson``; ``gamma`` (gaps with a coefficient of variation, for bursts);
+            ``closed`` (a number of users, each of whom waits for the answer, thinks, and asks
+            again); ``trace`` (replay).
+        requests: how many there are in all.
+        rate_per_s: mean arrival rate of poisson and gamma.
+        cv: of the gaps of gamma.
+        users, think_ns: of the closed loop; the mean thinking time, exponential.
+        prompt, output: lengths; the output is at least 1.
+        rate_drift: by how much the acceptance rate rises from the first request to the last,
+            evenly around its mean (cut at 0 and 1).
+        trace: (arrival ns, prompt tokens, output tokens) of each request, in order of arrival.
+    """
+
+    arrivals: str = "poisson"
+    requests: int = 1
+    rate_per_s: float = 1.0
+    cv: float = 1.0
+    users: int = 1
+    think_ns: int = 0
+    prompt: Length = Length()
+    output: Length = Length(mean_tokens=100)
+    rate_drift: float = 0.0
+    trace: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def count(self) -> int:
+        """How many requests there are."""
+        return len(self.trace) if self.arrivals == "trace" else self.requests
+
+    def arrival_ns(self, seed: int, replication: int) -> NDArray[np.int64]:
+        """When requests arrive: int64, shape (count,); all 0 in the closed loop.
+
+        The first gap comes before the first request, but for a single one, which comes at 0.
+        """
+        if self.arrivals == "trace":
+            return np.array([row[0] for row in self.trace], dtype=np.int64)
+        if self.arrivals == "closed" or self.count == 1:
+            return np.zeros(self.count, dtype=np.int64)
+        u = uniforms(seed, replication, GAPS).next(self.count)
+        if self.arrivals == "poisson":
+            gaps = -np.log1p(-u)
+        else:
+            from scipy.special import gammaincinv
+
+            shape = self.cv**-2
+            gaps = gammaincinv(shape, u) / shape
+        return np.cumsum(np.rint(gaps * (NS_PER_S / self.rate_per_s)).astype(np.int64))
+
+    def lengths(self, seed: int, replication: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Tokens of each prompt and of each output: int64, shape (count,)."""
+        if self.arrivals == "trace":
+            rows = np.array(self.trace, dtype=np.int64)
+            return rows[:, 1], rows[:, 2]
+        prompts = self.prompt.quantile(uniforms(seed, replication, PROMPTS).next(self.count))
+        outputs = self.output.quantile(uniforms(seed, replication, OUTPUTS).next(self.count))
+        return prompts, np.maximum(1, outputs)
+
+    def rates(self, seed: int, replication: int, acceptance: Acceptance) -> NDArray[np.float64]:
+        """The acceptance rate of each request: float64, shape (count,)."""
+        means = np.full(self.count, acceptance.rate)
+        if self.rate_drift and self.count > 1:
+            drift = self.rate_drift * np.linspace(-0.5, 0.5, self.count)
+            means = np.clip(means + drift, 0.0, 1.0)
+        first = request_key(replication, 0)
+        return acceptance.rates(seed, range(first, first + self.count), means)
+
+    def thinking_ns(self, seed: int, replication: int) -> Iterator[int]:
+        """Thinking times, one after the other."""
+        stream = uniforms(seed, replication, THINKING)
+        while True:
+            yield from np.rint(-np.log1p(-stream.next(BLOCK)) * self.think_ns).astype(int).tolist()
+
+
+@functools.lru_cache(maxsize=8)  # the cases of a study have it in common
+def read_trace(text: str) -> tuple[tuple[int, int, int], ...]:
+    """A workload from the text of a CSV file.
+
+    Columns: ``arrival_ms`` (or ``arrival_s``), ``prompt_tokens`` (0 if there is none) and
+    ``output_tokens``. The rows need not be sorted. The first request comes at 0.
+
+    Raises:
+        ValueError: a column is missing, or a value is none.
+    """
+    # Spreadsheets begin a file with a mark that is no part of the first name.
+    reader = csv.DictReader(text.removeprefix("\ufeff").splitlines(), skipinitialspace=True)
+    try:
+        rows = [(reader.line_num, row) for row in reader]
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from None
+    if not rows:
+        raise ValueError("expected a header and at least one request")
+    names = list(reader.fieldnames or ())
+    time = next((name for name in ("arrival_ms", "arrival_s") if name in names), None)
+    for name, there in (("arrival_ms", time), ("output_tokens", "output_tokens" in names)):
+        if not there:
+            raise ValueError(f"expected a column {name}, got {', '.join(map(str, names))}")
+    scale = 1_000_000 if time == "arrival_ms" else NS_PER_S
+    trace = []
+    for number, row in rows:
+        try:
+            arrival = float(row[str(time)])
+            prompt, output = int(row.get("prompt_tokens") or 0), int(row["output_tokens"])
+        except (TypeError, ValueError):
+            raise ValueError(f"line {number}: expected numbers, got {_shown(row)}") from None
+        if not (
+            0 <= arrival < math.inf and 0 <= prompt <= MOST_TOKENS and 1 <= output <= MOST_TOKENS
+        ):
+            raise ValueError(
+                f"line {number}: expected an arrival ≥ 0, a prompt ≥ 0 and an output ≥ 1 "
+                f"({MOST_TOKENS:,} tokens at most), got {_shown(row)}"
+            )
+        # Exactly: the nanoseconds of a clock that counts from 1970 are more than a float can hold.
+        trace.append((round(Decimal(row[str(time)].strip()) * scale), prompt, output))
+    trace.sort(key=lambda request: request[0])
+    begin_ns = trace[0][0]
+    if trace[-1][0] - begin_ns > LONGEST_NS:
+        raise ValueError("the requests come over more than 30 years")
+    return tuple((arrival_ns - begin_ns, prompt, output) for arrival_ns, prompt, output in trace)
+
+
+def _shown(row: dict[str, Any]) -> str:
+    return ", ".join(str(value) for value in row.values())

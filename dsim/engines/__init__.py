@@ -1,0 +1,1 @@
+"""One request: by events, or by arithmetic."""

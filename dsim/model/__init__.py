@@ -1,0 +1,1 @@
+"""What a text meets: acceptance, latency, lookahead. Numbers only, no clock."""

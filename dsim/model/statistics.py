@@ -1,0 +1,46 @@
+"""Statistics of repeated runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ints = NDArray[np.int64]
+    Floats = NDArray[np.float64]
+
+
+def half_width(std: Any, repeats: int) -> Any:
+    """Half width of the 95 % interval of a mean, by Student's t; NaN for one repeat."""
+    if repeats < 2:
+        return std * np.nan
+    from scipy.special import stdtrit
+
+    return std * (stdtrit(repeats - 1, 0.975) / np.sqrt(repeats))
+
+
+def summarise(latency_ns: Ints) -> tuple[Floats, Floats, Floats, Floats]:
+    """Mean, standard deviation, minimum and maximum (ms) over the repeats.
+
+    The sums run in the order of the repeats, so that they do not depend on the shape.
+
+    Args:
+        latency_ns: int64, shape (cases, repeats, …).
+
+    Returns:
+        float64, each of shape (cases, …). One repeat has standard deviation 0.
+    """
+    repeats = latency_ns.shape[1]
+    low, high = latency_ns[:, 0], latency_ns[:, 0]
+    mean = latency_ns.sum(axis=1) / repeats
+    spread = np.zeros_like(mean)
+    for r in range(repeats):
+        one = latency_ns[:, r]
+        low, high = np.minimum(low, one), np.maximum(high, one)
+        off = one - mean
+        spread += off * off
+    std = np.sqrt(spread / max(1, repeats - 1))
+    return mean / 1e6, std / 1e6, low / 1e6, high / 1e6

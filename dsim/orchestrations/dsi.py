@@ -1,0 +1,137 @@
+"""DSI: distributed speculative inference (Timor et al., arXiv 2405.14105, Algorithm 1).
+
+One drafter and ``S`` target servers, all running at the same time. The rules are numbered as in
+``docs/model.md``.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    import simpy
+    from simpy.events import Event
+
+    from dsim.events.output import Output
+    from dsim.events.server import Forward, Pool, Server
+    from dsim.model.lookahead import Plan
+    from dsim.orchestrations.start import Setup
+
+
+class DSI:
+    """One run of DSI. Making it schedules it; ``output.done`` happens at its end.
+
+    Args:
+        env: the environment of the run.
+        drafter: one server of the drafter.
+        targets: the target servers, at least one.
+        output: the text to generate.
+        plan: where ``k``, drafts per block, comes from.
+        prefill: whether every target server has to read the prompt before it is of use.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        drafter: Server,
+        targets: Pool,
+        output: Output,
+        plan: Plan,
+        *,
+        prefill: bool = False,
+    ) -> None:
+        self.env = env
+        self.drafter = drafter
+        self.targets = targets
+        self.output = output
+        self.tokens = output.tokens
+        self.verify = targets.backend.verify
+        self.plan = plan
+        self.judged = plan.judged
+        self.last = output.wanted - 1  # the one position that never needs a draft
+        self.in_flight: deque[Forward] = deque()  # the branch's passes, in dispatch order
+        self.due = 0  # how many tokens must be drafted for the next pass: rules 2b and 2c
+        self.draft: Forward | None = None  # what the drafter is at,
+        self.more: Event | None = None  # or else what it waits for
+        targets.callbacks.append(self._pass_ended)
+        self._dispatch()
+        if prefill:
+            targets.prefill()
+        env.process(self._drafting())
+
+    def _drafting(self) -> Generator[Event, Forward, None]:
+        """Rule 1: the drafter never waits, but at the end of the text."""
+        tokens, last, ask, ends = self.tokens, self.last, self.drafter.forward, self.plan.ends
+        while True:
+            position = len(tokens)
+            if position >= last:
+                self.draft, self.more = None, self.env.event()
+                yield self.more
+                continue
+            self.draft = draft = ask(position, last - position - 1)
+            yield draft
+            if not draft.cancelled:
+                tokens.append(draft.token)
+                if ends is not None and ends(position):
+                    self.due = min(self.due, position + 1)  # the block ends here
+                if position + 1 >= self.due:
+                    self._dispatch()
+            elif self.output.finished:
+                return
+
+    def _dispatch(self) -> None:
+        """Rule 2: send a pass over all that is drafted, if a server is free and there is a reason.
+
+        (a) The branch has no pass yet, or (d) it has none in flight; (b) ``k`` drafts have not been
+        dispatched, or (c) the last of all has not.
+        """
+        drafted = len(self.tokens)
+        if drafted < self.due and self.in_flight:
+            return
+        if not self.targets.free:
+            self.targets.wait(self._dispatch)
+            return
+        self.in_flight.append(self.targets.forward(self.output.settled))
+        due = drafted + self.plan.tokens
+        self.due = due if due < self.last or drafted == self.last else self.last
+
+    def _pass_ended(self, _: Event) -> None:
+        """Rule 3: verdicts in dispatch order; then the server, free again, may take a new pass."""
+        in_flight, output, tokens = self.in_flight, self.output, self.tokens
+        while in_flight and in_flight[0].ended:
+            forward = in_flight.popleft()
+            settled, end = output.settled, forward.end + 1
+            drafts = tokens[settled:end]
+            accepted, token = self.verify(forward, settled, drafts)
+            if self.judged is not None:
+                self.judged(accepted, len(drafts))
+            if accepted == end - settled:  # its own token, at ``end``, has been guessed as well
+                output.settle_drafts(accepted)
+                if output.finished:  # by a draft that ends the text
+                    self._restart()
+            else:
+                output.settle(accepted, token)
+                self._restart()
+        if (len(tokens) >= self.due or not in_flight) and not output.finished:
+            self._dispatch()
+
+    def _restart(self) -> None:
+        """Rules 4, 5: the branch dies with all its work; the next begins at this very instant."""
+        self.targets.cancel(self.in_flight)
+        self.in_flight.clear()
+        if self.draft is not None:
+            self.drafter.cancel(self.draft)
+        if self.output.finished:
+            return
+        if self.draft is None and self.more is not None:
+            self.more.succeed()
+        self._dispatch()
+
+
+def start(setup: Setup) -> None:
+    """Schedule a run."""
+    targets = setup.targets()
+    DSI(setup.env, setup.drafter(), targets, setup.output, setup.plan, prefill=setup.prefill)

@@ -1,0 +1,157 @@
+"""Start one of the orchestrations on servers, whatever stands behind them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from dsim.events.environment import DRAFT, PASS
+from dsim.events.output import Output
+from dsim.events.server import Pool, Server, Servers
+from dsim.model.lookahead import Plan
+from dsim.orchestrations import ORCHESTRATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import simpy
+
+    from dsim.events.server import Backend
+
+
+class Setup(Protocol):
+    """What an orchestration starts from: the text to generate, and servers for the asking.
+
+    Attributes:
+        env: the environment of the run.
+        output: the text to generate.
+        plan: asked for ``k``.
+        prefill: whether every target server of a pool has to read the prompt first.
+        further_drafters: how many drafters there are beside the first.
+    """
+
+    env: simpy.Environment
+    output: Output
+    plan: Plan
+    prefill: bool
+    further_drafters: int
+
+    def drafter(self, number: int = 0) -> Server:
+        """The server of drafter *number*; 0 leads, the others have outputs of their own."""
+
+    def target(self) -> Server:
+        """One target server, for an orchestration that waits for each pass."""
+
+    def targets(self) -> Pool:
+        """Several target servers."""
+
+
+class SingleSetup:
+    """Servers of its own for one run; see :class:`Setup`."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        output: Output,
+        drafter_backends: Sequence[Backend],
+        target_backend: Backend,
+        plan: Plan,
+        *,
+        targets: int,
+        prefill: bool,
+        keep_history: bool,
+    ) -> None:
+        self.env = env
+        self.output = output
+        self.plan = plan
+        self.prefill = prefill
+        self.further_drafters = len(drafter_backends) - 1
+        self.count = targets
+        self.keep_history = keep_history
+        self.drafters = [
+            Server(
+                env,
+                backend,
+                Output(env, output.wanted) if number else output,
+                role=f"drafter {number + 1}" if number else "drafter",
+                priority=DRAFT,
+                keep_history=keep_history,
+            )
+            for number, backend in enumerate(drafter_backends)
+        ]
+        self.target_backend = target_backend
+        self.asked: Servers | None = None
+
+    def drafter(self, number: int = 0) -> Server:
+        """See :class:`Setup`."""
+        return self.drafters[number]
+
+    def target(self) -> Server:
+        """See :class:`Setup`."""
+        self.asked = server = Server(
+            self.env,
+            self.target_backend,
+            self.output,
+            role="target",
+            priority=PASS,
+            keep_history=self.keep_history,
+        )
+        return server
+
+    def targets(self) -> Pool:
+        """See :class:`Setup`."""
+        self.asked = pool = Pool(
+            self.env,
+            self.target_backend,
+            self.output,
+            role="target",
+            priority=PASS,
+            keep_history=self.keep_history,
+            count=self.count,
+        )
+        return pool
+
+
+def start(
+    algorithm: str,
+    env: simpy.Environment,
+    output: Output,
+    *,
+    drafter_backend: Backend,
+    target_backend: Backend,
+    lookahead: int,
+    targets: int,
+    prefill: bool = False,
+    keep_history: bool = False,
+    plan: Plan | None = None,
+    further_backends: Sequence[Backend] = (),
+) -> tuple[list[Server], Servers]:
+    """Schedule a run of *algorithm* in *env*; ``output.done`` happens at its end.
+
+    Args:
+        algorithm: a name in :data:`dsim.orchestrations.ORCHESTRATIONS`.
+        env: the environment of the run.
+        output: the text to generate.
+        drafter_backend: what answers the drafter's forwards.
+        target_backend: what answers the target's.
+        lookahead: ``k``, drafts per block.
+        targets: ``S``, target servers of DSI.
+        prefill: whether every target server of DSI has to read the prompt first.
+        keep_history: whether the servers keep their forwards, for a timeline.
+        plan: where ``k`` comes from, if it is not always *lookahead*.
+        further_backends: of further drafters, the fastest first.
+
+    Returns:
+        The drafters and the target server or servers.
+    """
+    setup = SingleSetup(
+        env,
+        output,
+        [drafter_backend, *further_backends],
+        target_backend,
+        plan or Plan(lookahead),
+        targets=targets,
+        prefill=prefill,
+        keep_history=keep_history,
+    )
+    ORCHESTRATIONS[algorithm].starter()(setup)
+    return setup.drafters, setup.asked or setup.target()

@@ -1,0 +1,1 @@
+"""Tables in, analysis, charts and pages out."""

@@ -1,0 +1,1 @@
+"""Studies: TOML in, cases, a table of results out."""

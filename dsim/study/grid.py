@@ -1,0 +1,400 @@
+"""All cases of a study: grid in, results table out.
+
+The table does not depend on the number of workers, on the order in which cases are finished, or on
+whether the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dsim.engines import vector
+from dsim.engines.simulate import COUNTS, engine_for, run_events
+from dsim.model.statistics import half_width, summarise
+from dsim.orchestrations import ORCHESTRATIONS
+from dsim.study.executors import Executor, Store
+from dsim.study.results import COLUMNS, column_of
+from dsim.study.study import Axis, Study, acceptance_of, case_of, latency_of, points, targets_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from dsim.model.latency import Latency
+    from dsim.study.study import Case
+
+    Floats = NDArray[np.float64]
+
+STATISTICS = ("latency_mean_ms", "latency_std_ms", "latency_min_ms", "latency_max_ms")
+OUTCOMES = (*STATISTICS, *COUNTS)
+TIMING_KEYS = {
+    *(f"{m}.{n}" for m in ("target", "drafter") for n in ("latency_ms", "first_latency_ms")),
+    *(f"{m}.first_latency_ratio" for m in ("target", "drafter")),
+    "drafter.latency_relative",
+    "lookahead",
+    "targets",
+}
+CELLS_AT_ONCE = 2**22  # draws of one batch in the vector engine
+TIMINGS_AT_ONCE = 512
+CHUNKS = 256  # into how many pieces, at most, event cases are cut for workers and for resuming
+HERE = Executor()  # in this process
+
+
+@dataclasses.dataclass(frozen=True)
+class GridResult:
+    """The results of a study.
+
+    Attributes:
+        table: one row per case and algorithm.
+        cases: how many cases the grid has.
+        left_out: how many DSI cases were left out, having more than ``max_targets`` servers.
+        engines: rows by engine.
+    """
+
+    table: pa.Table
+    cases: int
+    left_out: int
+    engines: Mapping[str, int]
+
+
+class _Grid:
+    """One study on its way to a table.
+
+    Outcomes have the shape (algorithms, variants, *axes); what is known of a case beforehand has
+    the shape (variants, *axes).
+    """
+
+    def __init__(self, study: Study) -> None:
+        self.study = study
+        self.algorithms: list[str] = study.settings["algorithms"]
+        self.shape = (len(study.variants), *study.shape)
+        full = (len(self.algorithms), *self.shape)
+        self.outcomes = {name: np.empty(full) for name in OUTCOMES}
+        self.targets = np.zeros(self.shape, np.int64)
+        self.target_ms, self.drafter_ms = np.zeros(self.shape), np.zeros(self.shape)
+        self.by_vector = np.zeros(self.shape, np.bool_)
+        self.keys = [axis.key for axis in study.grid]
+
+    def blocks(self) -> Iterator[tuple[int, tuple[Any, ...], dict[str, Any]]]:
+        """Blocks of cases with one engine: variant, index into the axes, settings."""
+        outer = [axis for axis in self.study.grid if not _is_inner(axis)]
+        for variant in range(len(self.study.variants)):
+            settings = self.study.of_variant(variant)
+            for point in points(outer):
+                yield variant, self.index_of(point), settings | point
+
+    def index_of(self, point: Mapping[str, Any]) -> tuple[Any, ...]:
+        """The index into the axes of all cases that have the values of *point*."""
+        return tuple(
+            axis.values.index(point[axis.key]) if axis.key in point else slice(None)
+            for axis in self.study.grid
+        )
+
+    def note(self, where: tuple[Any, ...], case: Case) -> None:
+        """Note what is known of a case before it runs."""
+        self.targets[where] = case.targets
+        self.target_ms[where] = case.target.latency_ns / 1e6
+        self.drafter_ms[where] = case.drafter.latency_ns / 1e6
+
+    # The vector engine
+
+    def run_block(self, variant: int, index: tuple[Any, ...], settings: dict[str, Any]) -> None:
+        """Run a block on the vector engine."""
+        inner = [axis for axis in self.study.grid if _is_inner(axis)]
+        timing_axes = [axis for axis in inner if axis.key in TIMING_KEYS]
+        draw_axes = [axis for axis in inner if axis.key not in TIMING_KEYS]
+        # From (timing axes, draw axes) to the order of the grid.
+        order = [axis.key for axis in timing_axes + draw_axes]
+        transpose = [order.index(axis.key) for axis in inner]
+        sizes = [len(axis.values) for axis in timing_axes + draw_axes]
+
+        def spread(values: NDArray[Any]) -> NDArray[Any]:
+            return values.reshape(sizes).transpose(transpose)
+
+        timings = list(_timings(settings, timing_axes))
+        groups = [acceptance_of(settings | point) for point in points(draw_axes)]
+        wide = np.ones(len(groups))
+        where = (variant, *index)
+        for array, values in (
+            (self.targets, [t.targets for t in timings]),
+            (self.target_ms, [t.target_ns / 1e6 for t in timings]),
+            (self.drafter_ms, [t.drafter_ns / 1e6 for t in timings]),
+        ):
+            array[where] = spread(np.multiply.outer(np.array(values), wide))
+        self.by_vector[where] = True
+
+        repeats, tokens = settings["repeats"], settings["tokens"]
+        at_once = max(1, CELLS_AT_ONCE // (repeats * tokens))
+        pieces = []
+        for at in range(0, len(groups), at_once):
+            some = groups[at : at + at_once]
+            # Runs are numbered repeat by repeat, so that sums over repeats are sums of rows.
+            draws = np.stack([g.draws(settings["seed"], repeats, tokens) for g in some], axis=1)
+            branches = vector.Branches.of(draws.reshape(-1, tokens))
+            pieces.append((slice(at, at + len(some)), branches))
+        room = {name: np.empty((len(timings), len(groups))) for name in OUTCOMES}
+        for a, algorithm in enumerate(self.algorithms):
+            for columns, branches in pieces:
+                totals = vector.TOTALS[algorithm](timings, branches)
+                for name in COUNTS:
+                    counts = getattr(totals, name).reshape(len(totals.time), repeats, -1)
+                    reduced = counts.max(axis=1) if name == "peak_targets" else counts.mean(axis=1)
+                    room[name][:, columns] = reduced[totals.row]
+                for c in range(0, len(timings), TIMINGS_AT_ONCE):
+                    rows = slice(c, c + TIMINGS_AT_ONCE)
+                    latency_ns = totals.latency_ns(rows)
+                    latency_ns = latency_ns.reshape(len(latency_ns), repeats, -1)
+                    for name, statistic in zip(STATISTICS, summarise(latency_ns), strict=True):
+                        room[name][rows, columns] = statistic
+            for name in OUTCOMES:
+                self.outcomes[name][(a, *where)] = spread(room[name])
+
+    # The event engine
+
+    def case_at(self, number: int) -> tuple[tuple[int, ...], Case]:
+        """Index and case of case *number* of the whole grid."""
+        where = tuple(int(i) for i in np.unravel_index(number, self.shape))
+        values = {a.key: a.values[i] for a, i in zip(self.study.grid, where[1:], strict=True)}
+        return where, case_of(self.study.of_variant(where[0]) | values)
+
+    def outcomes_of(self, number: int) -> NDArray[np.float64]:
+        """Run case *number* on the event engine: float64 (algorithms, outcomes)."""
+        _, case = self.case_at(number)
+        limit = self.study.settings["max_targets"]
+        rows = np.full((len(self.algorithms), len(OUTCOMES)), np.nan)
+        draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
+        for a, algorithm in enumerate(self.algorithms):
+            takes_targets = ORCHESTRATIONS[algorithm].takes_targets
+            if takes_targets and limit is not None and case.targets > limit:
+                continue
+            runs = [run_events(case, algorithm, r, draws[r]) for r in range(case.repeats)]
+            latency_ns = np.array([[run.output.settled_ns[-1] for run in runs]])
+            counts = np.array([run.counts for run in runs])
+            rows[a, : len(STATISTICS)] = [values[0] for values in summarise(latency_ns)]
+            rows[a, len(STATISTICS) :] = [*counts[:, :-1].mean(axis=0), counts[:, -1].max()]
+        return rows
+
+    def run_events(
+        self,
+        numbers: NDArray[np.int64],
+        executor: Executor,
+        store: Store,
+        progress: Callable[[int], None],
+    ) -> None:
+        """Run the cases *numbers* on the event engine, in chunks that *store* remembers."""
+        chunks = np.array_split(numbers, min(CHUNKS, len(numbers)))
+        work = len(numbers) * self.study.settings["repeats"] * self.study.settings["tokens"]
+
+        def done(number: int, outcomes: NDArray[np.float64]) -> None:
+            self.fill(chunks[number], outcomes)
+            progress(len(chunks[number]))
+
+        tasks = [chunk.tolist() for chunk in chunks]
+        executor.for_work(work).each(_prepare, self.study, tasks, store, done)
+
+    def fill(self, numbers: NDArray[np.int64], outcomes: NDArray[np.float64]) -> None:
+        """Put the outcomes of cases *numbers* in their place."""
+        for i, name in enumerate(OUTCOMES):
+            flat = self.outcomes[name].reshape(len(self.algorithms), -1)
+            flat[:, numbers] = outcomes[:, :, i].T
+
+    # The table
+
+    def result(self, extra: Mapping[str, Floats] | None = None) -> GridResult:
+        """The table of all that was run; *extra* columns have the shape of the outcomes."""
+        import pyarrow as pa
+
+        cases, full = math.prod(self.shape), (len(self.algorithms), *self.shape)
+        settings, grid = self.study.settings, self.study.grid
+
+        def flat(values: NDArray[Any]) -> NDArray[Any]:
+            """From one value a case to one a row."""
+            return np.broadcast_to(values, full).reshape(-1)
+
+        def along(number: int, values: Sequence[Any]) -> NDArray[Any]:
+            """The values of an axis, spread over the grid."""
+            shape = [1] * len(self.shape)
+            shape[number] = -1
+            return np.array(values).reshape(shape)
+
+        kept = np.ones(full, np.bool_)
+        if settings["max_targets"] is not None:
+            for number, name in enumerate(self.algorithms):
+                if ORCHESTRATIONS[name].takes_targets:
+                    kept[number] = self.targets <= settings["max_targets"]
+        kept = kept.reshape(-1)
+        rows = None if kept.all() else np.flatnonzero(kept)
+
+        columns: dict[str, Any] = {}
+
+        def put(name: str, values: Any, words: Sequence[str] | None = None) -> None:
+            values = values if rows is None else values[rows]
+            if words is not None:
+                values = pa.DictionaryArray.from_arrays(
+                    pa.array(values.astype(np.int32)), pa.array(words, pa.string())
+                )
+            columns[name] = pa.array(values) if words is None else values
+
+        names = [name for name, _ in self.study.variants]
+        put("variant", flat(along(0, range(len(names)))), names)
+        put("algorithm", np.repeat(np.arange(len(self.algorithms)), cases), self.algorithms)
+        put("engine", flat(self.by_vector.astype(np.int32)), ["events", "vector"])
+        put("backend", np.zeros(len(kept), np.int32), [settings["backend"]])
+        given: dict[str, NDArray[Any]] = {}
+        for number, axis in enumerate(grid, 1):
+            given[column_of(axis.key)] = along(number, axis.values)
+        variant_settings = [self.study.of_variant(v) for v in range(len(names))]
+        for key in ("tokens", "repeats", "lookahead"):
+            given.setdefault(key, along(0, [v[key] for v in variant_settings]))
+        if "acceptance_rate" not in given:
+            given["acceptance_rate"] = self._rates()
+        published = [v["published.speedup_vs_si"] for v in variant_settings]
+        if any(value is not None for value in published):
+            values = [np.nan if value is None else value for value in published]
+            given["published_speedup_vs_si"] = along(0, values)
+        given |= {
+            "targets": self.targets,
+            "target_latency_ms": self.target_ms,
+            "drafter_latency_ms": self.drafter_ms,
+        }
+        standard = [c.name for c in COLUMNS if c.kind == "setting" and c.name in given]
+        for name in [*standard, *(n for n in given if n not in standard)]:
+            put(name, flat(given[name]))
+
+        latency = self.outcomes["latency_mean_ms"]
+        reference = {name: latency[a] for a, name in enumerate(self.algorithms)}
+        repeats = settings["repeats"]
+        outcomes = self.outcomes | {
+            "latency_ci95_ms": half_width(self.outcomes["latency_std_ms"], repeats),
+            "ms_per_token": latency / given["tokens"],
+        }
+        with np.errstate(invalid="ignore"):
+            for name in ("nonsi", "si"):
+                nothing = np.full_like(latency, np.nan)
+                outcomes[f"speedup_vs_{name}"] = (
+                    reference[name] / latency if name in reference else nothing
+                )
+        for column in COLUMNS:
+            if column.kind == "outcome":
+                values = outcomes[column.name].reshape(-1)
+                if column.dtype == "int64":
+                    values = np.nan_to_num(values).astype(np.int64)
+                put(column.name, values)
+        for name, array in (extra or {}).items():
+            put(name, array.reshape(-1))
+        vectors = int(flat(self.by_vector)[slice(None) if rows is None else rows].sum())
+        total = int(kept.sum())
+        engines = {"events": total - vectors, "vector": vectors}
+        return GridResult(
+            table=pa.table(columns),
+            cases=cases,
+            left_out=len(kept) - total,
+            engines={name: count for name, count in engines.items() if count},
+        )
+
+    def _rates(self) -> NDArray[np.float64]:
+        """Acceptance rates where they are not an axis; of a trace, the share that was accepted."""
+        rates = np.empty(self.shape)
+        telling = [a for a in self.study.grid if a.key in ("tokens", "acceptance.model")]
+        for variant in range(len(self.study.variants)):
+            for point in points(telling):
+                values = self.study.of_variant(variant) | point
+                acceptance = acceptance_of(values)
+                rate = acceptance.rate
+                if acceptance.model == "trace":
+                    rate = float(acceptance.draws(0, values["repeats"], values["tokens"]).mean())
+                rates[(variant, *self.index_of(point))] = rate
+        return rates
+
+
+def _is_inner(axis: Axis) -> bool:
+    """Whether the vector engine takes all values of *axis* at once."""
+    return axis.key in TIMING_KEYS or axis.key.startswith("acceptance.")
+
+
+def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vector.Timing]:
+    """The timing of every combination of the values of *axes*."""
+    known: dict[tuple[Any, ...], tuple[Latency, Latency]] = {}
+    keys = [axis.key for axis in axes if axis.key not in ("lookahead", "targets")]
+    for point in points(axes):
+        pair = tuple(point[key] for key in keys)
+        if pair not in known:
+            values = {**settings, **point}
+            known[pair] = latency_of(values, "target"), latency_of(values, "drafter")
+        target, drafter = known[pair]
+        lookahead = point.get("lookahead", settings["lookahead"])
+        targets = point.get("targets", settings["targets"])
+        yield vector.Timing(
+            drafter_ns=drafter.latency_ns,
+            target_ns=target.latency_ns,
+            lookahead=lookahead,
+            targets=targets_of(targets, lookahead, drafter, target),
+            drafter_first_ns=drafter.first_ns,
+            target_first_ns=target.first_ns,
+        )
+
+
+def _prepare(study: Study) -> Callable[[list[int]], NDArray[np.float64]]:
+    """What runs a chunk of cases of *study*, given by number."""
+    grid = _Grid(study)
+    return lambda numbers: np.stack([grid.outcomes_of(number) for number in numbers])
+
+
+def empty_grid(study: Study) -> _Grid:
+    """The grid of *study* with nothing in it yet."""
+    grid = _Grid(study)
+    for outcomes in grid.outcomes.values():
+        outcomes[:] = np.nan
+    return grid
+
+
+def simulate_grid(
+    study: Study,
+    *,
+    executor: Executor = HERE,
+    store: Store | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> _Grid:
+    """Simulate all cases of *study*; see :func:`run_grid`, which makes a table of it."""
+    grid = _Grid(study)
+    asked = study.settings["engine"]
+    by_events = np.zeros(grid.shape, np.bool_)
+    for variant, index, settings in grid.blocks():
+        sample = case_of(settings | {a.key: a.values[0] for a in study.grid if _is_inner(a)})
+        engine = engine_for(sample, grid.algorithms) if asked == "auto" else asked
+        if engine == "events":
+            by_events[(variant, *index)] = True
+        else:
+            grid.run_block(variant, index, settings)
+            progress(int(grid.by_vector[(variant, *index)].size))
+    numbers = np.flatnonzero(by_events)
+    for number in numbers:
+        where, case = grid.case_at(int(number))
+        grid.note(where, case)
+    if len(numbers):
+        grid.run_events(numbers, executor, store or Store(), progress)
+    return grid
+
+
+def run_grid(
+    study: Study,
+    *,
+    executor: Executor = HERE,
+    store: Store | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> GridResult:
+    """Run all cases of *study*.
+
+    Args:
+        study: the study.
+        executor: what runs the cases of the event engine.
+        store: where finished chunks are kept, to go on from after an interruption.
+        progress: called with the number of cases that have just been finished.
+    """
+    return simulate_grid(study, executor=executor, store=store, progress=progress).result()

@@ -1,0 +1,304 @@
+"""Profiles: what was measured of a pair of models, for studies and for advice.
+
+A profile is a JSON or TOML file that ``dsim measure`` writes (or you do)::
+
+    {"format": "dsim profile 1", "name": "pair that ships", "prompts": "stories",
+     "target": {"model": "…", "latency_ms": 5.4, "first_latency_ms": 6.0,
+                "latency_by_width_ms": [[1, 5.4], [8, 7.0]]},
+     "drafter": {"model": "…", "latency_ms": 2.1},
+     "acceptance": {"rate": 0.73, "ci95": 0.02},
+     "source": "dsim measure latency …"}
+
+Any of ``target``, ``drafter`` and ``acceptance`` may be missing, if nobody asks for it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from dsim.errors import Problem, UserError
+from dsim.files import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+    from pathlib import Path
+
+FORMAT = "dsim profile 1"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelProfile:
+    """How long the forwards of one model take.
+
+    Attributes:
+        model: its name.
+        latency_ms: of a forward over one token (TPOT).
+        first_latency_ms: of the first forward, which reads the prompt (TTFT), if known.
+        latency_by_width_ms: (width in tokens, ms), widths increasing; empty if not known.
+    """
+
+    model: str
+    latency_ms: float
+    first_latency_ms: float | None = None
+    latency_by_width_ms: tuple[tuple[int, float], ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AcceptanceProfile:
+    """How often drafts are accepted.
+
+    Attributes:
+        rate: teacher-forced acceptance rate.
+        ci95: half the width of its 95 % interval, if known.
+        paper_rate: the estimator of the paper, if known.
+        prompts, tokens: of how many prompts, and tokens of each, if known.
+        target, drafter: names of the models, if known.
+    """
+
+    rate: float
+    ci95: float | None = None
+    paper_rate: float | None = None
+    prompts: int | None = None
+    tokens: int | None = None
+    target: str = ""
+    drafter: str = ""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Profile:
+    """What was measured of a pair on one set of prompts.
+
+    Attributes:
+        name: of the pair.
+        prompts: of the set.
+        target, drafter, acceptance: what was measured; ``None``: was not.
+        source: where the numbers come from, in words.
+    """
+
+    name: str
+    prompts: str = ""
+    target: ModelProfile | None = None
+    drafter: ModelProfile | None = None
+    acceptance: AcceptanceProfile | None = None
+    source: str = ""
+
+    def to_json(self) -> str:
+        """The text of the file."""
+
+        def kept(values: Mapping[str, Any]) -> dict[str, Any]:
+            return {k: v for k, v in values.items() if v not in (None, (), "")}
+
+        parts = {
+            k: kept(vars(v)) if dataclasses.is_dataclass(v) else v for k, v in vars(self).items()
+        }
+        text = json.dumps({"format": FORMAT, **kept(parts)}, indent=1, ensure_ascii=False)
+        # A row of a table in a line of its own.
+        return re.sub(r"\[\s+(\d+),\s+([\d.e+-]+)\s+\]", r"[\1, \2]", text) + "\n"
+
+    def settings(self, given: Collection[str] = ()) -> dict[str, Any]:
+        """The settings of a study that say the same, but for what is *given* otherwise."""
+        found: dict[str, Any] = {}
+        for role, model in (("target", self.target), ("drafter", self.drafter)):
+            if model is None:
+                continue
+            named = {f"{role}.latency_ms", f"{role}.latency_relative", f"{role}.latency_samples_ms"}
+            if not named & set(given):
+                found[f"{role}.latency_ms"] = model.latency_ms
+                if model.latency_by_width_ms:
+                    table = [list(row) for row in model.latency_by_width_ms]
+                    found[f"{role}.latency_by_width_ms"] = table
+                    found[f"{role}.latency_model"] = "table"
+            if model.first_latency_ms is not None and f"{role}.first_latency_ratio" not in given:
+                found[f"{role}.first_latency_ms"] = model.first_latency_ms
+        if self.acceptance is not None:
+            found["acceptance.rate"] = self.acceptance.rate
+        return {key: value for key, value in found.items() if key not in given}
+
+    def missing(self) -> list[str]:
+        """What was not measured, and the command that would."""
+        commands = {
+            "target": "latency",
+            "drafter": "latency",
+            "acceptance": "acceptance",
+        }
+        return [
+            f"{part} (dsim measure {command} STUDY.toml)"
+            for part, command in commands.items()
+            if getattr(self, part) is None
+        ]
+
+
+_NUMBER, _COUNT, _TEXT = "a number above 0", "a whole number above 0", "a text"
+_MODEL = {
+    "model": _TEXT,
+    "latency_ms": _NUMBER,
+    "first_latency_ms": _NUMBER,
+    "latency_by_width_ms": "a list of [width, ms] pairs, widths increasing",
+}
+_RATE = "a number from 0 to 1"
+_ACCEPTANCE = {
+    "rate": _RATE,
+    "ci95": "a number from 0 on",
+    "paper_rate": _RATE,
+    "prompts": _COUNT,
+    "tokens": _COUNT,
+    "target": _TEXT,
+    "drafter": _TEXT,
+}
+_TOP = {"format": f'"{FORMAT}"', "name": _TEXT, "prompts": _TEXT, "source": _TEXT}
+_TABLES: dict[str, dict[str, str]] = {
+    "target": _MODEL,
+    "drafter": _MODEL,
+    "acceptance": _ACCEPTANCE,
+}
+_NEEDED = {"": ("format", "name"), "target": ("model", "latency_ms"), "acceptance": ("rate",)}
+_NEEDED["drafter"] = _NEEDED["target"]
+
+
+def _is(value: Any, what: str) -> bool:
+    from dsim.study.study import is_latency, is_row
+
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if what == _TEXT:
+        return isinstance(value, str)
+    if what == _NUMBER:
+        return is_latency(value)
+    if what == _COUNT:
+        return isinstance(value, int) and number and value > 0
+    if what == _RATE:
+        return number and 0 <= value <= 1
+    if what == _ACCEPTANCE["ci95"]:
+        return number and 0 <= value < float("inf")
+    if what == _MODEL["latency_by_width_ms"]:
+        rows = value if isinstance(value, list) else []
+        widths = [row[0] for row in rows if is_row(row)]
+        return bool(rows) and len(widths) == len(rows) and widths == sorted(set(widths))
+    return bool(value == FORMAT)
+
+
+def _problems(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    from dsim.words import nearest, show
+
+    tables: list[tuple[str, Any, dict[str, str]]] = [("", document, _TOP)]
+    tables += [(name, document[name], known) for name, known in _TABLES.items() if name in document]
+    for name, table, known in tables:
+        where = f"{name}." if name else ""
+        if not isinstance(table, dict):
+            yield name, f"expected a table, got {show(table)}"
+            continue
+        names = [*known, *(() if name else _TABLES)]
+        for key, value in table.items():
+            if key not in names:
+                yield where + key, f"unknown{nearest(key, names)}"
+            elif key in known and not _is(value, known[key]):
+                yield where + key, f"expected {known[key]}, got {show(value)}"
+        for key in _NEEDED[name]:
+            if key not in table:
+                yield where + key, f"is missing: {known[key]}"
+
+
+def loads(text: str, source: str, *, toml: bool = False) -> Profile:
+    """The profile that *text* holds.
+
+    Raises:
+        UserError: with all problems that were found.
+    """
+    try:
+        document = tomllib.loads(text) if toml else json.loads(text)
+    except ValueError as error:
+        raise UserError(
+            Problem(source, "", f"is not {'TOML' if toml else 'JSON'}: {error}")
+        ) from None
+    if not isinstance(document, dict):
+        raise UserError(Problem(source, "", "is no profile: expected an object"))
+    problems = [Problem(source, key, what) for key, what in _problems(document)]
+    if problems:
+        raise UserError(*problems)
+
+    def model(role: str) -> ModelProfile | None:
+        if role not in document:
+            return None
+        table = document[role]
+        first_ms = table.get("first_latency_ms")
+        rows = table.get("latency_by_width_ms", [])
+        return ModelProfile(
+            model=table["model"],
+            latency_ms=float(table["latency_ms"]),
+            first_latency_ms=None if first_ms is None else float(first_ms),
+            latency_by_width_ms=tuple((int(width), float(ms)) for width, ms in rows),
+        )
+
+    acceptance = document.get("acceptance")
+    return Profile(
+        name=document["name"],
+        prompts=document.get("prompts", ""),
+        source=document.get("source", ""),
+        target=model("target"),
+        drafter=model("drafter"),
+        acceptance=None if acceptance is None else AcceptanceProfile(**acceptance),
+    )
+
+
+def read(path: Path) -> Profile:
+    """The profile in the file *path* (``.toml``: TOML; else JSON).
+
+    Raises:
+        UserError: it cannot be read, or is no profile; with all problems that were found.
+    """
+    from dsim.files import read_text
+
+    return loads(read_text(path), str(path), toml=path.suffix == ".toml")
+
+
+def _models(profile: Profile, role: str) -> set[str]:
+    """What the parts of *profile* call the model of *role*."""
+    names = [getattr(part, role) for part in (profile.acceptance,) if part]
+    names += [part.model for part in (getattr(profile, role),) if part]
+    return {*filter(None, names)}
+
+
+def _same_pair(a: Profile, b: Profile) -> bool:
+    models = (_models(a, role) | _models(b, role) for role in ("target", "drafter"))
+    return (a.name, a.prompts) == (b.name, b.prompts) and all(len(names) <= 1 for names in models)
+
+
+def _sources(old: Profile, new: Profile) -> str:
+    """Where the numbers of both come from: of the *old* ones, only what *new* does not replace."""
+    commands = {
+        "dsim measure latency ": new.target and new.drafter,
+        "dsim measure acceptance ": new.acceptance,
+    }
+    replaced = tuple(command for command, part in commands.items() if part)
+    if all(commands.values()):
+        return new.source
+    kept = [one for one in old.source.split("; ") if not one.startswith(replaced)]
+    return "; ".join(dict.fromkeys(filter(None, (*kept, new.source))))
+
+
+def write(profile: Profile, path: Path) -> None:
+    """Write *profile* to *path*, and keep what another command measured of the same pair.
+
+    What is there of another pair (name, prompts or models differ) is replaced.
+
+    Raises:
+        UserError: the file cannot be written, or holds something else.
+    """
+    if path.exists() and _same_pair(old := read(path), profile):
+        profile = dataclasses.replace(
+            profile,
+            target=profile.target or old.target,
+            drafter=profile.drafter or old.drafter,
+            acceptance=profile.acceptance or old.acceptance,
+            source=_sources(old, profile),
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            Problem("--out", "", f"{path.parent} cannot be made: {error.strerror}")
+        ) from None
+    write_whole(path, profile.to_json(), "--out")

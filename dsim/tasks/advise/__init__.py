@@ -1,0 +1,1 @@
+"""What to run on given GPUs under a given load."""

@@ -1,0 +1,331 @@
+"""``dsim generate``: text from real models, by one algorithm or by all three."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from dsim.backends.torch.backend import Fleet, LiveRun, device_names
+from dsim.backends.torch.models import load_pair, specs
+from dsim.backends.torch.verify import Rule, Sampling, Surprise, rule_of
+from dsim.errors import Problem, UserError
+from dsim.study.results import NAMES
+from dsim.system import available_cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from pathlib import Path
+
+    from dsim.backends.torch.models import Pair
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generated:
+    """What one algorithm made of a prompt.
+
+    Attributes:
+        algorithm: which one.
+        run: what happened.
+        token_ids, text: the new tokens, the end-of-text token included if it came.
+        surprise_nats: with a lossy rule, how much the target is surprised by the text: the mean of
+            -ln p of its tokens, at temperature 1. Measured after the run.
+    """
+
+    algorithm: str
+    run: LiveRun
+    token_ids: list[int]
+    text: str
+    surprise_nats: float | None = None
+
+    @property
+    def wall_ms(self) -> float:
+        """From the request to the last token; the prompt is read in this time."""
+        return self.run.wall_ns / 1e6
+
+    @property
+    def acceptance(self) -> float | None:
+        """Accepted drafts among those that got a verdict; ``None``: none did."""
+        return self.run.output.accepted / self.run.judged if self.run.judged else None
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "algorithm": self.algorithm,
+            "token_ids": self.token_ids,
+            "text": self.text,
+            "wall_ms": self.wall_ms,
+            "first_token_ms": self.run.output.settled_ns[0] / 1e6,
+            "tokens_per_s": len(self.token_ids) / self.run.wall_ns * 1e9,
+            "acceptance": self.acceptance,
+            "target_passes": self.run.target.begun,
+            "wasted_passes": self.run.target.cancelled,
+            "drafts": self.run.drafter.begun,
+            "orchestration_ms": self.run.orchestration_ns / 1e6,
+            **({} if self.surprise_nats is None else {"surprise_nats": self.surprise_nats}),
+        }
+
+
+class Streamer:
+    """Turns tokens into text as they come, never half a character.
+
+    Args:
+        tokenizer: of the models.
+        write: gets each new piece of text.
+    """
+
+    def __init__(self, tokenizer: Any, write: Callable[[str], None]) -> None:
+        self.tokenizer = tokenizer
+        self.write = write
+        self.ids: list[int] = []
+        self.shown = ""
+
+    def __call__(self, tokens: list[int]) -> None:
+        """Take *tokens* that have settled."""
+        self.ids += tokens
+        self._show(self.tokenizer.decode(self.ids, skip_special_tokens=True))
+
+    def _show(self, text: str) -> None:
+        whole = text.rstrip("\ufffd")  # the bytes of a character that is not complete yet
+        if whole.startswith(self.shown):
+            self.write(whole[len(self.shown) :])
+            self.shown = whole
+
+
+def default_targets(pair: Pair, devices: Sequence[str], threads: int) -> int:
+    """As many target servers as there is room for beside the drafter, 7 at most."""
+    if devices[-1] != "cpu" or len(devices) > 2:  # each has been named
+        return max(1, len(devices) - 1)
+    drafters = 0 if pair.drafter.is_ngram else 1
+    return min(7, max(1, len(available_cores()) // threads - drafters))
+
+
+def encode(pair: Pair, prompt: str, *, chat: bool) -> list[int]:
+    """The tokens of *prompt*; as a user's turn of a conversation if *chat* is set.
+
+    Raises:
+        UserError: a conversation, but the model has no chat template.
+    """
+    if not chat:
+        return list(pair.tokenizer(prompt).input_ids)
+    if not pair.tokenizer.chat_template:
+        raise UserError(
+            Problem("--chat", "", f"{pair.target} has no chat template; leave --chat away")
+        )
+    return list(
+        pair.tokenizer.apply_chat_template(
+            [{"role": "user", "content": prompt}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+        )["input_ids"]
+    )
+
+
+def rule_from_options(options: Mapping[str, Any]) -> Rule:
+    """The verification rule that command-line options ask for."""
+    sampling = Sampling(
+        temperature=options["temperature"],
+        top_k=options["top_k"],
+        top_p=options["top_p"],
+        seed=options["seed"],
+    )
+    return rule_of(options["rule"], sampling, leniency=options["leniency"], n=options["top_n"])
+
+
+def pair_from_options(options: Mapping[str, Any]) -> Pair:
+    """The models that command-line options ask for.
+
+    Raises:
+        UserError, EngineError: see :func:`dsim.backends.torch.models.load_pair`.
+    """
+    return load_pair(
+        *specs(
+            options["target"],
+            options["drafter"],
+            dtype=options["dtype"],
+            revision=options["revision"],
+            trust_remote_code=options["trust_remote_code"],
+        )
+    )
+
+
+def fleet_of(
+    pair: Pair,
+    options: Mapping[str, Any],
+    algorithms: Collection[str],
+    text_tokens: int = 0,
+) -> Fleet:
+    """The workers of *pair*, as command-line options ask for, warm.
+
+    Args:
+        pair: the models.
+        options: of the command line.
+        algorithms: what they are going to run.
+        text_tokens: of the longest text, with its prompt; ``--compile`` wants to know.
+
+    Raises:
+        UserError, EngineError: see :class:`dsim.backends.torch.backend.Fleet`.
+    """
+    devices = device_names(options["devices"])
+    targets = options["targets"] or default_targets(pair, devices, options["threads"])
+    return Fleet(
+        pair,
+        targets,
+        devices=devices,
+        threads=options["threads"],
+        share=options["share"],
+        watchdog_ns=int(options["watchdog"] * 1e9),
+        algorithms=algorithms,
+        compiled_tokens=text_tokens if options["compile"] else 0,
+    )
+
+
+def generate(
+    fleet: Fleet,
+    prompt: list[int],
+    algorithms: Sequence[str],
+    rule: Rule,
+    *,
+    tokens: int,
+    lookahead: int,
+    ignore_eos: bool = False,
+    write: Callable[[str], None] | None = None,
+) -> list[Generated]:
+    """Continue *prompt* by each of *algorithms*.
+
+    Args:
+        fleet: the models.
+        prompt: token ids.
+        algorithms: ``nonsi``, ``si``, ``dsi``.
+        rule: how drafts are judged.
+        tokens: ``N``, at most.
+        lookahead: ``k``.
+        ignore_eos: go on after an end-of-text token.
+        write: gets the text of the first algorithm as it comes.
+    """
+    made = []
+    for number, algorithm in enumerate(algorithms):
+        stream = Streamer(fleet.pair.tokenizer, write) if write and not number else None
+        run = fleet.run(
+            algorithm,
+            prompt,
+            tokens,
+            rule,
+            lookahead=lookahead,
+            stop_ids=frozenset() if ignore_eos else fleet.pair.stop_ids,
+            on_settled=stream,
+            keep_history=True,
+        )
+        ids = [int(token) for token in run.output.tokens[: run.output.settled]]
+        text = fleet.pair.tokenizer.decode(ids, skip_special_tokens=True)
+        nats = None if rule.lossless else surprise_nats(fleet, prompt, ids)
+        made.append(
+            Generated(algorithm=algorithm, run=run, token_ids=ids, text=text, surprise_nats=nats)
+        )
+    return made
+
+
+def surprise_nats(fleet: Fleet, prompt: list[int], text: list[int]) -> float:
+    """How much the target is surprised by *text* after *prompt*: the mean of -ln p, in nats.
+
+    Raises:
+        EngineError: a worker died or failed.
+    """
+    _, own = fleet.answers(prompt, text, Surprise(text=tuple(text)))
+    return float(sum(answer.more for answer in own) / len(own))
+
+
+def as_json(made: Sequence[Generated]) -> str:
+    """One JSON object a line, one line an algorithm."""
+    return "\n".join(json.dumps(one.row) for one in made)
+
+
+def as_text(made: Sequence[Generated], rule: Rule, fleet: Fleet) -> str:
+    """A table for people."""
+    from tabulate import tabulate
+
+    wall = {one.algorithm: one.run.wall_ns for one in made}
+    references = [name for name in ("nonsi", "si") if name in wall and len(wall) > 1]
+    head = ["", "wall", "first token", "tokens/s", *(f"vs {NAMES[name]}" for name in references)]
+    head += ["accepted", "passes", "wasted", "drafts", "between forwards"]
+    rows = []
+    for one in made:
+        row = one.row
+        rows.append(
+            [
+                NAMES[one.algorithm],
+                f"{one.wall_ms:.1f} ms",
+                f"{row['first_token_ms']:.1f} ms",
+                f"{row['tokens_per_s']:.1f}",
+                *(f"{wall[name] / one.run.wall_ns:.2f}×" for name in references),
+                "" if one.acceptance is None else f"{one.acceptance:.2f}",
+                str(row["target_passes"]),
+                str(row["wasted_passes"]),
+                str(row["drafts"]),
+                f"{row['orchestration_ms'] / one.wall_ms:.1%}",
+            ]
+        )
+    lines = [
+        tabulate(rows, head, disable_numparse=True, colalign=("left", *["right"] * (len(head) - 1)))
+    ]
+    by_name = {one.algorithm: one for one in made}
+    if len(made) > 1 and rule.name == "match":
+        same = all(one.token_ids == made[0].token_ids for one in made)
+        lines += ["", "all gave the same tokens" if same else first_difference(made)]
+    elif len(made) > 1 and not rule.lossless and "nonsi" in by_name:
+        reference = by_name["nonsi"]
+        for one in made:
+            if one is not reference:
+                lines += ["", f"{NAMES[one.algorithm]}: {divergence(reference, one)}"]
+    if fleet.contention:
+        lines += ["", f"mind: {fleet.contention}; they slow each other"]
+    return "\n".join(lines)
+
+
+def first_difference(made: Sequence[Generated]) -> str:
+    """Where two texts part, in words; in float32 they never should."""
+    reference = made[0]
+    for one in made[1:]:
+        for i, (a, b) in enumerate(zip(reference.token_ids, one.token_ids, strict=False)):
+            if a != b:
+                return (
+                    f"{NAMES[one.algorithm]} and {NAMES[reference.algorithm]} differ from token "
+                    f"{i} on ({b} and {a}): a pass over several tokens rounds otherwise than one "
+                    "over a single token, which tells at near ties; float32 avoids it"
+                )
+    return "the texts differ in length"
+
+
+def divergence(reference: Generated, other: Generated) -> str:
+    """How far a lossy output is from the target's own, in words."""
+    pairs = list(zip(reference.token_ids, other.token_ids, strict=False))
+    first = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+    if first is None:
+        return "lossy rule, but the target's own tokens"
+    same = sum(a == b for a, b in pairs)
+    return (
+        f"lossy rule: parts from the target's own text at token {first}; "
+        f"{same} of {len(pairs)} tokens are the same in place; a token of it surprises the target "
+        f"by {other.surprise_nats:.3f} nats, one of its own text by {reference.surprise_nats:.3f}"
+    )
+
+
+def write_timeline(made: Sequence[Generated], path: Path, description: str) -> None:
+    """Write a page that shows who did what when.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from dsim.report import timelines
+
+    panels = [
+        timelines.panel(
+            f"{number:02d}-timeline-{one.algorithm}",
+            f"{NAMES[one.algorithm]}: {one.wall_ms:.1f} ms",
+            one.run,
+        )
+        for number, one in enumerate(made, 1)
+    ]
+    timelines.write_page(path, "Who did what when", description, panels)

@@ -1,0 +1,1 @@
+"""Latencies and acceptance of real models."""

@@ -1,0 +1,482 @@
+"""Measuring a list of pairs on a list of data sets: ``dsim measure latency|acceptance STUDY.toml``.
+
+Each pair becomes a profile (:mod:`dsim.study.profile`), which a study reads with ``pair = FILE``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from dsim.backends.torch import prompts
+from dsim.backends.torch.hubsets import TEMPLATES, HubSet
+from dsim.errors import EngineError, Problem, UserError
+from dsim.files import read_text
+from dsim.study import profile
+from dsim.study.results import processor
+from dsim.study.study import Setting, parse
+from dsim.tasks.measure import measure
+from dsim.words import nearest, show
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from dsim.backends.torch.backend import Fleet
+    from dsim.backends.torch.models import ModelSpec, Pair
+    from dsim.backends.torch.prompts import Prompt
+
+
+def _setting(key: str, type_: str, default: Any, meaning: str, **more: Any) -> Setting:
+    return Setting(key=key, type=type_, default=default, meaning=meaning, sweep=False, **more)
+
+
+DTYPES = ("float32", "bfloat16", "float16")
+TOP = (
+    _setting("title", "str", "", "heading"),
+    _setting("tokens", "int", 64, "to generate after each prompt", low=2),
+    _setting("prompts", "int", 30, "of each set", low=2),
+    _setting("seed", "int", 42, "of the choice of prompts", low=0),
+    _setting("run", "list of str", [], "names of the pairs to measure; empty: all"),
+    _setting("dtype", "str", "float32", "weights", choices=DTYPES),
+    _setting("repeats", "int", 20, "latency: forwards of each width", low=2),
+)
+PAIR = (
+    _setting("name", "str", None, "of the pair, and of the file of its profile"),
+    _setting("target", "str", "", "the target; empty: the pair that ships"),
+    _setting("drafter", "str", "", "the drafter; empty: the pair that ships"),
+    _setting("target_revision", "str", "", "of a target on the hub"),
+    _setting("drafter_revision", "str", "", "of a drafter on the hub"),
+    _setting("prompts", "str", "stories", "one of [[sets]], or a set that ships"),
+    _setting("dtype", "str", "", "weights, where they differ", choices=("", *DTYPES)),
+    _setting("published_target_ms", "float", None, "the paper's latency", low=0, above=True),
+    _setting("published_drafter_ms", "float", None, "the paper's latency", low=0, above=True),
+    _setting("published_acceptance", "float", None, "the paper's rate", low=0, high=1),
+)
+SET = (
+    _setting("name", "str", None, "what pairs call it"),
+    _setting("path", "str", None, "on the hub, or a folder in the same form"),
+    _setting("template", "str", None, "how an example becomes a prompt", choices=tuple(TEMPLATES)),
+    _setting("config", "str", "", "of the data set"),
+    _setting("split", "str", "test", "of the data set"),
+    _setting("revision", "str", "", "of the data set"),
+)
+WIDTHS, CONTEXT = (1, 2, 3, 4, 6, 8, 12, 16), 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeasureStudy:
+    """A checked study: settings, pairs by name, data sets by name."""
+
+    settings: Mapping[str, Any]
+    pairs: Mapping[str, Mapping[str, Any]]
+    sets: Mapping[str, HubSet]
+    source: str
+
+    def chosen(self, names: Sequence[str]) -> list[Mapping[str, Any]]:
+        """The pairs called *names*; ``all``: every one; none: those the study says.
+
+        Raises:
+            UserError: there is no such pair.
+        """
+        names = list(names) or self.settings["run"] or ["all"]
+        if "all" in names:
+            return list(self.pairs.values())
+        unknown = [name for name in names if name not in self.pairs]
+        if unknown:
+            hint = nearest(unknown[0], list(self.pairs)) or f"; there are {', '.join(self.pairs)}"
+            raise UserError(
+                Problem(self.source, "pairs", f"no pair is called {unknown[0]!r}{hint}")
+            )
+        return [self.pairs[name] for name in names]
+
+
+def load(path: Path, overrides: Mapping[str, Any] | None = None) -> MeasureStudy:
+    """Read the study at *path*; *overrides* by key win over it.
+
+    Raises:
+        UserError: with all problems that were found.
+    """
+    source = str(path)
+    document = parse(read_text(path), source)
+    problems: list[Problem] = []
+
+    def checked(table: Any, known: Sequence[Setting], where: str) -> dict[str, Any]:
+        by_key = {s.key: s for s in known}
+        if not isinstance(table, dict):
+            problems.append(
+                Problem(source, where.rstrip("."), f"expected a table, got {show(table)}")
+            )
+            return {}
+        for key, value in table.items():
+            if key not in by_key:
+                problems.append(
+                    Problem(source, where + key, f"unknown setting{nearest(key, list(by_key))}")
+                )
+            elif wrong := by_key[key].problem(value):
+                problems.append(Problem(source, where + key, wrong))
+        needed = [s for s in known if where and s.key in ("name", "path", "template")]
+        problems.extend(
+            Problem(source, where + s.key, f"is missing: {s.meaning}")
+            for s in needed
+            if s.key not in table
+        )
+        return {s.key: s.default for s in known} | table
+
+    def tables(name: str, known: Sequence[Setting]) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {}
+        listed = document.pop(name, [])
+        for number, table in enumerate(listed if isinstance(listed, list) else [listed]):
+            where = f"{name}[{number}]."
+            one = checked(table, known, where)
+            if str(one.get("name")) in found:
+                problems.append(
+                    Problem(source, where + "name", f"{show(one['name'])} stands there twice")
+                )
+            found[str(one.get("name"))] = one
+        return found
+
+    pairs, sets = tables("pairs", PAIR), tables("sets", SET)
+    given = {k: v for k, v in (overrides or {}).items() if v is not None}
+    settings = checked({**document, **given}, TOP, "")
+    if not pairs:
+        problems.append(Problem(source, "pairs", "is missing: at least one [[pairs]] table"))
+    for name in settings["run"] if isinstance(settings["run"], list) else []:
+        if name not in pairs:
+            hint = nearest(str(name), list(pairs))
+            problems += [Problem(source, "run", f"no pair is called {show(name)}{hint}")]
+    slugs: dict[str, str] = {}
+    for number, name in enumerate(pairs):
+        if (file := slug(name)) == slug(""):
+            what = f"{show(name)} makes no file name: a letter a-z or a digit must be in it"
+            problems.append(Problem(source, f"pairs[{number}].name", what))
+        elif file in slugs:
+            what = f"{show(name)} and {show(slugs[file])} both make the file {file}.json"
+            problems.append(Problem(source, f"pairs[{number}].name", what))
+        slugs.setdefault(file, name)
+    known_sets = [*sets, *prompts.shipped()]
+    for number, pair in enumerate(pairs.values()):
+        wanted = pair.get("prompts")
+        if isinstance(wanted, str) and wanted not in known_sets and not Path(wanted).is_file():
+            problems.append(
+                Problem(
+                    source,
+                    f"pairs[{number}].prompts",
+                    f"no set is called {show(wanted)}{nearest(wanted, known_sets)}",
+                )
+            )
+    if problems:
+        raise UserError(*problems)
+    return MeasureStudy(
+        settings=settings,
+        pairs=pairs,
+        sets={name: HubSet(**one) for name, one in sets.items()},
+        source=source,
+    )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What became of one pair: its profile and where it was written, or why it was skipped."""
+
+    pair: Mapping[str, Any]
+    profile: profile.Profile | None = None
+    path: Path | None = None
+    skipped: str = ""
+
+
+def run(
+    study: MeasureStudy,
+    what: str,
+    names: Sequence[str],
+    out: Path,
+    fleet_of: Callable[[Pair], Fleet],
+    progress: Callable[[str], None] = lambda _: None,
+) -> Iterator[Measured]:
+    """Measure the pairs of *study*, one after the other.
+
+    Args:
+        study: what to measure.
+        what: ``latency`` or ``acceptance``.
+        names: of the pairs; see :meth:`MeasureStudy.chosen`.
+        out: the folder for the profiles.
+        fleet_of: starts the workers of a pair; of ``ngram`` as the drafter, for one model alone.
+        progress: told what is being done.
+
+    Raises:
+        UserError: a name is unknown, or a file cannot be written.
+        EngineError: a worker died or failed.
+    """
+    from dsim.backends.torch.models import need_torch
+
+    chosen = study.chosen(names)
+    need_torch()
+    remote = any(pair["target"] or pair["prompts"] in study.sets for pair in chosen)
+    if not remote or hub_answers():
+        yield from _run(study, what, chosen, out, fleet_of, progress)
+        return
+    progress("the hub cannot be reached: only what its cache has")
+    with _offline():
+        yield from _run(study, what, chosen, out, fleet_of, progress)
+
+
+def _run(
+    study: MeasureStudy,
+    what: str,
+    chosen: Sequence[Mapping[str, Any]],
+    out: Path,
+    fleet_of: Callable[[Pair], Fleet],
+    progress: Callable[[str], None],
+) -> Iterator[Measured]:
+    known: dict[str, list[Prompt]] = {}
+    for pair in chosen:
+        progress(f"{what} of {pair['name']} on {pair['prompts']}")
+        try:
+            models = _models(study, pair)
+            if pair["prompts"] not in known:
+                known[pair["prompts"]] = _prompts(study, pair["prompts"])
+            texts = known[pair["prompts"]]
+            measured = (_latency if what == "latency" else _acceptance)(
+                study, pair, models, texts, fleet_of
+            )
+        except (UserError, EngineError) as error:
+            yield Measured(pair=pair, skipped=" ".join(str(error).split()))
+            continue
+        path = out / f"{slug(pair['name'])}.json"
+        profile.write(measured, path)
+        yield Measured(pair=pair, profile=measured, path=path)
+
+
+@contextlib.contextmanager
+def _offline() -> Iterator[None]:
+    """Ask the hub for nothing, for a while: every file would be asked for again and again."""
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # workers inherit it
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["HF_HUB_OFFLINE"]
+        else:
+            os.environ["HF_HUB_OFFLINE"] = before
+
+
+def hub_answers() -> bool:
+    """Whether the hub may be reached: by a proxy, or since its address is known here.
+
+    Nothing is sent to it.
+    """
+    if os.environ.get("HF_HUB_OFFLINE"):
+        return False
+    if os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy"):
+        return True  # names are looked up there
+    host = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        socket.getaddrinfo(host.hostname, host.port or 443)
+    except OSError:
+        return False
+    return True
+
+
+def slug(name: str) -> str:
+    """*name* as the name of a file."""
+    return "pair-" + re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def _models(study: MeasureStudy, pair: Mapping[str, Any]) -> tuple[ModelSpec, ModelSpec]:
+    from dsim.backends.torch.models import SKIP, specs
+
+    target, drafter = specs(
+        pair["target"] or None,
+        pair["drafter"] or None,
+        dtype=pair["dtype"] or study.settings["dtype"],
+        revision=pair["target_revision"] or None,
+    )
+    if pair["drafter"].startswith(SKIP):
+        return target, drafter  # the target itself, of its revision
+    return target, dataclasses.replace(drafter, revision=pair["drafter_revision"] or None)
+
+
+def _prompts(study: MeasureStudy, name: str) -> list[Prompt]:
+    count = study.settings["prompts"]
+    if name in study.sets:
+        return study.sets[name].prompts(count, study.settings["seed"])
+    return prompts.load(name, "prompts")[:count]
+
+
+def _source(study: MeasureStudy, what: str, pair: Mapping[str, Any], count: int) -> str:
+    s = study.settings
+    return (
+        f"dsim measure {what} {Path(study.source).name}: {count} prompts × {s['tokens']} tokens, "
+        f"{pair['dtype'] or s['dtype']}, on {processor()}"
+    )
+
+
+def _latency(
+    study: MeasureStudy,
+    pair: Mapping[str, Any],
+    models: tuple[ModelSpec, ModelSpec],
+    texts: Sequence[Prompt],
+    fleet_of: Callable[[Pair], Fleet],
+) -> profile.Profile:
+    from dsim.backends.torch.models import NGRAM, ModelSpec, load_pair
+
+    if models[1].skip_auto:
+        models = models[0], load_pair(*models).drafter  # which layers, is chosen now
+    found, count = {}, 0
+    for role, spec in zip(("target", "drafter"), models, strict=True):
+        if spec.is_ngram:
+            raise UserError(f"{NGRAM} is no model; its latency is that of the look-up alone")
+        loaded = load_pair(spec, ModelSpec(name=NGRAM, dtype=spec.dtype))
+        fitting = _fitting(loaded, texts, study.settings["tokens"])
+        count = len(fitting)
+        with fleet_of(loaded) as fleet:
+            table = measure.latency(
+                fleet,
+                fitting,
+                tokens=study.settings["tokens"],
+                widths=WIDTHS,
+                contexts=(min(CONTEXT, loaded.context_tokens - max(WIDTHS)),),
+                repeats=study.settings["repeats"],
+            )
+        found[role] = profile.ModelProfile(
+            model=_shown(spec),
+            latency_ms=round(measure.quartiles(table.tpot_ms)[1], 6),
+            first_latency_ms=round(measure.quartiles(table.ttft_ms)[1], 6),
+            latency_by_width_ms=tuple((int(w), float(ms)) for w, ms in measure.by_width(table)),
+        )
+    return profile.Profile(
+        name=pair["name"],
+        prompts=pair["prompts"],
+        target=found["target"],
+        drafter=found["drafter"],
+        source=_source(study, "latency", pair, count),
+    )
+
+
+def _acceptance(
+    study: MeasureStudy,
+    pair: Mapping[str, Any],
+    models: tuple[ModelSpec, ModelSpec],
+    texts: Sequence[Prompt],
+    fleet_of: Callable[[Pair], Fleet],
+) -> profile.Profile:
+    from dsim.backends.torch.models import load_pair
+    from dsim.backends.torch.verify import Match
+
+    loaded = load_pair(*models)
+    target, drafter = _shown(loaded.target), _shown(loaded.drafter)
+    with fleet_of(loaded) as fleet:
+        report = measure.acceptance(
+            fleet,
+            [("", ids) for ids in _fitting(loaded, texts, study.settings["tokens"])],
+            Match(),
+            tokens=study.settings["tokens"],
+        )
+    rate, ci95 = report.rate
+    return profile.Profile(
+        name=pair["name"],
+        prompts=pair["prompts"],
+        acceptance=profile.AcceptanceProfile(
+            rate=round(rate, 6),
+            ci95=None if ci95 is None else round(ci95, 6),
+            paper_rate=round(report.paper_rate, 6),
+            prompts=len(report.draws),
+            tokens=study.settings["tokens"],
+            target=target,
+            drafter=drafter,
+        ),
+        source=_source(study, "acceptance", pair, len(report.draws)),
+    )
+
+
+def _fitting(pair: Pair, texts: Sequence[Prompt], tokens: int) -> list[list[int]]:
+    """The token ids of *texts*, those that the models can read.
+
+    Raises:
+        UserError: they can read fewer than two.
+    """
+    ids = [list(pair.tokenizer(text.text).input_ids) for text in texts]
+    fit = [one for one in ids if one and len(one) + tokens <= pair.context_tokens]
+    if len(fit) < 2:
+        raise UserError(
+            f"only {len(fit)} of {len(ids)} prompts fit, with {tokens} tokens to come, into the "
+            f"{pair.context_tokens:,} tokens that the models can read"
+        )
+    return fit
+
+
+def _shown(spec: ModelSpec) -> str:
+    """The name of a model, without the way to the pair that ships."""
+    from dsim.backends.torch.models import PAIR as SHIPPED
+
+    path = Path(spec.name)
+    name = f"dsim/pair/{path.name}" if path.parent == SHIPPED else spec.name
+    return str(dataclasses.replace(spec, name=name))
+
+
+def as_text(found: Sequence[Measured], what: str) -> str:
+    """A table for people, the published numbers beside ours, and what was skipped."""
+    from tabulate import tabulate
+
+    rows = []
+    for one in found:
+        measured, pair = one.profile, one.pair
+        if measured is None:
+            continue
+
+        def published(value: Any, pattern: str = "{:g}") -> str:
+            return "" if value is None else pattern.format(value)
+
+        if what == "latency" and measured.target and measured.drafter:
+            target, drafter = measured.target, measured.drafter
+            rows.append(
+                [
+                    pair["name"],
+                    pair["prompts"],
+                    f"{target.latency_ms:.2f} ms",
+                    published(pair["published_target_ms"]),
+                    f"{drafter.latency_ms:.2f} ms",
+                    published(pair["published_drafter_ms"]),
+                    f"{drafter.latency_ms / target.latency_ms:.1%}",
+                    f"{(target.first_latency_ms or 0) / target.latency_ms:.2f}",
+                ]
+            )
+        elif measured.acceptance:
+            rate = measured.acceptance
+            interval = "" if rate.ci95 is None else f" ± {rate.ci95:.3f}"
+            rows.append(
+                [
+                    pair["name"],
+                    pair["prompts"],
+                    rate.prompts,
+                    f"{rate.rate:.3f}{interval}",
+                    f"{rate.paper_rate:.3f}",
+                    published(pair["published_acceptance"]),
+                ]
+            )
+    head = {
+        "latency": [
+            "pair",
+            "prompts",
+            "target",
+            "published",
+            "drafter",
+            "published",
+            "drafter / target",
+            "TTFT / TPOT",
+        ],
+        "acceptance": ["pair", "set", "prompts", "rate", "the paper's estimator", "published"],
+    }[what]
+    lines = []
+    if rows:
+        lines.append(tabulate(rows, head, disable_numparse=True, colalign=("left", "left")))
+        lines.append("")
+    lines += [f"skipped {one.pair['name']}: {one.skipped}" for one in found if one.skipped]
+    lines += [f"profile: {one.path}" for one in found if one.path]
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""How well the simulation predicts real runs."""

@@ -1,0 +1,459 @@
+"""The same results whoever works them out: this process, others, or Ray; and after any death."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+import dsim as dsim_package
+from dsim.cli.main import main
+from dsim.errors import EngineError, UserError
+from dsim.study.executors import MOST_DEATHS, SMALL_TOKENS, Executor, Store, _of_worker
+
+needs_ray = pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="needs the extra ray"
+)
+PROCESSES, RAY = ("--jobs", "2"), ("--executor", "ray", "--jobs", "2")
+BOTH = [pytest.param(PROCESSES, id="processes"), pytest.param(RAY, id="ray", marks=needs_ray)]
+LONGER = 3
+RUN = """
+tokens = 150
+repeats = 3
+[target]
+latency_model = "gamma"
+latency_cv = 0.4
+[grid]
+lookahead = { start = 1, stop = 8, step = 1 }
+acceptance.rate = { start = 0.1, stop = 0.9, step = 0.05 }
+"""
+LOAD = """
+tokens = 40
+repeats = 3
+[target]
+latency_ms = 30.0
+[drafter]
+latency_ms = 3.0
+[workload]
+requests = 150
+[cluster]
+targets = 4
+[grid]
+workload.rate_per_s = [0.5, 0.8, 1.0, 1.2, 1.4, 9.0]
+"""
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+# Who is started in the background by a shell ignores Ctrl-C, and so would what it starts.
+DSIM = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from dsim.cli.main import main; main(prog_name='dsim')"
+)
+
+
+def command(what, *more):
+    return [sys.executable, "-c", DSIM, what, "study.toml", "--quiet", *map(str, more)]
+
+
+def study(tmp_path, what, longer=1):
+    text = RUN if what == "run" else LOAD
+    text = text.replace("tokens = 150", f"tokens = {150 * longer}")
+    text = text.replace("requests = 150", f"requests = {150 * longer}")
+    (tmp_path / "study.toml").write_text(text)
+    tokens = 17 * 8 * 3 * 150 if what == "run" else 6 * 3 * 3 * 150 * 40
+    assert tokens > SMALL_TOKENS  # or no worker would be started
+
+
+def wait_for(done, process):
+    for _ in range(60000):  # a machine may be busy
+        if done() or process.poll() is not None:
+            break
+        time.sleep(0.01)
+    assert process.poll() is None, "the run was over too soon"
+    assert done(), "nothing was finished in ten minutes"
+
+
+def children(pid):
+    """All processes below *pid*, as (pid, command line)."""
+    below, rows = {pid}, []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                line = (entry / "cmdline").read_text().replace("\0", " ")
+            except OSError:
+                continue
+            rows.append((int(entry.name), parent, line))
+    for _ in rows:
+        more = {p for p, parent, _ in rows if parent in below and p not in below}
+        if not more:
+            break
+        below |= more
+    return [(p, line) for p, _, line in rows if p in below and p != pid]
+
+
+def left_of(below):
+    """Those of the processes *below*, (pid, command line), that do not end within ten seconds."""
+    for _ in range(1000):
+        left = [line for child, line in below if Path(f"/proc/{child}").exists()]
+        if not left:
+            break
+        time.sleep(0.01)
+    return left
+
+
+def workers(pid):
+    """The worker processes that simulate, of a run with process id *pid*."""
+    return [
+        child
+        for child, line in children(pid)
+        if "spawn_main" in line or line.startswith("ray::_in_ray")
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The results of a long study that nothing disturbed."""
+
+    @functools.cache
+    def run(what):
+        folder = tmp_path_factory.mktemp(what)
+        study(folder, what, longer=LONGER)
+        subprocess.run(command(what, *PROCESSES, "--out", "whole"), cwd=folder, check=True)
+        return contents(folder / "whole")
+
+    return run
+
+
+@pytest.mark.parametrize("what", ["run", "load"])
+def test_results_are_the_same_bytes_whoever_runs_them(tmp_path, what):
+    study(tmp_path, what)
+    ways = {"1": ("--jobs", "1"), "2": PROCESSES}
+    if importlib.util.find_spec("ray") is not None:
+        ways["ray"] = RAY
+    for name, options in ways.items():
+        ran = subprocess.run(
+            command(what, *options, "--out", name), cwd=tmp_path, capture_output=True, text=True
+        )
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    first = contents(tmp_path / "1")
+    assert {"results.parquet", "report.html", "provenance.json"} <= set(first)
+    for name in ways:
+        assert contents(tmp_path / name) == first
+
+
+@pytest.mark.parametrize("options", BOTH)
+@pytest.mark.parametrize("what", ["run", "load"])
+def test_a_killed_worker_loses_nothing(tmp_path, what, options, whole):
+    study(tmp_path, what, longer=LONGER)
+    process = subprocess.Popen(
+        command(what, *options, "--out", "hurt"),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    kept = tmp_path / "hurt" / ".unfinished"
+    wait_for(lambda: list(kept.glob("chunk-*")), process)
+    victims = workers(process.pid)
+    assert victims
+    os.kill(victims[0], signal.SIGKILL)
+    _, errors = process.communicate(timeout=900)
+    assert (process.returncode, errors) == (0, "")
+    assert contents(tmp_path / "hurt") == whole(what)
+
+
+@pytest.mark.parametrize("options", BOTH)
+@pytest.mark.parametrize("what", ["run", "load"])
+def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, what, options, whole):
+    """Ctrl-C reaches the whole process group, as from a terminal; no child outlives it."""
+    study(tmp_path, what, longer=LONGER)
+    process = subprocess.Popen(
+        command(what, *options, "--out", "cut"),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    kept = tmp_path / "cut" / ".unfinished"
+    wait_for(lambda: list(kept.glob("chunk-*")), process)
+    below = children(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=900)
+    assert process.returncode == 130
+    assert errors.strip() == f"interrupted; go on with: dsim {what} --resume cut"
+    assert not left_of(below)
+    before = {path.name: path.stat().st_mtime_ns for path in kept.glob("chunk-*")}
+    assert before
+    resume = [sys.executable, "-c", DSIM, what, "--resume", "cut", "--quiet", *options]
+    subprocess.run(resume, cwd=tmp_path, check=True)
+    assert contents(tmp_path / "cut") == whole(what)
+
+
+STARTING = """
+import sys, time
+if "--multiprocessing-fork" in sys.orig_argv:
+    open(STARTED, "w").close()
+    time.sleep(1)  # an import that takes long
+"""
+
+
+@pytest.mark.parametrize("what", ["run", "generate"])
+def test_workers_keep_silent_if_interrupted_while_they_start(tmp_path, what):
+    if what == "generate":
+        pytest.importorskip("torch", reason="needs the extra torch")
+    study(tmp_path, "run")
+    started = tmp_path / "started"
+    starting = STARTING.replace("STARTED", repr(str(started)))
+    (tmp_path / "sitecustomize.py").write_text(starting)
+    prompt = [sys.executable, "-c", DSIM, "generate", "Once upon a time", "--share"]
+    process = subprocess.Popen(
+        command("run", *PROCESSES, "--out", "cut") if what == "run" else prompt,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    wait_for(started.exists, process)
+    below = children(process.pid)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=900)
+    assert process.returncode == 130
+    hint = "; go on with: dsim run --resume cut" if what == "run" else ""
+    assert errors.strip() == f"interrupted{hint}"
+    assert below
+    assert not left_of(below)
+
+
+# -- as a library ----------------------------------------------------------------------------------
+
+
+class Kept(Store):
+    def __init__(self, known):
+        self.known = dict(known)
+        self.put_in = []
+
+    def get(self, number):
+        return self.known.get(number)
+
+    def put(self, number, result):
+        self.put_in.append(number)
+        self.known[number] = result
+
+
+def squares(shared):
+    return lambda task: task * task + shared
+
+
+def one_death(shared):
+    def do(task):
+        if task == 3 and not Path(shared).exists():
+            Path(shared).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return task * task
+
+    return do
+
+
+def always_dies(shared):
+    def do(task):
+        if task == 3:
+            with Path(shared).open("a") as file:
+                file.write("x")
+            os.kill(os.getpid(), signal.SIGKILL)
+        return task
+
+    return do
+
+
+def test_what_is_kept_is_not_done_again():
+    store, told = Kept({1: -1, 4: -4}), {}
+    Executor().each(squares, 10, range(6), store, told.__setitem__)
+    assert told == {0: 10, 1: -1, 2: 14, 3: 19, 4: -4, 5: 35}
+    assert sorted(store.put_in) == [0, 2, 3, 5]
+
+
+def test_processes_survive_a_death(tmp_path):
+    told = []
+    Executor(jobs=2).each(
+        one_death, str(tmp_path / "died"), range(8), Store(), lambda n, r: told.append((n, r))
+    )
+    assert sorted(told) == [(n, n * n) for n in range(8)]  # each once
+    assert (tmp_path / "died").exists()
+
+
+def test_work_that_kills_its_workers_is_given_up(tmp_path):
+    log = tmp_path / "log"
+    with pytest.raises(EngineError, match=f"died {MOST_DEATHS} times"):
+        Executor(jobs=2).each(always_dies, str(log), range(8), Store(), lambda *_: None)
+    # While one death is noticed the other worker may take up work, and die as well.
+    assert MOST_DEATHS <= len(log.read_text()) <= 2 * MOST_DEATHS
+
+
+def each_dies_once(shared):
+    def do(task):
+        if not (died := Path(shared) / str(task)).exists():
+            died.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return task
+
+    return do
+
+
+def test_deaths_over_different_work_are_not_added_up(tmp_path):
+    todo = {number: number for number in range(MOST_DEATHS + 1)}
+    found = Executor(jobs=1)._by_processes(each_dies_once, str(tmp_path), todo)
+    assert sorted(found) == [(n, n) for n in range(MOST_DEATHS + 1)]
+
+
+def test_a_node_without_dsim_is_told_what_it_needs():
+    told = _of_worker(ModuleNotFoundError("No module named 'dsim'"))
+    assert isinstance(told, EngineError)
+    assert f"needs dsim {dsim_package.__version__}" in str(told)
+    for ours in (EngineError("x"), UserError("x")):
+        assert _of_worker(ours) is ours
+
+
+# -- the command line ------------------------------------------------------------------------------
+
+
+def dsim(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+@pytest.mark.parametrize("what", ["run", "load"])
+def test_ray_that_is_not_installed_is_asked_for(tmp_path, what, monkeypatch):
+    study(tmp_path, what)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    out = tmp_path / "out"
+    result = dsim(what, tmp_path / "study.toml", "--executor", "ray", "--out", out)
+    assert result.exit_code == 2
+    assert 'ray is not installed; it is the extra "ray": pip install "dsim[ray]"' in result.output
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--ray-address", "localhost:1"], "goes with --executor ray"),
+        (["--executor", "ray", "--ray-address", "x:1", "--jobs", "2"], "--jobs is about this"),
+        (["--executor", "rey"], "'rey' is not one of"),
+        (["--resume", "."], "--resume takes the study"),
+    ],
+)
+@pytest.mark.parametrize("what", ["run", "load"])
+def test_options_that_do_not_go_together(tmp_path, what, options, message):
+    study(tmp_path, what)
+    result = dsim(what, tmp_path / "study.toml", *options)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_each_command_resumes_its_own(tmp_path):
+    for what, other in (("run", "load"), ("load", "run")):
+        folder = tmp_path / what / ".unfinished"
+        folder.mkdir(parents=True)
+        study(tmp_path, what)
+        from dsim.study import load_study as load_studies
+        from dsim.study.study import load
+
+        path = tmp_path / "study.toml"
+        text = (load(path) if what == "run" else load_studies.load(path).study).to_toml()
+        (folder / "study.toml").write_text(text)
+        result = dsim(other, "--resume", tmp_path / what)
+        assert result.exit_code == 2
+        assert f"dsim {what}" in result.output
+
+
+def is_there(pid):
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """The address of a Ray cluster of its own: one node, on the loopback interface."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    monkeypatch.setenv("RAY_enable_metrics_collection", "0")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    folder = Path(tempfile.mkdtemp(prefix="dsim-head-", dir="/tmp"))  # a socket's path is short
+    options = ["--head", "--block", "--port", port, "--node-ip-address", "127.0.0.1"]
+    options += ["--num-cpus", 2, "--temp-dir", folder, "--include-dashboard", "false"]
+    log = folder / "head.log"
+    with log.open("w") as out:
+        head = subprocess.Popen(
+            [sys.executable, "-m", "ray.scripts.scripts", "start", *map(str, options)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_for(lambda: "Ray runtime started" in log.read_text(), head)
+        yield f"127.0.0.1:{port}"
+        assert head.poll() is None, "the cluster is not ours to stop"
+    finally:
+        below = [head.pid, *(pid for pid, _ in children(head.pid))]
+        head.terminate()
+        try:
+            head.wait(timeout=60)
+        except subprocess.TimeoutExpired:
+            head.kill()
+            head.wait()
+        for pid in filter(is_there, below):
+            os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@needs_ray
+def test_a_cluster_that_is_there_gives_the_same_bytes(tmp_path, cluster):
+    """Two runs: the first leaves the cluster as it was."""
+    for what in ("run", "load"):
+        folder = tmp_path / what
+        folder.mkdir()
+        study(folder, what)
+        there = ("--executor", "ray", "--ray-address", cluster)
+        for name, options in (("processes", PROCESSES), ("there", there)):
+            ran = subprocess.run(
+                command(what, *options, "--out", name), cwd=folder, capture_output=True, text=True
+            )
+            assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+        assert contents(folder / "there") == contents(folder / "processes")
+
+
+@needs_ray
+def test_an_address_at_which_nobody_answers(tmp_path):
+    study(tmp_path, "load")
+    ran = subprocess.run(
+        command("load", "--executor", "ray", "--ray-address", "127.0.0.1:9", "--out", "out"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 2
+    assert "--ray-address: no Ray cluster can be reached at 127.0.0.1:9" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,202 @@
+"""Pairs of models by name, by measured files and by numbers, as ``dsim advise`` takes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dsim.cli.main import main
+from dsim.errors import UserError
+from dsim.study import pairs, study
+from dsim.tasks.advise import advise as advising
+from dsim.tasks.advise.advise import Question, deployment_of, estimate, layouts, pass_ns
+from dsim.tasks.measure.measure import AcceptanceReport, LatencyTable, latency_json
+
+ROOT = Path(__file__).parents[2]
+QUICK = ["--gpus", "3", "--tokens", "20", "--json"]
+
+
+@pytest.fixture(autouse=True)
+def few_events(monkeypatch):
+    monkeypatch.setattr(advising, "EVENTS", 20_000)
+
+
+def advise(*words):
+    outcome = CliRunner().invoke(main, ["advise", *words, *QUICK])
+    assert outcome.exit_code == 0, outcome.output
+    return json.loads(outcome.stdout)
+
+
+def mistake(*words):
+    outcome = CliRunner().invoke(main, ["advise", *words, *QUICK])
+    assert outcome.exit_code == 2
+    assert "Traceback" not in outcome.output
+    return outcome.output
+
+
+def test_the_papers_pairs_are_those_of_the_study():
+    known = {
+        (pair.target.latency_ms, pair.drafter.latency_ms, pair.acceptance.rate, pair.prompts)
+        for pair in pairs.shipped()
+        if "2405.14105" in pair.source
+    }
+    table = study.load(ROOT / "studies" / "table1.toml")
+    wanted = {
+        (own["target.latency_ms"], own["drafter.latency_ms"], own["acceptance.rate"], name[1])
+        for name, own in ((name.split(", "), own) for name, own in table.variants)
+    }
+    assert known == wanted
+    assert len(known) == 10
+
+
+def test_a_pair_is_found_by_any_of_its_names():
+    assert pairs.find("vicuna-13b", None).prompts == "CNN-DM"
+    assert pairs.find(None, "starcoder-168m", "mbpp").target.latency_ms == 21.0
+    assert pairs.find("Phi3-14B", "Phi3-4B", "Alpaca").acceptance.rate == 0.87
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("Vicuna13B", None), '--target: expected one of .*; did you mean "Vicuna-13B"'),
+        (("Vicuna-7B", "vicuna-86m"), '--drafter: expected one of Vicuna-68M; .*"Vicuna-68M"'),
+        (("Vicuna-7B", None, "MBPP"), "--dataset: expected one of CNN-DM, Alpaca; got"),
+        (("gpt", None), 'got "gpt"$'),
+    ],
+)
+def test_unknown_names_are_told_the_nearest(names, message):
+    with pytest.raises(UserError, match=message):
+        pairs.find(*names)
+
+
+def test_advice_for_a_pair_by_name():
+    found = advise("--target", "Vicuna-13B", "--dataset", "Alpaca")["pair"]
+    assert (found["target_latency_ms"], found["drafter_latency_ms"]) == (33.3, 2.5)
+    assert found["acceptance"] == 0.58
+    assert "Table 1" in found["source"]
+    text = CliRunner().invoke(main, ["advise", "--target", "Phi3-14B", *QUICK[:-1]]).stdout
+    assert text.startswith("Phi3-14B and Phi3-4B on HumanEval (Timor et al.")
+
+
+def test_a_number_wins_over_a_name():
+    found = advise("--target", "Vicuna-13B", "--drafter-latency", "9", "--acceptance", "0.9")
+    assert found["pair"]["target_latency_ms"] == 37.7
+    assert (found["pair"]["drafter_latency_ms"], found["pair"]["acceptance"]) == (9, 0.9)
+
+
+def test_nothing_given_is_the_default():
+    found = advise()["pair"]
+    assert (found["target_latency_ms"], found["drafter_latency_ms"]) == (30, 3)
+    assert (found["acceptance"], found["source"]) == (0.8, "")
+
+
+PROFILE = {
+    "format": "dsim profile 1",
+    "name": "mine",
+    "source": "a test",
+    "target": {"model": "t", "latency_ms": 9.0, "latency_by_width_ms": [[1, 10.0], [11, 20.0]]},
+    "drafter": {"model": "d", "latency_ms": 2.0},
+    "acceptance": {"rate": 0.7},
+}
+
+
+def test_advice_for_a_profile(tmp_path):
+    path = tmp_path / "pair.json"
+    path.write_text(json.dumps(PROFILE))
+    found = advise("--pair", str(path))["pair"]
+    assert found["target_latency_by_width_ms"] == [[1, 10.0], [11, 20.0]]
+    assert (found["target_latency_ms"], found["drafter_latency_ms"]) == (10, 2)
+    assert found["source"] == "mine (a test)"
+    path.write_text(json.dumps({k: v for k, v in PROFILE.items() if k != "acceptance"}))
+    assert "--acceptance: is missing: mine has no acceptance" in mistake("--pair", str(path))
+    assert advise("--pair", str(path), "--acceptance", "0.5")["pair"]["acceptance"] == 0.5
+    for other in (["--target", "Vicuna-7B"], ["--dataset", "CNN-DM"]):
+        assert "give either --pair or" in mistake("--pair", str(path), *other)
+
+
+def test_what_dsim_measure_prints_is_read(tmp_path):
+    rows = [
+        {"width": w, "context": c, "co_running": n, "p25_ms": 1.0, "p50_ms": ms, "p75_ms": 99.0}
+        for c, n, factor in ((32, 0, 1), (128, 0, 2), (128, 3, 3))
+        for w, ms in ((1, 4.0 * factor), (8, 6.0 * factor))
+    ]
+    table = LatencyTable(
+        model="m", parameters=7, ttft_ms=[30.0, 50.0], tpot_ms=[5.0], rows=rows, notes=[]
+    )
+    latency = tmp_path / "latency.json"
+    latency.write_text(latency_json(table))
+    read = pairs.latency_of(latency)
+    assert read.latency_by_width_ms == ((1, 12.0), (8, 18.0))
+    assert (read.latency_ms, read.first_latency_ms) == (5.0, 40.0)
+    import numpy as np
+
+    report = AcceptanceReport(
+        target="t", drafter="d", rule="match", tasks=["a"], draws=np.array([[True, False]])
+    )
+    acceptance = tmp_path / "acceptance.json"
+    acceptance.write_text(json.dumps(report.as_dict))
+    words = ["--target-latency", str(latency), "--acceptance", str(acceptance)]
+    found = advise(*words)["pair"]
+    assert found["target_latency_by_width_ms"] == [[1, 12.0], [8, 18.0]]
+    assert (found["drafter_latency_ms"], found["acceptance"]) == (3, 0.5)
+    # One for the other, and things that are neither.
+    assert "not what dsim measure latency --json prints" in mistake("--target-latency", words[3])
+    assert "not what dsim measure acceptance --json" in mistake("--acceptance", words[1])
+    for text, what in (
+        ("[]", "model is missing"),
+        ("{", "is not JSON"),
+        ('{"model": "m", "tpot_ms": [1], "rows": []}', "rows: expected tables with width"),
+        ('{"model": "m", "tpot_ms": [1], "rows": [{"width": 1}]}', "rows: expected tables with"),
+        (json.dumps({"model": "m", "rows": rows, "tpot_ms": []}), "tpot_ms: expected a list of"),
+    ):
+        latency.write_text(text)
+        assert what in mistake("--target-latency", str(latency))
+    acceptance.write_text('{"target": "t", "drafter": "d", "rate": 2}')
+    assert "rate: expected a number from 0 to 1, got 2" in mistake("--acceptance", str(acceptance))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--target-latency", "-1"), "--target-latency: expected a number > 0, got -1"),
+        (("--drafter-latency", "nan"), "--drafter-latency: expected a number > 0, got nan"),
+        (("--acceptance", "1.5"), "--acceptance: expected a number from 0 to 1, got 1.5"),
+        (("--target-latency", "none.json"), "expected a number or a file that dsim measure wrote"),
+        (("--pair", "none.json"), "none.json: cannot be read"),
+    ],
+)
+def test_mistakes_are_named(words, message):
+    assert message in mistake(*words)
+
+
+def test_a_measured_table_makes_wide_passes_dear():
+    """Estimates take a pass over k + 1 tokens, the event engine each pass over what it covers."""
+    table = ((1, 10_000_000), (11, 60_000_000))
+    question = Question(
+        target_ns=10_000_000,
+        drafter_ns=1_000_000,
+        acceptance=0.8,
+        gpus=3,
+        tokens=20,
+        tp_gain=2.0,
+        target_table=table,
+    )
+    assert pass_ns(question, 1) == 10_000_000
+    assert pass_ns(question, 1, 6) == 35_000_000
+    assert pass_ns(question, 2, 6) == 17_500_000
+    some = [one for one in layouts(question) if one.targets == 1 and one.degree == 1]
+    by_k = {
+        one.layout.lookahead: one.latency_ns
+        for one in estimate(question, some)
+        if one.layout.algorithm in ("nonsi", "si") and one.layout.drafter_gpus <= 1
+    }
+    assert by_k[0] == 20 * 10_000_000
+    assert by_k[1] < by_k[0] < by_k[10]  # and by no table k = 10 would be faster than non-SI
+    flat = estimate(dataclasses.replace(question, target_table=()), some)
+    assert all(one.latency_ns < by_k[0] for one in flat if one.layout.lookahead == 10)
+    target = deployment_of(question, some[0]).target
+    assert (target.model, target.table) == ("table", table)

@@ -1,0 +1,189 @@
+"""``dsim advise``: layouts, estimates, confirmation and the verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsim.cli.main import main
+from dsim.deployment.metrics import measure
+from dsim.deployment.serve import serve
+from dsim.deployment.workload import Length, Workload
+from dsim.tasks.advise import advise as advising
+from dsim.tasks.advise.advise import Question, advise, deployment_of, estimate, layouts, pass_ns
+
+MS = 1_000_000
+BASE = Question(target_ns=30 * MS, drafter_ns=3 * MS, acceptance=0.8, gpus=4, tokens=40)
+
+
+@pytest.fixture(autouse=True)
+def few_events(monkeypatch):
+    monkeypatch.setattr(advising, "EVENTS", 60_000)
+
+
+@given(st.integers(1, 40), st.sampled_from([1, 2, 4]), st.integers(1, 30))
+def test_layouts_fit_on_the_gpus(gpus, least, tokens):
+    question = dataclasses.replace(BASE, gpus=gpus, gpus_per_target=least, tokens=tokens)
+    found = layouts(question)
+    assert len(set(found)) == len(found)
+    for layout in found:
+        assert 1 <= layout.gpus <= gpus
+        assert layout.degree >= least
+        assert layout.lookahead < tokens
+        assert (layout.drafter_gpus == 0) == (layout.algorithm == "nonsi")
+    if gpus >= least:
+        assert any(one.algorithm == "nonsi" and one.targets == gpus // least for one in found)
+
+
+def test_tensor_parallelism_shortens_passes():
+    question = dataclasses.replace(BASE, tp_gain=1.5, gpus_per_target=2)
+    assert pass_ns(question, 2) == 30 * MS
+    assert pass_ns(question, 4) == 20 * MS
+
+
+@settings(max_examples=25)
+@given(st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.integers(1, 12), st.booleans())
+def test_without_load_and_preemptible_the_estimate_is_exact(p, drafter_ms, many):
+    """One request after the other on the same draws: the ideal model itself."""
+    question = dataclasses.replace(BASE, acceptance=p, drafter_ns=drafter_ms * MS, preemptible=True)
+    some = layouts(question)[:: 7 if many else 11]
+    requests = advising.REPEATS
+    for one in estimate(question, some):
+        deployment = deployment_of(question, one.layout)
+        workload = Workload(
+            arrivals="closed", users=1, requests=requests, output=Length(mean_tokens=40)
+        )
+        mean = measure(deployment, [serve(deployment, workload)]).latency["mean"].value
+        assert mean == pytest.approx(one.latency_ns / 1e6, rel=1e-9)
+
+
+def test_the_best_is_best_of_what_was_confirmed():
+    for objective in advising.OBJECTIVES:
+        question = dataclasses.replace(BASE, objective=objective, rate_per_s=1.0, slo_ns=1000 * MS)
+        advice = advise(question)
+        values = [advising.value(question, one) for one in advice.ranking]
+        assert values == sorted(values)
+        assert {one.layout.algorithm for one in advice.ranking} == {"nonsi", "si", "dsi"}
+        assert all(one.requests == advice.ranking[0].requests for one in advice.ranking)
+        assert str(advice.ranking[0].layout) in advice.verdict
+
+
+def test_what_is_recommended_comes_from_the_event_engine():
+    question = dataclasses.replace(BASE, rate_per_s=1.0)
+    best = advise(question).ranking[0]
+    deployment = deployment_of(question, best.layout)
+    workload = Workload(requests=best.requests, rate_per_s=1.0, output=Length(mean_tokens=40))
+    again = measure(deployment, [serve(deployment, workload)], warm_up=0.1)
+    assert again.latency["mean"] == best.metrics.latency["mean"]
+
+
+def test_the_pareto_front_is_one():
+    advice = advise(dataclasses.replace(BASE, rate_per_s=1.0))
+    points = [
+        (one.gpu_seconds_per_token, one.metrics.latency["mean"].value) for one in advice.pareto
+    ]
+    assert points == sorted(points)
+    assert [y for _, y in points] == sorted((y for _, y in points), reverse=True)
+    for one in advice.ranking:
+        mine = (one.gpu_seconds_per_token, one.metrics.latency["mean"].value)
+        assert any(x <= mine[0] and y <= mine[1] for x, y in points)
+
+
+def test_a_bad_drafter_is_advised_against():
+    question = dataclasses.replace(BASE, acceptance=0.1, drafter_ns=25 * MS)
+    assert advise(question).verdict.startswith("Don't speculate: run non-SI")
+
+
+def test_a_good_drafter_is_advised():
+    question = dataclasses.replace(BASE, acceptance=0.95, drafter_ns=MS, tp_gain=1.1)
+    advice = advise(question)
+    assert advice.ranking[0].layout.algorithm in ("si", "dsi")
+    assert advice.verdict.startswith("Run ")
+    assert any("acceptance rate" in sentence for sentence in advice.sensitivity)
+
+
+def test_what_nothing_carries_is_said():
+    advice = advise(dataclasses.replace(BASE, rate_per_s=1000.0))
+    assert advice.ranking == []
+    assert advice.verdict.startswith("Nothing on 4 GPUs carries 1000 requests / s")
+    assert all(math.isinf(one.latency_ns) for one in advice.estimates)
+
+
+def test_advice_is_reproducible():
+    question = dataclasses.replace(BASE, rate_per_s=1.0)
+    assert advising.as_json(advise(question)) == advising.as_json(advise(question))
+
+
+def test_the_command(tmp_path):
+    page = tmp_path / "a.html"
+    common = ["advise", "--gpus", "3", "--tokens", "20", "--rate", "1"]
+    result = CliRunner().invoke(main, [*common, "--out", str(page)])
+    assert result.exit_code == 0, result.output
+    assert "layouts were estimated" in result.output
+    assert "Latency against GPU time" in page.read_text()
+    answer = json.loads(CliRunner().invoke(main, [*common, "--json"]).output)
+    assert answer["verdict"] in result.output
+    assert answer["ranking"][0]["gpus"] <= 3
+
+
+def test_wrong_options_are_named_together():
+    result = CliRunner().invoke(
+        main,
+        ["advise", "--objective", "slo", "--rate", "-1", "--gpus", "2", "--gpus-per-target", "4"],
+    )
+    assert result.exit_code == 2
+    for part in (
+        "--rate: expected a number from 1e-06 to",
+        "--slo: is missing",
+        "--gpus-per-target",
+    ):
+        assert part in result.output
+
+
+@pytest.mark.parametrize("option", ["--price", "--batch-cost", "--rate", "--slo", "--watts"])
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_what_is_no_number_of_anything_is_refused(option, value):
+    result = CliRunner().invoke(main, ["advise", option, value, "--tokens", "20"])
+    assert result.exit_code == 2
+    assert f"{option}: expected a number from" in result.output
+
+
+def test_so_many_requests_are_sent_that_a_growing_queue_would_tell():
+    # Long texts: the bound on events alone would leave too few.
+    question = dataclasses.replace(BASE, tokens=600, rate_per_s=0.01, gpus=1)
+    found = advise(question)
+    assert all(one.requests >= 200 and one.metrics.backlog == 0 for one in found.ranking)
+
+
+def test_what_there_is_no_gpu_for_is_no_matter_of_load():
+    verdict = advise(dataclasses.replace(BASE, gpus=1)).verdict
+    assert "SI needs a further GPU, for a drafter" in verdict
+    assert "cannot carry" not in verdict
+    assert "SI" not in advise(dataclasses.replace(BASE, gpus=1, tokens=1)).verdict.split(":", 2)[2]
+
+
+def advised(*args):
+    return CliRunner().invoke(main, ["advise", *map(str, args)])
+
+
+def test_energy_where_watts_are_given():
+    options = ("--tokens", "30", "--gpus", "3", "--json")
+    rows = json.loads(advised(*options).output)["ranking"]
+    assert all(row["kwh_per_million"] is None for row in rows)
+    always = json.loads(advised(*options, "--watts", 360, "--idle-watts", 360).output)
+    for row in always["ranking"]:  # 360 W for each GPU-second, whatever it does
+        assert row["kwh_per_million"] == pytest.approx(row["gpu_seconds_per_token"] * 100)
+    assert "kWh/M" in advised(*options[:-1], "--watts", 360, "--idle-watts", 0).output
+    for one, missing in (("--watts", "--idle-watts"), ("--idle-watts", "--watts")):
+        result = advised(*options, one, 5)
+        assert result.exit_code == 2
+        assert f"{missing}: is missing" in result.output
+    result = advised(*options, "--watts", 5, "--idle-watts", 6)
+    assert result.exit_code == 2
+    assert "expected at most 5 (--watts), got 6" in result.output

@@ -1,0 +1,759 @@
+"""Load studies: settings, the command line, the results folder and the trace."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsim.cli.main import main
+from dsim.deployment import perfetto
+from dsim.deployment.metrics import DRIFT_REQUESTS, _estimate, backlog_growth, measure
+from dsim.deployment.serve import serve
+from dsim.deployment.spec import Deployment, Faults, FleetSpec, MorePool, Slo
+from dsim.deployment.theory import offered_load
+from dsim.deployment.workload import Length, Workload, read_trace, uniforms
+from dsim.errors import UserError
+from dsim.model.acceptance import Acceptance
+from dsim.model.drafters import MoreDrafter
+from dsim.model.latency import Latency
+from dsim.study.load_study import BY_KEY, loads
+from dsim.tasks import load as loading
+from tests.deployment.test_cluster import deployments, workloads
+
+STUDIES = Path(__file__).parents[2] / "studies"
+SMALL = """
+tokens = 10
+repeats = 1
+[target]
+latency_ms = 30.0
+[drafter]
+latency_ms = 3.0
+[workload]
+requests = 40
+[cluster]
+targets = 2
+"""
+
+
+def dsim(*args):
+    return CliRunner().invoke(main, [str(a) for a in args])
+
+
+def small(tmp_path, more=""):
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL + more)
+    return path
+
+
+def problems(text, overrides=()):
+    with pytest.raises(UserError) as caught:
+        loads(text, "s.toml", overrides)
+    return [str(problem) for problem in caught.value.problems]
+
+
+# -- settings ------------------------------------------------------------------------------------
+
+
+def test_every_problem_is_named_at_once():
+    found = problems(
+        'tokens = 0\n[workload]\narrival = "poisson"\nrate_per_s = -1\n'
+        '[cluster]\ntarget_discipline = "fifi"\n[slo]\nttft_ms = "soon"\n'
+    )
+    assert any(
+        'workload.arrival: unknown setting; did you mean "workload.arrivals"?' in p for p in found
+    )
+    assert any("workload.rate_per_s: expected" in p and "got -1" in p for p in found)
+    assert any('did you mean "fifo"?' in p for p in found)
+    assert any("slo.ttft_ms" in p for p in found)
+    assert any("tokens: expected" in p for p in found)
+    assert len(found) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[workload]\narrivals = "trace"', "workload.trace_file: is missing"),
+        ("[cluster]\ntarget_kv_tokens = 50", "expected room for one request"),
+        ("[cluster]\nhosts = 1\nslowdown = [0.5]", "expected factors ≥ 1"),
+        ('minimise = ["lookahead"]\n[grid]\nlookahead = [1, 2]', "minimise: is for dsim run"),
+        ('[[charts]]\nkind = "lines"\nx = "lookahead"\ny = "latency_mean_ms"', "charts[0].x"),
+        (
+            '[grid]\nlookahead = [1, 2]\n[[charts]]\nkind = "lines"\nx = "lookahead"\ny = "latncy"',
+            "expected a column of the results",
+        ),
+        ('[workload]\ntrace_file = "nowhere.csv"', "cannot be read"),
+        ("[grid]\ncluster.more_drafters = [[1, 2], [2, 1]]", "take lists as variants"),
+        ("[workload]\nrate_per_s = 1e-10", "rate_per_s: expected"),
+        ("[workload]\nrate_per_s = 1e-5\nrequests = 1000000", "so many requests take 1.0e+11 s"),
+        ("[cluster]\nmttr_s = 1e300", "mttr_s: expected"),
+        ("[cluster]\nnetwork_ms = 1e300", "network_ms: expected"),
+        (
+            'tokens = 2\n[acceptance]\nmodel = "trace"\ntrace = "10"\n'
+            "[workload]\nacceptance_drift = 0.1",
+            "workload.acceptance_drift: has no meaning for a trace",
+        ),
+    ],
+)
+def test_what_is_wrong_only_together(text, message):
+    assert message in "\n".join(problems(text))
+
+
+def test_settings_reach_the_deployment():
+    study = loads(
+        SMALL,
+        overrides=[
+            "cluster.network_ms=2",
+            "cluster.target_context_ms=0.5",
+            "cluster.target_kv_tokens=999",
+            "cluster.mtbf_s=10",
+            "slo.ttft_ms=100",
+            'algorithms=["si"]',
+            "workload.prompt_tokens=7",
+            "workload.output_cv=0.5",
+        ],
+    )
+    (case,) = study.cases()
+    d, w = case.deployment, case.workload
+    assert (d.algorithm, d.targets.servers, d.network_ns) == ("si", 2, 2_000_000)
+    assert d.targets.context_ns == 500.0  # 0.5 ms for 1000 tokens
+    assert d.targets.kv_tokens == 999
+    assert d.faults.mtbf_ns == 10_000_000_000
+    assert d.slo == Slo(ttft_ns=100_000_000)
+    assert w.prompt == Length(mean_tokens=7)
+    assert w.output == Length(model="lognormal", mean_tokens=10, cv=0.5)
+
+
+def test_a_study_survives_being_written_down():
+    study = loads(SMALL + "[grid]\nworkload.rate_per_s = [1.0, 2.0]\n")
+    again = loads(study.study.to_toml())
+    assert [c.deployment for c in again.cases()] == [c.deployment for c in study.cases()]
+    assert [c.workload for c in again.cases()] == [c.workload for c in study.cases()]
+
+
+@pytest.mark.parametrize("name", ["load.toml", "budget.toml", "network.toml", "drafter-pools.toml"])
+def test_shipped_studies_are_sound(name):
+    text = (STUDIES / name).read_text()
+    cases = list(loads(text, name).cases())
+    assert all(not loading.check(case) for case in cases)
+    assert len({case.deployment.gpus for case in cases}) == 1 or name == "network.toml"
+
+
+def test_settings_are_listed():
+    result = dsim("settings", "--load", "--json")
+    keys = {row["key"] for row in json.loads(result.output)}
+    assert set(BY_KEY) <= keys
+    assert "workload.rate_per_s" not in dsim("settings").output
+
+
+FURTHER = """
+algorithms = ["dsi", "multidsi"]
+[target]
+first_latency_ms = 60.0
+[drafter]
+latency_ms = 3.0
+first_latency_ms = 6.0
+[more_drafters]
+latency_ms = [9.0, 2.0]
+acceptance_rate = [0.9, 0.5]
+[cluster]
+drafters = 3
+gpus_per_drafter = 0.5
+drafter_batch = 2
+drafter_context_ms = 0.5
+drafter_watts = 300
+drafter_idle_watts = 50
+target_watts = 700
+target_idle_watts = 100
+drafter_mtbf_s = 40
+more_drafters = [4, 1]
+more_drafter_watts = [400, 60]
+[[cluster.faults]]
+server = "further drafter 1.4"
+at_s = 2
+"""
+
+
+def test_further_drafters_have_pools_of_their_own():
+    dsi, multi = (case.deployment for case in loads(FURTHER).cases())
+    assert dsi.more_drafters == ()
+    assert dsi.gpus == 7 + 1.5
+    slow, fast = multi.more_drafters
+    assert multi.gpus == 7 + 1.5 + 2 + 0.5
+    assert (slow.drafter.rate, slow.drafter.latency) == (
+        0.9,
+        Latency(latency_ns=9_000_000, first_ns=18_000_000),
+    )
+    assert slow.servers == FleetSpec(
+        servers=4, gpus=0.5, max_batch=2, context_ns=1500.0, watts=400.0, idle_watts=50.0
+    )
+    assert (fast.servers.servers, fast.servers.watts) == (1, 60.0)
+    assert fast.servers.context_ns == pytest.approx(500.0 * 2 / 3)
+    assert slow.faults.mtbf_ns == fast.faults.mtbf_ns == 40 * 10**9
+    assert slow.faults.plan == ((3, 2 * 10**9, -1),)
+    assert fast.faults.plan == multi.drafter_faults.plan == ()
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("cluster.more_drafters=[1, 2, 3]", "one for each of more_drafters.latency_ms (2), got 3"),
+        (
+            "cluster.more_drafters=0.5",
+            "expected a whole number from 1 to 100000, got 0.5",
+        ),
+        ("cluster.gpus_per_more_drafter=[0.5]", "one number, or one for each of"),
+        (
+            "cluster.more_drafter_idle_watts=80",
+            "at most 60 (cluster.more_drafter_watts, of",
+        ),
+        ("more_drafters.acceptance_rate=0.5", "expected one for each of more_drafters.latency_ms"),
+        ("cluster.more_drafter=2", 'did you mean "cluster.more_drafters"?'),
+        (
+            'cluster.faults=[{ server="further drafter 2.2", at_s=1 }]',
+            "expected further drafter 2.1 to further drafter 2.1 (cluster.more_drafters)",
+        ),
+        (
+            'cluster.faults=[{ server="further drafter 3.1", at_s=1 }]',
+            "there is no further drafter 3 (more_drafters.latency_ms)",
+        ),
+    ],
+)
+def test_what_is_wrong_with_further_drafters(override, message):
+    assert message in "\n".join(problems(FURTHER, [override]))
+
+
+def test_further_drafters_cost_what_they_take():
+    """Each GPU draws as much as any, at work or not: energy is GPUs times time."""
+    spec = FleetSpec(watts=100.0, idle_watts=100.0)
+    pool = MorePool(
+        drafter=MoreDrafter(latency=Latency(latency_ns=300_000), rate=0.9),
+        servers=dataclasses.replace(spec, servers=3, gpus=0.5),
+    )
+    deployment = Deployment(
+        algorithm="multidsi",
+        targets=spec,
+        drafters=spec,
+        more_drafters=(pool,),
+        price_per_gpu_hour=2.0,
+    )
+    run = serve(deployment, Workload(requests=4, rate_per_s=20.0))
+    m = measure(deployment, [run])
+    hours = run.end_ns / 3.6e12
+    assert m.joules_per_request * 4 == pytest.approx(3.5 * 100 * hours * 3600)
+    assert m.price_per_million == pytest.approx(3.5 * 2.0 * hours / 400 * 1e6)
+    (fleet,) = run.more_drafters
+    assert m.more_drafter_utilisation == pytest.approx(sum(fleet.busy_ns) / 3 / run.end_ns)
+    assert m.more_drafter_utilisation > 0
+    busy = sum(
+        sum(f.busy_ns) * s.gpus for f, s in zip(run.fleets, (spec, spec, pool.servers), strict=True)
+    )
+    assert m.busy_gpu_seconds_per_token == pytest.approx(busy / 1e9 / 400)
+    alone = dataclasses.replace(deployment, algorithm="dsi")
+    assert math.isnan(measure(alone, [serve(alone, Workload())]).more_drafter_utilisation)
+
+
+def test_pools_of_drafters_share_their_load():
+    """Two alike, each always right: half the load of one; with the failures of both, more."""
+    one = Deployment(
+        algorithm="multidsi",
+        drafter=Latency(latency_ns=10**6),
+        acceptance=Acceptance(rate=1.0),
+        drafters=FleetSpec(),
+    )
+    pool = MorePool(drafter=MoreDrafter(latency=Latency(latency_ns=10**6), rate=1.0))
+    failing = Faults(mtbf_ns=10**12, mttr_ns=10**12)
+    two = dataclasses.replace(one, more_drafters=(pool,))
+    half_up = dataclasses.replace(
+        two, drafter_faults=failing, more_drafters=(dataclasses.replace(pool, faults=failing),)
+    )
+    workload = Workload(requests=50, rate_per_s=1.0, output=Length(mean_tokens=101))
+    loads_ = [offered_load(d, workload).drafter for d in (one, two, half_up)]
+    assert loads_ == pytest.approx([0.1, 0.05, 0.1], rel=1e-5)
+
+
+# -- unstable loads -------------------------------------------------------------------------------
+
+
+def test_an_unstable_load_is_named_and_explained(tmp_path):
+    path = small(tmp_path)
+    result = dsim("load", path, "--set", "workload.rate_per_s=50", "--json")
+    assert result.exit_code == 2
+    assert "nonsi: the offered load of the 2 target servers is 7.50" in result.output
+    assert "It takes fewer than 6.67 requests / s, or 16 target servers or more" in result.output
+    # SI needs less, so it is at another load; DSI is refused by the least that it can do with.
+    assert result.output.count("the offered load of") == 3
+    assert "Traceback" not in result.output
+
+
+def test_cases_that_can_be_served_are_simulated_beside(tmp_path):
+    path = small(tmp_path, "[grid]\nworkload.rate_per_s = [1.0, 50.0]\n")
+    result = dsim("load", path, "--json")
+    assert result.exit_code == 0
+    answer = json.loads(result.output)
+    by = {(c["algorithm"], c["workload_rate_per_s"]): c for c in answer["cases"]}
+    assert by["nonsi", 1.0]["status"] == "ok"
+    assert by["nonsi", 50.0]["status"] == "refused"
+    assert by["nonsi", 50.0]["latency_mean_ms"] is None
+    assert len(answer["refused"]) >= 1
+
+
+def test_a_growing_backlog_is_told():
+    """Twice the work that a server can do, simulated on purpose."""
+    deployment = Deployment(
+        algorithm="nonsi", target=Latency(latency_ns=10**7), targets=FleetSpec()
+    )
+    workload = Workload(requests=400, rate_per_s=200.0, output=Length(mean_tokens=1))
+    over = serve(deployment, workload)
+    assert backlog_growth(over) > 1.5
+    assert not measure(deployment, [over]).stable
+    calm = serve(deployment, Workload(requests=400, rate_per_s=50.0, output=Length(mean_tokens=1)))
+    assert measure(deployment, [calm]).stable
+    short = serve(deployment, Workload(requests=DRIFT_REQUESTS - 1, output=Length(mean_tokens=1)))
+    assert math.isnan(backlog_growth(short))
+
+
+# -- the command line ------------------------------------------------------------------------------
+
+
+def test_a_load_study_writes_its_folder(tmp_path):
+    path = small(tmp_path, "[grid]\nworkload.rate_per_s = [0.5, 1.0]\n")
+    out = tmp_path / "out"
+    result = dsim("load", path, "--out", out, "--jobs", 1)
+    assert result.exit_code == 0, result.output
+    assert "non-SI" in result.output
+    names = {p.name for p in out.iterdir()}
+    assert {
+        "results.csv",
+        "results.parquet",
+        "report.html",
+        "study.toml",
+        "provenance.json",
+    } <= names
+    frame = pd.read_parquet(out / "results.parquet")
+    assert len(frame) == 6
+    assert set(loading.OUTCOMES) <= set(frame.columns)
+    page = (out / "report.html").read_text()
+    assert "The backlog over time" in page
+    assert dsim("load", path, "--out", out, "--jobs", 1).exit_code == 0  # the same again is fine
+    other = dsim("load", path, "--out", out, "--set", "tokens=11")
+    assert other.exit_code == 2
+    assert "--force" in other.output
+
+
+@pytest.mark.parametrize("which", ["dsim.study.results.write_csv", "pathlib.Path.write_text"])
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, which):
+    """Cases that were finished before stay, and are not simulated again."""
+    path, out = small(tmp_path), tmp_path / "out"
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(which, full)
+        result = dsim("load", path, "--out", out, "--jobs", 1)
+    assert result.exit_code == 2
+    assert "there is no room for the results" in result.output
+    if which == "pathlib.Path.write_text":
+        assert not out.exists()
+        return
+    assert {p.name for p in out.iterdir()} == {".unfinished"}
+    assert not (out / ".unfinished" / "new").exists()
+    monkeypatch.setattr(loading, "replicate", None)
+    assert dsim("load", "--resume", out, "--jobs", 1).exit_code == 0
+
+
+def test_a_chart_over_names_has_a_place_for_each(tmp_path):
+    from dsim.report import deployments as charts
+
+    study = loads(
+        f'{SMALL.replace("40", "250")}[grid]\ncluster.target_discipline = ["lifo", "fifo"]\n'
+        '[[charts]]\nkind = "lines"\nx = "cluster.target_discipline"\ny = "latency_mean_ms"\n'
+    )
+    found = loading.answers(study)
+    panel, *_ = charts.panels(study, found, loading.table(found))
+    layers = panel.chart.to_dict()["layer"]
+    axes = [layer["encoding"]["x"] for layer in layers]
+    assert all((x["type"], x["sort"]) == ("nominal", None) for x in axes)  # as in the study
+    assert all(layer["mark"]["type"] != "line" for layer in layers)
+
+
+def test_a_study_that_cannot_be_served_leaves_no_folder(tmp_path):
+    out = tmp_path / "out"
+    result = dsim("load", small(tmp_path), "--set", "workload.rate_per_s=50", "--out", out)
+    assert result.exit_code == 2
+    assert not out.exists()
+
+
+def test_variants_may_differ_in_algorithm_and_servers():
+    study = loads(
+        SMALL.replace("targets = 2", "")
+        + '[[variants]]\nname = "a"\nalgorithms = ["nonsi"]\ncluster.targets = 8\n'
+        '[[variants]]\nname = "b"\nalgorithms = ["dsi"]\n[variants.cluster]\ntargets = 7\n'
+    )
+    assert [(c.variant, c.deployment.algorithm, c.deployment.gpus) for c in study.cases()] == [
+        ("a", "nonsi", 8.0),
+        ("b", "dsi", 8.0),
+    ]
+
+
+def test_a_workload_is_replayed_from_a_file(tmp_path):
+    (tmp_path / "w.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0.5,3,2\n0,1,4\n")
+    path = small(tmp_path)
+    result = dsim(
+        "load",
+        path,
+        "--json",
+        "--set",
+        'workload.arrivals="trace"',
+        "--set",
+        'workload.trace_file="w.csv"',
+        "--set",
+        'algorithms=["nonsi"]',
+    )
+    assert result.exit_code == 0, result.output
+    (case,) = json.loads(result.output)["cases"]
+    assert case["requests"] == 2
+
+
+def test_a_replayed_workload_is_part_of_its_study(tmp_path):
+    rows = "arrival_s,prompt_tokens,output_tokens\n7.5,3,2\n7,1,4\n"
+    (tmp_path / "w.csv").write_text(rows)
+    more = 'arrivals = "trace"\ntrace_file = "w.csv"\n'
+    text = SMALL.replace("[workload]\n", f"[workload]\n{more}")
+    study = loads(text, folder=tmp_path)
+    (tmp_path / "w.csv").unlink()
+    again = loads(study.study.to_toml(), folder=tmp_path / "elsewhere")
+    assert list(again.cases()) == list(study.cases())
+    (case, *_) = again.cases()
+    assert case.workload.trace == ((0, 1, 4), (500_000_000, 3, 2))  # from the first request on
+    # It brings its own lengths, so room for tokens = 10 is not asked for.
+    loads(study.study.to_toml(), "s", ["cluster.target_kv_tokens=6"])
+    assert problems(text.replace('_file = "w.csv"', ' = "a,b\\n1,2"')) == [
+        "s.toml: workload.trace: expected a column arrival_ms, got a, b"
+    ]
+
+
+def test_a_trace_from_a_spreadsheet():
+    text = "\ufeffarrival_ms,output_tokens\r\n\r\n1795000000005,2\r\n"  # since 1970
+    assert read_trace(text) == ((0, 0, 2),)
+    assert read_trace(f"{text}1795000000007.5,1\r\n")[1] == (2_500_000, 0, 1)
+    with pytest.raises(ValueError, match="line 4: expected numbers"):
+        read_trace(f"{text}x,2\r\n")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("arrival_ms,output_tokens\n1,99999999999999999999\n", "10,000,000 tokens at most"),
+        (f"arrival_ms,output_tokens\n1,{'9' * 140_000}\n", "line 1: field larger"),
+        ("arrival_s,output_tokens\n1,1\n999999999999,1\n", "more than 30 years"),
+        ("", "expected a header"),
+        ("a,b\n1,2\n", "expected a column arrival_ms"),
+        ("arrival_ms,output_tokens\n1,x\n", "line 2: expected numbers"),
+        ("arrival_ms,output_tokens\n-1,3\n", "line 2: expected an arrival"),
+        ("arrival_ms,output_tokens\n1,0\n", "an output ≥ 1"),
+    ],
+)
+def test_bad_traces_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        read_trace(text)
+
+
+# -- metrics ---------------------------------------------------------------------------------------
+
+
+def test_metrics_of_a_run_worked_out_by_hand():
+    """One server, t2 = 10 ms: request 0 (2 tokens) at 0, request 1 (1 token) at 5."""
+    deployment = Deployment(
+        algorithm="nonsi",
+        target=Latency(latency_ns=10**7),
+        targets=FleetSpec(gpus=2),
+        price_per_gpu_hour=3.6,
+        slo=Slo(latency_ns=15 * 10**6),
+    )
+    workload = Workload(arrivals="trace", trace=((0, 0, 2), (5 * 10**6, 0, 1)))
+    m = measure(deployment, [serve(deployment, workload)])
+    # Settled: 10 and 30; 20. Request 1 goes between, since it waits since 5.
+    assert m.ttft["mean"].value == pytest.approx((10 + 15) / 2)
+    assert m.tpot["mean"].value == pytest.approx(20)  # request 1 has none
+    assert m.latency["mean"].value == pytest.approx((30 + 15) / 2)
+    assert m.throughput_per_s.value == pytest.approx(2 / 0.030)
+    assert m.goodput_per_s == pytest.approx(1 / 0.030)
+    assert m.good_share == 0.5
+    assert m.target_utilisation == 1
+    assert m.in_system == pytest.approx((30 + 15) / 30)
+    assert m.target_queue == pytest.approx((5 + 10) / 30)
+    assert m.gpu_seconds_per_token == pytest.approx(2 * 0.030 / 3)
+    assert m.price_per_million == pytest.approx(2 * 0.030 / 3 * 1e6 / 3600 * 3.6)
+    assert math.isnan(m.latency["mean"].ci95)
+
+
+@pytest.mark.parametrize("ns", [33_300_000, 7_700_000, 10_000_000])
+def test_who_keeps_a_bound_exactly_keeps_it(ns):
+    deployment = Deployment(
+        algorithm="nonsi",
+        target=Latency(latency_ns=ns),
+        targets=FleetSpec(),
+        slo=Slo(ttft_ns=ns, tpot_ns=ns),
+    )
+    trace = tuple((200 * ns * i, 0, length) for i, length in enumerate(range(1, 101)))
+    run = serve(deployment, Workload(arrivals="trace", trace=trace))
+    assert measure(deployment, [run]).good_share == 1
+    late = dataclasses.replace(deployment, slo=Slo(tpot_ns=ns - 1))
+    assert measure(late, [run]).good_share == 0.01  # the text of one token has none
+
+
+def test_the_warm_up_is_cut():
+    deployment = Deployment(
+        algorithm="nonsi", target=Latency(latency_ns=10**7), targets=FleetSpec()
+    )
+    trace = tuple((10**9 * i, 0, 5 if i < 5 else 1) for i in range(10))
+    run = serve(deployment, Workload(arrivals="trace", trace=trace))
+    assert measure(deployment, [run]).latency["mean"].value == pytest.approx(30)
+    assert measure(deployment, [run], warm_up=0.5).latency["mean"].value == pytest.approx(10)
+
+
+def test_quantiles_have_intervals_only_where_batches_say_something():
+    """Of M/M/1: the p99 of 20 batches of 90 requests would be covered in three cases of four."""
+    deployment = Deployment(
+        algorithm="nonsi",
+        target=Latency(model="gamma", cv=1.0, latency_ns=10**7),
+        targets=FleetSpec(),
+    )
+
+    def estimates(requests):
+        workload = Workload(requests=requests, rate_per_s=30.0, output=Length(mean_tokens=1))
+        return measure(deployment, [serve(deployment, workload)]).latency
+
+    few, many = estimates(2000), estimates(2500)
+    assert math.isnan(few["p99"].ci95)
+    assert few["p90"].ci95 > 0
+    assert many["p99"].ci95 > many["p50"].ci95
+
+
+@pytest.mark.parametrize(("runs", "requests", "there"), [(1, 500, True), (2, 250, False)])
+def test_there_are_never_fewer_batches_than_five(runs, requests, there):
+    """Two runs of 250 have room for five batches with five requests beyond p95, so two each."""
+    values = [np.arange(float(requests))] * runs
+    assert math.isnan(_estimate(values, np.mean, tail=0.05).ci95) is not there
+
+
+def test_intervals_cover_the_truth():
+    """Of 40 intervals by batch means, 95 % are meant to hold; by far most do."""
+    deployment = Deployment(
+        algorithm="nonsi",
+        target=Latency(model="gamma", cv=1.0, latency_ns=10**7),
+        targets=FleetSpec(),
+    )
+    workload = Workload(requests=2000, rate_per_s=30.0, output=Length(mean_tokens=1))
+    hits = 0
+    for replication in range(40):
+        m = measure(deployment, [serve(deployment, workload, replication)], warm_up=0.1)
+        mean = m.latency["mean"]
+        hits += abs(mean.value - 10 / 0.7) < mean.ci95
+    assert hits >= 32
+
+
+# -- workloads -------------------------------------------------------------------------------------
+
+
+def test_gaps_have_the_rate_and_the_spread_asked_for():
+    for arrivals, cv in (("poisson", 1.0), ("gamma", 3.0)):
+        workload = Workload(arrivals=arrivals, cv=3.0, requests=20_000, rate_per_s=10.0)
+        arrival = workload.arrival_ns(0, 0) / 1e9
+        gaps = arrival[1:] - arrival[:-1]
+        assert gaps.mean() == pytest.approx(0.1, rel=0.05)
+        assert gaps.std() / gaps.mean() == pytest.approx(cv, rel=0.06)
+
+
+@given(st.integers(1, 300), st.floats(0.1, 3), st.integers(0, 5))
+def test_lengths(mean, cv, replication):
+    workload = Workload(requests=3000, output=Length(model="lognormal", mean_tokens=mean, cv=cv))
+    _, lengths = workload.lengths(0, replication)
+    assert lengths.min() >= 1
+    if mean > 50 and cv < 1:
+        assert lengths.mean() == pytest.approx(mean, rel=0.1)
+
+
+def test_streams_are_apart():
+    """One number for each (replication, purpose, part): no two the same."""
+    firsts = [
+        uniforms(0, replication, purpose, part).next(1)[0]
+        for replication in range(3)
+        for purpose in range(7)
+        for part in range(3)
+    ]
+    assert len(set(firsts)) == len(firsts)
+
+
+# -- the trace -----------------------------------------------------------------------------------
+
+
+META = {"process_name", "process_sort_index", "thread_name", "thread_sort_index"}
+
+
+@settings(max_examples=40)
+@given(deployments(), workloads(6))
+def test_traces_keep_to_the_format(deployment, workload):
+    """The trace event format, as far as it is used; slices of a track nest."""
+    run = serve(deployment, workload, keep_settled=True, keep_log=True)
+    document = json.loads(json.dumps(perfetto.trace([("case", run), ("again", run)])))
+    events = document["traceEvents"]
+    needed = {
+        "M": {"name", "pid", "tid", "args"},
+        "X": {"name", "cat", "pid", "tid", "ts", "dur", "args"},
+        "i": {"name", "s", "pid", "tid", "ts"},
+        "s": {"name", "cat", "id", "pid", "tid", "ts"},
+        "f": {"name", "cat", "id", "pid", "tid", "ts", "bp"},
+        "b": {"name", "cat", "id2", "pid", "tid", "ts", "args"},
+        "e": {"name", "cat", "id2", "pid", "tid", "ts"},
+        "C": {"name", "pid", "ts", "args"},
+    }
+    for event in events:
+        assert needed[event["ph"]] <= set(event)
+        assert event.get("ts", 0) >= 0
+        assert event.get("dur", 0) >= 0
+    named = {(e["pid"], e["tid"]) for e in events if e["name"] == "thread_name"}
+    assert {(e["pid"], e["tid"]) for e in events if e["ph"] in "Xisfbe"} <= named
+    waits = [[(e["id2"]["local"], e) for e in events if e["ph"] == end] for end in "be"]
+    flows = [[(e["id"], e) for e in events if e["ph"] == end] for end in "sf"]
+    for begun, ended in (waits, flows):
+        starts, ends = dict(begun), dict(ended)
+        assert len(begun) == len(ended) == len(starts)
+        assert starts.keys() == ends.keys()
+        assert all(start["ts"] <= ends[which]["ts"] for which, start in starts.items())
+    # As Perfetto reads them: times are cut to ns, and what begins at one instant nests in order.
+    tracks = defaultdict(list)
+    for e in events:
+        if e["ph"] == "X":
+            start, dur = int(e["ts"] * 1e3), int(e["dur"] * 1e3)
+            tracks[e["pid"], e["tid"]].append((start, start + dur))
+    for slices in tracks.values():
+        stack = []
+        for start, end in sorted(slices, key=lambda s: s[0]):
+            while stack and stack[-1] <= start:
+                stack.pop()
+            assert not stack or end <= stack[-1]  # what overlaps otherwise is not shown
+            stack.append(end)
+    for e in events:
+        assert type(e["pid"]) is int
+        assert type(e.get("tid", 0)) is int
+        assert all(math.isfinite(e.get(key, 0)) for key in ("ts", "dur"))
+        assert isinstance(e["name"], str)
+        assert e["name"]
+        if e["ph"] == "M":
+            value = "sort_index" if e["name"].endswith("sort_index") else "name"
+            assert set(e["args"]) == {value}
+            assert e["name"] in META
+        if e["ph"] == "C":
+            assert all(type(v) is int and v >= 0 for v in e["args"].values())
+        if e["ph"] == "i":
+            assert e["s"] == "t"
+    last: dict[tuple[int, str], float] = {}
+    for e in events:
+        if e["ph"] == "C":  # each counter goes forward
+            (of,) = e["args"]
+            assert last.get((e["pid"], of), -1) < e["ts"]
+            last[e["pid"], of] = e["ts"]
+    twins = defaultdict(list)
+    for e in events:
+        if e["ph"] in "be":
+            twins[e["cat"], e["id2"]["local"], e["pid"], e["name"]].append(e["ph"])
+    assert all(phases == ["b", "e"] for phases in twins.values())
+    # Every forward that took time is in the slice that its flow ends at; others are instants.
+    told = [
+        words
+        for e in events
+        if e["ph"] in "Xi" and e["pid"] <= 2 and e["cat"] not in ("outage", "request", "queue")
+        if e["name"] not in ("rejection", "turned away")
+        for words in (e["args"].values() if e["ph"] == "X" else [e["name"]])
+    ]
+    assert len(told) == sum(len(fleet.log) for fleet in run.fleets)
+    assert sum(words.startswith("pass") for words in told) >= run.passes.sum()
+
+
+def test_the_trace_of_a_study(tmp_path):
+    path, trace = small(tmp_path), tmp_path / "t.json"
+    result = dsim(
+        "load", path, "--out", tmp_path / "out", "--trace", trace, "--set", "workload.requests=5"
+    )
+    assert result.exit_code == 0, result.output
+    names = [
+        e["args"]["name"]
+        for e in json.loads(trace.read_text())["traceEvents"]
+        if e["name"] == "process_name"
+    ]
+    assert names == [f"{w}: {a}" for a in ("non-SI", "SI", "DSI") for w in ("servers", "requests")]
+    many = dsim(
+        "load", small(tmp_path, "[grid]\nlookahead = [1, 2, 3, 4, 5]\n"), "--json", "--trace", trace
+    )
+    assert many.exit_code == 2
+    assert "expected at most 12 cases, got 15" in many.output
+
+
+# -- energy ----------------------------------------------------------------------------------------
+
+WATTS = (
+    "cluster.target_watts=700",
+    "cluster.target_idle_watts=100",
+    "cluster.drafter_watts=300",
+    "cluster.drafter_idle_watts=50",
+)
+
+
+def test_energy_worked_out_by_hand():
+    """One target of 2 GPUs at work for 30 of 35 ms, 5 idle ones of a fleet of two for 70 in all."""
+    deployment = Deployment(
+        algorithm="nonsi",
+        target=Latency(latency_ns=10**7),
+        targets=FleetSpec(servers=2, gpus=2, watts=700.0, idle_watts=100.0),
+        drafters=FleetSpec(watts=1e9, idle_watts=1e9),  # non-SI has none
+    )
+    workload = Workload(arrivals="trace", trace=((0, 0, 2), (25 * 10**6, 0, 1)))
+    m = measure(deployment, [serve(deployment, workload)])
+    joules = 2 * (0.030 * 700 + (2 * 0.035 - 0.030) * 100)
+    assert m.joules_per_request == pytest.approx(joules / 2)
+    assert m.kwh_per_million == pytest.approx(joules / 3 * 1e6 / 3.6e6)
+
+
+def test_a_server_that_always_computes_draws_what_it_draws_computing():
+    """One user under SI: either the target or the drafter computes, at every moment."""
+    spec = FleetSpec(watts=500.0, idle_watts=0.0)
+    deployment = Deployment(algorithm="si", targets=spec, drafters=spec)
+    run = serve(deployment, Workload(arrivals="closed", users=1, requests=5))
+    m = measure(deployment, [run])
+    assert m.joules_per_request * 5 == pytest.approx(500.0 * run.end_ns / 1e9)
+
+
+def test_energy_is_absent_unless_watts_are_given(tmp_path):
+    path = small(tmp_path)
+    without = dsim("load", path, "--json")
+    assert all(case["kwh_per_million"] is None for case in json.loads(without.output)["cases"])
+    options = [part for pair in WATTS for part in ("--set", pair)]
+    with_watts = dsim("load", path, *options, "--out", tmp_path / "out")
+    assert "kWh / M tokens" in with_watts.output
+    assert "kWh / M tokens" not in dsim("load", path, "--out", tmp_path / "other").output
+    frame = pd.read_parquet(tmp_path / "out" / "results.parquet")
+    assert (frame["joules_per_request"] > 0).all()
+    assert "kWh / M tokens" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_energy_is_counted_for_all_gpus_or_for_none():
+    found = problems(SMALL, WATTS[:1])
+    assert len(found) == 3
+    assert all("is missing: cluster.target_watts is set" in problem for problem in found)
+    assert problems(SMALL, [*WATTS[:3], "cluster.drafter_idle_watts=400"]) == [
+        "s.toml: cluster.drafter_idle_watts: expected at most 300 (cluster.drafter_watts)"
+    ]
+    loads(SMALL, overrides=[*WATTS[:2], 'algorithms=["nonsi"]'])
