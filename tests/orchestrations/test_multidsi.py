@@ -229,7 +229,7 @@ def test_an_orchestration_of_ones_own():
         title="half",
         colour="#123456",
         meaning="for this test",
-        start="tests.test_multidsi:start_mine",
+        start="tests.orchestrations.test_multidsi:start_mine",
     )
     register(mine)
     try:
