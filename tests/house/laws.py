@@ -111,11 +111,13 @@ def circles() -> list[str]:
     arrows: dict[str, set[str]] = {}
     for one in imports():
         arrows.setdefault(one.source, set()).add(one.target)
-    wrong, index, low, stack, order = [], {}, {}, [], [0]
+    wrong: list[str] = []
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
 
     def visit(module: str) -> None:
-        index[module] = low[module] = order[0]
-        order[0] += 1
+        index[module] = low[module] = len(index)
         stack.append(module)
         for target in sorted(arrows.get(module, ())):
             if target not in index:

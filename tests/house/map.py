@@ -35,14 +35,15 @@ def as_markdown() -> str:
         below = ", ".join(sorted(used.get(room, ()), key=lambda name: order[name]))
         lines.append(f"| [`{room}/`](#{room}) | {first_line(f'dsim.{room}')} | {below or '–'} |")
     files = [name for name in known if name.count(".") == 1 and known[name].stem != "__init__"]
-    lines += ["", "Small helpers, which everything may use:", "", "| file | what is in it |", "|---|---|"]
+    head = ["", "| file | what is in it |", "|---|---|"]
+    lines += ["", "Small helpers, which everything may use:", *head]
     lines += [
         f"| `{name.partition('.')[2]}.py` | {first_line(name)} |"
         for name in files
         if room_of(name) in GROUND
     ]
     for room in rooms:
-        lines += ["", f"### {room}", "", "| file | what is in it |", "|---|---|"]
+        lines += ["", f"### {room}", *head]
         for name, path in known.items():
             if room_of(name) != room or name == f"dsim.{room}":
                 continue
