@@ -447,7 +447,7 @@ def train(args: argparse.Namespace) -> None:
     The loss of a token is the Kullback-Leibler divergence from the target's distribution, half the
     cross-entropy with its first choice, and the relative square distance of the last hidden states.
     The softmax runs over the words that are frequent in the texts, those of the batch, and some
-    drawn anew at each step. Texts that other steps add meanwhile are taken in at the next round.
+    drawn again at each step. Texts that other steps add meanwhile are taken in at the next round.
 
     The learning rate rises, stays, and falls to 0 over the last part of the steps; so a run can
     still be made longer or shorter (``--steps``) before it falls.
@@ -590,7 +590,7 @@ def main() -> None:
     t.add_argument("--words", type=int, default=8192, help="frequent words in the softmax")
     t.add_argument("--hard", type=float, default=0.5, help="weight of the first choice")
     t.add_argument("--near", type=float, default=1.0, help="weight of the hidden states")
-    t.add_argument("--hold", type=int, default=48, help="one text in so many is set apart")
+    t.add_argument("--hold", type=int, default=48, help="one text in this many is set apart")
     t.add_argument("--check", type=int, default=100, help="steps between looks at these texts")
     t.add_argument("--save", type=int, default=50, help="steps between checkpoints")
     t.set_defaults(run=train)

@@ -121,7 +121,7 @@ class Grammar:
         return self.rng.sample(options.split("|"), 2)
 
     def fill(self) -> None:
-        """Draw every slot anew, for one document."""
+        """Draw every slot again, for one document."""
         rng, pick = self.rng, self.pick
         girl, other_girl = rng.random() < 0.5, rng.random() < 0.5
         name = rng.choice((GIRLS if girl else BOYS).split())
@@ -229,7 +229,7 @@ def load_schemas(path: Path) -> dict[str, dict[str, list[str]]]:
 
 
 def story(g: Grammar, schema: dict[str, list[str]]) -> tuple[str, str, str]:
-    """Return (topic, story, summary) of one schema with its slots drawn anew."""
+    """Return (topic, story, summary) of one schema with its slots drawn again."""
     g.fill()
     parts = []
     for line in schema["lines"]:
