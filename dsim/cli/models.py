@@ -1,0 +1,308 @@
+"""The commands about real models: generate, validate, measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dsim.cli.options import COMPILE_HELP, model_options
+from dsim.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+ALGORITHMS = ("nonsi", "si", "dsi")
+CLAIM_FAILED = 1
+
+
+@click.command()
+@click.argument("prompt")
+@click.option("--algorithm", type=click.Choice(ALGORITHMS), default="dsi", show_default=True)
+@click.option("--lookahead", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--tokens", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--compare", is_flag=True, help="Run all three algorithms, and compare them.")
+@click.option("--chat", is_flag=True, help="The prompt is a user's turn of a conversation.")
+@click.option("--ignore-eos", is_flag=True, help="Go on after an end-of-text token.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an algorithm.")
+@click.option(
+    "--timeline",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Draw who did what when.",
+)
+@model_options
+def generate(prompt: str, **options: Any) -> None:
+    """Generate text with real models, a process for each server.
+
+    Without --target the pair of models that ships is used.
+    """
+    from dsim.tasks import generate as generation
+
+    rule = generation.rule_from_options(options)
+    names = ALGORITHMS if options["compare"] else (options["algorithm"],)
+    pair = generation.pair_from_options(options)
+    ids = generation.encode(pair, prompt, chat=options["chat"])
+    with generation.fleet_of(pair, options, names, len(ids) + options["tokens"]) as fleet:
+        quiet = options["as_json"]
+        made = generation.generate(
+            fleet,
+            ids,
+            names,
+            rule,
+            tokens=options["tokens"],
+            lookahead=options["lookahead"],
+            ignore_eos=options["ignore_eos"],
+            write=None if quiet else lambda piece: click.echo(piece, nl=False),
+        )
+        if options["timeline"] is not None:
+            described = f"{fleet.pair.target}, {fleet.pair.drafter}; {options['tokens']} tokens."
+            generation.write_timeline(made, options["timeline"], described)
+        if quiet:
+            click.echo(generation.as_json(made))
+            return
+        click.echo("\n\n" + generation.as_text(made, rule, fleet))
+
+
+@click.command()
+@click.argument("study", type=click.Path(path_type=Path), required=False, metavar="[STUDY.toml]")
+@click.option("--backend", type=click.Choice(["wallclock", "torch"]), help="What to measure.")
+@click.option("--tokens", type=int, help="N, tokens of each text.")
+@click.option("--prompts", type=int, help="Texts that are predicted and measured.")
+@click.option("--target", metavar="MODEL", help="As in dsim generate.")
+@click.option("--drafter", metavar="MODEL", help="As in dsim generate.")
+@click.option("--prompt-set", metavar="NAME|FILE", help="A set that ships, all, or a JSONL file.")
+@click.option("--share", is_flag=True, default=None, help="Workers may share cores and GPUs.")
+@click.option("--compile", is_flag=True, default=None, help=COMPILE_HELP)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--report",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write the chart of predicted against measured, and timelines of both.",
+)
+@click.option("--quiet", is_flag=True, help="Say nothing of the progress.")
+def validate(
+    study: Path | None, as_json: bool, report: Path | None, quiet: bool, **options: Any
+) -> None:
+    """Predict wall times by simulation, measure them, and compare.
+
+    Leaves with 1 when a claim fails. STUDY is a file like studies/validate.toml.
+    """
+    from dsim.tasks.validate import validate as validation
+
+    inner = {"target", "drafter", "prompt_set", "share", "compile"}
+    given = {f"torch.{k}" if k in inner else k: v for k, v in options.items()}
+    found = validation.validate(
+        validation.load(study, given),
+        progress=lambda what: None if quiet else click.echo(f"… {what}", err=True),
+    )
+    if report is not None:
+        validation.write_report(found, report)
+    click.echo(validation.as_json(found) if as_json else validation.as_text(found))
+    if not found.holds:
+        raise click.exceptions.Exit(CLAIM_FAILED)
+
+
+@click.group()
+def measure() -> None:
+    """Measure real models: latency and acceptance rate, for studies to use."""
+
+
+def numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:
+    """A list of whole numbers above 0, from text."""
+    parts = [part.strip() for part in value.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UserError(Problem(f"--{option.name}", "", f"expected numbers above 0, got {value!r}"))
+    return sorted({int(part) for part in parts})
+
+
+def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What the measuring commands take to measure the pairs of a study."""
+    for option in (
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=Path("results/profiles"),
+            show_default=True,
+            help="Folder for the profiles of a study's pairs.",
+        ),
+        click.option(
+            "--pair", "pairs", multiple=True, help="Pairs of the study, or all.  [as it says]"
+        ),
+        click.argument("study", type=click.Path(path_type=Path), required=False),
+    ):
+        command = option(command)
+    return command
+
+
+# What the measuring commands heed when they measure a study; the rest, the study says.
+WITH_STUDY = {"study", "pairs", "out", "tokens", "prompts", "dtype", "seed", "repeats", "as_json"}
+WITH_STUDY |= {"devices", "targets", "threads", "share", "watchdog"}
+ONLY_WITH_STUDY = {"pairs", "out"}
+
+
+def refuse_ignored(study: Path | None) -> None:
+    """See that no option was given that would be ignored with *study*, or without one.
+
+    Raises:
+        click.UsageError: one was.
+    """
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        name = str(parameter.name)
+        if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
+            continue
+        if study is None and name in ONLY_WITH_STUDY:
+            raise click.UsageError(f"{parameter.opts[0]} needs a STUDY", context)
+        if study is not None and name not in WITH_STUDY:
+            what = f"{parameter.opts[0]} has no meaning with a STUDY, which says what to measure"
+            raise click.UsageError(what, context)
+
+
+def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[str, Any]) -> None:
+    """Measure the pairs of *study*; each becomes a profile."""
+    from dsim.tasks import generate as generation
+    from dsim.tasks.measure import study as measuring
+
+    context = click.get_current_context()
+    given = {
+        key: options[key]
+        for key in ("tokens", "prompts", "dtype", "seed", "repeats")
+        if context.get_parameter_source(key) is click.core.ParameterSource.COMMANDLINE
+    }
+    loaded = measuring.load(study, given)
+    found = []
+    for one in measuring.run(
+        loaded,
+        what,
+        pairs,
+        options["out"],
+        lambda pair: generation.fleet_of(
+            pair, options | {"targets": options["targets"] or 1}, ["nonsi"]
+        ),
+        progress=lambda now: click.echo(f"… {now}", err=True),
+    ):
+        if one.skipped:
+            click.echo(f"  skipped: {one.skipped}", err=True)
+        found.append(one)
+    if options["as_json"]:
+        for one in found:
+            click.echo(one.profile.to_json() if one.profile else "", nl=False)
+        return
+    click.echo(measuring.as_text(found, what))
+
+
+@measure.command()
+@click.option("--model", metavar="MODEL", help="What to measure.  [the target that ships]")
+@click.option("--widths", default="1,2,3,4,6,8,16", show_default=True, callback=numbers)
+@click.option("--contexts", default="32,128", show_default=True, callback=numbers)
+@click.option("--repeats", type=click.IntRange(1), default=20, show_default=True)
+@click.option("--tokens", type=click.IntRange(2), default=32, show_default=True)
+@click.option("--prompts", type=click.IntRange(1), default=5, show_default=True)
+@click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|all|FILE")
+@click.option("--co-running", type=click.IntRange(0), default=0, help="Beside so many others.")
+@click.option("--as", "role", type=click.Choice(["target", "drafter"]), default="target")
+@click.option("--toml", is_flag=True, help="Print settings of a study.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@measure_options
+@model_options
+def latency(
+    study: Path | None,
+    pairs: Sequence[str],
+    model: str | None,
+    widths: list[int],
+    contexts: list[int],
+    **options: Any,
+) -> None:
+    """Measure how long forwards take, over width and context, alone and under load.
+
+    With a STUDY like studies/latency.toml: of every pair that it lists; each gets a profile, which
+    dsim run --set pair=FILE reads.
+    """
+    refuse_ignored(study)
+    if study is not None:
+        measure_pairs("latency", study, pairs, options)
+        return
+    from dsim.backends.torch import prompts
+    from dsim.tasks import generate as generation
+    from dsim.tasks.measure import measure as measuring
+
+    known = prompts.load(options["prompt_set"], "--prompt-set")[: options["prompts"]]
+    options |= {
+        "target": model or options["target"],
+        "drafter": "ngram",
+        "targets": 1 + options["co_running"],
+    }
+    pair = generation.pair_from_options(options)
+    ids = [generation.encode(pair, prompt.text, chat=False) for prompt in known]
+    longest = max(max(map(len, ids)) + options["tokens"], max(contexts) + max(widths))
+    with generation.fleet_of(pair, options, ["nonsi"], longest) as fleet:
+        table = measuring.latency(
+            fleet,
+            ids,
+            tokens=options["tokens"],
+            widths=widths,
+            contexts=contexts,
+            repeats=options["repeats"],
+        )
+    if options["as_json"]:
+        click.echo(measuring.latency_json(table))
+    elif options["toml"]:
+        click.echo(measuring.latency_toml(table, options["role"]), nl=False)
+    else:
+        click.echo(measuring.latency_text(table))
+
+
+@measure.command()
+@click.option("--tokens", type=click.IntRange(2), default=64, show_default=True)
+@click.option("--prompts", type=click.IntRange(2), help="Only the first so many.")
+@click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|all|FILE")
+@click.option("--chat", is_flag=True, help="Each prompt is a user's turn of a conversation.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write the draws, for acceptance.trace_file.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@measure_options
+@model_options
+def acceptance(
+    study: Path | None, pairs: Sequence[str], trace: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Measure how often the target accepts the drafter's tokens.
+
+    With a STUDY like studies/acceptance.toml: of every pair that it lists; each gets a profile,
+    which dsim run --set pair=FILE reads.
+    """
+    refuse_ignored(study)
+    if study is not None:
+        measure_pairs("acceptance", study, pairs, options | {"as_json": as_json})
+        return
+    from dsim.backends.torch import prompts
+    from dsim.tasks import generate as generation
+    from dsim.tasks.measure import measure as measuring
+
+    rule = generation.rule_from_options(options)
+    known = prompts.load(options["prompt_set"], "--prompt-set")[: options["prompts"]]
+    pair = generation.pair_from_options(options)
+    ids = [generation.encode(pair, p.text, chat=options["chat"]) for p in known]
+    options["targets"] = options["targets"] or 1
+    longest = max(map(len, ids)) + options["tokens"]
+    with generation.fleet_of(pair, options, ["nonsi"], longest) as fleet:
+        report = measuring.acceptance(
+            fleet,
+            [(p.task, one) for p, one in zip(known, ids, strict=True)],
+            rule,
+            tokens=options["tokens"],
+        )
+    if trace is not None:
+        measuring.write_traces(report, trace)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(report.as_dict))
+        return
+    click.echo(measuring.acceptance_text(report))
