@@ -1,4 +1,4 @@
-"""What a forward of one request costs, and how its drafts fare."""
+"""The backend of one request: how long its forwards take, and what becomes of its drafts."""
 
 from __future__ import annotations
 
@@ -12,29 +12,28 @@ if TYPE_CHECKING:
 
     import simpy
 
-    from dsim.deployment.fleet import Call
     from dsim.events.server import Forward, Servers
     from dsim.model.latency import Latency
 
 
 class RequestBackend(Simulated):
-    """The simulated backend of one request on one fleet: it judges, and says what things take.
+    """The simulated backend of one request on one fleet: verdicts and latencies.
 
-    When a forward begins is the fleet's business.
+    The fleet decides when a forward begins.
 
     Args:
         env: the environment of the run.
-        latency: of the fleet's model.
-        sample: its sampler, shared by the requests: the *n*-th forward begun gets the *n*-th
-            sample.
+        latency: latency of the fleet's model.
+        sample: sampler of that latency, shared by the requests: the *n*-th forward that begins
+            gets the *n*-th sample.
         run_lengths: see :class:`dsim.backends.simulated.Simulated`.
         preemptible: whether a cancelled forward frees its server at once.
-        prefill_ns: what a server's first forward for this request takes; ``None``: what *latency*
+        prefill_ns: latency of a server's first forward for this request; ``None``: as *latency*
             says.
-        token_ns: what reading one token of the text anew takes, where a server has lost it.
+        token_ns: time to read one token of the text again, where a server has lost it.
 
     Attributes:
-        constant_ns: what every forward takes, or 0 where that depends.
+        constant_ns: latency of every forward, or 0 where latencies differ.
     """
 
     def __init__(
@@ -63,34 +62,18 @@ class RequestBackend(Simulated):
     def _begun_by_the_fleet(forward: Forward) -> None:
         raise AssertionError(f"{forward} was begun without its fleet")
 
-    def latency_of(self, call: Call, server: int) -> int:
-        """How long *call* takes alone on *server*, which then has cached what it read."""
+    def latency_of(self, call: Forward, server: int) -> int:
+        """How long *call* takes alone on *server*, which has cached afterwards what it read."""
         prefill = server not in self._cached
         width = self.width(call)
         if prefill and self.prefill_ns is not None:
             return self.prefill_ns + round(self.token_ns * call.end)
         return self._sample(width, prefill)
 
-    def together_ns(self, calls: list[Call], server: int) -> int:
-        """How long *calls*, of several requests, take as one batch on *server*.
-
-        Those that read their prompt add up (that is bound by arithmetic). The others run as one
-        forward over all their tokens: as the table has it at the sum of their widths, and with
-        other latency models as long as the longest of them.
-        """
-        prefills, longest, width = 0, 0, 0
-        for call in calls:
-            backend = call.servers.backend
-            prefill = server not in backend._cached
-            if prefill and (backend.prefill_ns is not None or self.latency.first_ns is not None):
-                prefills += backend.latency_of(call, server)
-            elif self.latency.model == "table":
-                width += backend.width(call)
-            else:
-                longest = max(longest, backend.latency_of(call, server))
-        if width:
-            longest = self.latency.at_width(width)
-        return prefills + longest
+    def reads_prompt(self, server: int) -> bool:
+        """Whether the next forward on *server* reads the prompt, at a latency of its own."""
+        own = self.prefill_ns is not None or self.latency.first_ns is not None
+        return own and server not in self._cached
 
     def cached_tokens(self, server: int) -> int:
         """How much of the text *server* has cached; -1: not even the prompt."""

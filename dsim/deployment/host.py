@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     import simpy
 
-    from dsim.deployment.fleet import Batch
+    from dsim.deployment.calls import Batch
 
 
 class Host:
@@ -21,13 +21,14 @@ class Host:
 
     Args:
         env: the environment of the run.
-        slowdown: by how many servers compute, from 1 on; the last value holds for more.
+        slowdown: slowdown by the number of servers that compute, from 1 on; the last value holds
+            for all larger numbers.
     """
 
     def __init__(self, env: simpy.Environment, slowdown: Sequence[float]) -> None:
         self.env = env
         self.slowdown = tuple(slowdown)
-        self._left_ns: dict[Batch, float] = {}  # what each would still take alone
+        self._left_ns: dict[Batch, float] = {}  # the work left, as time alone on the host
         self._since_ns = 0
         self._alarm: Event | None = None
 
@@ -55,7 +56,7 @@ class Host:
         self._since_ns = now
 
     def _set_alarm(self) -> None:
-        """Wake when the first one ends, if nothing comes between."""
+        """Wake when the first batch ends, if nothing comes between."""
         if self._alarm is not None:
             self._alarm.callbacks = []
             self._alarm = None
@@ -65,7 +66,7 @@ class Host:
             wait_ns = max(0, -int(-(min(self._left_ns.values()) * self._factor()) // 1))
             self._alarm = alarm = Event(self.env)
             alarm._ok, alarm._value, alarm.callbacks = True, None, [self._wake]
-            priority = next(iter(self._left_ns)).fleet.priority
+            priority = next(iter(self._left_ns)).priority
             self.env.schedule(alarm, priority, wait_ns)  # type: ignore[arg-type]
 
     def _wake(self, _: Event) -> None:
@@ -76,4 +77,4 @@ class Host:
             del self._left_ns[batch]
         self._set_alarm()
         for batch in ended:  # as events: the verdict of one may cancel another
-            self.env.schedule(batch, batch.fleet.priority, batch.back_ns)  # type: ignore[arg-type]
+            self.env.schedule(batch, batch.priority, batch.back_ns)  # type: ignore[arg-type]

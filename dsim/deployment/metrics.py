@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dsim.deployment.serve import DONE, LOST, TURNED_AWAY
+from dsim.deployment.outcome import DONE, LOST, TURNED_AWAY
 from dsim.model.statistics import half_width
 from dsim.units import NS_PER_S
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dsim.deployment.serve import Counted, Tally
+    from dsim.deployment.outcome import RunCounts, Tally
     from dsim.deployment.spec import Deployment, FleetSpec
 
     Floats = NDArray[np.float64]
@@ -99,7 +99,7 @@ class Metrics:
         return not self.backlog > 1.0
 
 
-def measure(deployment: Deployment, runs: Sequence[Counted], *, warm_up: float = 0.0) -> Metrics:
+def measure(deployment: Deployment, runs: Sequence[RunCounts], *, warm_up: float = 0.0) -> Metrics:
     """Metrics of one deployment from independent runs of it.
 
     Intervals come from the runs, if there are at least three; else from the means of 20 batches of
@@ -190,12 +190,12 @@ def measure(deployment: Deployment, runs: Sequence[Counted], *, warm_up: float =
     )
 
 
-def _pools(deployment: Deployment, run: Counted) -> Iterator[tuple[FleetSpec, Tally]]:
+def _pools(deployment: Deployment, run: RunCounts) -> Iterator[tuple[FleetSpec, Tally]]:
     """What is reserved: each kind of server, and what its servers did. Non-SI has no drafters."""
     return zip((deployment.targets, *deployment.drafter_specs), run.tallies, strict=False)
 
 
-def energy_joules(deployment: Deployment, run: Counted) -> float:
+def energy_joules(deployment: Deployment, run: RunCounts) -> float:
     """What the GPUs of a run drew from its first moment to its last; NaN where that is not known.
 
     A server that is down counts as idle.
@@ -213,7 +213,7 @@ def energy_joules(deployment: Deployment, run: Counted) -> float:
 class _Cut:
     """What times, throughput and goodput are about: the requests after the warm-up."""
 
-    def __init__(self, run: Counted, warm_up: float) -> None:
+    def __init__(self, run: RunCounts, warm_up: float) -> None:
         first = min(int(len(run.fate) * warm_up), len(run.fate) - 1)
         done = run.fate == DONE
         done[:first] = False
@@ -277,7 +277,7 @@ def _batches(values: Floats, count: int) -> list[Floats]:
     return [values[i * size : (i + 1) * size] for i in range(count)] if size else []
 
 
-def backlog_growth(run: Counted) -> float:
+def backlog_growth(run: RunCounts) -> float:
     """How much the backlog grew: a straight line's rise over the run, in units of its mean.
 
     The line is fitted to the number of requests that each arrival found. A stable system gives

@@ -1,87 +1,118 @@
-"""Failures at known times, as a study writes them: one table for each."""
+"""Failures of servers: when they happen, and what servers are called."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dsim.study.study import is_latency
-from dsim.units import NS_PER_S
-from dsim.words import nearest, show
+import numpy as np
+from simpy.events import Event
+
+from dsim.deployment.workload import FAULTS, uniforms
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Generator
 
-KEYS = ("server", "at_s", "for_s")
+    import simpy
+
+    from dsim.deployment.fleet import Fleet
+    from dsim.deployment.spec import Faults
+
+FAIL = -1  # priority of failures: before everything else of the instant
 FURTHER = "further drafter"
 
 
 def further_role(number: int) -> str:
-    """What further drafter *number* (from 1 on) is called."""
+    """The role of further drafter *number* (from 1 on)."""
     return f"{FURTHER} {number}"
 
 
 def server_name(role: str, number: int) -> str:
-    """What server *number* (from 1 on) of a fleet is called: ``target 2``, ``further drafter 1.2``.
+    """The name of server *number* (from 1 on): ``target 2``, ``further drafter 1.2``.
 
     Args:
-        role: of the fleet.
-        number: of the server.
+        role: role of the server's fleet.
+        number: number of the server in the fleet.
     """
     return f"{role}{'.' if role.startswith(FURTHER) else ' '}{number}"
 
 
-def _parts(server: Any) -> tuple[str, str]:
-    """The role and the number in the name of a server; empty where it is none."""
-    if not isinstance(server, str):
-        return "", ""
-    role, _, number = server.rpartition("." if server.startswith(FURTHER) else " ")
-    return role, number
-
-
-def problems(fault: Mapping[str, Any], servers: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """What is wrong with one table: (key, what is expected and what was got).
+class Outages:
+    """The failures of one fleet in one run. Outages of one server may overlap.
 
     Args:
-        fault: the table.
-        servers: how many there are, by model.
+        env: the environment of the run.
+        fleet: the servers that fail.
+        faults: when they fail.
+        seed: seed of the run.
+        replication: number of the replication.
+        first_stream: number of the first server's stream of random numbers.
+        all_stuck: whether no request can ever go on, however servers come and go.
     """
-    for key in fault:
-        if key not in KEYS:
-            yield key, f"unknown{nearest(key, KEYS)}"
-    for key in ("server", "at_s"):
-        if key not in fault:
-            yield key, "is missing"
-    server = fault.get("server", "target 1")
-    model, number = _parts(server)
-    if not number.isdecimal() or (model not in servers and not model.startswith(FURTHER)):
-        expected = '"target 2", "drafter 1" or "further drafter 1.2"'
-        yield "server", f"expected a server like {expected}, got {show(server)}"
-    elif model not in servers:
-        yield "server", f"there is no {model} (more_drafters.latency_ms), got {show(server)}"
-    elif not 1 <= int(number) <= servers[model]:
-        key = "more_drafter" if model.startswith(FURTHER) else model
-        first, last = server_name(model, 1), server_name(model, servers[model])
-        yield "server", f"expected {first} to {last} (cluster.{key}s), got {show(server)}"
-    at_s, for_s = fault.get("at_s", 0), fault.get("for_s", 1)
-    if isinstance(at_s, bool) or not (at_s == 0 or is_latency(at_s)):
-        yield "at_s", f"expected a time of at least 0 s, got {show(at_s)}"
-    if not is_latency(for_s):
-        yield "for_s", f"expected a time above 0 s, got {show(for_s)}"
 
+    def __init__(
+        self,
+        env: simpy.Environment,
+        fleet: Fleet,
+        faults: Faults,
+        *,
+        seed: int,
+        replication: int,
+        first_stream: int,
+        all_stuck: Callable[[], bool],
+    ) -> None:
+        self.env = env
+        self.fleet = fleet
+        self.faults = faults
+        self.gone: set[int] = set()  # servers that never come back
+        self._seed, self._replication = seed, replication
+        self._first_stream = first_stream
+        self._all_stuck = all_stuck
+        self._holding = [0] * fleet.count  # number of outages that hold each server down
+        self._schedule()
 
-def plan(faults: Iterable[Mapping[str, Any]], model: str) -> tuple[tuple[int, int, int], ...]:
-    """The failures of one fleet: (server from 0 on, fails at ns, recovers at ns or -1).
+    @property
+    def all_gone(self) -> bool:
+        """Whether no server of the fleet ever comes back."""
+        return len(self.gone) == self.fleet.count
 
-    Args:
-        faults: the tables.
-        model: ``target``, ``drafter`` or ``further drafter 1`` and so on.
-    """
-    found = []
-    for fault in faults:
-        kind, number = _parts(fault["server"])
-        if kind != model:
-            continue
-        fails_ns = round(fault["at_s"] * NS_PER_S)
-        back_ns = fails_ns + max(1, round(fault["for_s"] * NS_PER_S)) if "for_s" in fault else -1
-        found.append((int(number) - 1, fails_ns, back_ns))
-    return tuple(found)
+    def _schedule(self) -> None:
+        # All failures first, so that a server is not up between outages that touch.
+        for server, fails_ns, _ in self.faults.plan:
+            self._at(fails_ns, self._fail, server)
+        for server, fails_ns, recovers_ns in self.faults.plan:
+            if recovers_ns >= 0:
+                self._at(recovers_ns, self._recover, server)
+            else:
+                self._at(fails_ns, self.gone.add, server)
+        if self.faults.mtbf_ns:
+            for server in range(self.fleet.count):
+                self.env.process(self._failing(server))
+
+    def _at(self, at_ns: int, do: Callable[[int], None], server: int) -> None:
+        event = Event(self.env)
+        event._ok, event._value = True, None
+        event.callbacks = [lambda _: do(server)]
+        self.env.schedule(event, FAIL, at_ns)  # type: ignore[arg-type]
+
+    def _failing(self, server: int) -> Generator[Event]:
+        """*server* fails at random, again and again."""
+        part = self._first_stream + server
+        stream = uniforms(self._seed, self._replication, FAULTS, part)
+        while server not in self.gone:
+            up, down = -np.log1p(-stream.next(2))
+            yield self.env.timeout(max(1, round(up * self.faults.mtbf_ns)))
+            self._fail(server)
+            yield self.env.timeout(max(1, round(down * self.faults.mttr_ns)))
+            self._recover(server)
+            if self._all_stuck():
+                return
+
+    def _fail(self, server: int) -> None:
+        self._holding[server] += 1
+        if self._holding[server] == 1:
+            self.fleet.fail(server)
+
+    def _recover(self, server: int) -> None:
+        self._holding[server] -= 1
+        if not self._holding[server]:
+            self.fleet.recover(server)

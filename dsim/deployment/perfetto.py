@@ -19,20 +19,20 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from dsim.deployment.outages import FURTHER, server_name
-from dsim.deployment.serve import LOST
+from dsim.deployment.outcome import LOST
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from dsim.deployment.fleet import Fleet
-    from dsim.deployment.serve import Served
+    from dsim.deployment.outcome import RunRecord
 
 SERVERS, REQUESTS = 1, 2  # the two processes of each case
 FIRST_TID = 100  # beyond all pids
 Event = dict[str, Any]
 
 
-def trace(runs: Sequence[tuple[str, Served]]) -> dict[str, Any]:
+def trace(runs: Sequence[tuple[str, RunRecord]]) -> dict[str, Any]:
     """The trace of some runs, beside each other under their names.
 
     Args:
@@ -53,7 +53,7 @@ def _us(ns: int) -> float:
 
 
 class _Tracer:
-    def __init__(self, before: int, name: str, run: Served) -> None:
+    def __init__(self, before: int, name: str, run: RunRecord) -> None:
         target, *drafters = run.fleets
         self.fleets = [*drafters, target]
         if any(fleet.log is None for fleet in self.fleets):

@@ -99,7 +99,7 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     they are up counts, and what a failure interrupts is done again; failures at known times are
     left out.
     """
-    from dsim.deployment.serve import draws_of
+    from dsim.deployment.cluster import draws_of
 
     if workload.arrivals == "closed" or workload.count < 2:
         return None

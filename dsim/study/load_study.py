@@ -6,12 +6,13 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsim.deployment import outages as faults
-from dsim.deployment.fleet import DISCIPLINES
+from dsim.deployment.outages import further_role
+from dsim.deployment.queue import DISCIPLINES
 from dsim.deployment.spec import Deployment, Faults, FleetSpec, MorePool, Slo
 from dsim.deployment.workload import ARRIVALS, Length, Workload, read_trace
 from dsim.files import read_text
 from dsim.orchestrations import ORCHESTRATIONS
+from dsim.study import outages
 from dsim.study import study as studies
 from dsim.study.study import Setting, case_of, points
 from dsim.units import to_ns
@@ -400,9 +401,9 @@ class _LoadLoader(studies._Loader):
         counts = {model: min(of[f"cluster.{model}s"]) for model in ("target", "drafter")}
         for number in range(_further(of)):
             servers = (_at(value, number) for value in of["cluster.more_drafters"])
-            counts[faults.further_role(number + 1)] = min(servers)
+            counts[further_role(number + 1)] = min(servers)
         for number, fault in enumerate(values["cluster.faults"] or ()):
-            for key, what in faults.problems(fault, counts):
+            for key, what in outages.problems(fault, counts):
                 self.complain(f"{where}cluster.faults[{number}].{key}", what)
 
     def check_pools(self, where: str, of: Mapping[str, Sequence[Any]]) -> None:
@@ -577,7 +578,7 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
         return Faults(
             mtbf_ns=round(values[f"cluster.{prefix}mtbf_s"] * 1e9),
             mttr_ns=round(values[f"cluster.{prefix}mttr_s"] * 1e9),
-            plan=faults.plan(values["cluster.faults"] or (), role),
+            plan=outages.plan(values["cluster.faults"] or (), role),
             retry=values["cluster.retry"],
         )
 
@@ -599,7 +600,7 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
             watts=own("more_drafter_watts", first.watts),
             idle_watts=own("more_drafter_idle_watts", first.idle_watts),
         )
-        role = faults.further_role(number + 1)
+        role = further_role(number + 1)
         return MorePool(drafter=drafter, servers=spec, faults=faults_of(role, "drafter_"))
 
     def fleet(model: str) -> FleetSpec:

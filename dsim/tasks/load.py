@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dsim.deployment.metrics import Metrics, measure
-from dsim.deployment.serve import Counted, Tally, serve
+from dsim.deployment.outcome import RunCounts, Tally
+from dsim.deployment.serve import serve
 from dsim.deployment.theory import Load, availability, offered_load
 from dsim.errors import Problem, UserError
 from dsim.files import read_text, write_whole
@@ -172,7 +173,7 @@ def _answered(case: LoadCase, parts: Sequence[Replicated]) -> Answer:
     return Answer(case, offered, "", metrics, _over_time(runs[0]), sum(run.events for run in runs))
 
 
-def _over_time(run: Counted) -> np.ndarray:
+def _over_time(run: RunCounts) -> np.ndarray:
     bins = min(BINS, len(run.fate))
     rows = np.column_stack([run.arrival_ns / 1e9, run.found])
     return np.array([part.mean(axis=0) for part in np.array_split(rows, bins)])
@@ -183,7 +184,7 @@ class Replicated(NamedTuple):
 
     offered: Load | None
     refused: str
-    run: Counted | None
+    run: RunCounts | None
 
 
 class RunStore(Store):
@@ -215,7 +216,7 @@ def packed(one: Replicated) -> str:
     """*one* as JSON: what workers send and what is kept. No digit is lost."""
     run = None
     if one.run is not None:
-        values = {f.name: getattr(one.run, f.name) for f in dataclasses.fields(Counted)}
+        values = {f.name: getattr(one.run, f.name) for f in dataclasses.fields(RunCounts)}
         run = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
         run["tallies"] = [dataclasses.asdict(tally) for tally in one.run.tallies]
     offered = dataclasses.asdict(one.offered) if one.offered else None
@@ -229,7 +230,7 @@ def unpacked(text: str) -> Replicated:
     if run is not None:
         tallies = (Tally(**{**t, "busy_ns": tuple(t["busy_ns"])}) for t in run.pop("tallies"))
         arrays = {k: np.array(v, dtype=np.int64) for k, v in run.items() if isinstance(v, list)}
-        run = Counted(**{**run, **arrays, "tallies": tuple(tallies)})
+        run = RunCounts(**{**run, **arrays, "tallies": tuple(tallies)})
     offered = Load(**record["offered"]) if record["offered"] else None
     return Replicated(offered, record["refused"], run)
 

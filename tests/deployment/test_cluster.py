@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsim.deployment.fleet import DISCIPLINES
-from dsim.deployment.serve import DONE, LOST, TURNED_AWAY, serve
+from dsim.deployment.outcome import DONE, LOST, TURNED_AWAY
+from dsim.deployment.queue import DISCIPLINES
+from dsim.deployment.serve import serve
 from dsim.deployment.spec import Deployment, Faults, FleetSpec, MorePool
 from dsim.deployment.workload import Length, Workload
 from dsim.engines.simulate import simulate_case
@@ -158,9 +159,9 @@ def workloads(draw, most=12):
 # -- one request, nothing on: the ideal engine ------------------------------------------------
 
 
-@pytest.mark.parametrize("general", [False, True], ids=["plain", "general"])
+@pytest.mark.parametrize("full", [False, True], ids=["fast", "full"])
 @given(ideal_deployments(), st.integers(1, 12))
-def test_one_request_is_the_ideal_model(general, deployment, tokens):
+def test_one_request_is_the_ideal_model(full, deployment, tokens):
     """Settle time by settle time, and in what was begun and wasted."""
     d = dataclasses.replace(
         deployment,
@@ -185,7 +186,7 @@ def test_one_request_is_the_ideal_model(general, deployment, tokens):
     )
     ideal = simulate_case(case, d.algorithm, "events")
     workload = Workload(requests=1, output=Length(mean_tokens=tokens))
-    run = serve(d, workload, keep_settled=True, general=general)
+    run = serve(d, workload, keep_settled=True, full=full)
     assert run.settled_ns[0] == ideal.settled_ns[0].tolist()
     assert run.passes.tolist() == ideal.target_passes.tolist()
     assert run.wasted_passes.tolist() == ideal.wasted_passes.tolist()
@@ -195,15 +196,15 @@ def test_one_request_is_the_ideal_model(general, deployment, tokens):
 
 
 @given(ideal_deployments(), workloads())
-def test_the_plain_way_and_the_general_one_agree(deployment, workload):
-    plain = serve(deployment, workload, keep_settled=True)
-    general = serve(deployment, workload, keep_settled=True, general=True)
-    assert plain.settled_ns == general.settled_ns
-    for one, other in zip(plain.fleets, general.fleets, strict=True):
+def test_the_fast_path_and_the_full_one_agree(deployment, workload):
+    fast = serve(deployment, workload, keep_settled=True)
+    full = serve(deployment, workload, keep_settled=True, full=True)
+    assert fast.settled_ns == full.settled_ns
+    for one, other in zip(fast.fleets, full.fleets, strict=True):
         assert one.busy_ns == other.busy_ns
         assert one.wasted_ns == other.wasted_ns
     for name in ("passes", "wasted_passes", "drafts", "wasted_drafts"):
-        assert getattr(plain, name).tolist() == getattr(general, name).tolist()
+        assert getattr(fast, name).tolist() == getattr(full, name).tolist()
 
 
 @given(
@@ -234,7 +235,7 @@ def test_servers_to_spare_make_requests_independent(deployment, draws, requests)
     )
     trace = tuple(sorted((at, 0, tokens) for at, tokens in requests))
     run = serve(deployment, Workload(arrivals="trace", trace=trace), keep_settled=True)
-    assert not any(fleet.waits for fleet in run.fleets)
+    assert not any(fleet.queue.waits for fleet in run.fleets)
     for (at, _, tokens), settled in zip(trace, run.settled_ns, strict=True):
         alone = Workload(arrivals="trace", trace=((0, 0, tokens),))
         single = serve(deployment, alone, keep_settled=True)
@@ -273,7 +274,7 @@ def test_no_server_is_over_capacity(deployment, workload):
     for fleet, spec in zip(run.fleets, specs_of(deployment), strict=True):
         assert fleet.peak_busy <= spec.servers
         assert len(set(fleet.free)) == len(fleet.free)
-        assert fleet.peak_kv <= (spec.kv_tokens or fleet.peak_kv)
+        assert fleet.memory.peak <= (spec.kv_tokens or fleet.memory.peak)
         for _, rows in by_server(fleet):
             for _, batch in itertools.groupby(rows, key=lambda r: r[6]):
                 requests = [row[1] for row in batch]
@@ -292,8 +293,8 @@ def test_littles_law_holds_to_the_nanosecond(deployment, workload):
     sojourns = int((run.left_ns - run.arrival_ns)[stayed].sum())
     assert run.in_system_area_ns == sojourns
     for fleet in run.fleets:
-        assert fleet.waiting == 0
-        assert fleet.queue_area_ns == fleet.waited_ns
+        assert fleet.queue.waiting == 0
+        assert fleet.queue.area_ns == fleet.queue.waited_ns
 
 
 @given(deployments(), workloads())
@@ -542,7 +543,7 @@ def test_a_server_is_back_when_the_last_of_its_outages_is_over():
 def test_a_server_that_is_gone_for_good_stays_away_whatever_else_fails():
     run = two_requests(faults=Faults(plan=((0, 10, -1),), mtbf_ns=5, mttr_ns=1))
     assert set(run.fate) == {LOST}
-    assert run.target.down == {0}
+    assert set(run.target.down) == {0}
 
 
 def test_what_a_failure_throws_back_goes_first():

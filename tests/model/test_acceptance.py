@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsim.deployment.serve import draws_of
+from dsim.deployment.cluster import draws_of
 from dsim.deployment.workload import Workload
 from dsim.engines.simulate import COUNTS, simulate_case
 from dsim.errors import UserError

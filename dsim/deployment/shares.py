@@ -1,0 +1,239 @@
+"""One request's share of a fleet, as its orchestration asks it for forwards."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from simpy.events import Event
+
+from dsim.deployment.calls import Call, Share
+from dsim.events.environment import RESTART
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from dsim.deployment.calls import Entry
+    from dsim.deployment.cost import GuessingBackend, RequestBackend
+    from dsim.deployment.fleet import Fleet
+    from dsim.events.output import Output
+    from dsim.events.server import Forward
+
+
+class FleetShare(Share):
+    """A share of *fleet*; the other arguments are those of :class:`Share`."""
+
+    def __init__(self, fleet: Fleet, backend: RequestBackend, output: Output, **more: Any) -> None:
+        role, priority = fleet.role, fleet.priority
+        super().__init__(fleet.env, backend, output, role=role, priority=priority, **more)
+        self.fleet = fleet
+        fleet.shares.add(self)
+
+    def _free_server(self, call: Call) -> None:
+        """*call* has ended; on the fast path its server takes the next one."""
+        fleet = self.fleet
+        if fleet.fast:
+            fleet.release(call)
+            if fleet.queue.waiting:
+                # After whoever waits for this call: they may want to queue before the next is
+                # chosen.
+                call.after.append(fleet.serve)
+
+
+class SharedServer(FleetShare):
+    """For an orchestration that waits for each forward before it asks again.
+
+    The counterpart of :class:`dsim.events.server.Server`, for servers that requests share.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._call = Call(self, -1)
+        self._on_end: Callable[[Any], None] = self._ended
+
+    def forward(self, first: int, _ahead: int = 0, _block: Any = None) -> Call:
+        """A forward over the text so far, for the tokens from *first* on; it may have to queue.
+
+        Raises:
+            RuntimeError: the last forward has not ended.
+        """
+        call, fleet = self._call, self.fleet
+        if call.callbacks is not None:
+            raise RuntimeError(f"the {self.role} was asked for two forwards at once")
+        if call.cancelled or not fleet.fast:
+            # On the fast path, an event that has happened and that nobody keeps serves again.
+            call = self._call = Call(self, -1)
+        call.callbacks = call.after = [self._on_end]
+        call.first = first
+        call.end = len(self.tokens)
+        if self.closed:
+            return call  # which never happens
+        self.live = 1
+        call.asked_ns = self.env._now
+        if fleet.free and not fleet.queue.waiting and not fleet.batching:
+            fleet.place(call)
+        else:
+            call.entry = fleet.wait(self, partial(fleet.resume, call))
+        return call
+
+    def _ended(self, call: Call) -> None:
+        self.live = 0
+        self._free_server(call)
+
+    def cancel(self, forward: Forward) -> None:
+        """Give up *forward*: at once if it has not begun or is preemptible, else at its end."""
+        call: Call = forward  # type: ignore[assignment]
+        if call.cancelled:
+            return
+        call.cancelled = True
+        fleet = self.fleet
+        if call.entry is not None:
+            fleet.queue.leave(call.entry)
+            call.entry = None
+        else:
+            self.cancelled += 1
+            if not fleet.preemptible:
+                return
+            fleet.take_off(call)
+        self.live = 0
+        waiting = call.after[1:]
+        call.callbacks = []
+        self._call = Call(self, -1)
+        self._call.callbacks = None  # type: ignore[assignment]
+        notice = Event(self.env)
+        notice._ok, notice._value, notice.callbacks = True, call, [*waiting, fleet.serve]
+        self.env.schedule(notice, RESTART)  # type: ignore[arg-type]
+
+    def withdraw_all(self) -> None:
+        """See :class:`Share`."""
+        call = self._call
+        if self.live:
+            call.after[1:] = []
+            if not call.cancelled:
+                self.cancel(call)
+
+
+class SharedPool(FleetShare):
+    """For passes of DSI, several of which may be under way at once.
+
+    The counterpart of :class:`dsim.events.server.Pool`, for servers that requests share.
+
+    Args:
+        max_passes: how many passes of this request may be under way at once (``S``).
+    """
+
+    def __init__(self, *args: Any, max_passes: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.max_passes = max_passes
+        self.under_way = 0
+        self.since_ns = -1  # since when this request has waited for the pass being dispatched
+        self.peak_busy = 0
+        self.callbacks: list[Callable[[Any], None]] = [self._ended]
+        self.entry: Entry | None = None
+        self.calls: dict[Call, None] = {}  # a set in order, so that runs are reproducible
+
+    @property
+    def free(self) -> bool:
+        """Whether a pass may begin at this very instant."""
+        fleet = self.fleet
+        if fleet.serving is self:
+            return self.under_way < self.max_passes
+        if fleet.queue.waiting or fleet.batching or self.closed:
+            return False
+        return self.under_way < self.max_passes and bool(fleet.free)
+
+    def wait(self, dispatch: Callable[[], None], /) -> None:
+        """Queue, unless this request waits already, or for a pass of its own to end."""
+        if self.entry is None and self.under_way < self.max_passes and not self.closed:
+            self.entry = self.fleet.wait(self, partial(self._resume, dispatch))
+
+    def _resume(self, dispatch: Callable[[], None]) -> None:
+        if self.entry is not None:
+            self.since_ns = self.entry.since_ns
+        self.entry = None
+        if not self.output.finished:
+            dispatch()
+        self.since_ns = -1
+
+    def forward(self, first: int) -> Call:
+        """Begin a pass over the text so far, for the tokens from *first* on."""
+        call = self._new(first)
+        self.fleet.place(call)
+        return call
+
+    def _new(self, first: int) -> Call:
+        call = Call(self, -1)
+        call.callbacks = call.after = [*self.callbacks]
+        call.first = first
+        call.end = len(self.tokens)
+        call.asked_ns = self.since_ns if self.since_ns >= 0 else self.env._now  # type: ignore[assignment]
+        self.under_way += 1
+        self.live += 1
+        self.calls[call] = None
+        self.peak_busy = max(self.peak_busy, self.under_way)
+        return call
+
+    def prefill(self) -> None:
+        """Let every free server that this request may use read the prompt; this is no pass."""
+        while self.free:
+            call = self._new(0)
+            call.is_pass = False
+            self.fleet.place(call)
+
+    def _ended(self, call: Call) -> None:
+        call.ended = True
+        self.under_way -= 1
+        self.calls.pop(call, None)
+        if not call.cancelled:
+            self.live -= 1
+        self._free_server(call)
+
+    def cancel(self, forwards: Iterable[Forward]) -> None:
+        """Give up *forwards*: at once if they do not run or are preemptible, else at their ends."""
+        for forward in forwards:
+            self._cancel(forward)  # type: ignore[arg-type]
+
+    def _cancel(self, call: Call) -> None:
+        call.cancelled = True
+        fleet = self.fleet
+        self.cancelled += 1
+        if call.ended:  # before its turn, and now nobody asks for its verdict
+            return
+        self.live -= 1
+        if call.entry is not None:  # thrown back by a failure
+            fleet.queue.leave(call.entry)
+            call.entry = None
+        elif fleet.preemptible:
+            fleet.take_off(call)
+        else:
+            return
+        call.callbacks = []
+        call.ended = True
+        self.under_way -= 1
+        self.calls.pop(call, None)
+
+    def withdraw_all(self) -> None:
+        """See :class:`Share`."""
+        self.leave_queue()
+        for call in sorted(self.calls, key=lambda call: call.start_ns):
+            call.after[1:] = []
+            if not call.cancelled:
+                self._cancel(call)
+
+    def leave_queue(self) -> None:
+        """See :class:`Share`."""
+        if self.entry is not None:
+            self.fleet.queue.leave(self.entry)
+            self.entry = None
+
+
+class Guesser(SharedServer):
+    """One of several drafters, whose drafts are told apart."""
+
+    backend: GuessingBackend
+
+    def forward(self, first: int, _ahead: int = 0, _block: Any = None) -> Call:
+        """See :class:`SharedServer`."""
+        call = super().forward(first)
+        call.token = self.backend.guess(first)
+        return call
