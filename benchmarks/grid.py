@@ -15,8 +15,9 @@ import time
 from pathlib import Path
 
 from dsim.engines.simulate import simulate_case
+from dsim.study.build import case_of
 from dsim.study.grid import run_grid, simulate_grid
-from dsim.study.study import case_of, load
+from dsim.study.loader import load
 
 STUDIES = Path(__file__).parent.parent / "studies"
 SAMPLE_CASES = 60

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from dsim.study.grid import run_grid
-from dsim.study.study import load
+from dsim.study.loader import load
 from dsim.tasks import waits as realtime
 
 STUDY = Path(__file__).parent.parent / "studies" / "table1.toml"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 NS_PER_MS = 1_000_000
 NS_PER_S = 1_000_000_000
@@ -22,3 +23,9 @@ def to_ns(latency_ms: float) -> int:
 def to_ms(time_ns: float) -> float:
     """Milliseconds of *time_ns* nanoseconds."""
     return time_ns / NS_PER_MS
+
+
+def is_latency(value: Any) -> bool:
+    """Whether *value* is a number that can be a latency in ms: finite and above 0."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and math.isfinite(value) and value > 0

@@ -66,7 +66,7 @@ def run(
     """
     from tqdm import tqdm
 
-    from dsim.study import study as studies
+    from dsim.study import loader as studies
     from dsim.tasks import waits as realtime
     from dsim.tasks.run import RunInterrupted, run_study, unfinished_study
 
@@ -266,7 +266,7 @@ def settings(as_json: bool, of_load: bool, pattern: str | None) -> None:
 
     With PATTERN only those whose name contains it.
     """
-    from dsim.study.study import CHART_SETTINGS, SETTINGS
+    from dsim.study.settings import CHART_SETTINGS, SETTINGS
     from dsim.words import nearest, show
 
     more: tuple[Any, ...] = ()

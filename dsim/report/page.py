@@ -231,7 +231,7 @@ def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> tuple[dict[str, A
 
 def settings_rows(study: Study) -> list[tuple[str, str, str]]:
     """Every setting that has a value, the axes of the grid among them."""
-    from dsim.study.study import SETTINGS
+    from dsim.study.settings import SETTINGS
     from dsim.words import show
 
     rows = []

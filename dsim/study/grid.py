@@ -16,9 +16,10 @@ from dsim.engines import vector
 from dsim.engines.simulate import COUNTS, engine_for, run_events
 from dsim.model.statistics import half_width, summarise
 from dsim.orchestrations import ORCHESTRATIONS
+from dsim.study.build import acceptance_of, case_of, latency_of, targets_of
 from dsim.study.executors import Executor, Store
 from dsim.study.results import COLUMNS, column_of
-from dsim.study.study import Axis, Study, acceptance_of, case_of, latency_of, points, targets_of
+from dsim.study.study import Axis, Study, points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -13,8 +13,12 @@ from dsim.deployment.workload import ARRIVALS, Length, Workload, read_trace
 from dsim.files import read_text
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study import outages
-from dsim.study import study as studies
-from dsim.study.study import Setting, case_of, points
+from dsim.study.build import case_of
+from dsim.study.checks import check_together
+from dsim.study.loader import _Loader, parse
+from dsim.study.setting import Setting
+from dsim.study.settings import ALTERNATIVES, LOAD_TABLES, SETTINGS, TABLES
+from dsim.study.study import points
 from dsim.units import to_ns
 from dsim.words import nearest, show
 
@@ -271,7 +275,7 @@ LOAD_SETTINGS: tuple[Setting, ...] = (
     ),
 )
 _LEFT_OUT = {"engine", "backend", "max_targets"}
-BY_KEY = {s.key: s for s in (*studies.SETTINGS, *LOAD_SETTINGS) if s.key not in _LEFT_OUT}
+BY_KEY = {s.key: s for s in (*SETTINGS, *LOAD_SETTINGS) if s.key not in _LEFT_OUT}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -308,9 +312,9 @@ class LoadCase:
         return ", ".join(filter(None, parts))
 
 
-class _LoadLoader(studies._Loader):
+class _LoadLoader(_Loader):
     known = BY_KEY
-    tables = (*studies.TABLES, *studies.LOAD_TABLES)
+    tables = (*TABLES, *LOAD_TABLES)
 
     def read_files(self, values: dict[str, Any]) -> dict[str, Any]:
         of_pair = super().read_files(values)
@@ -323,8 +327,12 @@ class _LoadLoader(studies._Loader):
             try:
                 _checked_trace(text)
             except ValueError as error:
-                self.complain("workload.trace", str(error))
+                self.problems.add("workload.trace", str(error))
         return of_pair
+
+    def check(self, study: Study) -> None:
+        self.check_charts(study)
+        self.check_together(study)
 
     def check_charts(self, study: Study) -> None:
         from dsim.tasks.load import OUTCOMES
@@ -333,45 +341,47 @@ class _LoadLoader(studies._Loader):
         for number, chart in enumerate(study.charts):
             where = f"charts[{number}]"
             if chart.kind != "lines":
-                self.complain(f"{where}.kind", f'expected "lines", got {show(chart.kind)}')
+                self.problems.add(f"{where}.kind", f'expected "lines", got {show(chart.kind)}')
             if chart.x not in axes:
-                self.complain(
+                self.problems.add(
                     f"{where}.x",
                     f"expected an axis of the grid, got {show(chart.x)}{nearest(chart.x, axes)}",
                 )
             if chart.y not in OUTCOMES:
-                self.complain(
+                self.problems.add(
                     f"{where}.y",
                     f"expected a column of the results, got {show(chart.y)}"
                     f"{nearest(chart.y, list(OUTCOMES))}",
                 )
 
     def check_together(self, study: Study) -> None:
-        super().check_together(_with_engine(study))
+        check_together(self.problems, _with_engine(study))
         if study.settings["minimise"]:
-            self.complain("minimise", "is for dsim run; a load study shows every case")
+            self.problems.add("minimise", "is for dsim run; a load study shows every case")
         for number in range(len(study.variants)):
             values = study.of_variant(number)
             swept = {axis.key: axis.values for axis in study.grid}
             of = {key: swept.get(key, (value,)) for key, value in values.items()}
             where = f"variants[{number}]." if study.variants[number][0] else ""
             if "trace" in of["workload.arrivals"] and values["workload.trace"] is None:
-                self.complain(f"{where}workload.trace_file", 'is missing: the arrivals are "trace"')
+                self.problems.add(
+                    f"{where}workload.trace_file", 'is missing: the arrivals are "trace"'
+                )
             lasts_s = max(of["workload.requests"]) / min(of["workload.rate_per_s"])
             if lasts_s > LONGEST_WORKLOAD_S:
-                self.complain(
+                self.problems.add(
                     f"{where}workload.rate_per_s",
                     f"so many requests take {lasts_s:.1e} s, more than {LONGEST_WORKLOAD_S:.0e}",
                 )
             if "trace" in of["acceptance.model"] and any(of["workload.acceptance_drift"]):
-                self.complain(f"{where}workload.acceptance_drift", "has no meaning for a trace")
+                self.problems.add(f"{where}workload.acceptance_drift", "has no meaning for a trace")
             for model in ("target", "drafter"):
                 room = min(of[f"cluster.{model}_kv_tokens"])
                 longest = max(of["workload.prompt_tokens"]) + max(of["tokens"])
                 fixed = not max(of["workload.prompt_cv"]) and not max(of["workload.output_cv"])
                 replayed = set(of["workload.arrivals"]) == {"trace"}  # with lengths of its own
                 if room and fixed and room < longest and not replayed:
-                    self.complain(
+                    self.problems.add(
                         f"{where}cluster.{model}_kv_tokens",
                         f"expected room for one request (prompt and answer: {longest} tokens), "
                         f"got {room}",
@@ -381,7 +391,7 @@ class _LoadLoader(studies._Loader):
             self.check_faults(where, values, of)
             self.check_watts(where, of, values["algorithms"])
             if max(of["cluster.hosts"]) and min(values["cluster.slowdown"]) < 1:
-                self.complain(
+                self.problems.add(
                     f"{where}cluster.slowdown",
                     f"expected factors ≥ 1, got {show(values['cluster.slowdown'])}",
                 )
@@ -389,7 +399,7 @@ class _LoadLoader(studies._Loader):
     def check_links(self, where: str, values: Mapping[str, Any], targets: Sequence[int]) -> None:
         links = values["cluster.link_ms"]
         if links is not None and set(targets) != {len(links)}:
-            self.complain(
+            self.problems.add(
                 f"{where}cluster.link_ms",
                 f"expected one delay for each of {' or '.join(map(str, targets))} target servers, "
                 f"got {len(links)}",
@@ -404,7 +414,7 @@ class _LoadLoader(studies._Loader):
             counts[further_role(number + 1)] = min(servers)
         for number, fault in enumerate(values["cluster.faults"] or ()):
             for key, what in outages.problems(fault, counts):
-                self.complain(f"{where}cluster.faults[{number}].{key}", what)
+                self.problems.add(f"{where}cluster.faults[{number}].{key}", what)
 
     def check_pools(self, where: str, of: Mapping[str, Sequence[Any]]) -> None:
         """What is said of further drafters is said of as many as there are."""
@@ -412,7 +422,7 @@ class _LoadLoader(studies._Loader):
         for key in MORE_KEYS:
             given = next((v for v in of[key] if isinstance(v, list) and len(v) != further), None)
             if given is not None:
-                self.complain(
+                self.problems.add(
                     f"{where}{key}",
                     f"expected one number, or one for each of more_drafters.latency_ms "
                     f"({further}), got {len(given)}",
@@ -429,11 +439,11 @@ class _LoadLoader(studies._Loader):
         given = [key for key in (*keys, *more) if None not in of[key]]
         for key in keys:
             if given and key not in given:
-                self.complain(f"{where}{key}", f"is missing: {given[0]} is set")
+                self.problems.add(f"{where}{key}", f"is missing: {given[0]} is set")
         for key in keys[::2]:
             idle = key.replace("_watts", "_idle_watts")
             if {key, idle} <= set(given) and max(of[idle]) > min(of[key]):
-                self.complain(f"{where}{idle}", f"expected at most {min(of[key]):g} ({key})")
+                self.problems.add(f"{where}{idle}", f"expected at most {min(of[key]):g} ({key})")
         if not more or self.problems or not given:
             return
         for number in range(_further(of)):
@@ -447,7 +457,7 @@ class _LoadLoader(studies._Loader):
             )
             if most > least:
                 what = f"expected at most {least:g} ({more[0]}, of further drafter {number + 1})"
-                self.complain(f"{where}{more[1]}", f"{what}, got {most:g}")
+                self.problems.add(f"{where}{more[1]}", f"{what}, got {most:g}")
 
 
 MORE_KEYS = (
@@ -498,8 +508,8 @@ class LoadStudy:
             for point in points(self.study.grid):
                 own = self.study.of_variant(number)
                 for key in point:
-                    if studies.ALTERNATIVES.get(key) in own:
-                        own[studies.ALTERNATIVES[key]] = None
+                    if ALTERNATIVES.get(key) in own:
+                        own[ALTERNATIVES[key]] = None
                 values = {**own, **point}
                 for algorithm in values["algorithms"]:
                     yield LoadCase(
@@ -529,9 +539,7 @@ def loads(
     Raises:
         UserError: with all problems that were found.
     """
-    return LoadStudy(
-        study=_LoadLoader(source, folder).study(studies.parse(text, source), overrides)
-    )
+    return LoadStudy(study=_LoadLoader(source, folder).study(parse(text, source), overrides))
 
 
 def _checked_trace(text: str) -> str:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dsim.deployment.outages import FURTHER, server_name
-from dsim.study.study import is_latency
-from dsim.units import NS_PER_S
+from dsim.units import NS_PER_S, is_latency
 from dsim.words import nearest, show
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from dsim.errors import Problem, UserError
 from dsim.files import read_text
 from dsim.study.profile import AcceptanceProfile, ModelProfile, Profile
-from dsim.study.study import is_latency
+from dsim.units import is_latency
 from dsim.words import nearest, show
 
 if TYPE_CHECKING:

@@ -160,7 +160,8 @@ _NEEDED["drafter"] = _NEEDED["target"]
 
 
 def _is(value: Any, what: str) -> bool:
-    from dsim.study.study import is_latency, is_row
+    from dsim.study.setting import is_row
+    from dsim.units import is_latency
 
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if what == _TEXT:

@@ -17,7 +17,7 @@ from dsim.deployment.serve import serve
 from dsim.deployment.theory import Load, availability, offered_load
 from dsim.errors import Problem, UserError
 from dsim.files import read_text, write_whole
-from dsim.study import study as studies
+from dsim.study import loader as studies
 from dsim.study.executors import Executor, Store
 from dsim.study.results import NAMES, column_of
 

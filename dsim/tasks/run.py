@@ -13,7 +13,7 @@ import numpy as np
 
 from dsim.errors import Problem, UserError
 from dsim.orchestrations.plugins import options
-from dsim.study import study as studies
+from dsim.study import loader as studies
 from dsim.study.executors import Executor, Store
 from dsim.study.grid import HERE, run_grid
 from dsim.study.results import (

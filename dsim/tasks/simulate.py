@@ -9,8 +9,10 @@ from dsim.engines.simulate import run_events, simulate_case
 from dsim.errors import Problem, UserError
 from dsim.model.closed_forms import targets_enough
 from dsim.model.statistics import half_width, summarise
+from dsim.study.build import case_of
+from dsim.study.loader import make_study
 from dsim.study.results import NAMES
-from dsim.study.study import ALGORITHMS, NAMED, case_of, make_study
+from dsim.study.settings import ALGORITHMS, NAMED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -311,7 +311,8 @@ def test_a_timeline_of_real_passes(fleet, tmp_path) -> None:
 
 
 def test_measured_latencies_and_acceptance(fleet, tmp_path) -> None:
-    from dsim.study import study
+    from dsim.study import loader as study
+    from dsim.study.build import case_of
     from dsim.tasks.measure import measure as measuring
 
     table = measuring.latency(fleet, PROMPTS, tokens=4, widths=[1, 3], contexts=[8, 16], repeats=3)
@@ -320,7 +321,7 @@ def test_measured_latencies_and_acceptance(fleet, tmp_path) -> None:
     assert all(0 < r["p25_ms"] <= r["p50_ms"] <= r["p75_ms"] for r in table.rows)
     assert len(table.ttft_ms) == len(table.tpot_ms) == 3
     made = study.loads(measuring.latency_toml(table, "target"))
-    assert study.case_of(made.of_variant(0)).target.table[0][0] == 1
+    assert case_of(made.of_variant(0)).target.table[0][0] == 1
     with pytest.raises(UserError, match="together reach"):
         measuring.latency(fleet, [], tokens=4, widths=[9], contexts=[CONTEXT], repeats=1)
 

@@ -23,7 +23,7 @@ from dsim.engines import simulate
 from dsim.errors import EngineError, UserError
 from dsim.events.environment import Environment
 from dsim.events.trace import spans
-from dsim.study.study import ALGORITHMS
+from dsim.study.settings import ALGORITHMS
 from dsim.system import available_cores
 from dsim.tasks import generate
 from dsim.units import NS_PER_S

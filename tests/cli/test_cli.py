@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 
 from dsim.cli.main import main
-from dsim.study.study import SETTINGS
+from dsim.study.settings import SETTINGS
 
 ROOT = Path(__file__).parents[2]
 

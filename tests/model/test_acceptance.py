@@ -15,9 +15,10 @@ from dsim.engines.simulate import COUNTS, simulate_case
 from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance
 from dsim.report import charts
+from dsim.study.build import acceptance_of, case_of
 from dsim.study.load_study import loads as load_study
+from dsim.study.loader import load, loads
 from dsim.study.results import read_results
-from dsim.study.study import acceptance_of, case_of, load, loads
 from dsim.tasks.run import run_study
 
 STUDY = Path(__file__).parents[2] / "studies" / "acceptance-models.toml"

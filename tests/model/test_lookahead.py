@@ -20,7 +20,7 @@ from dsim.model.acceptance import Uniforms
 from dsim.model.latency import Latency
 from dsim.model.lookahead import Policy, confidences
 from dsim.orchestrations import POLICIES
-from dsim.study import study
+from dsim.study import loader as study
 from tests.strategies import case_of, draws, policies, timings
 
 ADAPTIVE = POLICIES[1:]

@@ -22,7 +22,9 @@ from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
 from dsim.orchestrations import ORCHESTRATIONS, Orchestration, register
 from dsim.orchestrations.start import start
-from dsim.study import study
+from dsim.study import checks
+from dsim.study import loader as study
+from dsim.study.settings import BY_KEY
 from dsim.tasks import waits as realtime
 from tests.strategies import case_of, draws, policies, timings
 
@@ -218,7 +220,7 @@ def test_mistakes_are_named(name):
 
 def test_orchestrations_read_settings_that_there_are():
     for orchestration in ORCHESTRATIONS.values():
-        assert set(orchestration.reads) <= set(study.BY_KEY)
+        assert set(orchestration.reads) <= set(BY_KEY)
         assert callable(orchestration.starter())
 
 
@@ -238,7 +240,7 @@ def test_an_orchestration_of_ones_own():
         case = case_of(Timing(drafter_ns=3, target_ns=10), np.array([bits("1111")]))
         outcome = simulate_case(case, "half")
         assert (outcome.engine, outcome.settled_ns[0].tolist()) == ("events", [10, 20, 30, 40])
-        assert study._needs_events({"algorithms": [["half"]]}) == 'algorithms has "half"'
+        assert checks._needs_events({"algorithms": [["half"]]}) == 'algorithms has "half"'
         case = study.make_case({"tokens": 2, "repeats": 1, "target.latency_ms": 2.0, "targets": 3})
         with Waiters(1) as waiters:
             found = realtime.measure(case, "half", waiters)

@@ -372,7 +372,7 @@ def test_each_command_resumes_its_own(tmp_path):
         folder.mkdir(parents=True)
         study(tmp_path, what)
         from dsim.study import load_study as load_studies
-        from dsim.study.study import load
+        from dsim.study.loader import load
 
         path = tmp_path / "study.toml"
         text = (load(path) if what == "run" else load_studies.load(path).study).to_toml()

@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from dsim.cli.main import main
 from dsim.errors import UserError
-from dsim.study import pairs, study
+from dsim.study import loader as study
+from dsim.study import pairs
 from dsim.tasks.advise import advise as advising
 from dsim.tasks.advise.advise import Question, deployment_of, estimate, layouts, pass_ns
 from dsim.tasks.measure.measure import AcceptanceReport, LatencyTable, latency_json

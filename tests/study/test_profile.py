@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from dsim.cli.main import main
 from dsim.errors import UserError
+from dsim.study.build import case_of
+from dsim.study.loader import load
+from dsim.study.loader import loads as study_of
 from dsim.study.profile import AcceptanceProfile, ModelProfile, Profile, loads, read, write
-from dsim.study.study import case_of, load
-from dsim.study.study import loads as study_of
 
 STUDIES = Path(__file__).parents[2] / "studies"
 MS = 1_000_000

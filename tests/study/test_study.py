@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from dsim.errors import UserError
 from dsim.study import load_study as load_studies
-from dsim.study import study as studies
-from dsim.study.study import SETTINGS, case_of, load, loads
+from dsim.study import loader as studies
+from dsim.study.build import case_of
+from dsim.study.loader import load, loads
+from dsim.study.settings import BY_KEY, SETTINGS
 
 # These have forms of their own: tests/test_validate.py, tests/test_measure_study.py
 OTHERS = ("validate", "validate-smollm2", "latency", "acceptance")
@@ -409,7 +411,7 @@ def test_ranges_have_the_values_that_a_person_expects(start, step, count, scale)
     """Steps of 0.01 give 0.07 and not 0.07000000000000001."""
     low, by, stop = start / scale, step / scale, (start + step * (count - 1)) / scale
     values = studies._Loader("s", Path()).expand(
-        "x", {"start": low, "stop": stop, "step": by}, studies.BY_KEY["acceptance.rate"]
+        "x", {"start": low, "stop": stop, "step": by}, BY_KEY["acceptance.rate"]
     )
     if count > 1:
         assert values == [(start + step * i) / scale for i in range(count)]

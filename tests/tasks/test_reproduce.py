@@ -16,7 +16,9 @@ from dsim.engines.simulate import simulate_case
 from dsim.errors import UserError
 from dsim.model import closed_forms as theory
 from dsim.report import charts
-from dsim.study.study import Chart, case_of, load, loads
+from dsim.study.build import case_of
+from dsim.study.loader import load, loads
+from dsim.study.study import Chart
 from dsim.tasks.reproduce.reproduce import HOLDS, OPEN, PARTLY, Figure1, Table1
 from tests.report.test_report import STUDIES, Page, browser, needs_browser  # noqa: F401 (a fixture)
 

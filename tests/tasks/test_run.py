@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 import dsim.tasks.run as runs
 from dsim.engines.simulate import simulate_case
 from dsim.errors import UserError
+from dsim.study.build import case_of
 from dsim.study.executors import Executor, Store
 from dsim.study.grid import run_grid
+from dsim.study.loader import load, loads
 from dsim.study.results import COLUMNS, read_results
-from dsim.study.study import case_of, load, loads, points
+from dsim.study.study import points
 from dsim.tasks.run import RunInterrupted, plot, run_study, unfinished_study
 
 STUDIES = Path(__file__).parents[2] / "studies"

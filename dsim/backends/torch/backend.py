@@ -18,7 +18,7 @@ from dsim.backends.torch.verify import Answer, verify
 from dsim.errors import EngineError, Problem, UserError
 from dsim.events.output import Output
 from dsim.orchestrations.start import start
-from dsim.study.study import ALGORITHMS
+from dsim.study.settings import ALGORITHMS
 from dsim.system import available_cores, hold_interrupts
 from dsim.units import NS_PER_S
 

@@ -19,8 +19,9 @@ from dsim.backends.torch.hubsets import TEMPLATES, HubSet
 from dsim.errors import EngineError, Problem, UserError
 from dsim.files import read_text
 from dsim.study import profile
+from dsim.study.loader import parse
 from dsim.study.results import processor
-from dsim.study.study import Setting, parse
+from dsim.study.setting import Setting
 from dsim.tasks.measure import measure
 from dsim.words import nearest, show
 

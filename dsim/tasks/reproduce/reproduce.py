@@ -15,8 +15,10 @@ import numpy as np
 
 from dsim.engines.simulate import simulate_case
 from dsim.model import closed_forms as theory
-from dsim.study import study as studies
+from dsim.study import loader as studies
+from dsim.study.build import case_of
 from dsim.study.grid import simulate_grid
+from dsim.study.study import points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -550,8 +552,8 @@ class Table1:
         }
         self.never_slower = self.paths = 0
         for number in range(len(self.names)):
-            for point in studies.points(study.grid):
-                case = studies.case_of(study.of_variant(number) | point | {"repeats": 100})
+            for point in points(study.grid):
+                case = case_of(study.of_variant(number) | point | {"repeats": 100})
                 dsi, plain = (simulate_case(case, a).latency_ns for a in ("dsi", "nonsi"))
                 self.never_slower += int((dsi > plain).sum())
                 self.paths += len(dsi)

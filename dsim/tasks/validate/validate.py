@@ -27,7 +27,9 @@ from dsim.model.acceptance import Acceptance
 from dsim.model.latency import Latency
 from dsim.model.statistics import half_width
 from dsim.study.results import NAMES
-from dsim.study.study import ALGORITHMS, Case, Setting
+from dsim.study.setting import Setting
+from dsim.study.settings import ALGORITHMS
+from dsim.study.study import Case
 from dsim.system import available_cores
 from dsim.units import to_ns
 from dsim.words import nearest, show

@@ -1,0 +1,225 @@
+"""What is right in a study only together with other settings of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dsim.model.drafters import MOST_MORE
+from dsim.orchestrations import ORCHESTRATIONS
+from dsim.study.settings import BY_KEY, NAMED
+from dsim.units import NS_PER_MS
+from dsim.words import nearest, show
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dsim.study.setting import Problems
+    from dsim.study.study import Study
+
+
+MOST_DRAWS = 50_000_000  # of one case, all repeats together
+LONGEST_NS = 2**53  # up to there whole numbers are exact in float64, too: 104 days
+
+
+def check_charts(problems: Problems, study: Study) -> None:
+    """The charts of a study of single texts draw what there is."""
+    from dsim.study.results import COLUMNS
+
+    axes = {axis.key for axis in study.grid} - set(study.settings["minimise"])
+    algorithms = study.settings["algorithms"]
+    columns = [column.name for column in COLUMNS if column.kind == "outcome"]
+    for number, chart in enumerate(study.charts):
+        where = f"charts[{number}]"
+        if chart.kind == "published":
+            if chart.x != "variant" or not study.variants[0][0]:
+                problems.add(f"{where}.x", 'expected "variant", and variants in the study')
+            if chart.y != "speedup_vs_si":
+                problems.add(f"{where}.y", f'expected "speedup_vs_si", got {show(chart.y)}')
+            continue
+        if chart.kind == "variants":
+            if chart.x != "variant" or not study.variants[0][0]:
+                problems.add(f"{where}.x", 'expected "variant", and variants in the study')
+        elif chart.x not in axes:
+            problems.add(
+                f"{where}.x",
+                f"expected an axis of the grid that is not minimised over, "
+                f"got {show(chart.x)}{nearest(chart.x, sorted(axes))}",
+            )
+        if chart.kind in ("heatmap", "map"):
+            if chart.y not in axes or chart.y == chart.x:
+                problems.add(
+                    f"{where}.y",
+                    f"expected another axis of the grid, got {show(chart.y)}"
+                    f"{nearest(chart.y, sorted(axes - {chart.x}))}",
+                )
+            for name, key in (("x", chart.x), ("y", chart.y)):
+                if key in axes and BY_KEY[key].type not in ("int", "float"):
+                    problems.add(f"{where}.{name}", f"{show(key)} is no axis of numbers")
+            if chart.kind == "map":
+                check_algorithms(problems, where, {chart.show}, algorithms)
+                if chart.value not in (known := ["lookahead", *columns]):
+                    problems.add(
+                        f"{where}.value",
+                        f"expected a column of the results, got {show(chart.value)}"
+                        f"{nearest(chart.value, known)}",
+                    )
+                continue
+            needed = {"nonsi", "si"} if chart.against == "best" else {chart.against}
+            check_algorithms(problems, where, {chart.show} | needed, algorithms)
+            continue
+        if chart.y.startswith("speedup_vs_"):
+            check_algorithms(problems, where, {chart.y.removeprefix("speedup_vs_")}, algorithms)
+        if chart.kind == "marginal":
+            check_algorithms(problems, where, {chart.show}, algorithms)
+        if chart.y not in columns:
+            problems.add(
+                f"{where}.y",
+                f"expected a column of the results, got {show(chart.y)}{nearest(chart.y, columns)}",
+            )
+
+
+def check_algorithms(
+    problems: Problems, where: str, needed: set[str], algorithms: list[str]
+) -> None:
+    """A chart has the algorithms that it draws."""
+    missing = needed & set(NAMED) - set(algorithms)
+    if missing:
+        problems.add(where, f"needs the algorithm {', '.join(sorted(missing))}")
+
+
+def check_together(problems: Problems, study: Study) -> None:
+    """What is right only together with other settings."""
+    limit = study.settings["max_cases"]
+    if study.case_count > limit:
+        longest = max(study.grid, key=lambda axis: len(axis.values))
+        problems.add(
+            "grid",
+            f"makes {study.case_count:,} cases, more than max_cases = {limit:,}; "
+            f"grid.{longest.key} has {len(longest.values):,} values, "
+            "which is the first thing to cut",
+        )
+        return
+    swept = {axis.key: axis.values for axis in study.grid}
+    for number, (name, own) in enumerate(study.variants):
+        where = f"variants[{number}]." if name else ""
+        values = {k: (v,) for k, v in study.of_variant(number).items()} | swept
+        for model in ("target", "drafter"):
+            for kind, needs in (
+                ("lognormal", "latency_cv"),
+                ("gamma", "latency_cv"),
+                ("empirical", "latency_samples_ms"),
+                ("table", "latency_by_width_ms"),
+            ):
+                key = f"{model}.{needs}"
+                if kind in values[f"{model}.latency_model"] and values[key] == (None,):
+                    at = f"{where if any(k.startswith(model) for k in own) else ''}{key}"
+                    problems.add(at, f'is missing: the latency model is "{kind}"')
+        for kind, needs in (
+            ("decay", "decay"),
+            ("markov", "correlation"),
+            ("phases", "swing"),
+            ("trace", "trace"),
+        ):
+            key = f"acceptance.{needs}"
+            if kind in values["acceptance.model"] and values[key] == (None,):
+                problems.add(where + key, f'is missing: the acceptance model is "{kind}"')
+        if "trace" in values["acceptance.model"] and max(values["acceptance.spread"]):
+            problems.add(where + "acceptance.spread", "has no meaning for a trace")
+        if "trace" in values["acceptance.model"] and values["acceptance.trace"] != (None,):
+            (traces,) = values["acceptance.trace"]
+            shortest = min(map(len, [traces] if isinstance(traces, str) else traces))
+            if shortest < max(values["tokens"]):
+                problems.add(
+                    where + "acceptance.trace",
+                    f"expected at least {max(values['tokens'])} draws (tokens), got {shortest}",
+                )
+        further = [n for n in values["algorithms"][0] if ORCHESTRATIONS[n].takes_further_drafters]
+        if further and not problems:
+            check_drafters(problems, where, values, further[0])
+        if study.settings["engine"] == "vector" and (why := _needs_events(values)):
+            what = "constant latencies, preemptible servers and a fixed lookahead only"
+            problems.add("engine", f'"vector" takes {what}, but {why}')
+        if study.settings["engine"] == "vector" and study.settings["backend"] == "wallclock":
+            problems.add("engine", '"vector" simulates; backend is "wallclock"')
+        tokens, repeats = max(values["tokens"]), study.settings["repeats"]
+        if tokens * repeats > MOST_DRAWS:
+            problems.add(
+                where + "tokens",
+                f"{tokens:,} tokens × {repeats:,} repeats are more than {MOST_DRAWS:,} draws",
+            )
+        if not problems and _longest_ns(values) > LONGEST_NS:
+            problems.add(
+                where + "tokens",
+                f"{tokens:,} tokens may take over 104 days by the latencies that were given, "
+                "more than dsim counts exactly; take fewer tokens or shorter latencies",
+            )
+
+
+def check_drafters(
+    problems: Problems, where: str, values: Mapping[str, Sequence[Any]], algorithm: str
+) -> None:
+    """Each further drafter has a latency and an acceptance rate."""
+
+    def counts(key: str) -> set[int]:
+        return {
+            0 if v is None else len(v) if isinstance(v, list) else 1
+            for v in values[f"more_drafters.{key}"]
+        }
+
+    latencies, rates = counts("latency_ms"), counts("acceptance_rate")
+    for key, count in (("latency_ms", latencies), ("acceptance_rate", rates)):
+        if 0 in count:
+            what = f'is missing: the algorithms have "{algorithm}"'
+            problems.add(f"{where}more_drafters.{key}", what)
+    if not problems and (latencies != rates or len(latencies) > 1):
+        problems.add(
+            f"{where}more_drafters.acceptance_rate",
+            f"expected one for each of more_drafters.latency_ms ({max(latencies)}), "
+            f"got {max(rates)}",
+        )
+    if max(latencies) > MOST_MORE:
+        problems.add(
+            f"{where}more_drafters.latency_ms",
+            f"expected at most {MOST_MORE} drafters, got {max(latencies)}",
+        )
+
+
+def _longest_ns(values: Mapping[str, Sequence[Any]]) -> float:
+    """An upper bound of a latency (ns) of any algorithm, where latencies are not random."""
+
+    def longest_ms(model: str) -> float:
+        by_name = {n: values[f"{model}.{n}"] for n in ("latency_ms", "first_latency_ms")}
+        found = [v for column in by_name.values() for v in column if v is not None]
+        for name in ("latency_samples_ms", "latency_by_width_ms"):
+            for data in filter(None, values[f"{model}.{name}"]):
+                found += [row[1] if isinstance(row, list) else row for row in data]
+        ratios = [v for v in values[f"{model}.first_latency_ratio"] if v is not None]
+        return float(max(found, default=0.0) * max([1.0, *ratios]))
+
+    target_ms, drafter_ms = longest_ms("target"), longest_ms("drafter")
+    parts = [v for v in values["drafter.latency_relative"] if v is not None]
+    drafter_ms = max([drafter_ms, *(float(part) * target_ms for part in parts)])
+    tokens = int(max(values["tokens"]))
+    largest = ["lookahead", *(["lookahead_most"] if _grows(values) else [])]
+    drafts = min(tokens, int(max(v for key in largest for v in values[key])))
+    return float(tokens * (drafts * drafter_ms + target_ms) * NS_PER_MS)
+
+
+def _grows(values: Mapping[str, Sequence[Any]]) -> bool:
+    return bool({"heuristic", "aimd"} & set(values["lookahead_policy"]))
+
+
+def _needs_events(values: Mapping[str, Sequence[Any]]) -> str | None:
+    from dsim.engines import vector
+
+    for name in values["algorithms"][0]:
+        if name not in vector.TOTALS:
+            return f"algorithms has {show(name)}"
+    for model in ("target", "drafter"):
+        for kind in values[f"{model}.latency_model"]:
+            if kind != "constant":
+                return f'{model}.latency_model is "{kind}"'
+    for policy in values["lookahead_policy"]:
+        if policy != "fixed":
+            return f'lookahead_policy is "{policy}"'
+    return "preemptible is false" if False in values["preemptible"] else None

@@ -1,0 +1,457 @@
+"""Strict TOML in, checked studies out; all problems of a file at once."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dsim.errors import Problem, UserError
+from dsim.files import read_text
+from dsim.study.build import case_of
+from dsim.study.checks import check_charts, check_together
+from dsim.study.setting import LISTED, Problems, Setting, exact
+from dsim.study.settings import (
+    ALTERNATIVES,
+    BY_KEY,
+    CHART_BY_KEY,
+    LOAD_TABLES,
+    MEASURE_TABLES,
+    MODEL_TABLES,
+    PAIR_TABLES,
+    TABLES,
+    VALIDATE_TABLES,
+)
+from dsim.study.study import Axis, Case, Chart, Study
+from dsim.units import is_latency
+from dsim.words import nearest, show
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+
+MOST_IN_RANGE = 1_000_000
+
+
+def make_study(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Study:
+    """A study of one case from settings by key, with ``key=value`` *overrides*.
+
+    Raises:
+        UserError: with all problems that were found.
+    """
+    return _Loader("settings", Path()).study(dict(settings), overrides)
+
+
+def make_case(settings: Mapping[str, Any]) -> Case:
+    """The case that settings by key describe, like ``{"drafter.latency_ms": 3.0}``.
+
+    What is not given is at its default.
+
+    Raises:
+        UserError: with all problems that were found.
+    """
+    return case_of(make_study(settings).of_variant(0))
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> Study:
+    """Read the study at *path*, with ``key=value`` *overrides*.
+
+    Raises:
+        UserError: with all problems that were found.
+    """
+    path = Path(path)
+    return loads(read_text(path), str(path), overrides, path.parent)
+
+
+def parse(text: str, source: str) -> dict[str, Any]:
+    """The TOML document *text*.
+
+    Raises:
+        UserError: it is not TOML.
+    """
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(Problem(source, "", f"is not TOML: {error}")) from None
+
+
+def loads(
+    text: str, source: str = "study", overrides: Sequence[str] = (), folder: Path = Path()
+) -> Study:
+    """The study that *text* (TOML) describes; data files are looked for in *folder*.
+
+    Raises:
+        UserError: with all problems that were found.
+    """
+    return _Loader(source, folder).study(parse(text, source), overrides)
+
+
+class _Loader:
+    """Checks one document and gathers its problems.
+
+    Attributes:
+        known: the settings by key, in order.
+        tables: the names of their tables.
+    """
+
+    known: Mapping[str, Setting] = BY_KEY
+    tables: tuple[str, ...] = TABLES
+
+    def __init__(self, source: str, folder: Path) -> None:
+        self.source = source
+        self.folder = folder
+        self.problems = Problems(source)
+        self.swept: set[str] = set()  # the axes of the grid
+        self.set_apart: set[str] = set()  # by --set, which wins over every pair
+
+    def study(self, document: dict[str, Any], overrides: Sequence[str]) -> Study:
+        charts = self.table_list(document, "charts")
+        variants = self.table_list(document, "variants")
+        grid = document.pop("grid", {})
+        if not isinstance(grid, dict):
+            self.problems.add("grid", f"expected a table of axes, got {show(grid)}")
+            grid = {}
+        values = self.flatten(document, self.known)
+        ranges = self.flatten(grid, self.known, "grid.")
+        differing = [
+            (v.pop("name", None), self.flatten(v, self.known, "variants.")) for v in variants
+        ]
+        for override in sorted(overrides, key=lambda text: not text.startswith("pair=")):
+            self.override(override, values, ranges, [own for _, own in differing])
+        self.check_values(values)
+        for number, (name, own) in enumerate(differing):
+            if not isinstance(name, str) or not name:
+                got = "nothing" if name is None else show(name)
+                self.problems.add(f"variants[{number}].name", f"expected a text, got {got}")
+            self.check_values(own, f"variants[{number}].")
+            for key in own.keys() & ranges.keys():
+                self.problems.add(f"variants[{number}].{key}", "is an axis of the grid as well")
+        names = [name for name, _ in differing]
+        if len(set(map(str, names))) < len(names):
+            self.problems.add("variants", "two variants have the same name")
+        axes = [self.axis(key, value) for key, value in ranges.items()]
+        for key in ranges:
+            if ALTERNATIVES.get(key) in {**values, **ranges}:
+                self.problems.add(
+                    f"grid.{key}", f'cannot be set together with "{ALTERNATIVES[key]}"'
+                )
+            if key in values:
+                self.problems.add(key, "is set, and is an axis of the grid as well")
+        minimise = values.get("minimise", [])
+        for key in minimise if isinstance(minimise, list) else []:
+            if key not in ranges:
+                self.problems.add(
+                    "minimise",
+                    f"{show(key)} is not an axis of the grid{nearest(str(key), list(ranges))}",
+                )
+        drawn = tuple(filter(None, map(self.chart, range(len(charts)), charts)))
+        self.swept = set(ranges)
+        variants_with_pairs = [own for _, own in differing if "pair" in own]
+        of_pair = self.read_files(values)
+        if variants_with_pairs:
+            # A variant's pair takes the place of the study's; it does not add to it.
+            for key in [key for key in of_pair if key.startswith(MODEL_TABLES)]:
+                value = values.pop(key)
+                for _, own in differing:
+                    if "pair" not in own and ALTERNATIVES.get(key) not in own:
+                        own.setdefault(key, value)
+        for _, own in differing:
+            self.read_files(own)
+        for own in variants_with_pairs:
+            for model in MODEL_TABLES:
+                kind = f"{model}latency_model"
+                latency = f"{model}latency_ms" in own and f"{model}latency_by_width_ms" not in own
+                if latency and values.get(kind) == "table" and kind not in self.swept:
+                    own.setdefault(kind, "constant")
+        self.problems.stop()
+        values = exact(values, self.known)
+        differing = [(name, exact(own, self.known)) for name, own in differing]
+        settings = {s.key: values.get(s.key, s.default) for s in self.known.values()}
+        for key in {**values, **ranges}:
+            if key in ALTERNATIVES:
+                settings[ALTERNATIVES[key]] = None
+        study = Study(
+            settings=settings,
+            grid=tuple(axis for axis in axes if axis is not None),
+            variants=tuple(differing) or (("", {}),),
+            charts=drawn,
+            ranges=ranges,
+            source=self.source,
+        )
+        self.check(study)
+        self.problems.stop()
+        return study
+
+    def table_list(self, document: dict[str, Any], name: str) -> list[dict[str, Any]]:
+        tables = document.pop(name, [])
+        if isinstance(tables, list) and all(isinstance(t, dict) for t in tables):
+            return tables
+        self.problems.add(name, f"expected a list of tables ([[{name}]]), got {show(tables)}")
+        return []
+
+    def flatten(
+        self, table: dict[str, Any], known: Mapping[str, Setting], where: str = ""
+    ) -> dict[str, Any]:
+        """Dotted keys of known settings; complains about all others."""
+        flat: dict[str, Any] = {}
+        for name, value in table.items():
+            if name in self.tables and isinstance(value, dict):
+                flat |= {f"{name}.{k}": v for k, v in value.items()}
+            else:
+                flat[name] = value
+        for key in list(flat):
+            if key not in known:
+                hint = nearest(key, list(known))
+                first = key.partition(".")[0]
+                if first in LOAD_TABLES and first not in self.tables:
+                    hint = "; this is a load study: use dsim load"
+                elif first in MEASURE_TABLES:
+                    hint = "; this is a study of dsim measure"
+                elif first in VALIDATE_TABLES:
+                    hint = "; this is a study of dsim validate"
+                self.problems.add(where + key, f"unknown setting{hint}")
+                del flat[key]
+        return flat
+
+    def override(
+        self,
+        text: str,
+        values: dict[str, Any],
+        ranges: dict[str, Any],
+        variants: Sequence[dict[str, Any]],
+    ) -> None:
+        """Apply one ``key=value``. It wins over the file, its grid and its variants."""
+        key, equals, written = text.partition("=")
+        key = key.strip()
+        if not equals:
+            self.problems.add(text, "expected key=value", "--set")
+            return
+        try:
+            value = tomllib.loads(f"value = {written.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = written.strip()  # a word need not be quoted
+        is_axis = key.startswith("grid.")
+        key = key.removeprefix("grid.")
+        if key not in self.known:
+            self.problems.add(key, f"unknown setting{nearest(key, list(self.known))}", "--set")
+            return
+        for table in (values, ranges, *variants):
+            table.pop(key, None)
+            table.pop(ALTERNATIVES.get(key, ""), None)
+            if key == "pair":
+                for taken in [k for k in table if k.startswith(PAIR_TABLES)]:
+                    del table[taken]
+        if is_axis:
+            ranges[key] = value
+            return
+        values[key] = value
+        self.set_apart.add(key)
+        minimise = values.get("minimise")
+        if isinstance(minimise, list) and key in minimise:
+            values["minimise"] = [k for k in minimise if k != key]
+
+    def check_values(self, values: Mapping[str, Any], where: str = "") -> None:
+        for key, value in values.items():
+            setting = self.known[key]
+            wrong = setting.problem(value)
+            if wrong and isinstance(value, list | dict) and setting.sweep:
+                wrong += f"; for several values use grid.{key}"
+            if wrong:
+                self.problems.add(where + key, wrong)
+            other = ALTERNATIVES.get(key)
+            if other in values and key < str(other):
+                self.problems.add(where + key, f'cannot be set together with "{other}"')
+
+    def axis(self, key: str, written: Any) -> Axis | None:
+        """The values of one axis of the grid."""
+        where, setting = f"grid.{key}", self.known[key]
+        if not setting.sweep:
+            self.problems.add(where, "cannot be an axis of the grid")
+            return None
+        values = self.expand(where, written, setting)
+        if values is None:
+            return None
+        if not values:
+            self.problems.add(where, "the axis is empty")
+            return None
+        for value in values:
+            wrong = setting.problem(value)
+            if setting.type == "int" and isinstance(value, str):
+                wrong = f"expected whole numbers, got {show(value)}"
+            if setting.type in LISTED and isinstance(value, list):
+                wrong = f"expected numbers, got {show(value)}; take lists as variants"
+            if wrong:
+                self.problems.add(where, wrong)
+                return None
+        if setting.type == "int":
+            values = [int(v) for v in values]
+        elif setting.type == "float":
+            values = [float(v) for v in values]
+        if len(set(values)) < len(values):
+            self.problems.add(where, "a value stands there twice")
+            return None
+        return Axis(key=key, values=tuple(values))
+
+    def expand(self, where: str, written: Any, setting: Setting) -> list[Any] | None:
+        if isinstance(written, list):
+            return written
+        if not isinstance(written, dict) or setting.type not in ("int", "float"):
+            self.problems.add(
+                where, f"expected a list or {{start, stop, step}}, got {show(written)}"
+            )
+            return None
+        names = ("start", "stop", "step", "count")
+        unknown = [name for name in written if name not in names]
+        for name in unknown:
+            self.problems.add(f"{where}.{name}", f"unknown{nearest(name, names)}")
+        bad = [
+            name
+            for name in names
+            if name in written
+            and (
+                isinstance(written[name], bool)
+                or not isinstance(written[name], int | float)
+                or not math.isfinite(written[name])
+            )
+        ]
+        for name in bad:
+            self.problems.add(f"{where}.{name}", f"expected a number, got {show(written[name])}")
+        if unknown or bad:
+            return None
+        if set(written) not in ({"start", "stop", "step"}, {"start", "stop", "count"}):
+            self.problems.add(
+                where,
+                f"expected {{start, stop, step}} or {{start, stop, count}}, got {show(written)}",
+            )
+            return None
+        start, stop = written["start"], written["stop"]
+        if "count" in written:
+            count = written["count"]
+            if count != int(count) or not 1 <= count <= MOST_IN_RANGE:
+                self.problems.add(
+                    f"{where}.count", f"expected 1 to {MOST_IN_RANGE:,}, got {show(count)}"
+                )
+                return None
+            step = (stop - start) / (count - 1) if count > 1 else 0
+        else:
+            step = written["step"]
+            if step == 0 or (stop - start) * step < 0:
+                self.problems.add(
+                    f"{where}.step",
+                    f"the range never ends: it goes from {start:g} to {stop:g} "
+                    f"in steps of {step:g}",
+                )
+                return None
+            if (stop - start) / step > MOST_IN_RANGE:
+                self.problems.add(
+                    where, f"the range has over {MOST_IN_RANGE:,} values; make the step larger"
+                )
+                return None
+            count = math.floor((stop - start) / step + 1e-9) + 1
+        # Rounded, so that 3 · 0.05 is 0.15 in tables and in nanoseconds.
+        return [
+            start + i * step if isinstance(start + step, int) else round(start + i * step, 12)
+            for i in range(int(count))
+        ]
+
+    def chart(self, number: int, table: dict[str, Any]) -> Chart | None:
+        where = f"charts[{number}]."
+        found = len(self.problems.found)
+        for key, value in table.items():
+            if key not in CHART_BY_KEY:
+                self.problems.add(where + key, f"unknown setting{nearest(key, list(CHART_BY_KEY))}")
+            elif wrong := CHART_BY_KEY[key].problem(value):
+                self.problems.add(where + key, wrong)
+        for key in ("kind", "x", "y"):
+            if key not in table:
+                self.problems.add(where + key, f"is missing: {CHART_BY_KEY[key].meaning}")
+        return Chart(**table) if len(self.problems.found) == found else None
+
+    def check(self, study: Study) -> None:
+        """What is right only together with other settings."""
+        check_charts(self.problems, study)
+        check_together(self.problems, study)
+
+    def read_files(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Put the contents of data files in place of their names; what the pair says."""
+        for model in ("target", "drafter"):
+            name = values.pop(f"{model}.latency_samples_file", None)
+            if isinstance(name, str):
+                samples = self.read(f"{model}.latency_samples_file", name, read_samples)
+                if samples is not None:
+                    values[f"{model}.latency_samples_ms"] = samples
+        name = values.pop("acceptance.trace_file", None)
+        if isinstance(name, str):
+            traces = self.read("acceptance.trace_file", name, read_traces)
+            if traces is not None:
+                values["acceptance.trace"] = traces
+        name = values.pop("pair", None)
+        of_pair = self.read_pair(name, values) if isinstance(name, str) else {}
+        values |= of_pair
+        return of_pair
+
+    def read_pair(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+        """What a profile says, where *values* say nothing else."""
+        from dsim.study import profile
+
+        path = self.folder / name
+        try:
+            found = profile.read(path if path.exists() else Path(name))
+        except UserError as error:
+            self.problems.found += [p for p in error.problems if isinstance(p, Problem)]
+            return {}
+        given = {*values, *self.swept, *self.set_apart}
+        for part in found.missing():
+            role = part.partition(" ")[0]
+            if not any(key.startswith(f"{role}.") for key in given):
+                self.problems.add("pair", f"{name} does not say: {part}")
+        return found.settings(given)
+
+    def read(self, key: str, name: str, reader: Any) -> Any:
+        path = self.folder / name
+        try:
+            return reader(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            self.problems.add(key, f"{path} cannot be read: {error.strerror}")
+        except ValueError as error:
+            self.problems.add(key, f"{path}: {error}")
+        return None
+
+
+def read_samples(text: str) -> list[float]:
+    """Latencies (ms) from the text of a CSV file.
+
+    Raises:
+        ValueError: it has no such column, or something in it is not a latency.
+    """
+    rows = [row for row in csv.reader(text.splitlines()) if row]
+    if not rows:
+        raise ValueError("the file is empty")
+    column = 0
+    try:
+        float(rows[0][0])
+    except ValueError:
+        header = [name.strip() for name in rows.pop(0)]
+        if "latency_ms" in header:
+            column = header.index("latency_ms")
+        elif len(header) > 1:
+            raise ValueError(f"expected a column latency_ms, got {', '.join(header)}") from None
+    samples = [float(row[column]) for row in rows]
+    if not samples or not all(map(is_latency, samples)):
+        raise ValueError("expected latencies in ms, all above 0")
+    return samples
+
+
+def read_traces(text: str) -> list[str]:
+    """Acceptance traces from the lines of a text file.
+
+    Raises:
+        ValueError: a line is not made of 0 and 1.
+    """
+    traces = [line.strip() for line in text.splitlines() if line.strip()]
+    if not traces or not all(re.fullmatch("[01]+", trace) for trace in traces):
+        raise ValueError("expected lines of 0 and 1")
+    return traces

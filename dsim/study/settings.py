@@ -1,0 +1,442 @@
+"""Everything that a study of single texts can set; ``dsim settings`` prints it."""
+
+from __future__ import annotations
+
+from dsim.orchestrations import ORCHESTRATIONS, POLICIES
+from dsim.study.setting import Setting
+
+ALGORITHMS = ("nonsi", "si", "dsi")  # what is compared unless something else is asked for
+NAMED = tuple(ORCHESTRATIONS)
+ENGINES = ("auto", "vector", "events")
+BACKENDS = ("simulated", "wallclock")
+LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
+ACCEPTANCE_MODELS = ("bernoulli", "decay", "markov", "phases", "trace")
+CHART_KINDS = ("heatmap", "map", "lines", "marginal", "variants", "published")
+
+
+def _model_settings(model: str) -> tuple[Setting, ...]:
+    relative = (
+        (
+            Setting(
+                key="drafter.latency_relative",
+                type="float",
+                default=None,
+                low=0,
+                above=True,
+                unit="× target",
+                meaning="instead of drafter.latency_ms: latency as a part of the target's",
+            ),
+        )
+        if model == "drafter"
+        else ()
+    )
+    what = "one target pass" if model == "target" else "one drafter forward (one draft)"
+    return (
+        Setting(
+            key=f"{model}.latency_ms",
+            type="float",
+            default=1.0 if model == "target" else 0.1,
+            low=0,
+            above=True,
+            unit="ms",
+            meaning=f"latency of {what}; its mean where it is random",
+        ),
+        *relative,
+        Setting(
+            key=f"{model}.first_latency_ms",
+            type="float",
+            default=None,
+            low=0,
+            above=True,
+            unit="ms",
+            meaning="latency of a server's first forward, which reads the prompt; "
+            "not set: the prompt counts as cached",
+        ),
+        Setting(
+            key=f"{model}.first_latency_ratio",
+            type="float",
+            default=None,
+            low=0,
+            above=True,
+            unit="× latency",
+            meaning=f"instead of {model}.first_latency_ms: as a multiple of the latency "
+            "(the ratio TTFT / TPOT)",
+        ),
+        Setting(
+            key=f"{model}.latency_model",
+            type="str",
+            default="constant",
+            choices=LATENCY_MODELS,
+            meaning="how the latency of a forward comes about",
+        ),
+        Setting(
+            key=f"{model}.latency_cv",
+            type="float",
+            default=None,
+            low=0,
+            above=True,
+            unit="",
+            meaning="lognormal, gamma: standard deviation / mean",
+        ),
+        Setting(
+            key=f"{model}.latency_samples_ms",
+            type="list of float",
+            default=None,
+            unit="ms",
+            sweep=False,
+            meaning="empirical: measured latencies, drawn with equal chances",
+        ),
+        Setting(
+            key=f"{model}.latency_samples_file",
+            type="str",
+            default=None,
+            sweep=False,
+            meaning="empirical: a CSV file with a column latency_ms (or one column only)",
+        ),
+        Setting(
+            key=f"{model}.latency_by_width_ms",
+            type="list of [width, ms]",
+            default=None,
+            unit="tokens, ms",
+            sweep=False,
+            meaning="table: latency over the tokens that a forward feeds, linear in between",
+        ),
+    )
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(key="title", type="str", default="", sweep=False, meaning="heading of the report"),
+    Setting(
+        key="description",
+        type="str",
+        default="",
+        sweep=False,
+        meaning="what the study asks, in a few sentences; shown under the heading",
+    ),
+    Setting(
+        key="algorithms",
+        type="list of str",
+        default=list(ALGORITHMS),
+        choices=NAMED,
+        sweep=False,
+        meaning="what to simulate",
+    ),
+    Setting(
+        key="engine",
+        type="str",
+        default="auto",
+        choices=ENGINES,
+        sweep=False,
+        meaning="auto: the vector engine for constant latencies, preemptible servers and a fixed "
+        "lookahead, the event engine for all else",
+    ),
+    Setting(
+        key="backend",
+        type="str",
+        default="simulated",
+        choices=BACKENDS,
+        sweep=False,
+        meaning="what a forward is: simulated, or wallclock: a real wait in a thread, one case at "
+        "a time",
+    ),
+    Setting(
+        key="tokens",
+        type="int",
+        default=1000,
+        low=1,
+        high=10_000_000,
+        unit="tokens",
+        meaning="N, to generate",
+    ),
+    Setting(
+        key="repeats",
+        type="int",
+        default=5,
+        low=1,
+        high=1_000_000,
+        sweep=False,
+        meaning="runs of each case, each with draws of its own",
+    ),
+    Setting(
+        key="seed",
+        type="int",
+        default=0,
+        low=0,
+        high=2**53,
+        meaning="of the draws; all algorithms and cases meet the same luck",
+    ),
+    Setting(
+        key="lookahead",
+        type="int",
+        default=5,
+        low=1,
+        high=10_000_000,
+        unit="tokens",
+        meaning="k, drafts per block; where it adapts, of the first block",
+    ),
+    Setting(
+        key="lookahead_policy",
+        type="str",
+        default="fixed",
+        choices=POLICIES,
+        meaning="fixed; heuristic: 2 more after a verdict that accepts all, 1 less after a "
+        "rejection (as in transformers); aimd: 1 more, or half; confidence: a block also ends "
+        "with a draft of which the drafter is unsure",
+    ),
+    Setting(
+        key="lookahead_most",
+        type="int",
+        default=20,
+        low=1,
+        high=10_000_000,
+        unit="tokens",
+        meaning="heuristic, aimd: the lookahead grows no larger than this",
+    ),
+    Setting(
+        key="confidence_threshold",
+        type="float",
+        default=0.4,
+        low=0,
+        high=1,
+        meaning="confidence: a block ends with a draft whose confidence is below this",
+    ),
+    Setting(
+        key="confidence_quality",
+        type="float",
+        default=0.3,
+        low=0,
+        high=1,
+        meaning="confidence: the part of the variance of the draws that it explains; 0: it says "
+        "nothing, 1: it knows",
+    ),
+    Setting(
+        key="targets",
+        type="int",
+        default=7,
+        low=1,
+        high=1_000_000,
+        choices=("enough", "paper"),
+        unit="servers",
+        meaning="S, target servers of DSI; enough: with which no pass ever waits, "
+        "⌈t2/(k·t1)⌉ + 1; paper: its Equation 1, ⌈t2/(k·t1)⌉",
+    ),
+    Setting(
+        key="max_targets",
+        type="int",
+        default=None,
+        low=1,
+        unit="servers",
+        sweep=False,
+        meaning="leave out DSI cases that have more target servers than this, and say how many",
+    ),
+    Setting(
+        key="preemptible",
+        type="bool",
+        default=True,
+        meaning="a cancelled forward frees its server at once (the paper's assumption); "
+        "false: it runs to its end, as on a GPU",
+    ),
+    Setting(
+        key="pair",
+        type="str",
+        default=None,
+        sweep=False,
+        meaning="a file that dsim measure wrote: latencies of target and drafter and the "
+        "acceptance rate; what is set beside it wins, but --set pair=FILE wins over the study",
+    ),
+    *_model_settings("target"),
+    *_model_settings("drafter"),
+    Setting(
+        key="more_drafters.latency_ms",
+        type="float or list",
+        default=None,
+        low=0,
+        above=True,
+        unit="ms",
+        meaning="multidsi: latencies of a draft of further drafters, one or a list",
+    ),
+    Setting(
+        key="more_drafters.acceptance_rate",
+        type="float or list",
+        default=None,
+        low=0,
+        high=1,
+        meaning="multidsi: their acceptance rates, as many",
+    ),
+    Setting(
+        key="more_drafters.overlap",
+        type="float",
+        default=0.0,
+        low=0,
+        high=1,
+        meaning="multidsi: how alike their luck is; 0: independent of the first drafter's; "
+        "1: of two drafters the better is right wherever the other is",
+    ),
+    Setting(
+        key="acceptance.model",
+        type="str",
+        default="bernoulli",
+        choices=ACCEPTANCE_MODELS,
+        meaning="bernoulli: independent; decay: the rate falls along a branch; "
+        "markov: luck in streaks; phases: easy and hard stretches of text; trace: replay",
+    ),
+    Setting(
+        key="acceptance.rate",
+        type="float",
+        default=0.8,
+        low=0,
+        high=1,
+        meaning="p, the chance that a draft is the target's token, given a right prefix",
+    ),
+    Setting(
+        key="acceptance.decay",
+        type="float",
+        default=None,
+        low=0,
+        high=1,
+        meaning="decay: factor on the rate for each further draft of a branch",
+    ),
+    Setting(
+        key="acceptance.correlation",
+        type="float",
+        default=None,
+        low=0,
+        high=1,
+        below=True,
+        meaning="markov: correlation of neighbouring draws",
+    ),
+    Setting(
+        key="acceptance.swing",
+        type="float",
+        default=None,
+        low=0,
+        high=1,
+        meaning="phases: how far the rates of easy and hard stretches lie from the mean, as a part "
+        "of what there is room for",
+    ),
+    Setting(
+        key="acceptance.phase_tokens",
+        type="float",
+        default=50.0,
+        low=1,
+        unit="tokens",
+        meaning="phases: mean length of a stretch (geometric)",
+    ),
+    Setting(
+        key="acceptance.spread",
+        type="float",
+        default=0.0,
+        low=0,
+        high=0.5,
+        meaning="standard deviation of the rate over repeats (dsim load: over requests), a beta "
+        "distribution",
+    ),
+    Setting(
+        key="acceptance.trace",
+        type="list of traces",
+        default=None,
+        sweep=False,
+        meaning="trace: recorded draws by position, 1 accepted, 0 rejected; "
+        "repeat r replays number r",
+    ),
+    Setting(
+        key="acceptance.trace_file",
+        type="str",
+        default=None,
+        sweep=False,
+        meaning="trace: a text file with one such line for each prompt",
+    ),
+    Setting(
+        key="published.speedup_vs_si",
+        type="float",
+        default=None,
+        low=0,
+        above=True,
+        sweep=False,
+        unit="×",
+        meaning="what somebody else found for the speed-up of DSI over SI; shown beside ours, "
+        "and used for nothing else",
+    ),
+    Setting(
+        key="minimise",
+        type="list of str",
+        default=[],
+        sweep=False,
+        meaning="axes of the grid over which every algorithm is taken at its best in charts "
+        "and summary",
+    ),
+    Setting(
+        key="max_cases",
+        type="int",
+        default=3_000_000,
+        low=1,
+        unit="cases",
+        sweep=False,
+        meaning="refuse to run more cases than this",
+    ),
+)
+BY_KEY = {s.key: s for s in SETTINGS}
+# Of each pair at most one can be set; ``--set`` of one takes the other away.
+ALTERNATIVES = {
+    a: b
+    for pair in (
+        ("drafter.latency_ms", "drafter.latency_relative"),
+        ("drafter.first_latency_ms", "drafter.first_latency_ratio"),
+        ("target.first_latency_ms", "target.first_latency_ratio"),
+        ("drafter.latency_samples_ms", "drafter.latency_samples_file"),
+        ("target.latency_samples_ms", "target.latency_samples_file"),
+        ("acceptance.trace", "acceptance.trace_file"),
+        ("workload.trace", "workload.trace_file"),
+        ("cluster.network_ms", "cluster.link_ms"),
+    )
+    for a, b in (pair, pair[::-1])
+}
+TABLES = ("target", "drafter", "more_drafters", "acceptance", "published")
+MODEL_TABLES = ("target.", "drafter.")
+PAIR_TABLES = ("target.", "drafter.", "acceptance.")  # what a measured pair says
+LOAD_TABLES = ("workload", "cluster", "slo")  # of the studies of dsim load
+MEASURE_TABLES = ("pairs", "sets")  # of those of dsim measure
+VALIDATE_TABLES = ("wallclock", "torch")  # of those of dsim validate
+CHART_SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        key="kind",
+        type="str",
+        default=None,
+        choices=CHART_KINDS,
+        meaning="heatmap: a ratio of two latencies over two axes; map: a column over two axes, "
+        "like the best lookahead; lines: a column over an axis; "
+        "marginal: what each further step of an axis adds to a column; "
+        "variants: a column, side by side for each variant; "
+        "published: ours beside the published value, a line for each variant",
+    ),
+    Setting(key="title", type="str", default="", meaning="title of the chart"),
+    Setting(key="caption", type="str", default="", meaning="text under the chart"),
+    Setting(key="x", type="str", default=None, meaning="the axis of the grid across, or variant"),
+    Setting(
+        key="y",
+        type="str",
+        default=None,
+        meaning="heatmap, map: the axis of the grid upwards; else the column of the results",
+    ),
+    Setting(
+        key="show",
+        type="str",
+        default="dsi",
+        choices=NAMED,
+        meaning="heatmap, map, marginal: the algorithm",
+    ),
+    Setting(
+        key="against",
+        type="str",
+        default="nonsi",
+        choices=(*NAMED, "best"),
+        meaning="heatmap: what it is compared with; best: the better of non-SI and SI",
+    ),
+    Setting(
+        key="value",
+        type="str",
+        default="lookahead",
+        meaning="map: the column of the results, or lookahead, the best one",
+    ),
+)
+CHART_BY_KEY = {s.key: s for s in CHART_SETTINGS}
