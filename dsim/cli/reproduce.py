@@ -40,21 +40,22 @@ def reproduce(
     what dsim finds, and why they differ.
     """
     from dsim.files import write_whole
-    from dsim.tasks.reproduce import reproduce as reproducing
+    from dsim.tasks.reproduce import page
+    from dsim.tasks.reproduce.run import reproduce as run
 
-    found = reproducing.reproduce(
+    found = run(
         fast=fast,
         waits=waits,
         folder=out,
         progress=lambda now: None if quiet else click.echo(f"… {now}", err=True),
     )
     report = out / "report.html"
-    reproducing.write_report(found, report)
+    page.write_report(found, report)
     if markdown is not None:
         command = f"dsim reproduce --fast --markdown {markdown.as_posix()}"
-        write_whole(markdown, reproducing.as_markdown(found, command), "--markdown")
+        write_whole(markdown, page.as_markdown(found, command), "--markdown")
     if not quiet:
-        click.echo(reproducing.as_text(found))
+        click.echo(page.as_text(found))
         click.echo(f"\nreport: {report}")
     if open_:
         click.launch(str(report))

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-import dsim.tasks.reproduce.reproduce as reproducing
 from dsim.cli.main import main
 from dsim.engines.simulate import simulate_case
 from dsim.errors import UserError
@@ -19,7 +18,11 @@ from dsim.report import charts
 from dsim.study.build import case_of
 from dsim.study.loader import load, loads
 from dsim.study.study import Chart
-from dsim.tasks.reproduce.reproduce import HOLDS, OPEN, PARTLY, Figure1, Table1
+from dsim.tasks.reproduce import page as reporting
+from dsim.tasks.reproduce.claims import HOLDS, OPEN, PARTLY, Reproduction
+from dsim.tasks.reproduce.figure1 import Figure1
+from dsim.tasks.reproduce.models import measured_pairs
+from dsim.tasks.reproduce.table1 import RATIOS, Table1
 from tests.report.test_report import STUDIES, Page, browser, needs_browser  # noqa: F401 (a fixture)
 
 ROOT = Path(__file__).parents[2]
@@ -113,7 +116,7 @@ def test_table_1_is_the_study(table1):
     assert table1.lookahead[4] == (5, 1)
     assert table1.speedup[4] == pytest.approx(si / dsi)
     # With a first-token latency of once the latency, nothing but the prefill of each server is new.
-    assert set(table1.by_ratio) == set(reproducing.RATIOS)
+    assert set(table1.by_ratio) == set(RATIOS)
     found = verdicts(table1.claims())
     assert found["Real waits take as long as simulated ones"] == OPEN
     assert found["Table 1: DSI is 1.29–1.92× as fast as SI"] == PARTLY
@@ -122,11 +125,7 @@ def test_table_1_is_the_study(table1):
 
 @pytest.mark.wallclock
 def test_table_1_in_real_time(table1, monkeypatch):
-    monkeypatch.setattr(
-        reproducing,
-        "shipped",
-        lambda _: SHORT_TABLE,
-    )
+    monkeypatch.setattr("dsim.tasks.reproduce.table1.shipped", lambda _: SHORT_TABLE)
     kept = dict(vars(table1))
     try:
         table1.wait(1)
@@ -170,14 +169,14 @@ def test_the_document_is_what_the_command_writes(tmp_path):
 
 @needs_browser
 def test_the_page_in_a_browser(browser, figure, table1, tmp_path):  # noqa: F811
-    found = reproducing.Reproduction(
+    found = Reproduction(
         claims=[*figure.claims(), *table1.claims()],
         tables=[*figure.tables(), *table1.tables()],
         panels=[*figure.panels(), *table1.panels()],
         skipped=["something: <because>"],
     )
     path = tmp_path / "deep" / "report.html"
-    reproducing.write_report(found, path)
+    reporting.write_report(found, path)
     for width in (1280, 390):
         opened = Page(browser, path, width=width)
         assert opened.complaints == []
@@ -194,9 +193,9 @@ def test_the_page_in_a_browser(browser, figure, table1, tmp_path):  # noqa: F811
 
 def test_the_place_of_the_report_may_be_bad(tmp_path):
     (tmp_path / "file").write_text("")
-    found = reproducing.Reproduction(claims=[], tables=[], panels=[], skipped=[])
+    found = Reproduction(claims=[], tables=[], panels=[], skipped=[])
     with pytest.raises(UserError, match="--out: .* cannot be made"):
-        reproducing.write_report(found, tmp_path / "file" / "report.html")
+        reporting.write_report(found, tmp_path / "file" / "report.html")
 
 
 MAP = """
@@ -247,8 +246,8 @@ def test_mistakes_in_a_map(line, complaint):
 
 def test_the_document_is_the_same_with_real_waits(table1):
     def page(claims):
-        found = reproducing.Reproduction(claims=claims, tables=[], panels=[], skipped=[])
-        return reproducing.as_markdown(found, "dsim")
+        found = Reproduction(claims=claims, tables=[], panels=[], skipped=[])
+        return reporting.as_markdown(found, "dsim")
 
     kept = dict(vars(table1))
     fast = list(table1.claims())
@@ -288,6 +287,6 @@ def test_a_pair_needs_both_measurements_of_this_run(tmp_path, monkeypatch, faili
     monkeypatch.setattr(measuring, "run", run)
     monkeypatch.setattr(models, "need_torch", lambda: None)
     skipped = []
-    tables = reproducing._models(False, tmp_path, skipped, lambda _: None)
+    tables = measured_pairs(False, tmp_path, skipped, lambda _: None)
     assert len(tables) == (0 if failing else 1)
     assert (f"{failing} of ships: broken" in skipped) == bool(failing)

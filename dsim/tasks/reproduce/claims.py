@@ -1,0 +1,80 @@
+"""What a reproduction is made of: claims, tables, and the studies that ship."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dsim.report.charts import Panel
+
+
+HOLDS, DIFFERS, PARTLY, OPEN = "holds", "differs", "holds in part", "not checked"
+SKIP_FAST = "left out by --fast"
+
+
+class Claim(NamedTuple):
+    """One claim of the paper.
+
+    Attributes:
+        claim, published, ours: what it says; the published number; ours.
+        verdict: one of :data:`HOLDS` and its kind.
+        why: the reason where they differ, or how it was checked.
+    """
+
+    claim: str
+    published: str
+    ours: str
+    verdict: str
+    why: str
+
+
+# The one claim whose check depends on the machine.
+NOT_WAITED = Claim(
+    "Real waits take as long as simulated ones",
+    "Table 1 was measured with waits",
+    "",
+    OPEN,
+    "needs real time: dsim reproduce without --fast",
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of the report.
+
+    Attributes:
+        title, caption, head, rows: what it says.
+        exact: whether the same command prints the same numbers on every machine.
+    """
+
+    title: str
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    exact: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Reproduction:
+    """All of it.
+
+    Attributes:
+        claims, tables, panels: what was found.
+        skipped: what was not done, and why.
+    """
+
+    claims: list[Claim]
+    tables: list[Table]
+    panels: list[Panel]
+    skipped: list[str]
+
+
+def shipped(name: str) -> Path:
+    """The study called *name* that comes with dsim."""
+    inside = Path(__file__).parents[2] / "studies"
+    folder = inside if inside.is_dir() else Path(__file__).parents[3] / "studies"
+    return folder / f"{name}.toml"

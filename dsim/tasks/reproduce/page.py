@@ -1,0 +1,132 @@
+"""A reproduction for people: lines for the terminal, the document, the page."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dsim.tasks.reproduce.claims import NOT_WAITED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from dsim.tasks.reproduce.claims import Reproduction
+
+
+CANNOT = (
+    "Table 1 row by row: the paper does not say which lookahead each row used, and publishes no "
+    "first-token latencies.",
+    "The published code's own numbers: it simulates DSI with at most 7 target servers, takes for "
+    "every branch the smaller of its latency and non-SI's, and charges one more block when the "
+    "first draft of a later block is rejected. dsim follows the paper's algorithm.",
+    "The published timing noise: a sleep overshoots by an amount that belongs to the machine. dsim "
+    "reports what its own waits overshot.",
+    "Acceptance rates and latencies of the ten pairs, where their models and GPUs are not "
+    "available: `dsim measure acceptance studies/acceptance.toml --pair all` and `dsim measure "
+    "latency studies/latency.toml --pair all` measure them on a machine that has them.",
+    "Figure 1 cell by cell: the paper gives a picture, no table of its values.",
+)
+
+
+def as_text(found: Reproduction) -> str:
+    """For the terminal."""
+    from tabulate import tabulate
+
+    lines = []
+    for claim in found.claims:
+        lines.append(f"{claim.verdict:>13}: {claim.claim}")
+        lines.append(f"{'':15}published: {claim.published}")
+        if claim.ours:
+            lines.append(f"{'':15}dsim: {claim.ours}")
+        lines.append(f"{'':15}{claim.why}")
+    for table in found.tables:
+        rows = [[*row] for row in table.rows]
+        lines += ["", table.title, ""]
+        lines += tabulate(rows, table.head, disable_numparse=True).splitlines()
+    lines += ["", *(f"not done: {what}" for what in found.skipped)]
+    return "\n".join(lines)
+
+
+def as_markdown(found: Reproduction, command: str) -> str:
+    """The page ``docs/reproduction.md``: only what is the same on every machine.
+
+    Args:
+        found: what was found.
+        command: the command that prints these numbers.
+    """
+    claims = [NOT_WAITED if c.claim == NOT_WAITED.claim else c for c in found.claims]
+    lines = [
+        "# The paper's experiments, reproduced",
+        "",
+        f"Written by `{command}`; a test writes it",
+        "again and compares. The paper is Timor et al., *Distributed Speculative Inference*,",
+        "[arXiv 2405.14105](https://arxiv.org/abs/2405.14105).",
+        "Real waits and real models differ from machine to machine, so they are not on this page:",
+        "`dsim reproduce` without `--fast` adds them to its report.",
+        "",
+        "## Claims",
+        "",
+        *_pipes(("claim", "published", "dsim", "verdict", "how, or why they differ"), claims),
+        "",
+    ]
+    for table in found.tables:
+        if table.exact:
+            lines += [
+                f"## {table.title}",
+                "",
+                table.caption,
+                "",
+                *_pipes(table.head, table.rows),
+                "",
+            ]
+    lines += ["## What cannot be reproduced, and why", "", *(f"- {why}" for why in CANNOT), ""]
+    return "\n".join(lines)
+
+
+def _pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        f"| {' | '.join(head)} |",
+        "|" + "---|" * len(head),
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def write_report(found: Reproduction, path: Path) -> None:
+    """Write the page.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from dsim.errors import Problem, UserError
+    from dsim.files import write_whole
+    from dsim.report import page as report
+
+    head = ["claim", "published", "dsim", "verdict", "how, or why they differ"]
+    claims = report.TextTable(title="The paper's claims", caption="", head=head, rows=found.claims)
+    tables = [
+        report.TextTable(title=t.title, caption=t.caption, head=t.head, rows=t.rows)
+        for t in found.tables
+    ]
+    cannot = report.TextTable(
+        title="What cannot be reproduced, and why",
+        caption="",
+        head=["what, and why"],
+        rows=[[why] for why in CANNOT],
+    )
+    verdicts = [claim.verdict for claim in found.claims]
+    page = report.Page(
+        title="The paper's experiments, reproduced",
+        description="Every claim of Distributed Speculative Inference (Timor et al., arXiv "
+        "2405.14105) that dsim can check: the published number, ours, and why they differ.",
+        facts=[(word, str(verdicts.count(word))) for word in dict.fromkeys(verdicts)],
+        notes=[f"Not done here: {what}." for what in found.skipped],
+        before=[claims],
+        after=[*tables, cannot],
+    )
+    text = report.html(page, found.panels)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        problem = Problem("--out", "", f"{path.parent} cannot be made: {error.strerror}")
+        raise UserError(problem) from None
+    write_whole(path, text, "--out")
