@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -90,22 +91,26 @@ import click
     metavar="FILE.html",
     help="Write a page with the Pareto front.",
 )
-def advise(**options: Any) -> None:
+def advise(*, as_json: bool, out: Path | None, **options: Any) -> None:
     """What should I run? The best algorithm, lookahead, servers and tensor parallelism.
 
     Estimates every layout that the GPUs allow, simulates the best of them under the load, and says
     in one sentence what to run, or not to speculate.
     """
-    from dsim.tasks.advise import advise as advising
+    from dsim.tasks.advise import answer, question
 
-    question = advising.question_of(options)
-    advice = advising.advise(question)
-    if options["out"] is not None:
-        advising.write_page(advice, options["out"])
-    if options["as_json"]:
-        click.echo(advising.as_json(advice))
-        return
-    for line in advising.as_text(advice):
+    def progress(done: int, count: int) -> None:
+        if sys.stderr.isatty():
+            text = f"simulating layout {done + 1} of {count}" if done < count else ""
+            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+    advice = answer.advise(question.ask(**options), progress)
+    if out is not None:
+        from dsim.tasks.advise import page
+
+        page.write_page(advice, out)
+    lines = [answer.as_json(advice)] if as_json else answer.as_text(advice)
+    for line in lines:
         click.echo(line)
-    if options["out"] is not None:
-        click.echo(f"page: {options['out']}")
+    if out is not None and not as_json:
+        click.echo(f"page: {out}")

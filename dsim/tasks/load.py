@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dsim.deployment.metrics import Metrics, measure
+from dsim.deployment.offered_load import Load, availability, offered_load
 from dsim.deployment.outcome import RunCounts, Tally
 from dsim.deployment.serve import serve
-from dsim.deployment.theory import Load, availability, offered_load
 from dsim.errors import Problem, UserError
 from dsim.files import read_text, write_whole
 from dsim.study import loader as studies

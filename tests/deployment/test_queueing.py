@@ -16,10 +16,11 @@ import pytest
 from scipy.special import stdtrit
 
 from dsim.deployment.metrics import measure
+from dsim.deployment.offered_load import offered_load
 from dsim.deployment.outcome import TURNED_AWAY
+from dsim.deployment.queueing import erlang_b, erlang_c, mg1_wait, mmc_wait
 from dsim.deployment.serve import serve
 from dsim.deployment.spec import Deployment, Faults, FleetSpec
-from dsim.deployment.theory import erlang_b, erlang_c, mg1_wait, mmc_wait, offered_load
 from dsim.deployment.workload import Length, Workload
 from dsim.model.acceptance import Acceptance
 from dsim.model.latency import Latency

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsim.deployment.offered_load import offered_load
 from dsim.deployment.serve import serve
 from dsim.deployment.spec import Deployment, FleetSpec
-from dsim.deployment.theory import offered_load
 from dsim.deployment.workload import Length, Workload
 from dsim.engines.simulate import engine_for, run_events, simulate_case
 from dsim.engines.vector import Timing

@@ -13,8 +13,10 @@ from dsim.cli.main import main
 from dsim.errors import UserError
 from dsim.study import loader as study
 from dsim.study import pairs
-from dsim.tasks.advise import advise as advising
-from dsim.tasks.advise.advise import Question, deployment_of, estimate, layouts, pass_ns
+from dsim.tasks.advise import search
+from dsim.tasks.advise.forecast import forecasts
+from dsim.tasks.advise.layouts import deployment_of, layouts, pass_latency
+from dsim.tasks.advise.question import Question
 from dsim.tasks.measure.measure import AcceptanceReport, LatencyTable, latency_json
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +25,7 @@ QUICK = ["--gpus", "3", "--tokens", "20", "--json"]
 
 @pytest.fixture(autouse=True)
 def few_events(monkeypatch):
-    monkeypatch.setattr(advising, "EVENTS", 20_000)
+    monkeypatch.setattr(search, "MAX_EVENTS", 20_000)
 
 
 def advise(*words):
@@ -80,7 +82,7 @@ def test_advice_for_a_pair_by_name():
     assert found["acceptance"] == 0.58
     assert "Table 1" in found["source"]
     text = CliRunner().invoke(main, ["advise", "--target", "Phi3-14B", *QUICK[:-1]]).stdout
-    assert text.startswith("Phi3-14B and Phi3-4B on HumanEval (Timor et al.")
+    assert text.startswith("Given: pair Phi3-14B and Phi3-4B on HumanEval (Timor et al.")
 
 
 def test_a_number_wins_over_a_name():
@@ -186,18 +188,18 @@ def test_a_measured_table_makes_wide_passes_dear():
         tp_gain=2.0,
         target_table=table,
     )
-    assert pass_ns(question, 1) == 10_000_000
-    assert pass_ns(question, 1, 6) == 35_000_000
-    assert pass_ns(question, 2, 6) == 17_500_000
+    assert pass_latency(question, 1).at_width(1) == 10_000_000
+    assert pass_latency(question, 1).at_width(6) == 35_000_000
+    assert pass_latency(question, 2).at_width(6) == 17_500_000
     some = [one for one in layouts(question) if one.targets == 1 and one.degree == 1]
     by_k = {
         one.layout.lookahead: one.latency_ns
-        for one in estimate(question, some)
+        for one in forecasts(question, some)
         if one.layout.algorithm in ("nonsi", "si") and one.layout.drafter_gpus <= 1
     }
     assert by_k[0] == 20 * 10_000_000
     assert by_k[1] < by_k[0] < by_k[10]  # and by no table k = 10 would be faster than non-SI
-    flat = estimate(dataclasses.replace(question, target_table=()), some)
+    flat = forecasts(dataclasses.replace(question, target_table=()), some)
     assert all(one.latency_ns < by_k[0] for one in flat if one.layout.lookahead == 10)
     target = deployment_of(question, some[0]).target
     assert (target.model, target.table) == ("table", table)

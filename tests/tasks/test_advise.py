@@ -15,8 +15,11 @@ from dsim.cli.main import main
 from dsim.deployment.metrics import measure
 from dsim.deployment.serve import serve
 from dsim.deployment.workload import Length, Workload
-from dsim.tasks.advise import advise as advising
-from dsim.tasks.advise.advise import Question, advise, deployment_of, estimate, layouts, pass_ns
+from dsim.tasks.advise import answer, forecast, page, search
+from dsim.tasks.advise.answer import advise
+from dsim.tasks.advise.forecast import forecasts
+from dsim.tasks.advise.layouts import deployment_of, layouts, pass_latency
+from dsim.tasks.advise.question import OBJECTIVES, Question
 
 MS = 1_000_000
 BASE = Question(target_ns=30 * MS, drafter_ns=3 * MS, acceptance=0.8, gpus=4, tokens=40)
@@ -24,7 +27,7 @@ BASE = Question(target_ns=30 * MS, drafter_ns=3 * MS, acceptance=0.8, gpus=4, to
 
 @pytest.fixture(autouse=True)
 def few_events(monkeypatch):
-    monkeypatch.setattr(advising, "EVENTS", 60_000)
+    monkeypatch.setattr(search, "MAX_EVENTS", 60_000)
 
 
 @given(st.integers(1, 40), st.sampled_from([1, 2, 4]), st.integers(1, 30))
@@ -43,8 +46,8 @@ def test_layouts_fit_on_the_gpus(gpus, least, tokens):
 
 def test_tensor_parallelism_shortens_passes():
     question = dataclasses.replace(BASE, tp_gain=1.5, gpus_per_target=2)
-    assert pass_ns(question, 2) == 30 * MS
-    assert pass_ns(question, 4) == 20 * MS
+    assert pass_latency(question, 2).latency_ns == 30 * MS
+    assert pass_latency(question, 4).latency_ns == 20 * MS
 
 
 @settings(max_examples=25)
@@ -53,8 +56,8 @@ def test_without_load_and_preemptible_the_estimate_is_exact(p, drafter_ms, many)
     """One request after the other on the same draws: the ideal model itself."""
     question = dataclasses.replace(BASE, acceptance=p, drafter_ns=drafter_ms * MS, preemptible=True)
     some = layouts(question)[:: 7 if many else 11]
-    requests = advising.REPEATS
-    for one in estimate(question, some):
+    requests = forecast.REPEATS
+    for one in forecasts(question, some):
         deployment = deployment_of(question, one.layout)
         workload = Workload(
             arrivals="closed", users=1, requests=requests, output=Length(mean_tokens=40)
@@ -64,10 +67,10 @@ def test_without_load_and_preemptible_the_estimate_is_exact(p, drafter_ms, many)
 
 
 def test_the_best_is_best_of_what_was_confirmed():
-    for objective in advising.OBJECTIVES:
+    for objective in OBJECTIVES:
         question = dataclasses.replace(BASE, objective=objective, rate_per_s=1.0, slo_ns=1000 * MS)
         advice = advise(question)
-        values = [advising.value(question, one) for one in advice.ranking]
+        values = [search.value(question, one) for one in advice.ranking]
         assert values == sorted(values)
         assert {one.layout.algorithm for one in advice.ranking} == {"nonsi", "si", "dsi"}
         assert all(one.requests == advice.ranking[0].requests for one in advice.ranking)
@@ -111,13 +114,14 @@ def test_a_good_drafter_is_advised():
 def test_what_nothing_carries_is_said():
     advice = advise(dataclasses.replace(BASE, rate_per_s=1000.0))
     assert advice.ranking == []
-    assert advice.verdict.startswith("Nothing on 4 GPUs carries 1000 requests / s")
-    assert all(math.isinf(one.latency_ns) for one in advice.estimates)
+    assert advice.verdict.startswith("No layout on 4 GPUs sustains 1000 requests/s. The best one, ")
+    assert advice.verdict.endswith(" requests/s. All at batch size 1.")
+    assert all(math.isinf(one.latency_ns) for one in advice.forecasts)
 
 
 def test_advice_is_reproducible():
     question = dataclasses.replace(BASE, rate_per_s=1.0)
-    assert advising.as_json(advise(question)) == advising.as_json(advise(question))
+    assert answer.as_json(advise(question)) == answer.as_json(advise(question))
 
 
 def test_the_command(tmp_path):
@@ -163,8 +167,8 @@ def test_so_many_requests_are_sent_that_a_growing_queue_would_tell():
 
 def test_what_there_is_no_gpu_for_is_no_matter_of_load():
     verdict = advise(dataclasses.replace(BASE, gpus=1)).verdict
-    assert "SI needs a further GPU, for a drafter" in verdict
-    assert "cannot carry" not in verdict
+    assert "SI needs one more GPU, for a drafter" in verdict
+    assert "cannot sustain" not in verdict
     assert "SI" not in advise(dataclasses.replace(BASE, gpus=1, tokens=1)).verdict.split(":", 2)[2]
 
 
@@ -179,7 +183,7 @@ def test_energy_where_watts_are_given():
     always = json.loads(advised(*options, "--watts", 360, "--idle-watts", 360).output)
     for row in always["ranking"]:  # 360 W for each GPU-second, whatever it does
         assert row["kwh_per_million"] == pytest.approx(row["gpu_seconds_per_token"] * 100)
-    assert "kWh/M" in advised(*options[:-1], "--watts", 360, "--idle-watts", 0).output
+    assert "kWh/M tokens" in advised(*options[:-1], "--watts", 360, "--idle-watts", 0).output
     for one, missing in (("--watts", "--idle-watts"), ("--idle-watts", "--watts")):
         result = advised(*options, one, 5)
         assert result.exit_code == 2
@@ -187,3 +191,51 @@ def test_energy_where_watts_are_given():
     result = advised(*options, "--watts", 5, "--idle-watts", 6)
     assert result.exit_code == 2
     assert "expected at most 5 (--watts), got 6" in result.output
+
+
+def test_the_answer_names_the_batch_size():
+    """It decides how much load a layout sustains, and is 1 unless an option says otherwise."""
+    options = ("--tokens", "20", "--gpus", "2", "--rate", "1")
+    for more, size in (((), 1), (("--batch", 8), 8)):
+        result = advised(*options, *more)
+        assert f"All at batch size {size}." in result.output
+        assert json.loads(advised(*options, *more, "--json").output)["batch"] == size
+    # One request at a time: there is nothing to batch.
+    assert "All at batch size" not in advised("--tokens", "20", "--gpus", "2").output
+
+
+def test_an_slo_that_nothing_asks_for_is_refused():
+    result = advised("--tokens", "20", "--slo", "1000")
+    assert result.exit_code == 2
+    assert "--slo: is for --objective slo only" in result.output
+
+
+def test_units_price_and_slo_are_shown(tmp_path):
+    out = tmp_path / "a.html"
+    common = ("--tokens", "20", "--gpus", "2", "--price", "2.5")
+    text = advised(*common, "--objective", "slo", "--slo", "700", "--out", out).output
+    for head in ("latency (ms)", "p99 (ms)", "price/M tokens", "SLO met", "GPU-s/1k tokens"):
+        assert head in text
+        assert head in out.read_text()
+    assert "of requests meet the 0.7 s SLO on" in text
+    assert "700 ms" in out.read_text()
+    assert "2.5 per GPU-hour" in out.read_text()
+    assert "price/M" not in advised(*common[:-2]).output
+
+
+def test_one_layout_is_one_layout():
+    text = advised("--tokens", "1", "--gpus", "1").output
+    assert "1 layout was estimated, and this one simulated" in text
+    assert (
+        "No layout on 1 GPU sustains"
+        in advise(dataclasses.replace(BASE, gpus=1, rate_per_s=1000.0)).verdict
+    )
+
+
+def test_the_axis_counts_gpu_seconds_per_1000_tokens():
+    """Ticks of GPU-seconds per token, five decimals each, ran into each other."""
+    chart = page.pareto_panel(advise(dataclasses.replace(BASE, rate_per_s=1.0))).chart.to_dict()
+    axis = chart["layer"][0]["encoding"]["x"]
+    assert axis["title"] == "GPU-seconds reserved per 1,000 tokens"
+    assert axis["axis"]["tickCount"] == 6
+    assert chart["layer"][0]["encoding"]["shape"]["legend"] is not None

@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 from dsim.cli.main import main
 from dsim.deployment import perfetto
 from dsim.deployment.metrics import DRIFT_REQUESTS, _estimate, backlog_growth, measure
+from dsim.deployment.offered_load import offered_load
 from dsim.deployment.serve import serve
 from dsim.deployment.spec import Deployment, Faults, FleetSpec, MorePool, Slo
-from dsim.deployment.theory import offered_load
 from dsim.deployment.workload import Length, Workload, read_trace, uniforms
 from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance

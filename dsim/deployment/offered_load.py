@@ -1,8 +1,4 @@
-"""Closed forms of queueing theory, and the offered load of a deployment.
-
-Kleinrock, *Queueing Systems*, volume 1 (1975): M/M/1, M/M/c and the Erlang formulas (chapter 3),
-the Pollaczek-Khinchine formula of M/G/1 (chapter 5). Little (1961): L = λW.
-"""
+"""The offered load of a deployment: the work that arrives, over the work that can be done."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dsim.deployment.cluster import draws_of
 from dsim.deployment.workload import request_key
 from dsim.model.acceptance import run_lengths
 from dsim.model.lookahead import mean_rate
@@ -24,41 +21,6 @@ if TYPE_CHECKING:
     from dsim.model.lookahead import Plan
 
 SAMPLE = 400  # requests from which the mean work of one is estimated
-
-
-def mg1_wait(load: float, service: float, cv: float = 1.0) -> float:
-    """Mean wait in M/G/1 (Pollaczek-Khinchine); M/M/1 has ``cv`` 1, M/D/1 has 0.
-
-    Args:
-        load: arrival rate × mean service time, below 1.
-        service: mean service time; the wait is in its unit.
-        cv: standard deviation / mean of the service time.
-    """
-    return load * service * (1 + cv**2) / (2 * (1 - load))
-
-
-def erlang_b(servers: int, offered: float) -> float:
-    """The share of arrivals that an M/G/c/c system turns away (Erlang's loss formula).
-
-    Args:
-        servers: ``c``.
-        offered: arrival rate × mean service time, in erlangs.
-    """
-    blocked = 1.0
-    for n in range(1, servers + 1):
-        blocked = offered * blocked / (n + offered * blocked)
-    return blocked
-
-
-def erlang_c(servers: int, offered: float) -> float:
-    """The share of arrivals that have to wait in M/M/c; *offered* is below *servers*."""
-    blocked = erlang_b(servers, offered)
-    return servers * blocked / (servers - offered * (1 - blocked))
-
-
-def mmc_wait(servers: int, offered: float, service: float) -> float:
-    """Mean wait in M/M/c, in the unit of the mean *service* time."""
-    return erlang_c(servers, offered) * service / (servers - offered)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,8 +61,6 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     they are up counts, and what a failure interrupts is done again; failures at known times are
     left out.
     """
-    from dsim.deployment.cluster import draws_of
-
     if workload.arrivals == "closed" or workload.count < 2:
         return None
     if deployment.max_active and deployment.max_waiting is not None:

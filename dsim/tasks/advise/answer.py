@@ -1,0 +1,302 @@
+"""The answer of ``dsim advise``: the verdict, what would change it, tables and JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import textwrap
+from typing import TYPE_CHECKING
+
+from tabulate import tabulate
+
+from dsim.orchestrations import ORCHESTRATIONS
+from dsim.tasks.advise.forecast import best_algorithm, forecasts
+from dsim.tasks.advise.layouts import candidates, drafts
+from dsim.tasks.advise.search import (
+    TIE,
+    kwh_per_million,
+    pareto,
+    price_per_million,
+    search,
+    value,
+)
+from dsim.units import to_ms
+from dsim.words import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dsim.tasks.advise.forecast import Forecast
+    from dsim.tasks.advise.layouts import Layout
+    from dsim.tasks.advise.question import Question
+    from dsim.tasks.advise.search import Confirmed
+
+RATES = tuple(round(0.05 * i, 2) for i in range(21))  # acceptance rates tried for the sensitivity
+FACTORS = (1.4, 2.0, 4.0, 8.0)  # speeds of drafts tried, up and down
+TEXT_WIDTH = 100  # of text on a terminal
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Advice:
+    """The answer.
+
+    Attributes:
+        question: what was asked.
+        ranking: simulated layouts, the best first.
+        forecasts: forecasts of all layouts.
+        pareto: layouts of the ranking that no other beats in both latency and GPU time per token.
+        sensitivity: sentences: what would change the answer.
+        verdict: the answer in one sentence.
+    """
+
+    question: Question
+    ranking: Sequence[Confirmed]
+    forecasts: Sequence[Forecast]
+    pareto: Sequence[Confirmed]
+    sensitivity: Sequence[str]
+    verdict: str
+
+
+def advise(
+    question: Question, progress: Callable[[int, int], None] = lambda _done, _all: None
+) -> Advice:
+    """Answer *question*.
+
+    Args:
+        question: what is asked.
+        progress: called with how many of how many layouts have been simulated.
+    """
+    expected, ranking = search(question, progress)
+    wanted = sorted(one.layout for one in expected)
+    return Advice(
+        question=question,
+        ranking=ranking,
+        forecasts=expected,
+        pareto=pareto(ranking),
+        sensitivity=_sensitivity(question, wanted, ranking),
+        verdict=_verdict(question, ranking, expected),
+    )
+
+
+def _verdict(question: Question, ranking: Sequence[Confirmed], expected: Sequence[Forecast]) -> str:
+    on = f"on {plural(question.gpus, 'GPU')}"
+    size = f" All at batch size {question.batch}." if question.loaded else ""
+    if not ranking:
+        most = max(expected, key=lambda one: one.most_per_s)
+        return (
+            f"No layout {on} sustains {question.rate_per_s:g} requests/s. The best one, "
+            f"{most.layout}, sustains {most.most_per_s:.3g} requests/s.{size}"
+        )
+    best = ranking[0]
+    mine = best.layout.orchestration
+    if not best.metrics.stable:
+        return (
+            f"No layout {on} sustains this load. The best one is {best.layout} "
+            f"({_figure(question, best)}, and growing).{size}"
+        )
+    others = []
+    for orchestration in candidates():
+        title = orchestration.title
+        if orchestration == mine:
+            continue
+        other = next((one for one in ranking if one.layout.orchestration == orchestration), None)
+        if other is not None:
+            others.append(f"{title} at its best: {_figure(question, other)}")
+        elif question.tokens > 1:
+            there = any(one.layout.orchestration == orchestration for one in expected)
+            why = "cannot sustain this load" if there else "needs one more GPU, for a drafter"
+            others.append(f"{title} {why}")
+    close = ""
+    runner_up = next((one for one in ranking if one.layout.orchestration != mine), None)
+    if runner_up is not None and _is_close(question, best, runner_up):
+        close = f" (not significantly better than {runner_up.layout.orchestration.title})"
+    do = "Run" if drafts(mine) else "Don't speculate: run"
+    answer = "; ".join([f"{do} {best.layout}: {_figure(question, best)}", *others])
+    return f"{answer}{close}.{size}"
+
+
+def _title(name: str) -> str:
+    return ORCHESTRATIONS[name].title
+
+
+def _figure(question: Question, one: Confirmed) -> str:
+    if question.objective == "throughput":
+        return f"{one.most_per_s:.3g} requests/s"
+    if question.objective == "price":
+        price = price_per_million(question, one)
+        words = f", {price:.2f} per million tokens" if question.price_per_gpu_hour else ""
+        return f"{one.gpu_seconds_per_token:.3g} GPU-seconds per token{words}"
+    if question.objective == "slo" and question.slo_ns is not None:
+        slo_s, gpus = to_ms(question.slo_ns) / 1000, plural(one.layout.gpus, "GPU")
+        return f"{one.metrics.good_share:.0%} of requests meet the {slo_s:g} s SLO on {gpus}"
+    return f"{one.latency_ms:.0f} ms per request"
+
+
+def _is_close(question: Question, best: Confirmed, other: Confirmed) -> bool:
+    if question.objective == "latency":
+        a, b = best.metrics.latency["mean"], other.metrics.latency["mean"]
+        return b.value - a.value < max(
+            TIE * a.value, *(x for x in (a.ci95, b.ci95) if not math.isnan(x)), 0.0
+        )
+    if question.objective == "throughput":
+        return other.most_per_s > (1 - TIE) * best.most_per_s
+    if question.objective == "price":
+        return other.gpu_seconds_per_token < (1 + TIE) * best.gpu_seconds_per_token
+    return value(question, best)[:3] == value(question, other)[:3]
+
+
+def _sensitivity(
+    question: Question, wanted: Sequence[Layout], ranking: Sequence[Confirmed]
+) -> list[str]:
+    """What acceptance rate or drafter latency would change the answer, by the forecasts."""
+    if not ranking:
+        return []
+    now = ranking[0].layout.algorithm
+    expected = best_algorithm(question, forecasts(question, wanted))
+    if expected != now:
+        favours = f"favours {_title(expected)}" if expected else "says that nothing sustains it"
+        return [
+            f"Close call: the analytical estimate {favours}, the simulation {_title(now)}, so no "
+            "sensitivity analysis is shown."
+        ]
+    sentences = []
+
+    def add(what: str, best: str | None) -> None:
+        answer = _title(best) if best else "that no layout sustains this load"
+        sentences.append(f"{what}, the answer would be {answer}.")
+
+    for step, more in ((-1, "or less"), (1, "or more")):
+        for p in [p for p in RATES if (p - question.acceptance) * step > 1e-9][::step]:
+            best = best_algorithm(question, forecasts(question, wanted, acceptance=p))
+            if best != now:
+                add(f"At an acceptance rate of {p:g}{f' {more}' if 0 < p < 1 else ''}", best)
+                break
+    for speed in (False, True):
+        for factor in FACTORS:
+            drafter_ns = max(1, round(question.drafter_ns * (1 / factor if speed else factor)))
+            best = best_algorithm(question, forecasts(question, wanted, drafter_ns=drafter_ns))
+            if best != now:
+                what = f"{factor:g} times as {'fast' if speed else 'slow'}"
+                add(f"With drafts {what} ({to_ms(drafter_ns):.3g} ms each)", best)
+                break
+    if not sentences:
+        sentences.append(
+            f"No other acceptance rate, and no drafts up to {FACTORS[-1]:g} times as fast or as "
+            "slow, would change the algorithm."
+        )
+    return sentences
+
+
+def as_rows(advice: Advice) -> list[dict[str, object]]:
+    """The ranking, one row per simulated layout."""
+    front = {one.layout for one in advice.pareto}
+    rows: list[dict[str, object]] = []
+    for one in advice.ranking:
+        m = one.metrics
+        rows.append(
+            {
+                **dataclasses.asdict(one.layout),
+                "gpus": one.layout.gpus,
+                "latency_mean_ms": one.latency_ms,
+                "latency_mean_ci95_ms": m.latency["mean"].ci95,
+                "latency_p99_ms": m.latency["p99"].value,
+                "estimated_ms": to_ms(one.forecast.latency_ns),
+                "most_per_s": one.most_per_s,
+                "estimated_most_per_s": one.forecast.most_per_s,
+                "gpu_seconds_per_token": one.gpu_seconds_per_token,
+                "price_per_million": price_per_million(advice.question, one),
+                "kwh_per_million": kwh_per_million(advice.question, one),
+                "good_share": m.good_share,
+                "target_utilisation": m.target_utilisation,
+                "drafter_utilisation": m.drafter_utilisation,
+                "wasted_passes": m.wasted_passes,
+                "stable": m.stable,
+                "pareto": one.layout in front,
+                "requests": one.requests,
+            }
+        )
+    return rows
+
+
+def as_json(advice: Advice) -> str:
+    """The answer as one JSON object."""
+    q = advice.question
+    rows = [
+        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
+        for row in as_rows(advice)
+    ]
+    return json.dumps(
+        {
+            "verdict": advice.verdict,
+            "pair": {
+                "source": q.source,
+                "target_latency_ms": to_ms(q.target_ns),
+                "target_latency_by_width_ms": [[w, to_ms(ns)] for w, ns in q.target_table],
+                "drafter_latency_ms": to_ms(q.drafter_ns),
+                "acceptance": q.acceptance,
+            },
+            "batch": q.batch,
+            "sensitivity": list(advice.sensitivity),
+            "layouts_estimated": len(advice.forecasts),
+            "ranking": rows,
+        }
+    )
+
+
+def table(advice: Advice) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows of the ranking for people."""
+    q = advice.question
+    front = {one.layout for one in advice.pareto}
+
+    def row(one: Confirmed) -> dict[str, str]:
+        m, layout = one.metrics, one.layout
+        mean = m.latency["mean"]
+        interval = "" if math.isnan(mean.ci95) else f" ± {mean.ci95:.0f}"
+        cells = {
+            "algorithm": layout.orchestration.title,
+            "k": str(layout.lookahead or "–"),
+            "targets": str(layout.targets),
+            "GPUs each": str(layout.degree),
+            "drafter GPUs": str(layout.drafter_gpus or "–"),
+            "GPUs": str(layout.gpus),
+            "latency (ms)": f"{mean.value:.0f}{interval}{'' if m.stable else ' ↗'}",
+            "p99 (ms)": f"{m.latency['p99'].value:.0f}",
+            "estimate (ms)": f"{to_ms(one.forecast.latency_ns):.0f}",
+        }
+        if q.objective == "throughput":
+            cells["requests/s"] = f"{one.most_per_s:.3g}"
+        if q.objective == "slo":
+            cells["SLO met"] = f"{m.good_share:.0%}"
+        if q.watts is not None:
+            cells["kWh/M tokens"] = f"{kwh_per_million(q, one):.3g}"
+        if q.price_per_gpu_hour:
+            cells["price/M tokens"] = f"{price_per_million(q, one):.4g}"
+        return cells | {
+            "GPU-s/1k tokens": f"{1000 * one.gpu_seconds_per_token:.4g}",
+            "targets busy": f"{m.target_utilisation:.0%}",
+            "waste": f"{m.wasted_passes:.0%}",
+            "Pareto": "●" if layout in front else "",
+        }
+
+    rows = [row(one) for one in advice.ranking]
+    return list(rows[0]) if rows else [], [list(cells.values()) for cells in rows]
+
+
+def as_text(advice: Advice) -> list[str]:
+    """The answer in lines for people."""
+    facts = ", ".join(f"{name} {value}" for name, value in advice.question.facts())
+    lines = [*textwrap.wrap(f"Given: {facts}.", TEXT_WIDTH), "", advice.verdict, ""]
+    if advice.ranking:
+        head, rows = table(advice)
+        aligned = ("left", *["right"] * (len(head) - 1))
+        text = tabulate(rows, head, disable_numparse=True, colalign=aligned)
+        estimated = plural(len(advice.forecasts), "layout")
+        was = "was" if len(advice.forecasts) == 1 else "were"
+        this = "this one" if len(rows) == 1 else f"these {len(rows)}"
+        lines += [*text.splitlines(), "", *advice.sensitivity]
+        lines += [
+            f"{estimated} {was} estimated, and {this} simulated; latency: mean ± 95 % interval. "
+            "The sensitivity is by the estimates."
+        ]
+    return lines

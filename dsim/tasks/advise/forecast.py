@@ -1,0 +1,192 @@
+"""What a layout is expected to do, without simulating it.
+
+The latency and work of a request alone come from the vector engine; the waiting comes from M/M/c
+with the Allen-Cunneen correction (half of it, as passes take a constant time).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, NamedTuple
+
+from dsim.deployment.queueing import erlang_c
+from dsim.engines import vector
+from dsim.model.acceptance import Acceptance
+from dsim.tasks.advise.layouts import candidates, drafts, overlaps, pass_latency
+from dsim.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from dsim.tasks.advise.layouts import Layout
+    from dsim.tasks.advise.question import Question
+
+REPEATS = 12  # random draws from which a layout is estimated
+MAX_OFFERED = 0.97  # of a server, in the estimate of the wait
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """What a layout is expected to do.
+
+    Attributes:
+        layout: the layout.
+        latency_ns: mean time to the last token; infinite where the load is too much.
+        most_per_s: the largest rate (requests per second) that the layout sustains.
+        gpu_seconds_per_token: GPU time reserved per token.
+    """
+
+    layout: Layout
+    latency_ns: float
+    most_per_s: float
+    gpu_seconds_per_token: float
+
+
+class Work(NamedTuple):
+    """What one request is on servers of its own: mean latency, passes and drafts."""
+
+    latency_ns: float
+    passes: float
+    drafts: float
+
+
+class _Works:
+    """The work of a request on any layout, by the vector engine."""
+
+    def __init__(self, question: Question, acceptance: float, drafter_ns: int) -> None:
+        self.question = question
+        self.drafter_ns = drafter_ns
+        draws = Acceptance(rate=acceptance).draws(question.seed, REPEATS, question.tokens)
+        self.branches = vector.Branches.of(draws)
+        # Where drafting overlaps passes, one pass per rejection and one more are enough.
+        self.min_passes = float((~draws[:, :-1]).sum(axis=1).mean()) + 1
+
+    def of(self, wanted: Iterable[Layout]) -> list[Work]:
+        """The work on each layout."""
+        wanted = list(wanted)
+        found: dict[Layout, Work] = {}
+        for orchestration in candidates():
+            own = [layout for layout in wanted if layout.algorithm == orchestration.name]
+            keys = {self._timing(layout): None for layout in own}
+            if not keys:
+                continue
+            timings = list(keys)
+            totals = vector.TOTALS[orchestration.name](timings, self.branches)
+            latency = totals.latency_ns().mean(axis=1)
+            passes = totals.target_passes[totals.row].mean(axis=1)
+            made = totals.drafts[totals.row].mean(axis=1)
+            at = {timing: i for i, timing in enumerate(timings)}
+            for layout in own:
+                i = at[self._timing(layout)]
+                found[layout] = Work(float(latency[i]), float(passes[i]), float(made[i]))
+        return [found[layout] for layout in wanted]
+
+    def _timing(self, layout: Layout) -> vector.Timing:
+        several = layout.orchestration.takes_targets
+        return vector.Timing(
+            drafter_ns=self.drafter_ns,
+            target_ns=_block_ns(self.question, layout),
+            lookahead=max(1, layout.lookahead),
+            targets=layout.targets if several else 1,
+        )
+
+
+def _block_ns(question: Question, layout: Layout) -> int:
+    """The latency of a pass over a block of *layout*'s lookahead."""
+    return pass_latency(question, layout.degree).at_width(layout.lookahead + 1)
+
+
+def forecasts(
+    question: Question,
+    wanted: Sequence[Layout],
+    *,
+    acceptance: float | None = None,
+    drafter_ns: int | None = None,
+) -> list[Forecast]:
+    """What each layout is expected to do.
+
+    Args:
+        question: what is given.
+        wanted: the layouts.
+        acceptance: an acceptance rate in place of the given one.
+        drafter_ns: a latency of a draft in place of the given one.
+    """
+    p = question.acceptance if acceptance is None else acceptance
+    t1 = drafter_ns or question.drafter_ns
+    works = _Works(question, p, t1)
+    return [
+        _forecast(question, layout, work, works.min_passes, t1)
+        for layout, work in zip(wanted, works.of(wanted), strict=True)
+    ]
+
+
+def _forecast(
+    question: Question, layout: Layout, work: Work, min_passes: float, drafter_ns: int
+) -> Forecast:
+    alone_ns, passes, made = work
+    overlapping = overlaps(layout.orchestration)
+    t2, b = _block_ns(question, layout), question.batch
+    share_ns = (t2 + (b - 1) * question.sequence_ns) / b  # one sequence's, of a full batch
+    drafters = layout.drafter_gpus * question.drafters_per_gpu
+    least = min_passes if overlapping else passes
+    least_drafts = question.tokens - min_passes if overlapping else made
+    target_ns = least * share_ns / layout.targets
+    draft_ns = least_drafts * drafter_ns / drafters if drafts(layout.orchestration) else 0.0
+    most_per_s = NS_PER_S / max(target_ns, draft_ns)
+    rate = question.rate_per_s
+    if rate is None:
+        latency_ns = alone_ns
+        gpu_s = layout.gpus * alone_ns / NS_PER_S / question.tokens
+    else:
+        latency_ns = math.inf
+        gpu_s = layout.gpus / (rate * question.tokens)
+    if rate is not None and rate < most_per_s:
+        per_ns = rate / NS_PER_S
+        if overlapping:
+            # Idle servers are given more passes than are needed; busy ones are not.
+            room = min(1.0, layout.targets / (per_ns * passes * share_ns))
+            passes = max(least, passes * room)
+            room = min(1.0, drafters / (per_ns * made * drafter_ns)) if made else 1.0
+            made = max(least_drafts, made * room)
+        latency_ns = (
+            alone_ns
+            + least * _wait_ns(per_ns * passes * share_ns, layout.targets, t2)
+            + least_drafts * _wait_ns(per_ns * made * drafter_ns, drafters, drafter_ns)
+        )
+    return Forecast(
+        layout=layout,
+        latency_ns=latency_ns,
+        most_per_s=most_per_s,
+        gpu_seconds_per_token=gpu_s,
+    )
+
+
+def _wait_ns(offered: float, servers: int, service_ns: float) -> float:
+    """Mean wait before a forward: M/D/c, by half of M/M/c (Allen-Cunneen)."""
+    if not servers or not offered:
+        return 0.0
+    offered = min(offered, MAX_OFFERED * servers)
+    return erlang_c(servers, offered) * service_ns / (servers - offered) / 2
+
+
+def worth(question: Question, one: Forecast) -> tuple[float, ...]:
+    """How good a forecast is for the objective: the smaller the better."""
+    late = math.isinf(one.latency_ns)
+    if question.objective == "throughput":
+        return (-one.most_per_s, one.latency_ns)
+    if question.objective == "price":
+        return (late, one.gpu_seconds_per_token, one.latency_ns)
+    if question.objective == "slo" and question.slo_ns is not None:
+        # Of what is likely to keep the bound, the fewest GPUs; else what comes nearest to it.
+        over = max(1.0, 1.3 * one.latency_ns / question.slo_ns)
+        return (late, over, one.layout.gpus, one.latency_ns)
+    return (late, one.latency_ns, one.layout.gpus)
+
+
+def best_algorithm(question: Question, found: Sequence[Forecast]) -> str | None:
+    """The orchestration of the best forecast; ``None``: no layout sustains the load."""
+    sustained = [one for one in found if math.isfinite(one.latency_ns)]
+    if not sustained:
+        return None
+    return min(sustained, key=lambda one: (worth(question, one), one.layout)).layout.algorithm

@@ -1,0 +1,146 @@
+"""The layouts that given GPUs allow: orchestration, lookahead, servers and tensor parallelism."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from typing import TYPE_CHECKING
+
+from dsim.deployment.spec import Deployment, FleetSpec, Slo
+from dsim.engines import vector
+from dsim.model.acceptance import Acceptance
+from dsim.model.latency import Latency
+from dsim.orchestrations import ORCHESTRATIONS, Orchestration
+from dsim.words import plural
+
+if TYPE_CHECKING:
+    from dsim.tasks.advise.question import Question
+
+LOOKAHEADS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20)
+DRAFTER_GPUS = (1, 2, 4)
+
+
+def candidates() -> list[Orchestration]:
+    """The orchestrations that layouts can be estimated for, by their vector form."""
+    return [one for one in ORCHESTRATIONS.values() if one.name in vector.TOTALS]
+
+
+def drafts(orchestration: Orchestration) -> bool:
+    """Whether *orchestration* asks a drafter at all."""
+    return "lookahead" in orchestration.reads
+
+
+def overlaps(orchestration: Orchestration) -> bool:
+    """Whether *orchestration* drafts while passes run."""
+    return "preemptible" in orchestration.reads
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, order=True)
+class Layout:
+    """One way to use the GPUs.
+
+    Attributes:
+        algorithm: name of the orchestration.
+        lookahead: ``k`` (0 for an orchestration that does not draft).
+        targets: number of target servers.
+        degree: GPUs of each target server (tensor parallelism).
+        drafter_gpus: number of GPUs that hold drafters.
+    """
+
+    algorithm: str
+    lookahead: int
+    targets: int
+    degree: int
+    drafter_gpus: int
+
+    @property
+    def orchestration(self) -> Orchestration:
+        """The orchestration."""
+        return ORCHESTRATIONS[self.algorithm]
+
+    @property
+    def gpus(self) -> int:
+        """Number of GPUs of the layout."""
+        return self.targets * self.degree + self.drafter_gpus
+
+    def __str__(self) -> str:
+        on = plural(self.targets, "target server")
+        on += f" of {self.degree} GPUs" if self.degree > 1 else ""
+        title = self.orchestration.title
+        if not drafts(self.orchestration):
+            return f"{title} on {on}"
+        gpus = f"{plural(self.drafter_gpus, 'GPU')} for drafters"
+        return f"{title} with lookahead {self.lookahead} on {on} and {gpus}"
+
+
+def layouts(question: Question) -> list[Layout]:
+    """Every layout that the GPUs allow, larger numbers of servers in steps."""
+    found = []
+    speculative = [one.name for one in candidates() if drafts(one)]
+    plain = [one.name for one in candidates() if not drafts(one)]
+    lookaheads = [k for k in LOOKAHEADS if k < question.tokens]
+    degree = question.gpus_per_target
+    while degree <= question.gpus:
+
+        def layout(name: str, k: int, targets: int, gpus: int, degree: int = degree) -> Layout:
+            return Layout(
+                algorithm=name, lookahead=k, targets=targets, degree=degree, drafter_gpus=gpus
+            )
+
+        for targets, name in itertools.product(_steps(question.gpus // degree), plain):
+            found.append(layout(name, 0, targets, 0))
+        for gpus in DRAFTER_GPUS:
+            steps = _steps((question.gpus - gpus) // degree)
+            for targets, name, k in itertools.product(steps, speculative, lookaheads):
+                found.append(layout(name, k, targets, gpus))
+        degree *= 2
+    return found
+
+
+def _steps(most: int) -> list[int]:
+    """1 … *most*: all up to 4, then ever fewer, and *most* itself."""
+    steps, at = [], 1
+    while at < most:
+        steps.append(at)
+        at = at + 1 if at < 4 else max(at + 1, round(at * 1.3))
+    return [*steps, most] if most >= 1 else []
+
+
+def pass_latency(question: Question, degree: int) -> Latency:
+    """The latency model of target passes on *degree* GPUs."""
+    doublings = math.log2(degree / question.gpus_per_target)
+    gain: float = question.tp_gain**doublings
+    table = question.target_table or ((1, question.target_ns),)
+    scaled = tuple((width, max(1, round(ns / gain))) for width, ns in table)
+    return Latency(
+        model="table" if question.target_table else "constant",
+        latency_ns=scaled[0][1],
+        table=scaled,
+    )
+
+
+def deployment_of(question: Question, layout: Layout) -> Deployment:
+    """The deployment of *layout*, for the event engine."""
+    return Deployment(
+        algorithm=layout.algorithm,
+        lookahead=max(1, layout.lookahead),
+        most_passes=layout.targets,
+        target=pass_latency(question, layout.degree),
+        drafter=Latency(latency_ns=question.drafter_ns),
+        acceptance=Acceptance(rate=question.acceptance),
+        seed=question.seed,
+        preemptible=question.preemptible,
+        targets=FleetSpec(
+            servers=layout.targets,
+            max_batch=question.batch,
+            sequence_ns=question.sequence_ns,
+            gpus=layout.degree,
+        ),
+        drafters=FleetSpec(
+            servers=max(1, layout.drafter_gpus * question.drafters_per_gpu),
+            gpus=1 / question.drafters_per_gpu,
+        ),
+        price_per_gpu_hour=question.price_per_gpu_hour,
+        slo=Slo(latency_ns=question.slo_ns),
+    )

@@ -1,0 +1,81 @@
+"""The answer of ``dsim advise`` as a page with a chart."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import altair as alt
+import pandas as pd
+
+from dsim.files import write_whole
+from dsim.report import page as report
+from dsim.report.charts import Panel
+from dsim.tasks.advise.answer import as_rows, table
+from dsim.tasks.advise.layouts import candidates
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dsim.tasks.advise.answer import Advice
+
+
+def pareto_panel(advice: Advice) -> Panel:
+    """Latency against the GPU time reserved per token, one mark per simulated layout."""
+    frame = pd.DataFrame(as_rows(advice))
+    frame["gpu_s"] = 1000 * frame["gpu_seconds_per_token"]
+    frame = frame.round(6)
+    frame["name"] = [one.layout.orchestration.title for one in advice.ranking]
+    frame["layout"] = [str(one.layout) for one in advice.ranking]
+    frame["kind"] = frame["pareto"].map({True: "Pareto-optimal", False: "dominated"})
+    ticks = alt.Axis(tickCount=6, format="~g", labelOverlap="greedy")
+    x = alt.X("gpu_s:Q", title="GPU-seconds reserved per 1,000 tokens", axis=ticks)
+    y = alt.Y("latency_mean_ms:Q", title="mean latency of a request (ms)")
+    known = candidates()
+    colours = alt.Scale(domain=[o.title for o in known], range=[o.colour for o in known])
+    shapes = alt.Scale(domain=["Pareto-optimal", "dominated"], range=["circle", "cross"])
+    points = (
+        alt.Chart(frame)
+        .mark_point(filled=True, size=80, opacity=1)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("name:N", title=None, scale=colours, legend=alt.Legend(orient="top")),
+            shape=alt.Shape("kind:N", title=None, scale=shapes, legend=alt.Legend(orient="top")),
+            tooltip=[
+                alt.Tooltip("layout:N", title="layout"),
+                alt.Tooltip("latency_mean_ms:Q", title="latency (ms)", format=".4~g"),
+                alt.Tooltip("gpu_s:Q", title="GPU-s per 1,000 tokens", format=".4~g"),
+            ],
+        )
+    )
+    front = (
+        alt.Chart(frame[frame["pareto"]].sort_values("gpu_s"))
+        .mark_line(color="#8b929c", strokeDash=[4, 3])
+        .encode(x=x, y=y)
+    )
+    return Panel(
+        name="01-pareto",
+        title="Latency against GPU time",
+        caption="Simulated layouts. Dots on the dashed line are Pareto-optimal; crosses are "
+        "dominated. Hover for details.",
+        chart=front + points,
+        marks=len(frame),
+    )
+
+
+def write_page(advice: Advice, path: Path) -> None:
+    """Write the answer as one HTML page.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    head, rows = table(advice)
+    page = report.Page(
+        title="What should I run?",
+        description=advice.verdict,
+        facts=advice.question.facts(),
+        summary={"head": head, "rows": rows} if rows else None,
+        summary_caption=" ".join(advice.sensitivity),
+    )
+    panels = [pareto_panel(advice)] if advice.ranking else []
+    write_whole(path, report.html(page, panels), "--out")

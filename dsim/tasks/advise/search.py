@@ -1,0 +1,208 @@
+"""Find the best layouts: forecast them all, and simulate the best of them under the load."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dsim.deployment.metrics import DRIFT_REQUESTS, JOULES_PER_KWH, Metrics, measure
+from dsim.deployment.offered_load import offered_load
+from dsim.deployment.serve import serve
+from dsim.deployment.workload import Length, Workload
+from dsim.tasks.advise.forecast import forecasts, worth
+from dsim.tasks.advise.layouts import candidates, deployment_of, drafts, layouts, overlaps
+from dsim.units import NS_PER_S
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dsim.tasks.advise.forecast import Forecast
+    from dsim.tasks.advise.layouts import Layout
+    from dsim.tasks.advise.question import Question
+
+MAX_EVENTS = 700_000  # of all confirmations together
+MIN_REQUESTS, MAX_REQUESTS = 60, 1000
+FINALISTS, PER_ALGORITHM, MAX_FINALISTS = 5, 2, 12
+TIE = 0.02  # relative differences below this are none
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Confirmed:
+    """What the event engine says of a layout.
+
+    Attributes:
+        layout: the layout.
+        forecast: what was expected of it.
+        metrics: metrics of a run under the load that was asked about.
+        most_per_s: requests per second with users who never pause (simulated only for the objective
+            ``throughput``; else NaN).
+        gpu_seconds_per_token: GPU time reserved per token: in this run, and for arrivals at a rate
+            in the long run.
+        requests: number of requests that were simulated.
+    """
+
+    layout: Layout
+    forecast: Forecast
+    metrics: Metrics
+    most_per_s: float
+    gpu_seconds_per_token: float
+    requests: int
+
+    @property
+    def latency_ms(self) -> float:
+        """Mean latency of a request."""
+        return self.metrics.latency["mean"].value
+
+
+def confirm(question: Question, one: Forecast, requests: int) -> Confirmed:
+    """Simulate a layout.
+
+    Args:
+        question: what is given.
+        one: forecast of the layout.
+        requests: number of requests.
+    """
+    deployment = deployment_of(question, one.layout)
+    output = Length(mean_tokens=question.tokens)
+    if question.rate_per_s is None:
+        workload = Workload(arrivals="closed", users=1, requests=requests, output=output)
+    else:
+        workload = Workload(requests=requests, rate_per_s=question.rate_per_s, output=output)
+    most_per_s = math.nan
+    if question.objective == "throughput":
+        users = 4 * one.layout.targets * question.batch
+        busy = Workload(
+            arrivals="closed", users=users, requests=max(requests, 4 * users), output=output
+        )
+        run = serve(deployment, busy)
+        # From the time when all are at work to the time when the first has no more to send.
+        finished = np.sort(run.done_ns)[users:-users]
+        most_per_s = float((len(finished) - 1) / (finished[-1] - finished[0]) * NS_PER_S)
+        if question.rate_per_s is None:
+            workload = busy
+    metrics = measure(deployment, [serve(deployment, workload)], warm_up=0.1)
+    gpu_s = metrics.gpu_seconds_per_token
+    if question.rate_per_s is not None:
+        gpu_s = one.layout.gpus / (question.rate_per_s * question.tokens)
+    return Confirmed(
+        layout=one.layout,
+        forecast=one,
+        metrics=metrics,
+        most_per_s=most_per_s,
+        gpu_seconds_per_token=gpu_s,
+        requests=requests,
+    )
+
+
+def value(question: Question, one: Confirmed) -> tuple[float, ...]:
+    """How good a simulated layout is for the objective: the smaller the better."""
+    unstable = not one.metrics.stable
+    if question.objective == "throughput":
+        return (-one.most_per_s, one.latency_ms)
+    if question.objective == "price":
+        return (unstable, round(one.gpu_seconds_per_token, 9), one.latency_ms)
+    if question.objective == "slo":
+        return (unstable, -round(one.metrics.good_share, 2), one.layout.gpus, one.latency_ms)
+    return (unstable, one.latency_ms, one.layout.gpus)
+
+
+def search(
+    question: Question, progress: Callable[[int, int], None] = lambda _done, _all: None
+) -> tuple[list[Forecast], list[Confirmed]]:
+    """Forecasts of all layouts and the simulated ones, both with the best first.
+
+    Args:
+        question: what is given.
+        progress: called with how many of how many layouts have been simulated.
+    """
+    expected = sorted(
+        forecasts(question, layouts(question)), key=lambda one: (worth(question, one), one.layout)
+    )
+    finalists = _finalists([one for one in expected if math.isfinite(one.latency_ns)])
+    requests = _requests(question, finalists)
+    confirmed = []
+    for number, one in enumerate(finalists):
+        progress(number, len(finalists))
+        if _is_sustained(question, one.layout):
+            confirmed.append(confirm(question, one, requests))
+    progress(len(finalists), len(finalists))
+    return expected, sorted(confirmed, key=lambda one: (value(question, one), one.layout))
+
+
+def _is_sustained(question: Question, layout: Layout) -> bool:
+    """Whether the offered load of *layout*, as in a study of a deployment, is below 1."""
+    if question.rate_per_s is None:
+        return True
+    output = Length(mean_tokens=question.tokens)
+    workload = Workload(requests=200, rate_per_s=question.rate_per_s, output=output)
+    load = offered_load(deployment_of(question, layout), workload)
+    return load is None or load.worst[1] < 1
+
+
+def _finalists(expected: Sequence[Forecast]) -> list[Forecast]:
+    """The best, the best of each orchestration, and what may be on the Pareto front.
+
+    Of layouts that differ in the lookahead alone only the best is taken.
+    """
+
+    def servers(one: Forecast) -> tuple[object, ...]:
+        layout = one.layout
+        return layout.algorithm, layout.targets, layout.degree, layout.drafter_gpus
+
+    best: dict[tuple[object, ...], Forecast] = {}
+    for one in expected:
+        best.setdefault(servers(one), one)
+    left = list(best.values())
+    chosen = dict.fromkeys(one.layout for one in left[:FINALISTS])
+    for orchestration in candidates():
+        own = [one for one in left if one.layout.algorithm == orchestration.name]
+        chosen |= dict.fromkeys(one.layout for one in own[:PER_ALGORITHM])
+    least = math.inf
+    for one in sorted(left, key=lambda e: (e.gpu_seconds_per_token, e.latency_ns)):
+        if one.latency_ns < (1 - TIE) * least and len(chosen) < MAX_FINALISTS:
+            least = one.latency_ns
+            chosen[one.layout] = None
+    return [one for one in left if one.layout in chosen]
+
+
+def _events_per_token(layout: Layout) -> float:
+    if overlaps(layout.orchestration):
+        return 4.5
+    return 1.6 if drafts(layout.orchestration) else 1.1
+
+
+def _requests(question: Question, finalists: Sequence[Forecast]) -> int:
+    """Number of requests of each layout: the same for all, so that they see the same draws."""
+    each = [question.tokens * _events_per_token(one.layout) + 10 for one in finalists]
+    if question.objective == "throughput":
+        each = [2 * events for events in each]
+    # It takes that many to see whether a queue grows for ever; a single user never waits.
+    least = MIN_REQUESTS if question.rate_per_s is None else DRIFT_REQUESTS
+    return int(min(MAX_REQUESTS, max(least, MAX_EVENTS / max(1.0, sum(each)))))
+
+
+def pareto(ranking: Sequence[Confirmed]) -> list[Confirmed]:
+    """Stable layouts that no other beats in both latency and GPU time per token."""
+    front: list[Confirmed] = []
+    stable = [one for one in ranking if one.metrics.stable]
+    for one in sorted(stable, key=lambda c: (c.gpu_seconds_per_token, c.latency_ms)):
+        if not front or one.latency_ms < front[-1].latency_ms:
+            front.append(one)
+    return front
+
+
+def price_per_million(question: Question, one: Confirmed) -> float:
+    """Price of a million tokens, in the long run; 0 where no price is known."""
+    return one.gpu_seconds_per_token * 1e6 / 3600 * question.price_per_gpu_hour
+
+
+def kwh_per_million(question: Question, one: Confirmed) -> float:
+    """Energy for a million tokens, in the long run; NaN where the watts are not known."""
+    if question.watts is None or question.idle_watts is None:
+        return math.nan
+    more = (question.watts - question.idle_watts) * one.metrics.busy_gpu_seconds_per_token
+    joules = question.idle_watts * one.gpu_seconds_per_token + more
+    return joules * 1e6 / JOULES_PER_KWH
