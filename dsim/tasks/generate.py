@@ -10,6 +10,7 @@ from dsim.backends.torch.backend import Fleet, LiveRun, device_names
 from dsim.backends.torch.models import load_pair, specs
 from dsim.backends.torch.verify import Rule, Sampling, Surprise, rule_of
 from dsim.errors import Problem, UserError
+from dsim.report.tables import text_table
 from dsim.study.results import NAMES
 from dsim.system import available_cores
 
@@ -244,8 +245,6 @@ def as_json(made: Sequence[Generated]) -> str:
 
 def as_text(made: Sequence[Generated], rule: Rule, fleet: Fleet) -> str:
     """A table for people."""
-    from tabulate import tabulate
-
     wall = {one.algorithm: one.run.wall_ns for one in made}
     references = [name for name in ("nonsi", "si") if name in wall and len(wall) > 1]
     head = ["", "wall", "first token", "tokens/s", *(f"vs {NAMES[name]}" for name in references)]
@@ -267,9 +266,7 @@ def as_text(made: Sequence[Generated], rule: Rule, fleet: Fleet) -> str:
                 f"{row['orchestration_ms'] / one.wall_ms:.1%}",
             ]
         )
-    lines = [
-        tabulate(rows, head, disable_numparse=True, colalign=("left", *["right"] * (len(head) - 1)))
-    ]
+    lines = text_table(head, rows)
     by_name = {one.algorithm: one for one in made}
     if len(made) > 1 and rule.name == "match":
         same = all(one.token_ids == made[0].token_ids for one in made)

@@ -17,6 +17,7 @@ from dsim.deployment.outcome import RunCounts, Tally
 from dsim.deployment.serve import serve
 from dsim.errors import Problem, UserError
 from dsim.files import read_text, write_whole
+from dsim.report.tables import TextTable, text_table
 from dsim.study import loader as studies
 from dsim.study.executors import Executor, Store
 from dsim.study.results import NAMES, column_of
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from dsim.report.page import TextTable
     from dsim.study.load_study import LoadCase, LoadStudy
 
 QUANTITIES = {
@@ -404,8 +404,6 @@ def notes(found: Sequence[Answer]) -> list[str]:
 
 def tables(found: Sequence[Answer]) -> tuple[TextTable, TextTable]:
     """For people: how fast requests are served, and what that takes."""
-    from dsim.report.page import TextTable
-
     axes = list(found[0].case.point)
     with_slo = any(one.case.deployment.slo for one in found)
     with_more = any(one.case.deployment.more_pools for one in found)
@@ -491,17 +489,9 @@ OF_ENERGY = (
 
 def as_text(found: Sequence[Answer]) -> list[str]:
     """The results in lines for people."""
-    from tabulate import tabulate
-
     lines = notes(found)
     for one in tables(found):
-        text = tabulate(
-            one.rows,
-            one.head,
-            disable_numparse=True,
-            colalign=("left", *["right"] * (len(one.head) - 1)),
-        )
-        lines += [*text.splitlines(), *textwrap.wrap(one.caption, TEXT_WIDTH), ""]
+        lines += [*text_table(one.head, one.rows), *textwrap.wrap(one.caption, TEXT_WIDTH), ""]
     return lines[:-1]
 
 

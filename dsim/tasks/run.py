@@ -13,6 +13,7 @@ import numpy as np
 
 from dsim.errors import Problem, UserError
 from dsim.orchestrations.plugins import options
+from dsim.report.tables import text_table
 from dsim.study import loader as studies
 from dsim.study.executors import Executor, Store
 from dsim.study.grid import HERE, run_grid
@@ -406,14 +407,7 @@ def draw_into(
     (folder / "report.html").write_text(text, encoding="utf-8")
     lines = list(notes)
     if summary:
-        from tabulate import tabulate
-
-        lines += tabulate(
-            summary["rows"],
-            summary["head"],
-            disable_numparse=True,
-            colalign=("left", *["right"] * (len(summary["head"]) - 1)),
-        ).splitlines()
+        lines += text_table(summary["head"], summary["rows"])
     return lines
 
 

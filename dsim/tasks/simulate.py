@@ -9,6 +9,7 @@ from dsim.engines.simulate import run_events, simulate_case
 from dsim.errors import Problem, UserError
 from dsim.model.closed_forms import targets_enough
 from dsim.model.statistics import half_width, summarise
+from dsim.report.tables import text_table
 from dsim.study.build import case_of
 from dsim.study.loader import make_study
 from dsim.study.results import NAMES
@@ -133,8 +134,6 @@ def _mean(values: Any) -> int | float:
 
 def as_text(case: Case, results: Sequence[Outcome]) -> str:
     """A table for people, and who won."""
-    from tabulate import tabulate
-
     mean = {o.algorithm: float(o.latency_ns.mean()) for o in results}
     head = ["", "latency", "per token"]
     references = [name for name in ("nonsi", "si") if name in mean and len(mean) > 1]
@@ -159,14 +158,12 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
                 str(int(outcome.peak_targets.max())),
             ]
         )
-    aligned = ("left", *["right"] * (len(head) - 1))
-    table = tabulate(rows, head, disable_numparse=True, colalign=aligned)
     engines = ", ".join(sorted({o.engine for o in results}))
     return "\n".join(
         [
             describe(case),
             "",
-            table,
+            *text_table(head, rows),
             "",
             f"latency: time to the last token, mean{' ± 95 % interval' if case.repeats > 1 else ''}"
             f" over {case.repeats} repeat{'s' if case.repeats > 1 else ''} ({engines} engine); "

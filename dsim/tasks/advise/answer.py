@@ -8,8 +8,6 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
-from tabulate import tabulate
-
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.tasks.advise.forecast import best_algorithm, forecasts
 from dsim.tasks.advise.layouts import candidates, drafts
@@ -289,12 +287,10 @@ def as_text(advice: Advice) -> list[str]:
     lines = [*textwrap.wrap(f"Given: {facts}.", TEXT_WIDTH), "", advice.verdict, ""]
     if advice.ranking:
         head, rows = table(advice)
-        aligned = ("left", *["right"] * (len(head) - 1))
-        text = tabulate(rows, head, disable_numparse=True, colalign=aligned)
         estimated = plural(len(advice.forecasts), "layout")
         was = "was" if len(advice.forecasts) == 1 else "were"
         this = "this one" if len(rows) == 1 else f"these {len(rows)}"
-        lines += [*text.splitlines(), "", *advice.sensitivity]
+        lines += [*text_table(head, rows), "", *advice.sensitivity]
         lines += [
             f"{estimated} {was} estimated, and {this} simulated; latency: mean ± 95 % interval. "
             "The sensitivity is by the estimates."

@@ -13,6 +13,7 @@ from dsim.backends.torch import worker
 from dsim.backends.torch.verify import Match
 from dsim.errors import Problem, UserError
 from dsim.model.statistics import half_width
+from dsim.report.tables import text_table
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -162,8 +163,6 @@ def by_width(table: LatencyTable) -> list[list[Any]]:
 
 def latency_text(table: LatencyTable) -> str:
     """Tables for people."""
-    from tabulate import tabulate
-
     ttft, tpot = (quartiles(values) for values in (table.ttft_ms, table.tpot_ms))
     rows = [
         [
@@ -183,7 +182,7 @@ def latency_text(table: LatencyTable) -> str:
             f"time per token after it {tpot[1]:.2f} ms ({tpot[0]:.2f} to {tpot[2]:.2f}); "
             f"median and middle half of {len(table.ttft_ms)} prompts",
             "",
-            tabulate(rows, head, disable_numparse=True, colalign=("right",) * 5),
+            *text_table(head, rows, left=0),
             *(f"\nmind: {note}" for note in table.notes),
         ]
     )
@@ -297,8 +296,6 @@ def acceptance(
 
 def acceptance_text(report: AcceptanceReport) -> str:
     """A table for people."""
-    from tabulate import tabulate
-
     found = report.as_dict
     rows = []
     for name, one in [*found["by_task"].items(), ("all", found)]:
@@ -311,7 +308,7 @@ def acceptance_text(report: AcceptanceReport) -> str:
             f"target {report.target}",
             f"drafter {report.drafter}; rule {report.rule}; {found['tokens']} tokens a prompt",
             "",
-            tabulate(rows, head, disable_numparse=True, colalign=("left", *["right"] * 3)),
+            *text_table(head, rows),
             "",
             "acceptance rate: teacher-forced, mean ± 95 % interval over prompts; "
             "the paper's: 1 - 1/(1 + n̄), n̄ the mean run of accepted drafts",

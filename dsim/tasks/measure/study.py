@@ -18,6 +18,7 @@ from dsim.backends.torch import prompts
 from dsim.backends.torch.hubsets import TEMPLATES, HubSet
 from dsim.errors import EngineError, Problem, UserError
 from dsim.files import read_text
+from dsim.report.tables import text_table
 from dsim.study import profile
 from dsim.study.loader import parse
 from dsim.study.results import processor
@@ -423,8 +424,6 @@ def _shown(spec: ModelSpec) -> str:
 
 def as_text(found: Sequence[Measured], what: str) -> str:
     """A table for people, the published numbers beside ours, and what was skipped."""
-    from tabulate import tabulate
-
     rows = []
     for one in found:
         measured, pair = one.profile, one.pair
@@ -476,8 +475,7 @@ def as_text(found: Sequence[Measured], what: str) -> str:
     }[what]
     lines = []
     if rows:
-        lines.append(tabulate(rows, head, disable_numparse=True, colalign=("left", "left")))
-        lines.append("")
+        lines += [*text_table(head, rows, left=2), ""]
     lines += [f"skipped {one.pair['name']}: {one.skipped}" for one in found if one.skipped]
     lines += [f"profile: {one.path}" for one in found if one.path]
     return "\n".join(lines)

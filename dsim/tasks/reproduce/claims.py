@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from dsim.report.charts import Panel
+    from dsim.report.tables import TextTable
 
 
 HOLDS, DIFFERS, PARTLY, OPEN = "holds", "differs", "holds in part", "not checked"
@@ -43,22 +42,6 @@ NOT_WAITED = Claim(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Table:
-    """A table of the report.
-
-    Attributes:
-        title, caption, head, rows: what it says.
-        exact: whether the same command prints the same numbers on every machine.
-    """
-
-    title: str
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    exact: bool = True
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Reproduction:
     """All of it.
 
@@ -68,7 +51,7 @@ class Reproduction:
     """
 
     claims: list[Claim]
-    tables: list[Table]
+    tables: list[TextTable]
     panels: list[Panel]
     skipped: list[str]
 

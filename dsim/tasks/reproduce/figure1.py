@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dsim.model import closed_forms as theory
+from dsim.report.tables import TextTable
 from dsim.study import loader as studies
 from dsim.study.grid import simulate_grid
-from dsim.tasks.reproduce.claims import DIFFERS, HOLDS, PARTLY, Claim, Table, shipped
+from dsim.tasks.reproduce.claims import DIFFERS, HOLDS, PARTLY, Claim, shipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,7 +248,7 @@ class Figure1:
             )
         ]
 
-    def tables(self) -> Iterator[Table]:
+    def tables(self) -> Iterator[TextTable]:
         """Numbers of the maps."""
         few, many = self.few, self.many
         by = (
@@ -265,7 +266,7 @@ class Figure1:
             ]
             for (name, value, where), (dsi, si) in zip(self._peaks(), by, strict=True)
         ]
-        yield Table(
+        yield TextTable(
             title="Figure 1: the largest speed-ups of DSI",
             caption=f"{len(self.drafter)} drafter latencies × {len(self.acceptance)} acceptance "
             f"rates, {self.repeats} × {self.tokens:,} tokens; SI and DSI each at its best "
@@ -290,7 +291,7 @@ class Figure1:
                     most,
                 ]
             )
-        yield Table(
+        yield TextTable(
             title="Figure 1: the best lookahead, and the servers it keeps busy",
             caption="Over all points. Among equally fast lookaheads the one with the fewest "
             "servers counts, then the smallest.",
@@ -298,7 +299,7 @@ class Figure1:
             rows=rows,
         )
         better = np.minimum(self.nonsi, self.fixed_si)
-        yield Table(
+        yield TextTable(
             title=f"Figure 1 with lookahead {FIXED_LOOKAHEAD} for everything, 7 servers",
             caption="What becomes of the map when nobody chooses the lookahead.",
             head=["", "slower than non-SI", "largest over non-SI", "largest over the better"],

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dsim.report.tables import TextTable
 from dsim.study import loader as studies
 from dsim.study.grid import simulate_grid
-from dsim.tasks.reproduce.claims import SKIP_FAST, Table, shipped
+from dsim.tasks.reproduce.claims import SKIP_FAST, shipped
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def measured_pairs(
     fast: bool, folder: Path, skipped: list[str], progress: Callable[[str], None]
-) -> list[Table]:
+) -> list[TextTable]:
     """Acceptance rate and latency of the pairs that this machine has."""
     from dsim.backends.torch.models import need_torch
     from dsim.errors import EngineError, UserError
@@ -68,7 +69,7 @@ def measured_pairs(
         over = 1 + list(axes).index("lookahead")
         latency = grid.outcomes["latency_mean_ms"][:, 0].min(axis=over)  # (algorithms, targets)
         tables.append(
-            Table(
+            TextTable(
                 title=f"The measured pair ({name}): measured, and what follows",
                 caption=f"Acceptance rate {rate.rate:.3f}{interval} on {rate.prompts} prompts "
                 f"(the paper's estimator: {rate.paper_rate or 0:.3f}); latency of the target "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dsim.report.tables import TextTable, text_table
 from dsim.tasks.reproduce.claims import NOT_WAITED
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ CANNOT = (
 
 def as_text(found: Reproduction) -> str:
     """For the terminal."""
-    from tabulate import tabulate
-
     lines = []
     for claim in found.claims:
         lines.append(f"{claim.verdict:>13}: {claim.claim}")
@@ -40,9 +39,7 @@ def as_text(found: Reproduction) -> str:
             lines.append(f"{'':15}dsim: {claim.ours}")
         lines.append(f"{'':15}{claim.why}")
     for table in found.tables:
-        rows = [[*row] for row in table.rows]
-        lines += ["", table.title, ""]
-        lines += tabulate(rows, table.head, disable_numparse=True).splitlines()
+        lines += ["", table.title, "", *text_table(table.head, table.rows, left=len(table.head))]
     lines += ["", *(f"not done: {what}" for what in found.skipped)]
     return "\n".join(lines)
 
@@ -102,12 +99,8 @@ def write_report(found: Reproduction, path: Path) -> None:
     from dsim.report import page as report
 
     head = ["claim", "published", "dsim", "verdict", "how, or why they differ"]
-    claims = report.TextTable(title="The paper's claims", caption="", head=head, rows=found.claims)
-    tables = [
-        report.TextTable(title=t.title, caption=t.caption, head=t.head, rows=t.rows)
-        for t in found.tables
-    ]
-    cannot = report.TextTable(
+    claims = TextTable(title="The paper's claims", caption="", head=head, rows=found.claims)
+    cannot = TextTable(
         title="What cannot be reproduced, and why",
         caption="",
         head=["what, and why"],
@@ -121,7 +114,7 @@ def write_report(found: Reproduction, path: Path) -> None:
         facts=[(word, str(verdicts.count(word))) for word in dict.fromkeys(verdicts)],
         notes=[f"Not done here: {what}." for what in found.skipped],
         before=[claims],
-        after=[*tables, cannot],
+        after=[*found.tables, cannot],
     )
     text = report.html(page, found.panels)
     try:

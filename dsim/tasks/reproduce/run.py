@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from dsim.report.charts import Panel
-    from dsim.tasks.reproduce.claims import Claim, Table
+    from dsim.report.tables import TextTable
+    from dsim.tasks.reproduce.claims import Claim
 
 
 def reproduce(
@@ -39,7 +40,7 @@ def reproduce(
         progress: told what is being done.
     """
     claims: list[Claim] = []
-    tables: list[Table] = []
+    tables: list[TextTable] = []
     panels: list[Panel] = []
     skipped: list[str] = []
     progress("Figure 1: counting forward passes")

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dsim.engines.simulate import simulate_case
+from dsim.report.tables import TextTable
 from dsim.study import loader as studies
 from dsim.study.build import case_of
 from dsim.study.grid import simulate_grid
 from dsim.study.study import points
-from dsim.tasks.reproduce.claims import DIFFERS, HOLDS, NOT_WAITED, PARTLY, Claim, Table, shipped
+from dsim.tasks.reproduce.claims import DIFFERS, HOLDS, NOT_WAITED, PARTLY, Claim, shipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -144,9 +145,9 @@ class Table1:
             "time",
         )
 
-    def tables(self) -> Iterator[Table]:
+    def tables(self) -> Iterator[TextTable]:
         """The rows, published and ours."""
-        yield Table(
+        yield TextTable(
             title="Table 1: speed-up of DSI over SI",
             caption=f"50 tokens, {self.repeats:,} runs; 1 … 7 target servers. Lookahead: the best "
             f"of SI, of DSI. Free: the best of 1 … {LONGEST_LOOKAHEAD} instead of 1, 5, 10.",
@@ -163,7 +164,7 @@ class Table1:
                 for i, name in enumerate(self.names)
             ],
         )
-        yield Table(
+        yield TextTable(
             title="Table 1: what first-token latencies would change",
             caption="Speed-up of DSI over SI when the first forward of either model on the prompt "
             "takes this many times its latency (TTFT / TPOT, the same for both; the published "
@@ -180,7 +181,7 @@ class Table1:
             ],
         )
         if self.waited is not None and self.ideal is not None:
-            yield Table(
+            yield TextTable(
                 title="Table 1: real waits",
                 caption=f"{self.waits} runs of every case, one at a time, 7 target servers. "
                 + " ".join(self.notes),

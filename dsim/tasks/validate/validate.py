@@ -26,6 +26,7 @@ from dsim.errors import Problem, UserError
 from dsim.model.acceptance import Acceptance
 from dsim.model.latency import Latency
 from dsim.model.statistics import half_width
+from dsim.report.tables import text_table
 from dsim.study.results import NAMES
 from dsim.study.setting import Setting
 from dsim.study.settings import ALGORITHMS
@@ -1112,8 +1113,6 @@ def as_json(found: Validation) -> str:
 
 def as_text(found: Validation) -> str:
     """Tables for people."""
-    from tabulate import tabulate
-
     head = ["", "measured", "from the trace", "error", "a text", "noise", "from the rate", "error"]
     head.append("overhead")
     rows = []
@@ -1144,7 +1143,7 @@ def as_text(found: Validation) -> str:
         f"({found.calibration.drafts} drafts of {settings['calibration_prompts']} other texts; "
         f"of these texts {found.rate:.3f})",
         "",
-        tabulate(rows, head, disable_numparse=True, colalign=("left", *["right"] * 8)),
+        *text_table(head, rows),
         "",
         "measured: mean ± 95 % interval over texts; a text: median error of a text; noise: what it "
         "would be, were the prediction right; overhead: "
