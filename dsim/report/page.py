@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from dsim.report.tables import TextTable
     from dsim.study.study import Study
 
 PICTURE_SCALE = 2.0
@@ -33,22 +34,6 @@ PICTURE_THEME = {
     "axis": {"gridColor": "#e6e9ee", "domainColor": "#b9c1cb", "tickColor": "#b9c1cb"},
     "title": {"anchor": "start", "fontSize": 14, "offset": 10},
 }
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TextTable:
-    """A table of words and numbers.
-
-    Attributes:
-        title, caption, head, rows: what it says.
-        numbers: all but the first column are.
-    """
-
-    title: str
-    caption: str
-    head: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    numbers: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from tabulate import tabulate
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -39,5 +37,7 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int 
         left: number of columns, from the first, that are aligned on the left; the others are
             aligned on the right.
     """
+    from tabulate import tabulate
+
     aligned = ["left" if column < left else "right" for column in range(len(head))]
     return tabulate(rows, head, disable_numparse=True, colalign=aligned).splitlines()

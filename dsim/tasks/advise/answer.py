@@ -9,6 +9,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from dsim.orchestrations import ORCHESTRATIONS
+from dsim.report.tables import text_table
 from dsim.tasks.advise.forecast import best_algorithm, forecasts
 from dsim.tasks.advise.layouts import candidates, drafts
 from dsim.tasks.advise.search import (
