@@ -238,4 +238,4 @@ def test_the_axis_counts_gpu_seconds_per_1000_tokens():
     axis = chart["layer"][0]["encoding"]["x"]
     assert axis["title"] == "GPU-seconds reserved per 1,000 tokens"
     assert axis["axis"]["tickCount"] == 6
-    assert chart["layer"][0]["encoding"]["shape"]["legend"] is not None
+    assert chart["layer"][1]["encoding"]["shape"]["legend"] is not None
