@@ -8,61 +8,55 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dsim.deployment import intervals
 from dsim.deployment.outcome import DONE, LOST, TURNED_AWAY
-from dsim.model.statistics import half_width
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from numpy.typing import NDArray
 
+    from dsim.deployment.intervals import Estimate
     from dsim.deployment.outcome import RunCounts, Tally
     from dsim.deployment.spec import Deployment, FleetSpec
 
     Floats = NDArray[np.float64]
 
-BATCHES = 20
-LEAST_PER_BATCH, LEAST_BATCHES, LEAST_IN_TAIL = 10, 5, 5
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 JOULES_PER_KWH = 3.6e6
 DRIFT_REQUESTS = 200  # fewer say nothing about whether a backlog grows
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """A value and the half width of its 95 % interval (NaN where there is none)."""
-
-    value: float
-    ci95: float = math.nan
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
 class Metrics:
     """One deployment under one workload. Times are in ms.
 
-    Of times of requests, throughput and goodput the warm-up is left out; all else is about whole
-    runs.
+    Times of requests, throughput and goodput leave the warm-up out; all else is about whole runs.
 
     Attributes:
-        ttft, tpot, latency: by ``mean``, ``p50``, ``p90`` and ``p99``: time from arrival to the
-            first token; time per output token after the first; time from arrival to the last token.
-        requests, lost, turned_away: how many were sent, lost to a failure, or turned away.
-        throughput_per_s, tokens_per_s: requests and tokens finished in a second.
-        goodput_per_s, good_share: requests that kept the SLO, in a second and as a part of all
-            that were sent; NaN without an SLO.
-        target_utilisation, drafter_utilisation, more_drafter_utilisation: the share of time in
-            which servers computed; NaN where there are no further drafters.
+        ttft: time from arrival to the first token: ``mean``, ``p50``, ``p90`` and ``p99``.
+        tpot: time per output token after the first, by the same statistics.
+        latency: time from arrival to the last token, by the same statistics.
+        requests, lost, turned_away: number of requests that were sent, lost to a failure, rejected.
+        throughput_per_s, tokens_per_s: requests and tokens finished per second.
+        goodput_per_s: requests per second that kept the SLO; NaN without an SLO.
+        good_share: share of the requests sent that kept the SLO; NaN without an SLO.
+        target_utilisation, drafter_utilisation, more_drafter_utilisation: share of time in which
+            servers computed; NaN where there are no further drafters.
         in_system, target_queue, drafter_queue, more_drafter_queue: means over time.
-        wasted_passes, wasted_drafts: shares of what was begun.
-        passes_per_token, drafts_per_token: begun, for each token of the output.
-        gpu_seconds_per_token: GPU time reserved for each token; and
-        busy_gpu_seconds_per_token: the part of it in which GPUs computed.
-        price_per_million: tokens, at the deployment's price of a GPU-hour (0 if there is none).
-        joules_per_request, kwh_per_million: energy for each finished request and for a million
-            tokens, by the watts of the GPUs that are reserved; NaN where none are given.
-        backlog: how much the number of requests in the system grew over the run, as a part of its
-            mean; see :func:`backlog_growth`.
+        wasted_passes, wasted_drafts: shares of the passes and drafts that were begun.
+        passes_per_token, drafts_per_token: passes and drafts begun per token of the output.
+        gpu_seconds_per_token: GPU time reserved per token.
+        busy_gpu_seconds_per_token: the part of that time in which GPUs computed.
+        price_per_million: price of a million tokens (0 if the deployment has no price).
+        joules_per_request, kwh_per_million: energy per finished request and per million tokens, by
+            the watts of the GPUs that are reserved; NaN where no watts are given.
+        backlog: growth of the number of requests in the system over the run, relative to its mean;
+            see :func:`backlog_growth`.
+        intervals: half widths of 95 % intervals by the names of :data:`WITH_INTERVALS`; NaN where
+            the runs do not allow for one.
     """
 
     ttft: dict[str, Estimate]
@@ -71,7 +65,7 @@ class Metrics:
     requests: int
     lost: int
     turned_away: int
-    throughput_per_s: Estimate
+    throughput_per_s: float
     tokens_per_s: float
     goodput_per_s: float
     good_share: float
@@ -92,6 +86,7 @@ class Metrics:
     joules_per_request: float
     kwh_per_million: float
     backlog: float
+    intervals: dict[str, float]
 
     @property
     def stable(self) -> bool:
@@ -99,30 +94,54 @@ class Metrics:
         return not self.backlog > 1.0
 
 
+# Metrics that add up over parts of a run, request by request: each is a ratio of two sums. Those in
+# the second line are known for whole runs only.
+BY_REQUEST = (
+    "throughput_per_s",
+    "tokens_per_s",
+    "goodput_per_s",
+    "good_share",
+    "wasted_passes",
+    "wasted_drafts",
+    "passes_per_token",
+    "drafts_per_token",
+    "gpu_seconds_per_token",
+    "price_per_million",
+)
+BY_RUN = (
+    "target_utilisation",
+    "drafter_utilisation",
+    "more_drafter_utilisation",
+    "in_system",
+    "target_queue",
+    "drafter_queue",
+    "more_drafter_queue",
+    "busy_gpu_seconds_per_token",
+    "joules_per_request",
+    "kwh_per_million",
+)
+WITH_INTERVALS = (*BY_REQUEST, *BY_RUN)
+
+
 def measure(deployment: Deployment, runs: Sequence[RunCounts], *, warm_up: float = 0.0) -> Metrics:
     """Metrics of one deployment from independent runs of it.
 
-    Intervals come from the runs, if there are at least three; else from the means of 20 batches of
-    consecutive requests (if each has at least 10), with Student's t. For a quantile there are as
-    many batches, from 5 to 20, as have 5 requests beyond it; with fewer there is no interval.
+    Intervals come from the runs if there are at least three; otherwise from batches of consecutive
+    requests (see :mod:`dsim.deployment.intervals`), or, for what is known of whole runs only, from
+    two runs.
 
     Args:
         deployment: what ran.
         runs: its replications.
-        warm_up: the part of each run's requests, from the first on, that is left out of times,
+        warm_up: share of each run's requests, from the first on, that is left out of times,
             throughput and goodput.
     """
     kept = [_Cut(run, warm_up) for run in runs]
 
     def estimates(per_request: Callable[[_Cut], Floats]) -> dict[str, Estimate]:
         values = [per_request(cut) for cut in kept]
-        return {
-            "mean": _estimate(values, np.mean),
-            **{
-                name: _estimate(values, lambda x, q=q: np.quantile(x, q), 1 - q)  # type: ignore[misc]
-                for name, q in QUANTILES.items()
-            },
-        }
+        quantiles = {name: intervals.of_quantile(values, q) for name, q in QUANTILES.items()}
+        return {"mean": intervals.of_mean(values), **quantiles}
 
     tokens = sum(cut.tokens for cut in kept)
     seconds = sum(cut.seconds for cut in kept)
@@ -132,9 +151,7 @@ def measure(deployment: Deployment, runs: Sequence[RunCounts], *, warm_up: float
         int(sum(getattr(run, name).sum() for run in runs))
         for name in ("passes", "wasted_passes", "drafts", "wasted_drafts")
     )
-    busy_gpu_ns = sum(
-        spec.gpus * sum(tally.busy_ns) for run in runs for spec, tally in _pools(deployment, run)
-    )
+    busy_gpu_ns = sum(_busy_gpu_ns(deployment, run) for run in runs)
 
     def utilisation(first: int, last: int | None) -> float:
         """Of some fleets in all runs."""
@@ -151,9 +168,8 @@ def measure(deployment: Deployment, runs: Sequence[RunCounts], *, warm_up: float
     more = len(runs[0].tallies) > 2
     gpu_s_per_token = _ratio(deployment.gpus * span_ns / NS_PER_S, all_tokens)
     joules = sum(energy_joules(deployment, run) for run in runs)
-    good = [cut.good(deployment) for cut in kept] if deployment.slo else None
+    good = [int(cut.good(deployment).sum()) for cut in kept] if deployment.slo else None
     sent = sum(cut.sent for cut in kept)
-    rates = [_ratio(cut.done, cut.seconds) for cut in kept]
     return Metrics(
         ttft=estimates(lambda cut: cut.ttft_ms),
         tpot=estimates(lambda cut: cut.tpot_ms),
@@ -161,12 +177,7 @@ def measure(deployment: Deployment, runs: Sequence[RunCounts], *, warm_up: float
         requests=sum(len(run.fate) for run in runs),
         lost=sum(int((run.fate == LOST).sum()) for run in runs),
         turned_away=sum(int((run.fate == TURNED_AWAY).sum()) for run in runs),
-        throughput_per_s=Estimate(
-            value=_ratio(sum(cut.done for cut in kept), seconds),
-            ci95=float(half_width(np.std(rates, ddof=1), len(rates)))
-            if len(rates) >= 3
-            else math.nan,
-        ),
+        throughput_per_s=_ratio(sum(cut.done for cut in kept), seconds),
         tokens_per_s=_ratio(tokens, seconds),
         goodput_per_s=_ratio(sum(good), seconds) if good is not None else math.nan,
         good_share=_ratio(sum(good), sent) if good is not None else math.nan,
@@ -187,7 +198,68 @@ def measure(deployment: Deployment, runs: Sequence[RunCounts], *, warm_up: float
         joules_per_request=_ratio(joules, sum(int((run.fate == DONE).sum()) for run in runs)),
         kwh_per_million=_ratio(joules, all_tokens) * 1e6 / JOULES_PER_KWH,
         backlog=max(map(backlog_growth, runs)),
+        intervals=_intervals(deployment, kept),
     )
+
+
+def _intervals(deployment: Deployment, kept: Sequence[_Cut]) -> dict[str, float]:
+    """The half width of the interval of each metric of :data:`WITH_INTERVALS`."""
+    runs = [cut.run for cut in kept]
+    found = dict.fromkeys(WITH_INTERVALS, math.nan)
+    each = 1 if len(runs) >= intervals.MIN_RUNS else intervals.batches_each(len(runs))
+    if all(len(run.fate) - cut.first >= each for cut, run in zip(kept, runs, strict=True)):
+        parts = [cut.parts(deployment, each) for cut in kept]
+        if each == 1 or min(cut.done for cut in kept) >= each * intervals.MIN_PER_BATCH:
+            for name in parts[0]:
+                above, below = (np.array([part[name][i] for part in parts]) for i in (0, 1))
+                found[name] = intervals.of_ratio(above, below)
+    if len(runs) > 1:
+        for name, sides in _of_whole_runs(deployment, runs).items():
+            above, below = (np.array([side]).T for side in zip(*sides, strict=True))
+            found[name] = intervals.of_ratio(above, below)
+    return found
+
+
+def _of_whole_runs(
+    deployment: Deployment, runs: Sequence[RunCounts]
+) -> dict[str, list[tuple[float, float]]]:
+    """Both sides of the ratios of :data:`BY_RUN`, for each run."""
+
+    def tokens(run: RunCounts) -> float:
+        return float(run.output_tokens[run.fate == DONE].sum())
+
+    def busy(run: RunCounts, first: int, last: int | None) -> tuple[float, float]:
+        tallies = run.tallies[first:last]
+        servers = sum(tally.count for tally in tallies)
+        return float(sum(sum(tally.busy_ns) for tally in tallies)), float(run.end_ns * servers)
+
+    def queue(run: RunCounts, first: int, last: int | None) -> tuple[float, float]:
+        return float(sum(tally.queue_area_ns for tally in run.tallies[first:last])), run.end_ns
+
+    fleets: dict[str, tuple[int, int | None]] = {"target": (0, 1), "drafter": (1, 2)}
+    if len(runs[0].tallies) > 2:
+        fleets["more_drafter"] = (2, None)
+    found: dict[str, list[tuple[float, float]]] = {
+        "in_system": [(run.in_system_area_ns, run.end_ns) for run in runs],
+        "busy_gpu_seconds_per_token": [
+            (_busy_gpu_ns(deployment, run) / NS_PER_S, tokens(run)) for run in runs
+        ],
+    }
+    for role, part in fleets.items():
+        found[f"{role}_utilisation"] = [busy(run, *part) for run in runs]
+        found[f"{role}_queue"] = [queue(run, *part) for run in runs]
+    joules = [energy_joules(deployment, run) for run in runs]
+    if not math.isnan(joules[0]):
+        done = [float((run.fate == DONE).sum()) for run in runs]
+        found["joules_per_request"] = list(zip(joules, done, strict=True))
+        kwh = [one * 1e6 / JOULES_PER_KWH for one in joules]
+        found["kwh_per_million"] = list(zip(kwh, map(tokens, runs), strict=True))
+    return found
+
+
+def _busy_gpu_ns(deployment: Deployment, run: RunCounts) -> float:
+    """GPU time in which GPUs computed."""
+    return sum(spec.gpus * sum(tally.busy_ns) for spec, tally in _pools(deployment, run))
 
 
 def _pools(deployment: Deployment, run: RunCounts) -> Iterator[tuple[FleetSpec, Tally]]:
@@ -211,12 +283,14 @@ def energy_joules(deployment: Deployment, run: RunCounts) -> float:
 
 
 class _Cut:
-    """What times, throughput and goodput are about: the requests after the warm-up."""
+    """The requests after the warm-up, which times, throughput and goodput are about."""
 
     def __init__(self, run: RunCounts, warm_up: float) -> None:
-        first = min(int(len(run.fate) * warm_up), len(run.fate) - 1)
-        done = run.fate == DONE
-        done[:first] = False
+        self.run = run
+        self.first = first = min(int(len(run.fate) * warm_up), len(run.fate) - 1)
+        self.is_done = run.fate == DONE
+        self.is_done[:first] = False
+        done = self.is_done
         self.sent = len(run.fate) - first
         self.done = int(done.sum())
         self.lengths = run.output_tokens[done]
@@ -228,11 +302,11 @@ class _Cut:
         longer = self.lengths > 1
         later_ns = self.latency_ns - self.ttft_ns
         self.tpot_ms = later_ns[longer] / 1e6 / (self.lengths[longer] - 1)
-        since_ns = int(run.arrival_ns[first]) if first else 0
-        self.seconds = (run.end_ns - since_ns) / NS_PER_S
+        self.since_ns = int(run.arrival_ns[first]) if first else 0
+        self.seconds = (run.end_ns - self.since_ns) / NS_PER_S
 
-    def good(self, deployment: Deployment) -> int:
-        """How many requests kept the SLO."""
+    def good(self, deployment: Deployment) -> NDArray[np.bool_]:
+        """Which of the finished requests kept the SLO."""
         slo = deployment.slo
         kept = np.ones(self.done, dtype=np.bool_)
         for bound_ns, values_ns, times in (
@@ -240,41 +314,51 @@ class _Cut:
             (slo.tpot_ns, self.latency_ns - self.ttft_ns, self.lengths - 1),
             (slo.latency_ns, self.latency_ns, 1),
         ):
-            if bound_ns is not None:  # in whole numbers: who keeps it exactly, keeps it
+            if bound_ns is not None:  # in whole numbers: a time equal to its bound keeps it
                 kept &= values_ns <= bound_ns * times
-        return int(kept.sum())
+        return kept
 
+    def parts(self, deployment: Deployment, count: int) -> dict[str, tuple[Floats, Floats]]:
+        """Both sides of the ratios of :data:`BY_REQUEST`, for *count* batches of requests.
 
-def _estimate(
-    values: Sequence[Floats], statistic: Callable[[Floats], float], tail: float = 1.0
-) -> Estimate:
-    """A statistic over all requests, with an interval from runs or from batches.
+        A batch has consecutive requests: by arrival, and where time is one side, by end, so that
+        the batches take all the time there is.
+        """
+        run = self.run
+        over_ns = np.where(run.left_ns >= 0, run.left_ns, run.arrival_ns)
+        done = run.fate == DONE
 
-    Args:
-        values: of each run.
-        statistic: what is made of them.
-        tail: the part of the values beyond the statistic, for a quantile: batches in which too few
-            lie there understate how uncertain it is, so they are made larger, or there is none.
-    """
-    pooled = np.concatenate(list(values))
-    if not len(pooled):
-        return Estimate(value=math.nan)
-    parts: Sequence[Floats] = [part for part in values if len(part)]
-    if len(values) < 3:
-        count = min(BATCHES, int(len(pooled) * tail / LEAST_IN_TAIL) if tail < 1 else BATCHES)
-        count -= count % len(values)  # as many of each run
-        if count < LEAST_BATCHES or len(pooled) // count < LEAST_PER_BATCH:
-            return Estimate(value=float(statistic(pooled)))
-        parts = [part for run in values for part in _batches(run, count // len(values))]
-    each = np.array([statistic(part) for part in parts])
-    return Estimate(
-        value=float(statistic(pooled)), ci95=float(half_width(np.std(each, ddof=1), len(each)))
-    )
+        def along(since_ns: int, first: int) -> tuple[NDArray[np.int64], Floats]:
+            """Requests from *first* on by end, and the seconds that each batch of them takes."""
+            order = first + np.argsort(over_ns[first:], kind="stable")
+            ends = [over_ns[part[-1]] for part in np.array_split(order, count)]
+            return order, np.diff([since_ns, *ends]) / NS_PER_S
 
+        def sums(values: NDArray[Any]) -> Floats:
+            return np.array([float(part.sum()) for part in np.array_split(values, count)])
 
-def _batches(values: Floats, count: int) -> list[Floats]:
-    size = len(values) // count
-    return [values[i * size : (i + 1) * size] for i in range(count)] if size else []
+        kept, seconds = along(self.since_ns, self.first)
+        whole, all_seconds = along(0, 0)
+        tokens = np.where(done, run.output_tokens, 0)
+        gpu_s, ended_tokens = deployment.gpus * all_seconds, sums(tokens[whole])
+        price = gpu_s * 1e6 / 3600 * deployment.price_per_gpu_hour
+        found = {
+            "throughput_per_s": (sums(done[kept]), seconds),
+            "tokens_per_s": (sums(tokens[kept]), seconds),
+            "wasted_passes": (sums(run.wasted_passes), sums(run.passes)),
+            "wasted_drafts": (sums(run.wasted_drafts), sums(run.drafts)),
+            "passes_per_token": (sums(run.passes), sums(tokens)),
+            "drafts_per_token": (sums(run.drafts), sums(tokens)),
+            "gpu_seconds_per_token": (gpu_s, ended_tokens),
+            "price_per_million": (price, ended_tokens),
+        }
+        if deployment.slo:
+            good = np.zeros(len(run.fate))
+            good[self.is_done] = self.good(deployment)
+            found["goodput_per_s"] = (sums(good[kept]), seconds)
+            sent = good[self.first :]
+            found["good_share"] = (sums(sent), sums(np.ones(len(sent))))
+        return found
 
 
 def backlog_growth(run: RunCounts) -> float:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dsim.deployment.metrics import Metrics, measure
+from dsim.deployment.metrics import WITH_INTERVALS, Metrics, measure
 from dsim.deployment.offered_load import Load, availability, offered_load
 from dsim.deployment.outcome import RunCounts, Tally
 from dsim.deployment.serve import serve
@@ -70,6 +70,15 @@ OUTCOMES: dict[str, tuple[str, str]] = {
     "joules_per_request": ("J", "energy for each request, if watts are given"),
     "kwh_per_million": ("kWh", "energy for a million tokens, if watts are given"),
     "backlog": ("", "growth of the backlog over the run, in units of its mean; above 1: unstable"),
+}
+OUTCOMES = {
+    name: said
+    for column, (unit, meaning) in OUTCOMES.items()
+    for name, said in (
+        (column, (unit, meaning)),
+        (f"{column}_ci95", (unit, f"{meaning}: half width of its 95 % interval")),
+    )
+    if name in OUTCOMES or column in WITH_INTERVALS
 }
 STATUSES = ("ok", "backlog grows", "refused")
 BINS = 100
@@ -358,7 +367,7 @@ def values_of(metrics: Metrics) -> dict[str, float]:
             estimate = getattr(metrics, quantity)[statistic]
             row[f"{quantity}_{statistic}_ms"] = estimate.value
             row[f"{quantity}_{statistic}_ci95_ms"] = estimate.ci95
-    row["throughput_per_s"] = metrics.throughput_per_s.value
+    row |= {f"{name}_ci95": half for name, half in metrics.intervals.items()}
     for name in OUTCOMES:
         if name not in row:
             row[name] = float(getattr(metrics, name))
@@ -437,7 +446,7 @@ def tables(found: Sequence[Answer]) -> tuple[TextTable, TextTable]:
             f"{m.tpot['mean'].value:.1f}",
             f"{mean.value:.0f}{interval}{'' if m.stable else ' ↗'}",
             f"{m.latency['p99'].value:.0f}",
-            f"{m.throughput_per_s.value:.2f}",
+            f"{m.throughput_per_s:.2f}",
             f"{m.tokens_per_s:.0f}",
         ]
         fast.append(row + ([f"{m.goodput_per_s:.2f}"] if with_slo else []))

@@ -170,7 +170,7 @@ def test_a_closed_loop_is_never_overloaded():
     metrics = measure(deployment, [run])
     assert metrics.target_utilisation == 1
     assert run.end_ns == 500 * 10 * MS
-    assert metrics.throughput_per_s.value == pytest.approx(100)
+    assert metrics.throughput_per_s == pytest.approx(100)
     assert offered_load(deployment, workload) is None
 
 

@@ -9,20 +9,17 @@ import math
 from collections import defaultdict
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from dsim.cli.main import main
 from dsim.deployment import perfetto
-from dsim.deployment.metrics import DRIFT_REQUESTS, _estimate, backlog_growth, measure
 from dsim.deployment.offered_load import offered_load
 from dsim.deployment.serve import serve
 from dsim.deployment.spec import Deployment, Faults, FleetSpec, MorePool, Slo
-from dsim.deployment.workload import Length, Workload, read_trace, uniforms
+from dsim.deployment.workload import Length, Workload, read_trace
 from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance
 from dsim.model.drafters import MoreDrafter
@@ -233,36 +230,6 @@ def test_what_is_wrong_with_further_drafters(override, message):
     assert message in "\n".join(problems(FURTHER, [override]))
 
 
-def test_further_drafters_cost_what_they_take():
-    """Each GPU draws as much as any, at work or not: energy is GPUs times time."""
-    spec = FleetSpec(watts=100.0, idle_watts=100.0)
-    pool = MorePool(
-        drafter=MoreDrafter(latency=Latency(latency_ns=300_000), rate=0.9),
-        servers=dataclasses.replace(spec, servers=3, gpus=0.5),
-    )
-    deployment = Deployment(
-        algorithm="multidsi",
-        targets=spec,
-        drafters=spec,
-        more_drafters=(pool,),
-        price_per_gpu_hour=2.0,
-    )
-    run = serve(deployment, Workload(requests=4, rate_per_s=20.0))
-    m = measure(deployment, [run])
-    hours = run.end_ns / 3.6e12
-    assert m.joules_per_request * 4 == pytest.approx(3.5 * 100 * hours * 3600)
-    assert m.price_per_million == pytest.approx(3.5 * 2.0 * hours / 400 * 1e6)
-    (fleet,) = run.more_drafters
-    assert m.more_drafter_utilisation == pytest.approx(sum(fleet.busy_ns) / 3 / run.end_ns)
-    assert m.more_drafter_utilisation > 0
-    busy = sum(
-        sum(f.busy_ns) * s.gpus for f, s in zip(run.fleets, (spec, spec, pool.servers), strict=True)
-    )
-    assert m.busy_gpu_seconds_per_token == pytest.approx(busy / 1e9 / 400)
-    alone = dataclasses.replace(deployment, algorithm="dsi")
-    assert math.isnan(measure(alone, [serve(alone, Workload())]).more_drafter_utilisation)
-
-
 def test_pools_of_drafters_share_their_load():
     """Two alike, each always right: half the load of one; with the failures of both, more."""
     one = Deployment(
@@ -306,21 +273,6 @@ def test_cases_that_can_be_served_are_simulated_beside(tmp_path):
     assert by["nonsi", 50.0]["status"] == "refused"
     assert by["nonsi", 50.0]["latency_mean_ms"] is None
     assert len(answer["refused"]) >= 1
-
-
-def test_a_growing_backlog_is_told():
-    """Twice the work that a server can do, simulated on purpose."""
-    deployment = Deployment(
-        algorithm="nonsi", target=Latency(latency_ns=10**7), targets=FleetSpec()
-    )
-    workload = Workload(requests=400, rate_per_s=200.0, output=Length(mean_tokens=1))
-    over = serve(deployment, workload)
-    assert backlog_growth(over) > 1.5
-    assert not measure(deployment, [over]).stable
-    calm = serve(deployment, Workload(requests=400, rate_per_s=50.0, output=Length(mean_tokens=1)))
-    assert measure(deployment, [calm]).stable
-    short = serve(deployment, Workload(requests=DRIFT_REQUESTS - 1, output=Length(mean_tokens=1)))
-    assert math.isnan(backlog_growth(short))
 
 
 # -- the command line ------------------------------------------------------------------------------
@@ -470,133 +422,6 @@ def test_bad_traces_are_refused(text, message):
         read_trace(text)
 
 
-# -- metrics ---------------------------------------------------------------------------------------
-
-
-def test_metrics_of_a_run_worked_out_by_hand():
-    """One server, t2 = 10 ms: request 0 (2 tokens) at 0, request 1 (1 token) at 5."""
-    deployment = Deployment(
-        algorithm="nonsi",
-        target=Latency(latency_ns=10**7),
-        targets=FleetSpec(gpus=2),
-        price_per_gpu_hour=3.6,
-        slo=Slo(latency_ns=15 * 10**6),
-    )
-    workload = Workload(arrivals="trace", trace=((0, 0, 2), (5 * 10**6, 0, 1)))
-    m = measure(deployment, [serve(deployment, workload)])
-    # Settled: 10 and 30; 20. Request 1 goes between, since it waits since 5.
-    assert m.ttft["mean"].value == pytest.approx((10 + 15) / 2)
-    assert m.tpot["mean"].value == pytest.approx(20)  # request 1 has none
-    assert m.latency["mean"].value == pytest.approx((30 + 15) / 2)
-    assert m.throughput_per_s.value == pytest.approx(2 / 0.030)
-    assert m.goodput_per_s == pytest.approx(1 / 0.030)
-    assert m.good_share == 0.5
-    assert m.target_utilisation == 1
-    assert m.in_system == pytest.approx((30 + 15) / 30)
-    assert m.target_queue == pytest.approx((5 + 10) / 30)
-    assert m.gpu_seconds_per_token == pytest.approx(2 * 0.030 / 3)
-    assert m.price_per_million == pytest.approx(2 * 0.030 / 3 * 1e6 / 3600 * 3.6)
-    assert math.isnan(m.latency["mean"].ci95)
-
-
-@pytest.mark.parametrize("ns", [33_300_000, 7_700_000, 10_000_000])
-def test_who_keeps_a_bound_exactly_keeps_it(ns):
-    deployment = Deployment(
-        algorithm="nonsi",
-        target=Latency(latency_ns=ns),
-        targets=FleetSpec(),
-        slo=Slo(ttft_ns=ns, tpot_ns=ns),
-    )
-    trace = tuple((200 * ns * i, 0, length) for i, length in enumerate(range(1, 101)))
-    run = serve(deployment, Workload(arrivals="trace", trace=trace))
-    assert measure(deployment, [run]).good_share == 1
-    late = dataclasses.replace(deployment, slo=Slo(tpot_ns=ns - 1))
-    assert measure(late, [run]).good_share == 0.01  # the text of one token has none
-
-
-def test_the_warm_up_is_cut():
-    deployment = Deployment(
-        algorithm="nonsi", target=Latency(latency_ns=10**7), targets=FleetSpec()
-    )
-    trace = tuple((10**9 * i, 0, 5 if i < 5 else 1) for i in range(10))
-    run = serve(deployment, Workload(arrivals="trace", trace=trace))
-    assert measure(deployment, [run]).latency["mean"].value == pytest.approx(30)
-    assert measure(deployment, [run], warm_up=0.5).latency["mean"].value == pytest.approx(10)
-
-
-def test_quantiles_have_intervals_only_where_batches_say_something():
-    """Of M/M/1: the p99 of 20 batches of 90 requests would be covered in three cases of four."""
-    deployment = Deployment(
-        algorithm="nonsi",
-        target=Latency(model="gamma", cv=1.0, latency_ns=10**7),
-        targets=FleetSpec(),
-    )
-
-    def estimates(requests):
-        workload = Workload(requests=requests, rate_per_s=30.0, output=Length(mean_tokens=1))
-        return measure(deployment, [serve(deployment, workload)]).latency
-
-    few, many = estimates(2000), estimates(2500)
-    assert math.isnan(few["p99"].ci95)
-    assert few["p90"].ci95 > 0
-    assert many["p99"].ci95 > many["p50"].ci95
-
-
-@pytest.mark.parametrize(("runs", "requests", "there"), [(1, 500, True), (2, 250, False)])
-def test_there_are_never_fewer_batches_than_five(runs, requests, there):
-    """Two runs of 250 have room for five batches with five requests beyond p95, so two each."""
-    values = [np.arange(float(requests))] * runs
-    assert math.isnan(_estimate(values, np.mean, tail=0.05).ci95) is not there
-
-
-def test_intervals_cover_the_truth():
-    """Of 40 intervals by batch means, 95 % are meant to hold; by far most do."""
-    deployment = Deployment(
-        algorithm="nonsi",
-        target=Latency(model="gamma", cv=1.0, latency_ns=10**7),
-        targets=FleetSpec(),
-    )
-    workload = Workload(requests=2000, rate_per_s=30.0, output=Length(mean_tokens=1))
-    hits = 0
-    for replication in range(40):
-        m = measure(deployment, [serve(deployment, workload, replication)], warm_up=0.1)
-        mean = m.latency["mean"]
-        hits += abs(mean.value - 10 / 0.7) < mean.ci95
-    assert hits >= 32
-
-
-# -- workloads -------------------------------------------------------------------------------------
-
-
-def test_gaps_have_the_rate_and_the_spread_asked_for():
-    for arrivals, cv in (("poisson", 1.0), ("gamma", 3.0)):
-        workload = Workload(arrivals=arrivals, cv=3.0, requests=20_000, rate_per_s=10.0)
-        arrival = workload.arrival_ns(0, 0) / 1e9
-        gaps = arrival[1:] - arrival[:-1]
-        assert gaps.mean() == pytest.approx(0.1, rel=0.05)
-        assert gaps.std() / gaps.mean() == pytest.approx(cv, rel=0.06)
-
-
-@given(st.integers(1, 300), st.floats(0.1, 3), st.integers(0, 5))
-def test_lengths(mean, cv, replication):
-    workload = Workload(requests=3000, output=Length(model="lognormal", mean_tokens=mean, cv=cv))
-    _, lengths = workload.lengths(0, replication)
-    assert lengths.min() >= 1
-    if mean > 50 and cv < 1:
-        assert lengths.mean() == pytest.approx(mean, rel=0.1)
-
-
-def test_streams_are_apart():
-    """One number for each (replication, purpose, part): no two the same."""
-    firsts = [
-        uniforms(0, replication, purpose, part).next(1)[0]
-        for replication in range(3)
-        for purpose in range(7)
-        for part in range(3)
-    ]
-    assert len(set(firsts)) == len(firsts)
-
-
 # -- the trace -----------------------------------------------------------------------------------
 
 
@@ -710,30 +535,6 @@ WATTS = (
     "cluster.drafter_watts=300",
     "cluster.drafter_idle_watts=50",
 )
-
-
-def test_energy_worked_out_by_hand():
-    """One target of 2 GPUs at work for 30 of 35 ms, 5 idle ones of a fleet of two for 70 in all."""
-    deployment = Deployment(
-        algorithm="nonsi",
-        target=Latency(latency_ns=10**7),
-        targets=FleetSpec(servers=2, gpus=2, watts=700.0, idle_watts=100.0),
-        drafters=FleetSpec(watts=1e9, idle_watts=1e9),  # non-SI has none
-    )
-    workload = Workload(arrivals="trace", trace=((0, 0, 2), (25 * 10**6, 0, 1)))
-    m = measure(deployment, [serve(deployment, workload)])
-    joules = 2 * (0.030 * 700 + (2 * 0.035 - 0.030) * 100)
-    assert m.joules_per_request == pytest.approx(joules / 2)
-    assert m.kwh_per_million == pytest.approx(joules / 3 * 1e6 / 3.6e6)
-
-
-def test_a_server_that_always_computes_draws_what_it_draws_computing():
-    """One user under SI: either the target or the drafter computes, at every moment."""
-    spec = FleetSpec(watts=500.0, idle_watts=0.0)
-    deployment = Deployment(algorithm="si", targets=spec, drafters=spec)
-    run = serve(deployment, Workload(arrivals="closed", users=1, requests=5))
-    m = measure(deployment, [run])
-    assert m.joules_per_request * 5 == pytest.approx(500.0 * run.end_ns / 1e9)
 
 
 def test_energy_is_absent_unless_watts_are_given(tmp_path):
