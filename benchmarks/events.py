@@ -16,8 +16,8 @@ import simpy
 
 from dsim.engines.simulate import run_events
 from dsim.model.acceptance import Acceptance
+from dsim.model.case import Case
 from dsim.model.latency import Latency
-from dsim.study.study import Case
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

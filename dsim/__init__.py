@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Acceptance": "dsim.model.acceptance",
     "Latency": "dsim.model.latency",
-    "Case": "dsim.study.study",
+    "Case": "dsim.model.case",
     "make_case": "dsim.study.loader",
     "Study": "dsim.study.study",
     "load": "dsim.study.loader",

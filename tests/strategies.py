@@ -6,11 +6,11 @@ import numpy as np
 from hypothesis import strategies as st
 
 from dsim.engines.vector import Timing
+from dsim.model import POLICIES
 from dsim.model.acceptance import Acceptance
+from dsim.model.case import Case
 from dsim.model.latency import Latency
 from dsim.model.lookahead import Policy
-from dsim.orchestrations import POLICIES
-from dsim.study.study import Case
 
 latencies = st.integers(1, 12)
 first_latencies = st.none() | st.integers(1, 30)

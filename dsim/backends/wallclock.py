@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dsim.events.server import Forward, Servers
-    from dsim.study.study import Case
+    from dsim.model.case import Case
 
 SLACK_NS = 300_000  # waits sleep up to here before their end; the rest is waited out by yielding
 
@@ -238,9 +238,9 @@ def run_wallclock(
             cannot run in real time.
         EngineError: a worker did not answer in time.
     """
-    if not ORCHESTRATIONS[algorithm].everywhere:
+    if not ORCHESTRATIONS[algorithm].traits.live:
         raise ValueError(f"{ORCHESTRATIONS[algorithm].title} is simulated only")
-    targets = case.targets if ORCHESTRATIONS[algorithm].takes_targets else 1
+    targets = case.targets if ORCHESTRATIONS[algorithm].traits.several_targets else 1
     if targets > len(waiters.targets):
         raise ValueError(f"{targets} target servers, but {len(waiters.targets)} waiters")
     if draws is None:

@@ -8,7 +8,8 @@ from typing import Any
 import click
 
 from dsim.cli.options import OrchestrationName
-from dsim.orchestrations import ORCHESTRATIONS, POLICIES
+from dsim.model import POLICIES
+from dsim.orchestrations import ORCHESTRATIONS
 
 
 @click.command()

@@ -143,7 +143,7 @@ class Cluster:
 class Request:
     """One request, as an orchestration starts from it: its text and its shares of the fleets.
 
-    See :class:`dsim.orchestrations.start.Setup`.
+    See :class:`dsim.events.ports.Setup`.
 
     Args:
         cluster: the fleets.
@@ -171,7 +171,7 @@ class Request:
         self.plan = d.policy.plan_of(d.lookahead, draws, mean, d.seed, key)
         self.prefill = d.target.first_ns is not None or d.targets.prefill_token_ns > 0
         # Several drafters' drafts are told apart; of one drafter only what is accepted counts.
-        self._several = ORCHESTRATIONS[d.algorithm].takes_further_drafters
+        self._several = ORCHESTRATIONS[d.algorithm].traits.further_drafters
         self._lengths = () if self._several else run_lengths(draws)
         own = [draws]
         for further, pool in enumerate(d.more_pools):
@@ -190,15 +190,15 @@ class Request:
         self.further_drafters = len(self._drafters) - 1
 
     def drafter(self, number: int = 0) -> Any:
-        """See :class:`dsim.orchestrations.start.Setup`."""
+        """See :class:`dsim.events.ports.Setup`."""
         return self._drafters[number]
 
     def target(self) -> Any:
-        """See :class:`dsim.orchestrations.start.Setup`."""
+        """See :class:`dsim.events.ports.Setup`."""
         return self._asked(SharedServer)
 
     def targets(self) -> Any:
-        """See :class:`dsim.orchestrations.start.Setup`."""
+        """See :class:`dsim.events.ports.Setup`."""
         return self._asked(SharedPool, max_passes=self._cluster.deployment.most_passes)
 
     def _asked(self, kind: type[FleetShare], **more: Any) -> FleetShare:
@@ -238,7 +238,7 @@ class Request:
             request=self._number,
             text=self.output,
             prompt_tokens=self._prompt_tokens,
-            remote=d.algorithm != "nonsi",
+            remote=ORCHESTRATIONS[d.algorithm].traits.drafts,
             **more,
         )
 

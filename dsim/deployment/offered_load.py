@@ -11,14 +11,12 @@ from dsim.deployment.cluster import draws_of
 from dsim.deployment.workload import request_key
 from dsim.model.acceptance import run_lengths
 from dsim.model.lookahead import mean_rate
+from dsim.orchestrations import ORCHESTRATIONS
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from dsim.deployment.spec import Deployment, Faults
     from dsim.deployment.workload import Workload
-    from dsim.model.lookahead import Plan
 
 SAMPLE = 400  # requests from which the mean work of one is estimated
 
@@ -78,9 +76,10 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     rates = workload.rates(d.seed, 0, d.acceptance)
     some = min(SAMPLE, workload.count)
     # The widths of all their passes. Of non-SI the whole workload is known.
-    plain = d.algorithm == "nonsi"
+    orchestration = ORCHESTRATIONS[d.algorithm]
+    plain = not orchestration.traits.drafts
     widths: list[int] = [1] if plain else []
-    drafts = 0
+    drafts, exact = 0, True
     numbers = np.linspace(0, workload.count - 1, 0 if plain else some).round().astype(int)
     for number in numbers.tolist():
         n = int(outputs[number])
@@ -95,9 +94,10 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
             for further, pool in enumerate(d.more_pools)
         ]
         draws = np.logical_or.reduce([draws, *own])
-        own_widths, own_drafts = rounds_of(draws, plan, d.algorithm)
-        widths += own_widths
-        drafts += own_drafts
+        work = orchestration.work(run_lengths(draws), plan)
+        widths += work.widths
+        drafts += work.drafts
+        exact = exact and work.exact
     each = float(outputs.mean()) if plain else len(widths) / some
     counts = np.bincount(widths)
     pass_ns = float(
@@ -110,7 +110,7 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     if d.target.model == "table":
         together += d.target.at_width(width * b) - d.target.at_width(width)
     held = together + d.overhead_ns
-    if d.algorithm != "nonsi" and (d.network_ns or d.link_ns):
+    if orchestration.traits.drafts and (d.network_ns or d.link_ns):
         held += 2 * (float(np.mean(d.link_ns)) if d.link_ns else d.network_ns)
     # What every request has to read at least once, on one server.
     prefill = {
@@ -141,7 +141,7 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     return Load(
         target=target,
         drafter=drafter,
-        exact=d.algorithm in ("nonsi", "si")
+        exact=exact
         and not prefill["target"]
         and d.target.model != "table"
         and not interrupted
@@ -171,31 +171,3 @@ def mean_ns(deployment: Deployment, model: str, width: int) -> float:
     """The mean latency (ns) of one forward over *width* tokens."""
     latency = deployment.target if model == "target" else deployment.drafter
     return float(latency.at_width(width) if latency.model == "table" else latency.latency_ns)
-
-
-def rounds_of(draws: NDArray[np.bool_], plan: Plan, algorithm: str) -> tuple[list[int], int]:
-    """How wide the passes of a request are (tokens), and how many drafts it takes.
-
-    Exactly for SI; for DSI at least so many passes, each over what is settled between rejections.
-    """
-    n, lengths = len(draws), run_lengths(draws)
-    passes: list[int] = []
-    settled = drafts = 0
-    while settled < n:
-        if algorithm == "si":
-            made = min(plan.tokens, n - settled - 1)
-            if plan.ends is not None:
-                unsure = (i + 1 for i in range(made) if plan.ends(settled + i))
-                made = next(unsure, made)
-            drafts += made
-            passes.append(made + 1)
-            accepted = min(made, lengths[settled])
-            if plan.judged is not None:
-                plan.judged(accepted, made)
-            settled += accepted + 1
-        else:
-            accepted = min(lengths[settled], n - settled - 1)
-            drafts += accepted
-            passes.append(accepted + 1)
-            settled += accepted + 1
-    return passes, drafts

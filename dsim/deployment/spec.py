@@ -157,13 +157,13 @@ class Deployment:
     @property
     def more_pools(self) -> tuple[MorePool, ...]:
         """The pools of further drafters that the algorithm makes use of."""
-        takes = ORCHESTRATIONS[self.algorithm].takes_further_drafters
+        takes = ORCHESTRATIONS[self.algorithm].traits.further_drafters
         return self.more_drafters if takes else ()
 
     @property
     def drafter_specs(self) -> tuple[FleetSpec, ...]:
         """The fleets of drafters that are reserved, the first one's first; non-SI has none."""
-        if self.algorithm == "nonsi":
+        if not ORCHESTRATIONS[self.algorithm].traits.drafts:
             return ()
         return (self.drafters, *(pool.servers for pool in self.more_pools))
 

@@ -13,7 +13,7 @@ from dsim.events.environment import Environment
 from dsim.events.output import Output
 from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM, run_lengths
 from dsim.model.lookahead import mean_rate
-from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations import orchestration_of
 from dsim.orchestrations.start import start
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from dsim.engines.vector import Bools, Ints
     from dsim.events.server import Servers
+    from dsim.model.case import Case
     from dsim.model.lookahead import Plan
-    from dsim.study.study import Case
 
 VECTOR_TAKES = "non-SI, SI and DSI with constant latencies, preemptible servers, fixed lookahead"
 COUNTS = ("target_passes", "wasted_passes", "drafts", "wasted_drafts", "peak_targets")
@@ -87,7 +87,7 @@ class Run:
 def engine_for(case: Case, algorithms: Sequence[str] = ()) -> str:
     """The fastest engine that can take *case* by all of *algorithms*: ``vector`` or ``events``."""
     constant = case.target.is_constant and case.drafter.is_constant
-    known = all(algorithm in vector.TOTALS for algorithm in algorithms)
+    known = all(orchestration_of(algorithm).vector for algorithm in algorithms)
     plain = constant and case.preemptible and not case.policy.adapts
     return "vector" if plain and known else "events"
 
@@ -145,12 +145,13 @@ def simulate_case(case: Case, algorithm: str, engine: str = "auto") -> Outcome:
 
 def _by_vector(case: Case, algorithm: str, draws: Bools) -> Outcome:
     timing = timing_of(case)
-    totals = vector.TOTALS[algorithm]([timing], vector.Branches.of(draws))
+    form = vector.form_of(algorithm)
+    totals = form.totals([timing], vector.Branches.of(draws))
     return Outcome(
         algorithm=algorithm,
         engine="vector",
         latency_ns=totals.latency_ns()[0],
-        settled_ns=vector.settled_ns(algorithm, timing, draws),
+        settled_ns=form.settled_ns(timing, draws),
         **{name: getattr(totals, name)[totals.row[0]] for name in COUNTS},
     )
 
@@ -180,7 +181,7 @@ def run_events(
     drafter_ns = case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM)
     preemptible = case.preemptible
     backend: Simulated
-    if not ORCHESTRATIONS[algorithm].takes_further_drafters:
+    if not orchestration_of(algorithm).traits.further_drafters:
         lengths: Sequence[int] = run_lengths(draws)
         backend = Simulated(env, target_ns, lengths, preemptible=preemptible)
         guessing = [Simulated(env, drafter_ns, lengths, preemptible=preemptible)]

@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations.declaration import resolve
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -583,32 +586,28 @@ def nonsi(timings: Sequence[Timing], branches: Branches) -> Totals:
     )
 
 
-TOTALS = {"nonsi": nonsi, "si": si, "dsi": dsi}
-
-
-def settled_ns(algorithm: str, timing: Timing, draws: Bools) -> Ints:
-    """When every token settles, for one timing.
-
-    Args:
-        algorithm: ``nonsi``, ``si`` or ``dsi``.
-        timing: the timing.
-        draws: bool, shape (runs, tokens).
-
-    Returns:
-        int64, shape (runs, tokens), nanoseconds.
-    """
-    runs, tokens = draws.shape
+def nonsi_settled_ns(timing: Timing, draws: Bools) -> Ints:
+    """When every token settles in non-SI; see :class:`Form`."""
     _, first_pass_ns, _ = _first(timing, opening=True)
+    times = first_pass_ns + timing.target_ns * np.arange(draws.shape[1], dtype=np.int64)
+    return np.broadcast_to(times, draws.shape).copy()
+
+
+def si_settled_ns(timing: Timing, draws: Bools) -> Ints:
+    """When every token settles in SI; see :class:`Form`."""
+    tokens = draws.shape[1]
+    start = _starts(~draws)
+    offset = np.arange(tokens) - start
+    rounds, drafts = _si_round(timing.lookahead, offset, tokens - 1 - start)
+    time_ns = drafts * timing.drafter_ns + rounds * timing.target_ns
+    return _chain(start, time_ns) + _si_offset(timing, tokens)
+
+
+def dsi_settled_ns(timing: Timing, draws: Bools) -> Ints:
+    """When every token settles in DSI; see :class:`Form`."""
+    runs, tokens = draws.shape
     t1, t2 = timing.drafter_ns, timing.target_ns
-    if algorithm == "nonsi":
-        times = first_pass_ns + t2 * np.arange(tokens, dtype=np.int64)
-        return np.broadcast_to(times, draws.shape).copy()
     rejected = ~draws
-    if algorithm == "si":
-        start = _starts(rejected)
-        offset = np.arange(tokens) - start
-        rounds, drafts = _si_round(timing.lookahead, offset, tokens - 1 - start)
-        return _chain(start, drafts * t1 + rounds * t2) + _si_offset(timing, tokens)
     if t1 > t2:
         rejected[:, :] = True
     if timing.has_first:
@@ -627,6 +626,30 @@ def settled_ns(algorithm: str, timing: Timing, draws: Bools) -> Ints:
         opening = schedule.near(offset.ravel(), left.ravel()).time_ns.reshape(draws.shape)
         time_ns = np.where(start == 0, opening, time_ns)
     return _chain(start, time_ns)
+
+
+class Form(NamedTuple):
+    """An orchestration as arithmetic.
+
+    Attributes:
+        totals: totals of many timings over the runs whose branches are given.
+        settled_ns: when every token settles, int64 (runs, tokens), for one timing and draws, bool
+            (runs, tokens).
+    """
+
+    totals: Callable[[Sequence[Timing], Branches], Totals]
+    settled_ns: Callable[[Timing, Bools], Ints]
+
+
+NONSI = Form(nonsi, nonsi_settled_ns)
+SI = Form(si, si_settled_ns)
+DSI = Form(dsi, dsi_settled_ns)
+
+
+def form_of(algorithm: str) -> Form:
+    """The vector form of *algorithm*, which has one."""
+    form: Form = resolve(ORCHESTRATIONS[algorithm].vector)
+    return form
 
 
 def _starts(rejected: Bools) -> Ints:

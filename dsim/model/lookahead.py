@@ -122,7 +122,7 @@ class Policy:
     """How the lookahead is chosen.
 
     Attributes:
-        name: one of :data:`dsim.orchestrations.POLICIES`.
+        name: one of :data:`dsim.model.POLICIES`.
         most: the largest ``k`` that heuristic and aimd go to (a larger start stays).
         threshold: of the confidence, in 0 … 1.
         quality: how much of the variance of the acceptance draws the confidence explains; see

@@ -9,16 +9,21 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
+from dsim.model.closed_forms import targets_enough
+from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits
+from dsim.units import to_ms
+
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Collection, Generator
 
     import simpy
     from simpy.events import Event
 
     from dsim.events.output import Output
-    from dsim.events.server import Forward, Pool, Server
+    from dsim.events.ports import PoolPort, ServerPort, Setup
+    from dsim.events.server import Forward
+    from dsim.model.case import Case
     from dsim.model.lookahead import Plan
-    from dsim.orchestrations.start import Setup
 
 
 class DSI:
@@ -36,8 +41,8 @@ class DSI:
     def __init__(
         self,
         env: simpy.Environment,
-        drafter: Server,
-        targets: Pool,
+        drafter: ServerPort,
+        targets: PoolPort,
         output: Output,
         plan: Plan,
         *,
@@ -135,3 +140,35 @@ def start(setup: Setup) -> None:
     """Schedule a run."""
     targets = setup.targets()
     DSI(setup.env, setup.drafter(), targets, setup.output, setup.plan, prefill=setup.prefill)
+
+
+def why(case: Case, others: Collection[str]) -> str:
+    """Why it is the fastest."""
+    t1, t2 = case.drafter.latency_ns, case.target.latency_ns
+    enough = targets_enough(t1, t2, case.lookahead)
+    if not case.preemptible:
+        end = ", though passes that are of no use hold their servers to their end"
+    elif case.targets < enough:
+        end = (
+            f"; with {enough} target servers instead of {case.targets} no pass would have to wait "
+            "for a server"
+        )
+    else:
+        end = ", so that only a rejected draft makes it wait for a pass"
+    return (
+        f"it goes on drafting (a token every {to_ms(t1):g} ms) while passes "
+        f"({to_ms(t2):g} ms each) verify{end}" + ("; SI waits for every pass" * ("si" in others))
+    )
+
+
+ORCHESTRATION = Orchestration(
+    name="dsi",
+    title="DSI",
+    colour="#2f7fc1",
+    meaning="draft on while target servers verify",
+    start=start,
+    reads=(*LOOKAHEAD, "targets", "preemptible"),
+    traits=Traits(overlaps=True, several_targets=True),
+    why=why,
+    vector="dsim.engines.vector:DSI",
+)

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dsim.orchestrations.declaration import FURTHER_DRAFTERS, LOOKAHEAD, Orchestration, Traits
 from dsim.orchestrations.dsi import DSI
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Collection, Generator, Sequence
 
     import simpy
     from simpy.events import Event
 
     from dsim.events.output import Output
-    from dsim.events.server import Forward, Pool, Server
+    from dsim.events.ports import PoolPort, ServerPort, Setup
+    from dsim.events.server import Forward
+    from dsim.model.case import Case
     from dsim.model.lookahead import Plan
-    from dsim.orchestrations.start import Setup
 
 
 class Reserve:
@@ -32,7 +34,7 @@ class Reserve:
             its own drafts.
     """
 
-    def __init__(self, env: simpy.Environment, server: Server) -> None:
+    def __init__(self, env: simpy.Environment, server: ServerPort) -> None:
         self.env = env
         self.server = server
         self.chain = server.output
@@ -56,7 +58,7 @@ class Reserve:
                 tokens.append(draft.token)
 
     def review(self, output: Output) -> None:
-        """Rule M3: a chain that does not agree with what is settled dies, and starts anew there."""
+        """Rule M3: a chain that disagrees with what is settled dies, and starts again there."""
         tokens, text, end = self.chain.tokens, output.tokens, output.settled
         wrong = next(
             (i for i in range(self.settled, end) if i >= len(tokens) or tokens[i] != text[i]), None
@@ -90,8 +92,8 @@ class MultiDSI(DSI):
     def __init__(
         self,
         env: simpy.Environment,
-        drafters: Sequence[Server],
-        targets: Pool,
+        drafters: Sequence[ServerPort],
+        targets: PoolPort,
         output: Output,
         plan: Plan,
         *,
@@ -127,3 +129,23 @@ def start(setup: Setup) -> None:
     drafters = [setup.drafter(number) for number in range(setup.further_drafters + 1)]
     targets = setup.targets()
     MultiDSI(setup.env, drafters, targets, setup.output, setup.plan, prefill=setup.prefill)
+
+
+def why(_case: Case, _others: Collection[str]) -> str:
+    """Why it is the fastest."""
+    return (
+        "where the first drafter is wrong, the drafts of another one that is right take over, "
+        "so that fewer rejections make it begin again"
+    )
+
+
+ORCHESTRATION = Orchestration(
+    name="multidsi",
+    title="multi-drafter DSI",
+    colour="#2e8b62",
+    meaning="DSI with further drafters, one of which takes over where the first is wrong",
+    start=start,
+    reads=(*LOOKAHEAD, "targets", "preemptible", *FURTHER_DRAFTERS),
+    traits=Traits(overlaps=True, several_targets=True, further_drafters=True, live=False),
+    why=why,
+)

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Work
+from dsim.units import to_ms
+
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Collection, Generator, Sequence
 
     from dsim.events.output import Output
-    from dsim.events.server import Forward, Server
+    from dsim.events.ports import ServerPort, Setup
+    from dsim.events.server import Forward
+    from dsim.model.case import Case
     from dsim.model.lookahead import Plan
-    from dsim.orchestrations.start import Setup
 
 
-def si(drafter: Server, target: Server, output: Output, plan: Plan) -> Generator[Forward]:
+def si(drafter: ServerPort, target: ServerPort, output: Output, plan: Plan) -> Generator[Forward]:
     """Draft up to ``plan.tokens`` tokens, verify them in one pass, and again; nothing overlaps."""
     tokens, verify = output.tokens, target.backend.verify
     judged, ends = plan.judged, plan.ends
@@ -37,3 +41,44 @@ def si(drafter: Server, target: Server, output: Output, plan: Plan) -> Generator
 def start(setup: Setup) -> None:
     """Schedule a run."""
     setup.env.process(si(setup.drafter(), setup.target(), setup.output, setup.plan))
+
+
+def work(lengths: Sequence[int], plan: Plan) -> Work:
+    """One pass and its drafts a round."""
+    tokens, widths, settled, drafts = len(lengths), [], 0, 0
+    while settled < tokens:
+        made = min(plan.tokens, tokens - settled - 1)
+        if plan.ends is not None:
+            unsure = (i + 1 for i in range(made) if plan.ends(settled + i))
+            made = next(unsure, made)
+        drafts += made
+        widths.append(made + 1)
+        accepted = min(made, lengths[settled])
+        if plan.judged is not None:
+            plan.judged(accepted, made)
+        settled += accepted + 1
+    return Work(widths, drafts, exact=True)
+
+
+def why(case: Case, others: Collection[str]) -> str:
+    """Why it is the fastest."""
+    passes = f"{to_ms(case.target.latency_ns):g} ms each"
+    return f"it needs fewer passes ({passes}) than non-SI has tokens" + (
+        ", and has shorter waits than DSI here, whose drafter or target servers "
+        f"({case.targets}) are too slow or too few for its lookahead"
+        if "dsi" in others
+        else ""
+    )
+
+
+ORCHESTRATION = Orchestration(
+    name="si",
+    title="SI",
+    colour="#e0812b",
+    meaning="draft a block, verify it, and again; nothing overlaps",
+    start=start,
+    reads=LOOKAHEAD,
+    work=work,
+    why=why,
+    vector="dsim.engines.vector:SI",
+)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from dsim.events.environment import DRAFT, PASS
 from dsim.events.output import Output
 from dsim.events.server import Pool, Server, Servers
 from dsim.model.lookahead import Plan
-from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations.registry import orchestration_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,35 +18,8 @@ if TYPE_CHECKING:
     from dsim.events.server import Backend
 
 
-class Setup(Protocol):
-    """What an orchestration starts from: the text to generate, and servers for the asking.
-
-    Attributes:
-        env: the environment of the run.
-        output: the text to generate.
-        plan: asked for ``k``.
-        prefill: whether every target server of a pool has to read the prompt first.
-        further_drafters: how many drafters there are beside the first.
-    """
-
-    env: simpy.Environment
-    output: Output
-    plan: Plan
-    prefill: bool
-    further_drafters: int
-
-    def drafter(self, number: int = 0) -> Server:
-        """The server of drafter *number*; 0 leads, the others have outputs of their own."""
-
-    def target(self) -> Server:
-        """One target server, for an orchestration that waits for each pass."""
-
-    def targets(self) -> Pool:
-        """Several target servers."""
-
-
-class SingleSetup:
-    """Servers of its own for one run; see :class:`Setup`."""
+class PrivateSetup:
+    """Servers of its own for one run; see :class:`dsim.events.ports.Setup`."""
 
     def __init__(
         self,
@@ -82,11 +55,11 @@ class SingleSetup:
         self.asked: Servers | None = None
 
     def drafter(self, number: int = 0) -> Server:
-        """See :class:`Setup`."""
+        """See :class:`dsim.events.ports.Setup`."""
         return self.drafters[number]
 
     def target(self) -> Server:
-        """See :class:`Setup`."""
+        """See :class:`dsim.events.ports.Setup`."""
         self.asked = server = Server(
             self.env,
             self.target_backend,
@@ -98,7 +71,7 @@ class SingleSetup:
         return server
 
     def targets(self) -> Pool:
-        """See :class:`Setup`."""
+        """See :class:`dsim.events.ports.Setup`."""
         self.asked = pool = Pool(
             self.env,
             self.target_backend,
@@ -143,7 +116,7 @@ def start(
     Returns:
         The drafters and the target server or servers.
     """
-    setup = SingleSetup(
+    setup = PrivateSetup(
         env,
         output,
         [drafter_backend, *further_backends],
@@ -153,5 +126,5 @@ def start(
         prefill=prefill,
         keep_history=keep_history,
     )
-    ORCHESTRATIONS[algorithm].starter()(setup)
+    orchestration_of(algorithm).starter()(setup)
     return setup.drafters, setup.asked or setup.target()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dsim.model.acceptance import Acceptance
+from dsim.model.case import Case
 from dsim.model.closed_forms import targets_enough, targets_equation1
 from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
 from dsim.model.lookahead import Policy
-from dsim.study.study import Case
 from dsim.units import to_ns
 
 if TYPE_CHECKING:

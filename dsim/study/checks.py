@@ -133,7 +133,7 @@ def check_together(problems: Problems, study: Study) -> None:
                     where + "acceptance.trace",
                     f"expected at least {max(values['tokens'])} draws (tokens), got {shortest}",
                 )
-        further = [n for n in values["algorithms"][0] if ORCHESTRATIONS[n].takes_further_drafters]
+        further = [n for n in values["algorithms"][0] if ORCHESTRATIONS[n].traits.further_drafters]
         if further and not problems:
             check_drafters(problems, where, values, further[0])
         if study.settings["engine"] == "vector" and (why := _needs_events(values)):
@@ -210,10 +210,8 @@ def _grows(values: Mapping[str, Sequence[Any]]) -> bool:
 
 
 def _needs_events(values: Mapping[str, Sequence[Any]]) -> str | None:
-    from dsim.engines import vector
-
     for name in values["algorithms"][0]:
-        if name not in vector.TOTALS:
+        if not ORCHESTRATIONS[name].vector:
             return f"algorithms has {show(name)}"
     for model in ("target", "drafter"):
         for kind in values[f"{model}.latency_model"]:

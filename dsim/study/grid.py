@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
+    from dsim.model.case import Case
     from dsim.model.latency import Latency
-    from dsim.study.study import Case
 
     Floats = NDArray[np.float64]
 
@@ -142,7 +142,7 @@ class _Grid:
         room = {name: np.empty((len(timings), len(groups))) for name in OUTCOMES}
         for a, algorithm in enumerate(self.algorithms):
             for columns, branches in pieces:
-                totals = vector.TOTALS[algorithm](timings, branches)
+                totals = vector.form_of(algorithm).totals(timings, branches)
                 for name in COUNTS:
                     counts = getattr(totals, name).reshape(len(totals.time), repeats, -1)
                     reduced = counts.max(axis=1) if name == "peak_targets" else counts.mean(axis=1)
@@ -171,7 +171,7 @@ class _Grid:
         rows = np.full((len(self.algorithms), len(OUTCOMES)), np.nan)
         draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
         for a, algorithm in enumerate(self.algorithms):
-            takes_targets = ORCHESTRATIONS[algorithm].takes_targets
+            takes_targets = ORCHESTRATIONS[algorithm].traits.several_targets
             if takes_targets and limit is not None and case.targets > limit:
                 continue
             runs = [run_events(case, algorithm, r, draws[r]) for r in range(case.repeats)]
@@ -227,7 +227,7 @@ class _Grid:
         kept = np.ones(full, np.bool_)
         if settings["max_targets"] is not None:
             for number, name in enumerate(self.algorithms):
-                if ORCHESTRATIONS[name].takes_targets:
+                if ORCHESTRATIONS[name].traits.several_targets:
                     kept[number] = self.targets <= settings["max_targets"]
         kept = kept.reshape(-1)
         rows = None if kept.all() else np.flatnonzero(kept)

@@ -469,7 +469,7 @@ MORE_KEYS = (
 
 
 def _takes_more(algorithms: Sequence[str]) -> bool:
-    return any(ORCHESTRATIONS[name].takes_further_drafters for name in algorithms)
+    return any(ORCHESTRATIONS[name].traits.further_drafters for name in algorithms)
 
 
 def _further(of: Mapping[str, Sequence[Any]]) -> int:

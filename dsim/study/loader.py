@@ -25,12 +25,14 @@ from dsim.study.settings import (
     TABLES,
     VALIDATE_TABLES,
 )
-from dsim.study.study import Axis, Case, Chart, Study
+from dsim.study.study import Axis, Chart, Study
 from dsim.units import is_latency
 from dsim.words import nearest, show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from dsim.model.case import Case
 
 
 MOST_IN_RANGE = 1_000_000

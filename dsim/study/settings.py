@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dsim.orchestrations import ORCHESTRATIONS, POLICIES
+from dsim.model import POLICIES
+from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study.setting import Setting
 
 ALGORITHMS = ("nonsi", "si", "dsi")  # what is compared unless something else is asked for

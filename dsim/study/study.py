@@ -8,15 +8,10 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from dsim.model.lookahead import FIXED, Policy
 from dsim.study.settings import ALTERNATIVES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-
-    from dsim.model.acceptance import Acceptance
-    from dsim.model.drafters import MoreDrafter
-    from dsim.model.latency import Latency
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,35 +34,6 @@ class Chart:
     show: str = "dsi"
     against: str = "nonsi"
     value: str = "lookahead"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Case:
-    """One point of the grid, ready to be simulated by any algorithm.
-
-    Attributes:
-        tokens: ``N``.
-        lookahead: ``k``.
-        targets: ``S``, of DSI.
-        target, drafter: latencies.
-        acceptance: how drafts fare.
-        repeats, seed: of the draws.
-        preemptible: whether a cancelled forward frees its server at once.
-        policy: whether and how the lookahead adapts.
-        more_drafters: those that multi-drafter DSI has beside the first.
-    """
-
-    tokens: int
-    lookahead: int
-    targets: int
-    target: Latency
-    drafter: Latency
-    acceptance: Acceptance
-    repeats: int
-    seed: int
-    preemptible: bool
-    policy: Policy = FIXED
-    more_drafters: tuple[MoreDrafter, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

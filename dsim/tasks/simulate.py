@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.engines.simulate import run_events, simulate_case
 from dsim.errors import Problem, UserError
-from dsim.model.closed_forms import targets_enough
 from dsim.model.statistics import half_width, summarise
+from dsim.orchestrations import ORCHESTRATIONS
 from dsim.report.tables import text_table
 from dsim.study.build import case_of
 from dsim.study.loader import make_study
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dsim.engines.simulate import Outcome
-    from dsim.study.study import Case
+    from dsim.model.case import Case
 
 DEFAULT_TOKENS, DEFAULT_REPEATS = 100, 20
 # Which option stands for which setting.
@@ -208,47 +208,12 @@ def verdict(case: Case, results: Sequence[Outcome]) -> str:
     (winner,) = winners
     others = {name: value / least for name, value in mean.items() if name != winner}
     by = " and ".join(f"{ratio:.2f}× as fast as {NAMES[name]}" for name, ratio in others.items())
-    t1, t2 = case.drafter.latency_ns / 1e6, case.target.latency_ns / 1e6
+    explain = ORCHESTRATIONS[winner].why
     if min(others.values()) < 1.005:
-        why = "but by so little that it hardly counts"
-    elif winner == "dsi":
-        enough = targets_enough(case.drafter.latency_ns, case.target.latency_ns, case.lookahead)
-        if not case.preemptible:
-            why = (
-                f"it goes on drafting (a token every {t1:g} ms) while passes ({t2:g} ms each) "
-                "verify, though passes that are of no use hold their servers to their end"
-            )
-        elif case.targets < enough:
-            why = (
-                f"it goes on drafting (a token every {t1:g} ms) while passes ({t2:g} ms each) "
-                f"verify; with {enough} target servers instead of {case.targets} no pass would "
-                "have to wait for a server"
-            )
-        else:
-            why = (
-                f"it goes on drafting (a token every {t1:g} ms) while passes ({t2:g} ms each) "
-                "verify, so that only a rejected draft makes it wait for a pass"
-            )
-        if "si" in others:
-            why += "; SI waits for every pass"
-    elif winner == "multidsi":
-        why = (
-            "where the first drafter is wrong, the drafts of another one that is right take over, "
-            "so that fewer rejections make it begin anew"
-        )
-    elif winner == "si":
-        why = f"it needs fewer passes ({t2:g} ms each) than non-SI has tokens" + (
-            ", and has shorter waits than DSI here, whose drafter or target servers "
-            f"({case.targets}) are too slow or too few for its lookahead"
-            if "dsi" in mean
-            else ""
-        )
+        why = ": but by so little that it hardly counts"
     else:
-        why = (
-            f"at this acceptance the drafts ({t1:g} ms each) cost more than the passes "
-            f"({t2:g} ms each) that they save"
-        )
-    return f"{NAMES[winner]} is fastest, {by}: {why}."
+        why = f": {explain(case, others.keys())}" if explain else ""
+    return f"{NAMES[winner]} is fastest, {by}{why}."
 
 
 def _why_equal(case: Case, winners: Sequence[str]) -> str:
@@ -256,9 +221,12 @@ def _why_equal(case: Case, winners: Sequence[str]) -> str:
         return "one token takes one pass and no draft."
     if case.drafter.latency_ns > case.target.latency_ns:
         return "the drafter is slower than the target, so drafts come too late to be of use."
-    if "nonsi" in winners:
+    traits = {name: ORCHESTRATIONS[name].traits for name in winners}
+    if not all(one.drafts for one in traits.values()):
         return "no draft saved a pass, and the drafting cost no time."
-    return "their last passes end at the same time, though tokens may have settled earlier by DSI."
+    earlier = " and ".join(NAMES[name] for name, one in traits.items() if one.overlaps)
+    also = f", though tokens may have settled earlier by {earlier}" if earlier else ""
+    return f"their last passes end at the same time{also}."
 
 
 def write_timeline(case: Case, algorithms: Sequence[str], path: Path) -> None:

@@ -20,7 +20,7 @@ from dsim.engines.simulate import run_events
 from dsim.errors import Problem, UserError
 from dsim.model.lookahead import FIXED
 from dsim.model.statistics import summarise
-from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations import ORCHESTRATIONS, READABLE
 from dsim.study.executors import Store
 from dsim.study.grid import OUTCOMES, empty_grid
 from dsim.study.results import WALLCLOCK_COLUMNS
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from dsim.model.case import Case
     from dsim.study.grid import GridResult
-    from dsim.study.study import Case, Study
+    from dsim.study.study import Study
 
 LONGEST_S = 15 * 60  # of waiting, without being asked to
 MOST_TARGETS = 128  # threads
@@ -66,7 +67,7 @@ def check(study: Study, *, yes: bool = False) -> float:
         UserError: too many, or too many target servers, or an algorithm cannot wait.
     """
     for name in study.settings["algorithms"]:
-        if not ORCHESTRATIONS[name].everywhere:
+        if not ORCHESTRATIONS[name].traits.live:
             what = f"{ORCHESTRATIONS[name].title} is simulated only; leave it out, or the backend"
             raise UserError(Problem(study.source, "algorithms", what))
     needed_s = estimate_s(study)
@@ -105,7 +106,7 @@ def estimate_s(study: Study) -> float:
         case = dataclasses.replace(case, tokens=min(case.tokens, SAMPLE_TOKENS))
         limit = study.settings["max_targets"]
         for name in grid.algorithms:
-            if ORCHESTRATIONS[name].takes_targets and limit is not None and case.targets > limit:
+            if _over(limit, name, case):
                 continue
             sample_ns[name] += scale * run_events(case, name, 0).output.settled_ns[-1]
     seconds = 0.0
@@ -123,11 +124,17 @@ def jobs_of(study: Study, grid: Any) -> list[Job]:
         where, case = grid.case_at(number)
         grid.note(where, case)
         for a, name in enumerate(grid.algorithms):
-            if ORCHESTRATIONS[name].takes_targets and limit is not None and case.targets > limit:
+            if _over(limit, name, case):
                 continue
             key = (name, _read_by(name, case))
             jobs.setdefault(key, Job(algorithm=a, case=case, numbers=[])).numbers.append(number)
     return list(jobs.values())
+
+
+def _over(limit: int | None, algorithm: str, case: Case) -> bool:
+    """Whether *algorithm* would make use of more target servers than *limit*."""
+    several = ORCHESTRATIONS[algorithm].traits.several_targets
+    return several and limit is not None and case.targets > limit
 
 
 def _read_by(algorithm: str, case: Case) -> Case:
@@ -136,16 +143,19 @@ def _read_by(algorithm: str, case: Case) -> Case:
     same: dict[str, Any] = {k: v for k, v in settings.items() if not _reads(algorithm, k)}
     if same.pop("lookahead_policy", None):
         same["policy"] = FIXED
-    if algorithm == "nonsi":
+    if not ORCHESTRATIONS[algorithm].traits.further_drafters:
+        same["more_drafters"] = ()
+    if not ORCHESTRATIONS[algorithm].traits.drafts:
         same |= {"drafter": case.target, "acceptance": None}
     return dataclasses.replace(case, **same)
 
 
 def _reads(algorithm: str, key: str) -> bool:
     """Whether the waits of *algorithm* depend on the setting *key*."""
-    if key in ORCHESTRATIONS["dsi"].reads:  # which has all that some do without
+    if key in READABLE:
         return key in ORCHESTRATIONS[algorithm].reads
-    return algorithm != "nonsi" or not key.startswith(("drafter.", "acceptance."))
+    drafts = ORCHESTRATIONS[algorithm].traits.drafts
+    return drafts or not key.startswith(("drafter.", "acceptance."))
 
 
 def run_grid(
@@ -169,7 +179,7 @@ def run_grid(
     grid = empty_grid(study)
     extra = {name: np.full_like(grid.outcomes["latency_mean_ms"], np.nan) for name in EXTRA}
     jobs = jobs_of(study, grid)
-    takes = [ORCHESTRATIONS[name].takes_targets for name in grid.algorithms]
+    takes = [ORCHESTRATIONS[name].traits.several_targets for name in grid.algorithms]
     most = max([1, *(j.case.targets for j in jobs if takes[j.algorithm])])
     if most > MOST_TARGETS:
         raise UserError(

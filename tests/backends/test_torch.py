@@ -23,8 +23,8 @@ from dsim.backends.torch.verify import Match, Rejection, Sampling, TopN, choose
 from dsim.engines.simulate import run_events
 from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance
+from dsim.model.case import Case
 from dsim.model.latency import Latency
-from dsim.study.study import Case
 from tests.tiny import CONTEXT, VOCAB, write_model, write_pair
 
 pytestmark = [

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dsim.backends.wallclock import Waiters, run_wallclock
 from dsim.engines.simulate import run_events
 from dsim.model.acceptance import Acceptance
+from dsim.model.case import Case
 from dsim.model.latency import Latency
-from dsim.study.study import Case
 
 pytestmark = pytest.mark.wallclock
 

@@ -17,9 +17,9 @@ from dsim.deployment.spec import Deployment, Faults, FleetSpec, MorePool
 from dsim.deployment.workload import Length, Workload
 from dsim.engines.simulate import simulate_case
 from dsim.model.acceptance import Acceptance
+from dsim.model.case import Case
 from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
-from dsim.study.study import Case
 from tests.strategies import policies
 
 ALGORITHMS = ("nonsi", "si", "dsi", "multidsi")

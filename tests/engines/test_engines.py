@@ -70,10 +70,10 @@ def test_the_event_engine_equals_the_rules_written_plainly(timing, accepts, pree
 def test_timings_side_by_side_equal_timings_alone(many, accepts):
     branches = vector.Branches.of(accepts)
     for algorithm in ALGORITHMS:
-        together = vector.TOTALS[algorithm](many, branches)
+        together = vector.form_of(algorithm).totals(many, branches)
         latency = together.latency_ns()
         for i, timing in enumerate(many):
-            alone = vector.TOTALS[algorithm]([timing], branches)
+            alone = vector.form_of(algorithm).totals([timing], branches)
             assert (latency[i] == alone.latency_ns()[0]).all()
             for name in COUNTS:
                 row = getattr(together, name)[together.row[i]]

@@ -16,10 +16,10 @@ from dsim.deployment.workload import Length, Workload
 from dsim.engines.simulate import engine_for, run_events, simulate_case
 from dsim.engines.vector import Timing
 from dsim.errors import UserError
+from dsim.model import POLICIES
 from dsim.model.acceptance import Uniforms
 from dsim.model.latency import Latency
 from dsim.model.lookahead import Policy, confidences
-from dsim.orchestrations import POLICIES
 from dsim.study import loader as study
 from tests.strategies import case_of, draws, policies, timings
 

@@ -16,8 +16,8 @@ from dsim.cli.main import main
 from dsim.engines.simulate import run_events
 from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance
+from dsim.model.case import Case
 from dsim.model.latency import Latency
-from dsim.study.study import Case
 from dsim.tasks.validate import validate as validation
 from dsim.tasks.validate.validate import (
     Configuration,

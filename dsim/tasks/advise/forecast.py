@@ -72,7 +72,7 @@ class _Works:
             if not keys:
                 continue
             timings = list(keys)
-            totals = vector.TOTALS[orchestration.name](timings, self.branches)
+            totals = vector.form_of(orchestration.name).totals(timings, self.branches)
             latency = totals.latency_ns().mean(axis=1)
             passes = totals.target_passes[totals.row].mean(axis=1)
             made = totals.drafts[totals.row].mean(axis=1)

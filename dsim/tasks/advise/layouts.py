@@ -8,7 +8,6 @@ import math
 from typing import TYPE_CHECKING
 
 from dsim.deployment.spec import Deployment, FleetSpec, Slo
-from dsim.engines import vector
 from dsim.model.acceptance import Acceptance
 from dsim.model.latency import Latency
 from dsim.orchestrations import ORCHESTRATIONS, Orchestration
@@ -23,7 +22,7 @@ DRAFTER_GPUS = (1, 2, 4)
 
 def candidates() -> list[Orchestration]:
     """The orchestrations that layouts can be estimated for, by their vector form."""
-    return [one for one in ORCHESTRATIONS.values() if one.name in vector.TOTALS]
+    return [one for one in ORCHESTRATIONS.values() if one.vector]
 
 
 def drafts(orchestration: Orchestration) -> bool:

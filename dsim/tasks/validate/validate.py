@@ -24,13 +24,13 @@ import numpy as np
 from dsim.engines.simulate import Run, run_events
 from dsim.errors import Problem, UserError
 from dsim.model.acceptance import Acceptance
+from dsim.model.case import Case
 from dsim.model.latency import Latency
 from dsim.model.statistics import half_width
 from dsim.report.tables import text_table
 from dsim.study.results import NAMES
 from dsim.study.setting import Setting
 from dsim.study.settings import ALGORITHMS
-from dsim.study.study import Case
 from dsim.system import available_cores
 from dsim.units import to_ns
 from dsim.words import nearest, show

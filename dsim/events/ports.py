@@ -1,0 +1,114 @@
+"""What an orchestration may ask for: a text, and servers for it.
+
+Servers that one text has to itself (:mod:`dsim.events.server`) and servers that many requests share
+(:mod:`dsim.deployment.shares`) stand behind the same ports.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    import simpy
+
+    from dsim.events.output import Output
+    from dsim.events.server import Backend, Forward
+    from dsim.model.lookahead import Plan
+
+
+class ServerPort(Protocol):
+    """One server, of a drafter or of the target, asked for one forward at a time.
+
+    Attributes:
+        backend: its ``verify`` judges drafts.
+        output: the text that it works on.
+    """
+
+    @property
+    def backend(self) -> Backend:
+        """What answers the forwards."""
+
+    @property
+    def output(self) -> Output:
+        """The text that the server works on."""
+
+    def forward(
+        self, first: int, ahead: int = 0, block: tuple[int, int, int] | None = None, /
+    ) -> Forward:
+        """Begin a forward over the text so far, for the tokens from *first* on.
+
+        Args:
+            first: the first position whose token is wanted.
+            ahead: a hint; see :class:`dsim.events.server.Forward`.
+            block: a hint; see :class:`dsim.events.server.Forward`.
+
+        Raises:
+            RuntimeError: the server is busy with another forward.
+        """
+
+    def cancel(self, forward: Any, /) -> None:
+        """Give up *forward*, which has not ended: its answer is not wanted."""
+
+
+class PoolPort(Protocol):
+    """Several target servers.
+
+    Attributes:
+        backend: its ``verify`` judges drafts.
+        callbacks: called with each pass that ends by itself, its server being free again.
+    """
+
+    callbacks: list[Callable[[Any], None]]
+
+    @property
+    def backend(self) -> Backend:
+        """What answers the passes."""
+
+    @property
+    def free(self) -> Any:
+        """True if a pass may begin now."""
+
+    def forward(self, first: int, /) -> Forward:
+        """Begin a pass over the text so far, for the tokens from *first* on.
+
+        Raises:
+            IndexError: no server is free.
+        """
+
+    def wait(self, dispatch: Callable[[], None], /) -> None:
+        """Have *dispatch* called when a server is free for this text."""
+
+    def prefill(self) -> None:
+        """Let every free server read the prompt; this is not a pass."""
+
+    def cancel(self, forwards: Iterable[Any], /) -> None:
+        """Give up *forwards*: their answers are not wanted."""
+
+
+class Setup(Protocol):
+    """What an orchestration starts from.
+
+    Attributes:
+        env: the environment of the run.
+        output: the text to generate.
+        plan: where ``k``, drafts per block, comes from.
+        prefill: whether every target server of a pool has to read the prompt first.
+        further_drafters: how many drafters there are beside the first.
+    """
+
+    env: simpy.Environment
+    output: Output
+    plan: Plan
+    prefill: bool
+    further_drafters: int
+
+    def drafter(self, number: int = 0) -> ServerPort:
+        """The server of drafter *number*; 0 leads, the others have outputs of their own."""
+
+    def target(self) -> ServerPort:
+        """One target server, for an orchestration that waits for each pass."""
+
+    def targets(self) -> PoolPort:
+        """The target servers, for an orchestration that has several passes under way at once."""

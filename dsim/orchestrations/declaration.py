@@ -1,0 +1,147 @@
+"""What an orchestration declares of itself, at the end of its file."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dsim.words import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from dsim.events.ports import Setup
+    from dsim.model.case import Case
+    from dsim.model.lookahead import Plan
+
+LOOKAHEAD = (
+    "lookahead",
+    "lookahead_policy",
+    "lookahead_most",
+    "confidence_threshold",
+    "confidence_quality",
+)
+FURTHER_DRAFTERS = (
+    "more_drafters.latency_ms",
+    "more_drafters.acceptance_rate",
+    "more_drafters.overlap",
+)
+# Every setting that some orchestrations read and others do not.
+READABLE = (*LOOKAHEAD, "targets", "preemptible", *FURTHER_DRAFTERS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Traits:
+    """What the rest of dsim has to know of an orchestration.
+
+    Attributes:
+        drafts: it asks a drafter at all (non-SI does not).
+        overlaps: it drafts while passes run, so the drafter and the targets need servers of their
+            own.
+        several_targets: it makes use of several target servers.
+        further_drafters: it makes use of drafters beside the first.
+        live: it runs as real waits and on real models; otherwise it is simulated only.
+    """
+
+    drafts: bool = True
+    overlaps: bool = False
+    several_targets: bool = False
+    further_drafters: bool = False
+    live: bool = True
+
+
+class Work(NamedTuple):
+    """The work of one text, for the offered load of a deployment.
+
+    Attributes:
+        widths: width of each pass, in tokens.
+        drafts: number of drafts.
+        exact: whether this is the work itself; otherwise it is a lower bound.
+    """
+
+    widths: list[int]
+    drafts: int
+    exact: bool = False
+
+
+def least_work(lengths: Sequence[int], _plan: Plan) -> Work:
+    """A lower bound: one pass from each rejection to the next, one draft for each one accepted.
+
+    Args:
+        lengths: for each position, how many drafts from there on are accepted before the first
+            rejection (:func:`dsim.model.acceptance.run_lengths`).
+    """
+    widths: list[int] = []
+    settled, tokens = 0, len(lengths)
+    while settled < tokens:
+        widths.append(min(lengths[settled], tokens - settled - 1) + 1)
+        settled += widths[-1]
+    return Work(widths, tokens - len(widths))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Orchestration:
+    """One way to have drafters and targets make a text together.
+
+    Attributes:
+        name: in studies, on the command line and in results.
+        title: for people.
+        colour: in charts, as ``#rrggbb``.
+        meaning: what it does, in a few words.
+        start: schedules a run on a :class:`dsim.events.ports.Setup`; or ``module:function``.
+        reads: the settings of :data:`READABLE` that matter to it.
+        traits: what the rest of dsim has to know of it.
+        work: the work of one text, from the run lengths of its draws and its plan.
+        why: why it is the fastest of those compared, in words: from the case and the names of the
+            others. Without it, ``dsim simulate`` gives no reason.
+        vector: its form for the vector engine, as ``module:name``, if it has one.
+    """
+
+    name: str
+    title: str
+    colour: str
+    meaning: str
+    start: Callable[[Setup], Any] | str
+    reads: tuple[str, ...] = ()
+    traits: Traits = Traits()
+    work: Callable[[Sequence[int], Plan], Work] = least_work
+    why: Callable[[Case, Collection[str]], str] | None = None
+    vector: str = ""
+
+    def __post_init__(self) -> None:
+        """Check the declaration.
+
+        Raises:
+            ValueError: something in the declaration is not valid.
+        """
+
+        def refuse(field: str, what: str) -> None:
+            raise ValueError(f"orchestration {self.name!r}: {field}: {what}")
+
+        if not re.fullmatch(r"[A-Za-z][\w-]*", self.name):
+            refuse("name", "expected letters, digits, - and _")
+        if not re.fullmatch("#[0-9a-fA-F]{6}", self.colour):
+            refuse("colour", f'expected "#rrggbb", got {self.colour!r}')
+        for key in self.reads:
+            if key not in READABLE:
+                hint = nearest(key, READABLE) or f"; expected some of {', '.join(READABLE)}"
+                refuse("reads", f'unknown setting "{key}"{hint}')
+        drafters = FURTHER_DRAFTERS[0]
+        for key, trait in (("targets", "several_targets"), (drafters, "further_drafters")):
+            if (key in self.reads) != getattr(self.traits, trait):
+                refuse("traits", f'{trait}=True belongs together with "{key}" in reads')
+
+    def starter(self) -> Callable[[Setup], Any]:
+        """The function that :attr:`start` is or names."""
+        found: Callable[[Setup], Any] = resolve(self.start)
+        return found
+
+
+def resolve(name: Any) -> Any:
+    """What *name*, as ``module:name``, stands for; anything else is returned as it is."""
+    if not isinstance(name, str):
+        return name
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)

@@ -1,0 +1,65 @@
+"""The list of the orchestrations. Each one's file ends with its declaration."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from dsim.errors import UserError
+from dsim.words import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dsim.orchestrations.declaration import Orchestration
+
+_FILES = (
+    "nonsi",
+    "si",
+    "dsi",
+    "multidsi",
+)
+# The one live list by name, in the order in which people read it. Never copy it at import time:
+# plugins add to it.
+ORCHESTRATIONS: dict[str, Orchestration] = {}
+REFERENCES = ("nonsi", "si")  # what speed-ups are relative to
+COMPARED = ("nonsi", "si", "dsi")  # the paper's three: compared unless a study asks for others
+DEFAULT = "dsi"  # the subject of charts and commands unless another is asked for
+
+
+def register(orchestration: Orchestration) -> None:
+    """Add *orchestration* for this process.
+
+    Raises:
+        ValueError: the name is taken.
+    """
+    if orchestration.name in ORCHESTRATIONS:
+        raise ValueError(f"there is an orchestration {orchestration.name!r} already")
+    ORCHESTRATIONS[orchestration.name] = orchestration
+
+
+def orchestration_of(name: str) -> Orchestration:
+    """The orchestration *name*.
+
+    Raises:
+        UserError: there is none of that name.
+    """
+    if name not in ORCHESTRATIONS:
+        hint = nearest(name.lower(), [*ORCHESTRATIONS])
+        names = ", ".join(ORCHESTRATIONS)
+        raise UserError(f"unknown orchestration {name!r}{hint or f'; expected one of {names}'}")
+    return ORCHESTRATIONS[name]
+
+
+def title_of(name: str) -> str:
+    """What people read for orchestration *name*; the name itself where there is none."""
+    return ORCHESTRATIONS[name].title if name in ORCHESTRATIONS else name
+
+
+def titles() -> Mapping[str, str]:
+    """What people read, by name."""
+    return {name: o.title for name, o in ORCHESTRATIONS.items()}
+
+
+for _file in _FILES:
+    register(import_module(f"dsim.orchestrations.{_file}").ORCHESTRATION)
