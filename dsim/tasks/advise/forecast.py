@@ -83,7 +83,7 @@ class _Works:
         return [found[layout] for layout in wanted]
 
     def _timing(self, layout: Layout) -> vector.Timing:
-        several = layout.orchestration.takes_targets
+        several = layout.orchestration.traits.several_targets
         return vector.Timing(
             drafter_ns=self.drafter_ns,
             target_ns=_block_ns(self.question, layout),
