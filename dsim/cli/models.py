@@ -90,17 +90,17 @@ def validate(
 
     Leaves with 1 when a claim fails. STUDY is a file like studies/validate.toml.
     """
-    from dsim.tasks.validate import validate as validation
+    from dsim.tasks.validate import page, run, settings
 
     inner = {"target", "drafter", "prompt_set", "share", "compile"}
     given = {f"torch.{k}" if k in inner else k: v for k, v in options.items()}
-    found = validation.validate(
-        validation.load(study, given),
+    found = run.validate(
+        settings.load(study, given),
         progress=lambda what: None if quiet else click.echo(f"… {what}", err=True),
     )
     if report is not None:
-        validation.write_report(found, report)
-    click.echo(validation.as_json(found) if as_json else validation.as_text(found))
+        page.write_report(found, report)
+    click.echo(page.as_json(found) if as_json else page.as_text(found))
     if not found.holds:
         raise click.exceptions.Exit(CLAIM_FAILED)
 

@@ -348,9 +348,10 @@ def test_the_two_estimators_of_the_acceptance_rate() -> None:
 
 
 def test_validation_with_real_passes(fleet) -> None:
-    from dsim.tasks.validate import validate as validation
+    from dsim.tasks.validate import run, settings
+    from dsim.tasks.validate.bench import TorchBench
 
-    settings = validation.load(
+    given = settings.load(
         None,
         {
             "backend": "torch",
@@ -363,9 +364,9 @@ def test_validation_with_real_passes(fleet) -> None:
             "torch.equal_budget": True,
         },
     )
-    bench = validation.TorchBench(fleet, [[3, 4], [5, 6], [7, 8]], Match(), 12)
+    bench = TorchBench(fleet, [[3, 4], [5, 6], [7, 8]], Match(), 12)
     bench.close = lambda: None  # the workers serve other tests too
-    found = validation.validate(settings, bench=bench)
+    found = run.validate(given, bench=bench)
     claims = {claim.claim: claim for claim in found.claims}
     assert claims["lossless"].holds
     assert len(found.rows) == 1 + 2 + 2 * 2 + 1 + 2
@@ -378,7 +379,8 @@ def test_validation_with_real_passes(fleet) -> None:
 
 
 def test_a_run_after_another_algorithm_is_thrown_away(fleet) -> None:
-    from dsim.tasks.validate.validate import Configuration, TorchBench
+    from dsim.tasks.validate.bench import TorchBench
+    from dsim.tasks.validate.settings import Configuration
 
     bench = TorchBench(fleet, [[3, 4], [5, 6]], Match(), 6)
     plain, runs = bench._run, []

@@ -18,18 +18,13 @@ from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
-from dsim.tasks.validate import validate as validation
-from dsim.tasks.validate.validate import (
-    Configuration,
-    Forwarded,
-    Measured,
-    as_json,
-    as_text,
-    fast_half,
-    fit,
-    noise_of,
-    table_of,
-)
+from dsim.tasks.validate import calibration
+from dsim.tasks.validate.bench import Forwarded, Measured, bench_of
+from dsim.tasks.validate.calibration import fast_half, fit, table_of
+from dsim.tasks.validate.page import as_json, as_text, write_report
+from dsim.tasks.validate.result import noise_of
+from dsim.tasks.validate.run import validate as run_validation
+from dsim.tasks.validate.settings import Configuration, configurations, load
 
 MS = 1_000_000
 
@@ -38,8 +33,8 @@ MS = 1_000_000
 def _few_simulations():
     """A world without noise needs no averages."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(validation, "TRACE_DRAWS", 2)
-        patch.setattr(validation, "RATE_DRAWS", 6)
+        patch.setattr(calibration, "TRACE_DRAWS", 2)
+        patch.setattr(calibration, "RATE_DRAWS", 6)
         yield
 
 
@@ -111,11 +106,11 @@ class World:
 
 
 def settings_of(**more):
-    return validation.load(None, {"tokens": 30, "targets": [1, 2], "repeats": 2, **more})
+    return load(None, {"tokens": 30, "targets": [1, 2], "repeats": 2, **more})
 
 
 def validate(world, **more):
-    found = validation.validate(settings_of(**more), bench=world)
+    found = run_validation(settings_of(**more), bench=world)
     return found, {claim.claim: claim for claim in found.claims}
 
 
@@ -144,7 +139,7 @@ def test_a_world_that_is_as_simulated_is_predicted_exactly() -> None:
 def test_each_measurement_stands_beside_a_calibration_run_of_another_text() -> None:
     world = World()
     validate(world, calibration_prompts=3, prompts=4, repeats=2)
-    wanted = validation.configurations(settings_of())
+    wanted = configurations(settings_of())
     one = len(wanted)
     assert world.measured[:one] == [(0, c) for c in wanted]  # everything has run once
     turns = [world.measured[i : i + 2 * one] for i in range(one, len(world.measured), 2 * one)]
@@ -162,7 +157,7 @@ def test_a_pace_that_changes_from_run_to_run_is_followed(paces, late) -> None:
     table = tuple((w, 20_000_017 + 700_001 * w) for w in range(1, 30))
     world = World(target_ns=table, drafter_ns=3_700_003)
     more = {"lookahead": [late], "targets": [1], "prompts": 2, "repeats": 3, "tokens": 30}
-    wanted = validation.configurations(settings_of(**more))
+    wanted = configurations(settings_of(**more))
     one = len(wanted)
     world.pace = lambda _: paces[max(0, len(world.measured) - 1 - one) // (2 * one) % 6]
     found, _ = validate(world, **more)
@@ -345,10 +340,10 @@ def test_a_winner_that_was_not_predicted_fails_unless_it_is_a_tie() -> None:
 def test_what_has_no_equal_budget() -> None:
     given_ = settings_of(**BUDGET, **{"torch.devices": "cuda:0,cuda:1"})
     with pytest.raises(UserError, match="torch.equal_budget"):
-        validation.bench_of(given_)
+        bench_of(given_)
     given_ = settings_of(**BUDGET, **{"torch.devices": "cpu, cpu", "torch.compile": True})
     with pytest.raises(UserError, match=r"needs torch.compile = false"):
-        validation.bench_of(given_)
+        bench_of(given_)
 
 
 class OneOfThreeIsSlow(World):
@@ -384,7 +379,7 @@ def test_json_and_text_and_report(tmp_path) -> None:
     text = as_text(found)
     assert "SI, lookahead 3" in text
     assert text.count("holds: ") + text.count("FAILS: ") == 5
-    validation.write_report(found, tmp_path / "page.html")
+    write_report(found, tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Predicted against measured" in page
     assert page.count("DSI, lookahead 5, 2 targets, measured") >= 1
@@ -396,7 +391,7 @@ def test_every_mistake_of_a_file_is_named(tmp_path) -> None:
         'tokns = 5\nlookahead = [0]\ntargets = [1, 1]\n[torch]\ndtype = "float3"\n', "utf-8"
     )
     with pytest.raises(UserError) as caught:
-        validation.load(file)
+        load(file)
     text = str(caught.value)
     for words in (
         'tokns: unknown setting; did you mean "tokens"',
@@ -427,7 +422,7 @@ def test_the_command_measures_waits(tmp_path) -> None:
 def test_a_claim_that_fails_is_exit_code_1(monkeypatch) -> None:
     world = World()
     world.wrong_text = 9
-    monkeypatch.setattr(validation, "bench_of", lambda _: world)
+    monkeypatch.setattr("dsim.tasks.validate.run.bench_of", lambda _: world)
     result = CliRunner().invoke(main, ["validate", "--tokens", "30", "--quiet"])
     assert result.exit_code == 1, result.output
     assert re.search("FAILS: lossless", result.output)
@@ -437,7 +432,7 @@ def test_a_claim_that_fails_is_exit_code_1(monkeypatch) -> None:
 
 def test_the_shipped_studies_can_be_read() -> None:
     studies = Path(__file__).parents[2] / "studies"
-    assert validation.load(studies / "validate-smollm2.toml")["torch.dtype"] == "bfloat16"
-    settings = validation.load(studies / "validate.toml")
+    assert load(studies / "validate-smollm2.toml")["torch.dtype"] == "bfloat16"
+    settings = load(studies / "validate.toml")
     assert settings["backend"] == "wallclock"
     assert settings["lookahead"] == [1, 3, 5]

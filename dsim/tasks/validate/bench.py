@@ -1,0 +1,263 @@
+"""What is measured: real waits, or real models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from dsim.engines.simulate import Run, run_events
+from dsim.errors import Problem, UserError
+from dsim.model.acceptance import Acceptance
+from dsim.model.case import Case
+from dsim.model.latency import Latency
+from dsim.system import available_cores
+from dsim.units import to_ns
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dsim.backends.torch.backend import Fleet, LiveRun, Span
+    from dsim.backends.torch.verify import Rule
+    from dsim.backends.wallclock import Waiters
+    from dsim.tasks.validate.settings import Configuration
+
+
+class Forwarded(NamedTuple):
+    """How long one forward took, as the algorithm saw it: with the way there and back."""
+
+    role: str
+    width: int
+    took_ns: int
+
+
+class Measured(NamedTuple):
+    """One measured text.
+
+    Attributes:
+        wall_ns: from time zero to the last token.
+        forwards: every forward that ended, one at least.
+        tokens: the text, where there is one.
+        orchestration_ns: time in which no worker was at a forward; for waits, what it took beyond
+            the simulation with the latencies that were asked for.
+        run: what happened, for a timeline.
+    """
+
+    wall_ns: int
+    forwards: list[Forwarded]
+    tokens: list[int] | None
+    orchestration_ns: int
+    run: Run | LiveRun
+
+
+class Bench(Protocol):
+    """What is measured. Texts have numbers; those for the calibration come first."""
+
+    def measure(self, text: int, configuration: Configuration) -> Measured:
+        """Generate text number *text* and take the time."""
+
+    def trace(self, text: int) -> str:
+        """For each position of the text, ``1`` if the draft is right given all before it."""
+
+    def cores(self, configuration: Configuration) -> int | None:
+        """How many CPU cores *configuration* has; ``None``: it computes on none."""
+
+    def close(self) -> None:
+        """End the workers."""
+
+
+class WallclockBench:
+    """Waits of given latencies, verdicts from draws."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        from dsim.backends.wallclock import Waiters
+
+        self.tokens = settings["tokens"]
+        self.seed = settings["seed"]
+        self.acceptance = Acceptance(rate=settings["wallclock.acceptance_rate"])
+        self.latencies = {
+            role: Latency(latency_ns=to_ns(settings[f"wallclock.{role}_latency_ms"]))
+            for role in ("target", "drafter")
+        }
+        self.waiters: Waiters = Waiters(max(settings["targets"]))
+
+    def measure(self, text: int, configuration: Configuration) -> Measured:
+        """See :class:`Bench`."""
+        from dsim.backends.wallclock import run_wallclock
+
+        case = Case(
+            tokens=self.tokens,
+            lookahead=configuration.lookahead,
+            targets=configuration.targets,
+            target=self.latencies["target"],
+            drafter=self.latencies["drafter"],
+            acceptance=Acceptance(model="trace", traces=(self.trace(text),)),
+            repeats=1,
+            seed=self.seed,
+            preemptible=False,
+        )
+        run = run_wallclock(case, configuration.algorithm, 0, self.waiters, keep_history=True)
+        forwards = [
+            Forwarded(servers.role, 1, forward.end_ns - forward.start_ns)
+            for servers in (run.drafter, run.target)
+            for forward in servers.history or ()
+            if forward.end_ns >= 0
+        ]
+        wall_ns = run.output.settled_ns[-1]
+        ideal_ns = run_events(case, configuration.algorithm, 0).output.settled_ns[-1]
+        return Measured(wall_ns, forwards, None, wall_ns - ideal_ns, run)
+
+    def trace(self, text: int) -> str:
+        """See :class:`Bench`."""
+        draws = self.acceptance.draws(self.seed, text + 1, self.tokens)[text]
+        return "".join("01"[int(draw)] for draw in draws)
+
+    def cores(self, _: Configuration) -> None:
+        """See :class:`Bench`."""
+
+    def close(self) -> None:
+        """See :class:`Bench`."""
+        self.waiters.close()
+
+
+class TorchBench:
+    """Real models on real prompts. Every server has read the prompt before time zero.
+
+    Args:
+        fleet: the workers.
+        prompts: token ids, one list a text.
+        rule: how drafts are judged; ``match``.
+        tokens: ``N``; texts do not end before.
+    """
+
+    def __init__(self, fleet: Fleet, prompts: Sequence[list[int]], rule: Rule, tokens: int) -> None:
+        self.fleet = fleet
+        self.prompts = prompts
+        self.rule = rule
+        self.tokens = tokens
+        self.traces: dict[int, str] = {}
+        self.warm: tuple[str, bool] | None = None
+
+    def measure(self, text: int, configuration: Configuration) -> Measured:
+        """See :class:`Bench`."""
+        now = (configuration.algorithm, configuration.all_cores)
+        if self.warm != now:
+            # Cores and their caches hold what another algorithm left there.
+            self._run(text, configuration)
+            self.warm = now
+        run = self._run(text, configuration)
+        return Measured(
+            run.output.settled_ns[-1],
+            [_forwarded(span) for span in run.spans],
+            list(run.output.tokens),
+            run.orchestration_ns,
+            run,
+        )
+
+    def _run(self, text: int, configuration: Configuration) -> LiveRun:
+        return self.fleet.run(
+            configuration.algorithm,
+            self.prompts[text],
+            self.tokens,
+            self.rule,
+            lookahead=configuration.lookahead,
+            targets=configuration.targets,
+            all_cores=configuration.all_cores,
+            cached=True,
+            keep_history=True,
+        )
+
+    def trace(self, text: int) -> str:
+        """See :class:`Bench`. Not timed: it says what is accepted, not how long anything takes."""
+        if text not in self.traces:
+            prompt = self.prompts[text]
+            tokens = self.fleet.run("nonsi", prompt, self.tokens, self.rule).output.tokens
+            drafts, _ = self.fleet.answers(prompt, tokens, self.rule)
+            self.traces[text] = "".join(
+                "01"[draft.token == token] for draft, token in zip(drafts, tokens, strict=True)
+            )
+        self.warm = None
+        return self.traces[text]
+
+    def cores(self, configuration: Configuration) -> int | None:
+        """See :class:`Bench`."""
+        fleet = self.fleet
+        if set(fleet.everywhere) != {"cpu"}:
+            return None
+        if configuration.all_cores:
+            return fleet.all_cores()[1]
+        overlaps = configuration.algorithm == "dsi" and not fleet.pair.drafter.is_ngram
+        return min(fleet.threads * (configuration.targets + overlaps), len(available_cores()))
+
+    def close(self) -> None:
+        """See :class:`Bench`."""
+        self.fleet.close()
+
+
+def _forwarded(span: Span) -> Forwarded:
+    return Forwarded(span.role, span.width, span.end_ns - span.begin_ns)
+
+
+def bench_of(settings: Mapping[str, Any]) -> Bench:
+    """What *settings* ask to measure, warm.
+
+    Raises:
+        UserError: models or prompts are missing.
+        EngineError: a worker could not start.
+    """
+    if settings["backend"] == "wallclock":
+        return WallclockBench(settings)
+    from dsim.backends.torch import prompts
+    from dsim.backends.torch.backend import Fleet, check_prompt, device_names
+    from dsim.backends.torch.models import load_pair, specs
+    from dsim.backends.torch.verify import Match, Sampling
+
+    devices = device_names(settings["torch.devices"])
+    if settings["torch.equal_budget"] and set(devices) != {"cpu"}:
+        raise UserError(
+            Problem("torch.equal_budget", "", 'needs torch.devices = "cpu": GPUs do not add up')
+        )
+    if settings["torch.equal_budget"] and settings["torch.compile"]:
+        raise UserError(
+            Problem(
+                "torch.equal_budget",
+                "",
+                "needs torch.compile = false: models are compiled for torch.threads, so with all "
+                "cores non-SI and SI would run uncompiled, beside a compiled DSI",
+            )
+        )
+    known = prompts.load(settings["torch.prompt_set"], "torch.prompt_set")
+    needed = settings["prompts"] + settings["calibration_prompts"]
+    if len(known) < needed:
+        raise UserError(
+            Problem(
+                "torch.prompt_set",
+                "",
+                f"has {len(known)} prompts, but prompts + calibration_prompts = {needed}, and none "
+                "may serve for both",
+            )
+        )
+    pair = load_pair(
+        *specs(
+            settings["torch.target"] or None,
+            settings["torch.drafter"] or None,
+            dtype=settings["torch.dtype"],
+            revision=settings["torch.revision"] or None,
+            trust_remote_code=settings["torch.trust_remote_code"],
+        )
+    )
+    # Spread over the file, so that calibration and measurement see the same kinds of prompts.
+    order = sorted(range(needed), key=lambda i: (i * settings["calibration_prompts"]) % needed)
+    ids = [list(pair.tokenizer(known[i].text).input_ids) for i in order]
+    for one in ids:
+        check_prompt(pair, one, settings["tokens"])
+    fleet = Fleet(
+        pair,
+        max(settings["targets"]),
+        devices=devices,
+        threads=settings["torch.threads"],
+        share=settings["torch.share"],
+        compiled_tokens=(
+            max(map(len, ids)) + settings["tokens"] if settings["torch.compile"] else 0
+        ),
+    )
+    sampling = Sampling(temperature=settings["torch.temperature"], seed=settings["seed"])
+    return TorchBench(fleet, ids, Match(sampling), settings["tokens"])

@@ -1,0 +1,141 @@
+"""What a validation claims, and whether it holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dsim.model.statistics import half_width
+from dsim.tasks.validate.result import Claim, errors_of
+from dsim.tasks.validate.settings import Configuration
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dsim.tasks.validate.calibration import Calibration
+    from dsim.tasks.validate.result import Row
+
+
+FLAT = 1.05  # a pass of k + 1 tokens at most this much dearer than one of 1: "costs the same"
+
+
+def claims_of(
+    settings: Mapping[str, Any], calibration: Calibration, rows: Sequence[Row]
+) -> list[Claim]:
+    """The verdicts."""
+    claims = []
+    judged = [row for row in rows if row.lossless is not None]
+    if judged:
+        lossy = [str(row.configuration) for row in judged if not row.lossless]
+        claims.append(
+            Claim(
+                "lossless",
+                not lossy,
+                f"other tokens than {judged[0].configuration}: {'; '.join(lossy)}"
+                if lossy
+                else f"the same tokens by all {len(judged)} configurations, on every text",
+            )
+        )
+    by = {row.configuration: row for row in rows}
+    plain = next((row for row in rows if row.configuration.algorithm == "nonsi"), None)
+    dsi = [row for row in rows if row.configuration.algorithm == "dsi"]
+    if plain is not None and dsi:
+        claims.append(_not_slower("DSI ≤ non-SI", [(d, plain) for d in dsi], calibration))
+    pairs = [
+        (d, by[si]) for d in dsi if (si := Configuration("si", d.configuration.lookahead, 1)) in by
+    ]
+    if pairs:
+        claims.append(_not_slower("DSI ≤ SI", pairs, calibration))
+    budget = [row for row in rows if row.configuration.all_cores]
+    if budget and dsi:
+        servers = max(row.configuration.targets for row in dsi)
+        budget += [row for row in dsi if row.configuration.targets == servers]
+        claims.append(_winner(budget))
+    found = errors_of(rows)
+    claims.append(
+        Claim(
+            "within tolerance, from the replayed trace",
+            found.median_text <= settings["tolerance"]
+            and abs(found.worst_configuration) <= settings["tolerance_worst"],
+            f"median error of a text {found.median_text:.1%} (tolerance "
+            f"{settings['tolerance']:.1%}); worst configuration {found.where}: "
+            f"{found.worst_configuration:+.1%} (tolerance {settings['tolerance_worst']:.1%})",
+        )
+    )
+    overall = float(np.mean([abs(row.error_rate) for row in rows]))
+    worst = max(rows, key=lambda row: abs(row.error_rate))
+    claims.append(
+        Claim(
+            "within tolerance, from the acceptance rate",
+            overall <= settings["tolerance_rate"],
+            f"mean error of a configuration {overall:.1%} (tolerance "
+            f"{settings['tolerance_rate']:.1%}); worst {worst.configuration}: "
+            f"{worst.error_rate:+.1%}",
+        )
+    )
+    return claims
+
+
+def _not_slower(name: str, pairs: Sequence[tuple[Row, Row]], calibration: Calibration) -> Claim:
+    """Whether the first of each pair is not slower, where the hardware is as the theorem assumes.
+
+    Where it is not (a pass of k + 1 tokens costs more than one of 1, or more under load than
+    alone), the measured order is held against the predicted one instead.
+    """
+    wrong, notes = [], []
+    for faster, slower in pairs:
+        c = faster.configuration
+        ratio = float(faster.measured_ms.mean() / slower.measured_ms.mean())
+        predicted = float(faster.predicted_replay_ms.mean() / slower.predicted_replay_ms.mean())
+        curve = cost_curve(calibration, c)
+        noise = _noise(faster, slower)
+        if ratio <= 1 + noise:
+            notes.append(f"{c}: {ratio:.3f} of it")
+            continue
+        if curve > FLAT and predicted > 1:
+            notes.append(
+                f"{c}: {ratio:.3f} of it, predicted {predicted:.3f}; its assumption is broken here "
+                f"(a pass of {c.lookahead + 1} tokens beside the others costs {curve:.2f} × one of "
+                "1 alone)"
+            )
+            continue
+        wrong.append(f"{c}: {ratio:.3f} of it, predicted {predicted:.3f}")
+    return Claim(name, not wrong, "; ".join(wrong or notes))
+
+
+def _winner(rows: Sequence[Row]) -> Claim:
+    """Whether the fastest of *rows* is the one that is predicted; ties within noise are ties."""
+    predicted = min(rows, key=lambda row: float(row.predicted_replay_ms.mean()))
+    measured = min(rows, key=lambda row: float(row.measured_ms.mean()))
+    behind = float(predicted.measured_ms.mean() / measured.measured_ms.mean()) - 1
+    tie = predicted is not measured and behind <= _noise(predicted, measured)
+    best: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: float(row.predicted_replay_ms.mean())):
+        best.setdefault(row.configuration.algorithm, row)
+    times = "; ".join(
+        f"{row.configuration}: {row.predicted_replay_ms.mean():.1f} ms predicted, "
+        f"{row.measured_ms.mean():.1f} measured"
+        for row in best.values()
+    )
+    who = f"{predicted.configuration}"
+    if predicted is not measured:
+        who += f", {behind:.1%} behind {measured.configuration}" + ", a tie" * tie
+    return Claim(
+        "the predicted winner wins, at equal budget",
+        predicted is measured or tie,
+        f"{who} ({times})",
+    )
+
+
+def _noise(a: Row, b: Row) -> float:
+    """Half width of the 95 % interval of the ratio of the means, over texts paired."""
+    log = np.log(a.measured_ms / b.measured_ms)
+    return float(half_width(float(log.std(ddof=1)), len(log)))
+
+
+def cost_curve(calibration: Calibration, configuration: Configuration) -> float:
+    """What a pass of k + 1 tokens in DSI costs, in passes of one token of non-SI, if there is."""
+    loaded = calibration.costs[configuration]["target"]
+    alone = calibration.costs.get(Configuration("nonsi", 1, 1), {}).get("target", loaded)
+    return loaded.at_width(configuration.lookahead + 1) / alone.table[0][1]

@@ -1,0 +1,214 @@
+"""A validation for people: JSON, lines for the terminal, the page."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from dsim.report.tables import text_table
+from dsim.study.results import NAMES
+from dsim.study.settings import ALGORITHMS
+from dsim.tasks.validate.calibration import COUNTS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dsim.tasks.validate.result import Validation
+
+
+def as_json(found: Validation) -> str:
+    """One JSON object."""
+    return json.dumps(
+        {
+            "rows": [row.as_dict for row in found.rows],
+            "claims": [claim._asdict() for claim in found.claims],
+            "calibration": {
+                "acceptance_rate": found.calibration.rate,
+                "drafts": found.calibration.drafts,
+                "latency_by_width_ms": {
+                    f"{c}: {role}": [[width, ns / 1e6] for width, ns in cost.table]
+                    for c, costs in found.calibration.costs.items()
+                    for role, cost in costs.items()
+                },
+            },
+            "stalls": found.stalls,
+            "acceptance_rate": found.rate,
+            "repeatability": found.repeatability,
+            "noise": found.noise,
+            "statistics": {
+                name: {
+                    "median_text": one.median_text,
+                    "worst_configuration": one.worst_configuration,
+                    "where": str(one.where),
+                }
+                for name, one in found.statistics.items()
+            },
+            "settings": found.settings,
+            "notes": found.notes,
+        }
+    )
+
+
+def as_text(found: Validation) -> str:
+    """Tables for people."""
+    head = ["", "measured", "from the trace", "error", "a text", "noise", "from the rate", "error"]
+    head.append("overhead")
+    rows = []
+    for row in found.rows:
+        one = row.as_dict
+        rows.append(
+            [
+                str(row.configuration),
+                f"{one['measured_ms']:.1f} ± {one['measured_ci95_ms']:.1f} ms",
+                f"{one['predicted_replay_ms']:.1f} ms",
+                f"{one['error_replay']:+.1%}",
+                f"{one['error_replay_median_abs']:.1%}",
+                "" if one["noise_median_abs"] is None else f"{one['noise_median_abs']:.1%}",
+                f"{one['predicted_rate_ms']:.1f} ms",
+                f"{one['error_rate']:+.1%}",
+                f"{one['orchestration']:.1%}",
+            ]
+        )
+    tables = []
+    for c, costs in found.calibration.costs.items():
+        for role, cost in costs.items():
+            widths = ", ".join(f"{width}: {ns / 1e6:.2f}" for width, ns in cost.table[:8])
+            tables.append(f"  {c}, {role}: {widths}")
+    settings = found.settings
+    lines = [
+        f"{settings['backend']}: {settings['prompts']} texts of {settings['tokens']} tokens, "
+        f"{settings['repeats']} × each; acceptance rate {found.calibration.rate:.3f} "
+        f"({found.calibration.drafts} drafts of {settings['calibration_prompts']} other texts; "
+        f"of these texts {found.rate:.3f})",
+        "",
+        *text_table(head, rows),
+        "",
+        "measured: mean ± 95 % interval over texts; a text: median error of a text; noise: what it "
+        "would be, were the prediction right; overhead: "
+        + (
+            "wall time in which no worker was at a forward"
+            if settings["backend"] == "torch"
+            else "wall time beyond the simulation with exactly these latencies"
+        ),
+        "calibrated latency (ms) by width in tokens, with the way to the worker and back:",
+        *tables,
+        "",
+    ]
+    lines += [
+        f"{'holds' if claim.holds else 'FAILS'}: {claim.claim}: {claim.detail}"
+        for claim in found.claims
+    ]
+    if found.repeatability is not None:
+        lines.append(
+            f"The same text measured again differs by {found.repeatability:.1%} (median)"
+            + (
+                "."
+                if found.noise is None
+                else f", the faster half of {settings['repeats']} by {found.noise:.1%}: no "
+                "prediction can be closer than the machine is to itself."
+            )
+        )
+    if settings["repeats"] > 1:
+        others = [
+            f"with the {name} the median text is off by {one.median_text:.1%} and the worst "
+            f"configuration by {one.worst_configuration:+.1%}"
+            for name, one in found.statistics.items()
+            if name != COUNTS
+        ]
+        lines.append(f"Of the repeats the {COUNTS} counts; {', '.join(others)}.")
+    lines += [f"mind: {note}" for note in found.notes]
+    return "\n".join(lines)
+
+
+def write_report(found: Validation, path: Path) -> None:
+    """Write the page with the 45° chart and the timelines of the first text.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    from dsim.report import timelines
+    from dsim.report.charts import Panel
+
+    chart, marks = scatter(found)
+    panels = [
+        Panel(
+            name="01-predicted-measured",
+            title="Predicted against measured wall time",
+            caption="One point a text and configuration, predicted from its acceptance trace; "
+            "large rings: means predicted from the acceptance rate alone. On the line the "
+            "prediction is right.",
+            chart=chart,
+            marks=marks,
+            height=420,
+        )
+    ]
+    for number, (c, runs) in enumerate(found.first.items(), 1):
+        for word, run in zip(("predicted", "measured"), runs, strict=True):
+            panels.append(
+                timelines.panel(
+                    f"{number + 1:02d}-{word}",
+                    f"{c}, {word}: {run.output.settled_ns[-1] / 1e6:.1f} ms",
+                    run,
+                )
+            )
+    facts = [(claim.claim, "holds" if claim.holds else "FAILS") for claim in found.claims]
+    notes = [*found.notes, *(f"{c.claim}: {c.detail}" for c in found.claims if not c.holds)]
+    timelines.write_page(
+        path,
+        "How well the simulation predicts",
+        as_text(found).splitlines()[0] + ". Timelines: the first text.",
+        panels,
+        facts,
+        notes,
+        option="--report",
+    )
+
+
+def scatter(found: Validation) -> tuple[Any, int]:
+    """The chart with the 45° line, and how many points it has."""
+    import altair as alt
+    import pandas as pd
+
+    from dsim.report.charts import COLOURS
+
+    texts = pd.DataFrame(
+        {
+            "algorithm": NAMES[row.configuration.algorithm],
+            "configuration": str(row.configuration),
+            "measured": measured,
+            "predicted": predicted,
+        }
+        for row in found.rows
+        for measured, predicted in zip(row.measured_ms, row.predicted_replay_ms, strict=True)
+    )
+    means = pd.DataFrame(
+        {
+            "algorithm": NAMES[row.configuration.algorithm],
+            "configuration": str(row.configuration),
+            "measured": float(row.measured_ms.mean()),
+            "predicted": row.predicted_rate_ms,
+        }
+        for row in found.rows
+    )
+    top = float(max(texts[["measured", "predicted"]].max().max(), means["predicted"].max())) * 1.05
+    line = alt.Chart(pd.DataFrame({"measured": [0, top], "predicted": [0, top]})).mark_line(
+        color="#b9c1cb", strokeDash=[5, 4]
+    )
+    names = [NAMES[name] for name in ALGORITHMS]
+    encoding = {
+        "x": alt.X("measured:Q", title="measured (ms)", scale=alt.Scale(domain=[0, top])),
+        "y": alt.Y("predicted:Q", title="predicted (ms)", scale=alt.Scale(domain=[0, top])),
+        "color": alt.Color(
+            "algorithm:N",
+            title=None,
+            scale=alt.Scale(domain=names, range=[COLOURS[name] for name in ALGORITHMS]),
+        ),
+        "tooltip": [
+            alt.Tooltip("configuration:N"),
+            alt.Tooltip("measured:Q", title="measured (ms)", format=".5~g"),
+            alt.Tooltip("predicted:Q", title="predicted (ms)", format=".5~g"),
+        ],
+    }
+    points = alt.Chart(texts).mark_circle(size=36, opacity=0.65).encode(**encoding)
+    rings = alt.Chart(means).mark_point(size=160, strokeWidth=2).encode(**encoding)
+    return line.encode(x="measured:Q", y="predicted:Q") + points + rings, len(texts) + len(means)

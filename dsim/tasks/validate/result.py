@@ -1,0 +1,200 @@
+"""Predicted and measured, row by row, and how far they are apart."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dsim.model.statistics import half_width
+from dsim.tasks.validate.calibration import COUNTS, STATISTICS, fast_half
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dsim.backends.torch.backend import LiveRun
+    from dsim.engines.simulate import Run
+    from dsim.tasks.validate.calibration import Calibration
+    from dsim.tasks.validate.settings import Configuration
+
+
+RESAMPLES = 200
+
+
+def noise_of(repeats: Sequence[Sequence[float]]) -> np.ndarray:
+    """By how much (relative) the faster half of a text's *repeats* would differ if done anew.
+
+    Resampled from the repeats, with the factor that makes up for their being few.
+    """
+    rng = np.random.default_rng(0)
+    noise = []
+    for values in repeats:
+        count = len(values)
+        if count > 2:  # of two there is no telling
+            drawn = rng.choice(values, (RESAMPLES, count))
+            halves = np.array([fast_half(row.tolist()) for row in drawn])
+            noise.append((halves / fast_half(values) - 1) * math.sqrt(count / (count - 1)))
+    return np.concatenate(noise) if noise else np.array([])
+
+
+class Texts(NamedTuple):
+    """Wall times (ms) of texts, predicted from their traces, and measured."""
+
+    predicted_ms: np.ndarray
+    measured_ms: np.ndarray
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Relative error of each text's prediction."""
+        return np.asarray(self.predicted_ms / self.measured_ms - 1)
+
+    @property
+    def error(self) -> float:
+        """Relative error of the mean."""
+        return float(self.predicted_ms.mean() / self.measured_ms.mean() - 1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One configuration, predicted and measured; arrays have one element a text.
+
+    Attributes:
+        texts: for each of ``STATISTICS``.
+        repeats: by how much (relative) each measurement differs from the one before it, of the
+            same text.
+        noise: by how much (relative) the measured times would differ if measured anew: what no
+            prediction can be better than.
+        cores: how many CPU cores it has, if it computes there.
+    """
+
+    configuration: Configuration
+    texts: dict[str, Texts]
+    predicted_rate_ms: float
+    repeats: np.ndarray
+    noise: np.ndarray
+    orchestration: float
+    cores: int | None
+    lossless: bool | None
+
+    @property
+    def predicted_replay_ms(self) -> np.ndarray:
+        """Of what counts of the repeats."""
+        return self.texts[COUNTS].predicted_ms
+
+    @property
+    def measured_ms(self) -> np.ndarray:
+        """Of what counts of the repeats."""
+        return self.texts[COUNTS].measured_ms
+
+    @property
+    def errors(self) -> np.ndarray:
+        """Relative error of each text's prediction from its trace."""
+        return self.texts[COUNTS].errors
+
+    @property
+    def error_replay(self) -> float:
+        """Relative error of the mean, predicted from the traces."""
+        return self.texts[COUNTS].error
+
+    @property
+    def error_rate(self) -> float:
+        """Relative error of the mean, predicted from the rate."""
+        return float(self.predicted_rate_ms / self.measured_ms.mean() - 1)
+
+    @property
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        measured = self.measured_ms
+        return {
+            "algorithm": self.configuration.algorithm,
+            "lookahead": self.configuration.lookahead,
+            "targets": self.configuration.targets,
+            "all_cores": self.configuration.all_cores,
+            "cores": self.cores,
+            "predicted_replay_ms": float(self.predicted_replay_ms.mean()),
+            "predicted_rate_ms": self.predicted_rate_ms,
+            "measured_ms": float(measured.mean()),
+            "measured_ci95_ms": half_width(float(measured.std(ddof=1)), len(measured)),
+            "error_replay": self.error_replay,
+            "error_replay_median_abs": median_abs(self.errors),
+            "error_rate": self.error_rate,
+            "repeats_median_abs": median_abs(self.repeats),
+            "noise_median_abs": median_abs(self.noise),
+            "orchestration": self.orchestration,
+            "lossless": self.lossless,
+        }
+
+
+def median_abs(values: np.ndarray) -> float | None:
+    """The median of the sizes of *values*, if there are any."""
+    return float(np.median(np.abs(values))) if len(values) else None
+
+
+class Claim(NamedTuple):
+    """Something that should be so, and whether it is."""
+
+    claim: str
+    holds: bool
+    detail: str
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What came of it.
+
+    Attributes:
+        settings: what was asked for, by key.
+        calibration: what the predictions knew.
+        rows: one for each configuration.
+        claims: the verdicts.
+        first: for each configuration the first measured text, for timelines: simulated and real.
+        notes: what the reader must not overlook.
+        stalls: measurements done again because the machine stood still meanwhile.
+        rate: acceptance rate of the measured texts, which no prediction knows.
+        repeatability: median difference of two measurements of one text; ``None`` if there is one.
+        noise: median error of a prediction that is right, because of few repeats; likewise.
+    """
+
+    settings: dict[str, Any]
+    calibration: Calibration
+    rows: list[Row]
+    claims: list[Claim]
+    first: dict[Configuration, tuple[Run, Run | LiveRun]]
+    notes: list[str]
+    stalls: int
+    rate: float
+    repeatability: float | None
+    noise: float | None
+
+    @property
+    def holds(self) -> bool:
+        """Whether every claim holds."""
+        return all(claim.holds for claim in self.claims)
+
+    @property
+    def statistics(self) -> dict[str, Errors]:
+        """How far off the predictions from the traces are by each of ``STATISTICS``."""
+        return {name: errors_of(self.rows, name) for name in STATISTICS}
+
+
+class Errors(NamedTuple):
+    """How far off predictions are, relative.
+
+    Attributes:
+        median_text: the median of all texts, by size.
+        worst_configuration: the mean of the configuration where it is off most.
+        where: which one that is.
+    """
+
+    median_text: float
+    worst_configuration: float
+    where: Configuration
+
+
+def errors_of(rows: Sequence[Row], statistic: str = COUNTS) -> Errors:
+    """How far off the predictions of *rows* from their traces are."""
+    worst = max(rows, key=lambda row: abs(row.texts[statistic].error))
+    median = median_abs(np.concatenate([row.texts[statistic].errors for row in rows]))
+    return Errors(median or 0.0, worst.texts[statistic].error, worst.configuration)

@@ -1,0 +1,138 @@
+"""Settings of a validation, and the file that holds them."""
+
+from __future__ import annotations
+
+import itertools
+import tomllib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dsim.errors import Problem, UserError
+from dsim.study.results import NAMES
+from dsim.study.setting import Setting
+from dsim.study.settings import ALGORITHMS
+from dsim.words import nearest, show
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+BACKENDS = ("wallclock", "torch")
+
+
+def _setting(key: str, type_: str, default: Any, meaning: str, **more: Any) -> Setting:
+    return Setting(key=key, type=type_, default=default, meaning=meaning, sweep=False, **more)
+
+
+# Those that end in [] are lists, and each element is checked.
+SETTINGS = (
+    _setting("backend", "str", "wallclock", "what to measure", choices=BACKENDS),
+    _setting("algorithms", "list of str", list(ALGORITHMS), "which ones", choices=ALGORITHMS),
+    _setting("lookahead[]", "int", [1, 3, 5], "k, drafts per block", low=1),
+    _setting("targets[]", "int", [1], "S, target servers of DSI", low=1, high=64),
+    _setting("tokens", "int", 50, "N, tokens of each text", low=2),
+    _setting("prompts", "int", 8, "texts that are predicted and measured", low=2),
+    _setting("calibration_prompts", "int", 8, "other texts, for the calibration", low=1),
+    _setting("repeats", "int", 5, "measurements of each text; the faster half counts", low=1),
+    _setting("seed", "int", 0, "of draws and sampling", low=0, high=2**63 - 1),
+    _setting("tolerance", "float", 0.02, "median error per text, from the trace", low=0),
+    _setting("tolerance_worst", "float", 0.05, "error of the worst configuration", low=0),
+    _setting("tolerance_rate", "float", 0.05, "error from the rate, overall", low=0),
+    _setting("wallclock.target_latency_ms", "float", 20.0, "of a pass", low=0, above=True),
+    _setting("wallclock.drafter_latency_ms", "float", 4.0, "of a draft", low=0, above=True),
+    _setting("wallclock.acceptance_rate", "float", 0.8, "of the draws", low=0, high=1),
+    _setting("torch.target", "str", "", "the target; empty: the pair that ships"),
+    _setting("torch.drafter", "str", "", "the drafter; empty: the pair that ships"),
+    _setting("torch.prompt_set", "str", "stories", "a set that ships, all, or a JSONL file"),
+    _setting(
+        "torch.dtype", "str", "float32", "weights", choices=("float32", "bfloat16", "float16")
+    ),
+    _setting("torch.revision", "str", "", "of a target on the hub"),
+    _setting("torch.trust_remote_code", "bool", False, "run code that comes with a model"),
+    _setting("torch.devices", "str", "cpu", "of the drafter, then of the targets"),
+    _setting("torch.threads", "int", 1, "CPU threads of a forward", low=1),
+    _setting("torch.share", "bool", False, "workers may share cores and GPUs"),
+    _setting("torch.compile", "bool", False, "compile the models; see --compile"),
+    _setting("torch.temperature", "float", 0.0, "0: greedy", low=0),
+    _setting("torch.equal_budget", "bool", False, "non-SI and SI with the cores of all, as well"),
+)
+BY_KEY = {s.key.removesuffix("[]"): s for s in SETTINGS}
+
+
+def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The settings of a validation, by dotted key: defaults, then the file, then *overrides*.
+
+    Raises:
+        UserError: with every problem of the file at once.
+    """
+    given: dict[str, Any] = {}
+    problems: list[Problem] = []
+    source = str(path or "validate")
+    if path is not None:
+        try:
+            document = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "is no text"
+            raise UserError(Problem(source, "", f"cannot be read: {why}")) from None
+        except tomllib.TOMLDecodeError as error:
+            raise UserError(Problem(source, "", f"is no TOML: {error}")) from None
+        for key, value in document.items():
+            inner = value.items() if isinstance(value, dict) else [("", value)]
+            given |= {f"{key}.{name}".rstrip("."): v for name, v in inner}
+    given |= {k: v for k, v in (overrides or {}).items() if v is not None}
+    for key, value in given.items():
+        setting = BY_KEY.get(key)
+        if setting is None:
+            problems.append(Problem(source, key, f"unknown setting{nearest(key, list(BY_KEY))}"))
+            continue
+        wrong = None
+        if not setting.key.endswith("[]"):
+            wrong = setting.problem(value)
+        elif not isinstance(value, list) or not value:
+            wrong = f"expected a list of numbers, got {show(value)}"
+        else:
+            wrong = next(filter(None, map(setting.problem, value)), None)
+            if wrong is None and len(set(value)) < len(value):
+                wrong = "a value stands there twice"
+        if wrong:
+            problems.append(Problem(source, key, wrong))
+    if problems:
+        raise UserError(*problems)
+    return {key: setting.default for key, setting in BY_KEY.items()} | given
+
+
+class Configuration(NamedTuple):
+    """What is predicted and measured: one algorithm with its numbers (1 where it has none).
+
+    Attributes:
+        algorithm: ``nonsi``, ``si`` or ``dsi``.
+        lookahead: ``k``.
+        targets: ``S``.
+        all_cores: whether non-SI or SI, in which nothing overlaps, has the cores of all servers.
+    """
+
+    algorithm: str
+    lookahead: int
+    targets: int
+    all_cores: bool = False
+
+    def __str__(self) -> str:
+        name = NAMES[self.algorithm]
+        if self.algorithm != "nonsi":
+            name += f", lookahead {self.lookahead}"
+        servers = f", {self.targets} targets" if self.targets > 1 else ""
+        return f"{name}{servers}{', all cores' * self.all_cores}"
+
+
+def configurations(settings: Mapping[str, Any]) -> list[Configuration]:
+    """Every configuration that *settings* ask for."""
+    wanted: list[Configuration] = []
+    for algorithm in ALGORITHMS:
+        if algorithm not in settings["algorithms"]:
+            continue
+        lookaheads = [1] if algorithm == "nonsi" else settings["lookahead"]
+        targets = settings["targets"] if algorithm == "dsi" else [1]
+        wanted += [Configuration(algorithm, *kt) for kt in itertools.product(lookaheads, targets)]
+    if settings["backend"] == "torch" and settings["torch.equal_budget"]:
+        wanted += [c._replace(all_cores=True) for c in wanted if c.algorithm != "dsi"]
+    return wanted
