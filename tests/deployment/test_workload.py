@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dsim.deployment.workload import Length, Workload, uniforms
+from dsim.model.acceptance import Acceptance
 
 
 def test_gaps_have_the_rate_and_the_spread_asked_for():
@@ -36,3 +38,11 @@ def test_streams_are_apart():
         for part in range(3)
     ]
     assert len(set(firsts)) == len(firsts)
+
+
+def test_the_acceptance_of_requests_spreads():
+    rates = Workload(requests=4000).rates(0, 0, Acceptance(rate=0.7, spread=0.1))
+    assert abs(rates.mean() - 0.7) < 0.01
+    assert abs(rates.std() - 0.1) < 0.01
+    assert ((rates > 0) & (rates < 1)).all()
+    assert np.array_equal(Workload(requests=3).rates(0, 0, Acceptance(rate=0.7)), [0.7] * 3)

@@ -1,4 +1,4 @@
-"""Failures and links as a study writes them; the effects themselves are in test_cluster.py."""
+"""Failures and links as a study writes them; the effects themselves are in tests/deployment."""
 
 from __future__ import annotations
 

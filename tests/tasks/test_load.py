@@ -26,7 +26,7 @@ from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
 from dsim.study.load_study import BY_KEY, loads
 from dsim.tasks import load as loading
-from tests.deployment.test_cluster import deployments, workloads
+from tests.deployment.strategies import deployments, workloads
 
 STUDIES = Path(__file__).parents[2] / "studies"
 SMALL = """

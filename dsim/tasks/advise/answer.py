@@ -8,10 +8,10 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
-from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations import title_of
 from dsim.report.tables import text_table
 from dsim.tasks.advise.forecast import best_algorithm, forecasts
-from dsim.tasks.advise.layouts import candidates, drafts
+from dsim.tasks.advise.layouts import candidates
 from dsim.tasks.advise.search import (
     TIE,
     kwh_per_million,
@@ -110,13 +110,9 @@ def _verdict(question: Question, ranking: Sequence[Confirmed], expected: Sequenc
     runner_up = next((one for one in ranking if one.layout.orchestration != mine), None)
     if runner_up is not None and _is_close(question, best, runner_up):
         close = f" (not significantly better than {runner_up.layout.orchestration.title})"
-    do = "Run" if drafts(mine) else "Don't speculate: run"
+    do = "Run" if mine.traits.drafts else "Don't speculate: run"
     answer = "; ".join([f"{do} {best.layout}: {_figure(question, best)}", *others])
     return f"{answer}{close}.{size}"
-
-
-def _title(name: str) -> str:
-    return ORCHESTRATIONS[name].title
 
 
 def _figure(question: Question, one: Confirmed) -> str:
@@ -154,15 +150,15 @@ def _sensitivity(
     now = ranking[0].layout.algorithm
     expected = best_algorithm(question, forecasts(question, wanted))
     if expected != now:
-        favours = f"favours {_title(expected)}" if expected else "says that nothing sustains it"
+        favours = f"favours {title_of(expected)}" if expected else "says that nothing sustains it"
         return [
-            f"Close call: the analytical estimate {favours}, the simulation {_title(now)}, so no "
+            f"Close call: the analytical estimate {favours}, the simulation {title_of(now)}, so no "
             "sensitivity analysis is shown."
         ]
     sentences = []
 
     def add(what: str, best: str | None) -> None:
-        answer = _title(best) if best else "that no layout sustains this load"
+        answer = title_of(best) if best else "that no layout sustains this load"
         sentences.append(f"{what}, the answer would be {answer}.")
 
     for step, more in ((-1, "or less"), (1, "or more")):

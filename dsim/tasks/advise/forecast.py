@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dsim.deployment.queueing import erlang_c
 from dsim.engines import vector
 from dsim.model.acceptance import Acceptance
-from dsim.tasks.advise.layouts import candidates, drafts, overlaps, pass_latency
+from dsim.tasks.advise.layouts import candidates, pass_latency
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -75,11 +75,11 @@ class _Works:
             totals = vector.form_of(orchestration.name).totals(timings, self.branches)
             latency = totals.latency_ns().mean(axis=1)
             passes = totals.target_passes[totals.row].mean(axis=1)
-            made = totals.drafts[totals.row].mean(axis=1)
+            drafts = totals.drafts[totals.row].mean(axis=1)
             at = {timing: i for i, timing in enumerate(timings)}
             for layout in own:
                 i = at[self._timing(layout)]
-                found[layout] = Work(float(latency[i]), float(passes[i]), float(made[i]))
+                found[layout] = Work(float(latency[i]), float(passes[i]), float(drafts[i]))
         return [found[layout] for layout in wanted]
 
     def _timing(self, layout: Layout) -> vector.Timing:
@@ -124,15 +124,15 @@ def forecasts(
 def _forecast(
     question: Question, layout: Layout, work: Work, min_passes: float, drafter_ns: int
 ) -> Forecast:
-    alone_ns, passes, made = work
-    overlapping = overlaps(layout.orchestration)
+    alone_ns, passes, drafts = work
+    traits = layout.orchestration.traits
     t2, b = _block_ns(question, layout), question.batch
     share_ns = (t2 + (b - 1) * question.sequence_ns) / b  # one sequence's, of a full batch
     drafters = layout.drafter_gpus * question.drafters_per_gpu
-    least = min_passes if overlapping else passes
-    least_drafts = question.tokens - min_passes if overlapping else made
+    least = min_passes if traits.overlaps else passes
+    least_drafts = question.tokens - min_passes if traits.overlaps else drafts
     target_ns = least * share_ns / layout.targets
-    draft_ns = least_drafts * drafter_ns / drafters if drafts(layout.orchestration) else 0.0
+    draft_ns = least_drafts * drafter_ns / drafters if traits.drafts else 0.0
     most_per_s = NS_PER_S / max(target_ns, draft_ns)
     rate = question.rate_per_s
     if rate is None:
@@ -143,16 +143,16 @@ def _forecast(
         gpu_s = layout.gpus / (rate * question.tokens)
     if rate is not None and rate < most_per_s:
         per_ns = rate / NS_PER_S
-        if overlapping:
+        if traits.overlaps:
             # Idle servers are given more passes than are needed; busy ones are not.
             room = min(1.0, layout.targets / (per_ns * passes * share_ns))
             passes = max(least, passes * room)
-            room = min(1.0, drafters / (per_ns * made * drafter_ns)) if made else 1.0
-            made = max(least_drafts, made * room)
+            room = min(1.0, drafters / (per_ns * drafts * drafter_ns)) if drafts else 1.0
+            drafts = max(least_drafts, drafts * room)
         latency_ns = (
             alone_ns
             + least * _wait_ns(per_ns * passes * share_ns, layout.targets, t2)
-            + least_drafts * _wait_ns(per_ns * made * drafter_ns, drafters, drafter_ns)
+            + least_drafts * _wait_ns(per_ns * drafts * drafter_ns, drafters, drafter_ns)
         )
     return Forecast(
         layout=layout,

@@ -25,16 +25,6 @@ def candidates() -> list[Orchestration]:
     return [one for one in ORCHESTRATIONS.values() if one.vector]
 
 
-def drafts(orchestration: Orchestration) -> bool:
-    """Whether *orchestration* asks a drafter at all."""
-    return "lookahead" in orchestration.reads
-
-
-def overlaps(orchestration: Orchestration) -> bool:
-    """Whether *orchestration* drafts while passes run."""
-    return "preemptible" in orchestration.reads
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True, order=True)
 class Layout:
     """One way to use the GPUs.
@@ -67,7 +57,7 @@ class Layout:
         on = plural(self.targets, "target server")
         on += f" of {self.degree} GPUs" if self.degree > 1 else ""
         title = self.orchestration.title
-        if not drafts(self.orchestration):
+        if not self.orchestration.traits.drafts:
             return f"{title} on {on}"
         gpus = f"{plural(self.drafter_gpus, 'GPU')} for drafters"
         return f"{title} with lookahead {self.lookahead} on {on} and {gpus}"
@@ -76,8 +66,8 @@ class Layout:
 def layouts(question: Question) -> list[Layout]:
     """Every layout that the GPUs allow, larger numbers of servers in steps."""
     found = []
-    speculative = [one.name for one in candidates() if drafts(one)]
-    plain = [one.name for one in candidates() if not drafts(one)]
+    speculative = [one.name for one in candidates() if one.traits.drafts]
+    plain = [one.name for one in candidates() if not one.traits.drafts]
     lookaheads = [k for k in LOOKAHEADS if k < question.tokens]
     degree = question.gpus_per_target
     while degree <= question.gpus:

@@ -13,7 +13,7 @@ from dsim.deployment.offered_load import offered_load
 from dsim.deployment.serve import serve
 from dsim.deployment.workload import Length, Workload
 from dsim.tasks.advise.forecast import forecasts, worth
-from dsim.tasks.advise.layouts import candidates, deployment_of, drafts, layouts, overlaps
+from dsim.tasks.advise.layouts import candidates, deployment_of, layouts
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -169,9 +169,8 @@ def _finalists(expected: Sequence[Forecast]) -> list[Forecast]:
 
 
 def _events_per_token(layout: Layout) -> float:
-    if overlaps(layout.orchestration):
-        return 4.5
-    return 1.6 if drafts(layout.orchestration) else 1.1
+    traits = layout.orchestration.traits
+    return 4.5 if traits.overlaps else 1.6 if traits.drafts else 1.1
 
 
 def _requests(question: Question, finalists: Sequence[Forecast]) -> int:
