@@ -23,7 +23,7 @@ from dsim.units import NS_PER_S
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from dsim.events.server import Forward
+    from dsim.events.forward import Forward
 
 
 class Reply(NamedTuple):

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
     import simpy
 
-    from dsim.events.server import Forward, Servers
+    from dsim.events.forward import Forward
+    from dsim.events.servers import Servers
 
 
 class Simulated:
@@ -40,7 +41,7 @@ class Simulated:
         self._cached: dict[int, tuple[int, int]] = {}  # server -> (tokens fed, rejections seen)
 
     def attach(self, servers: Servers) -> Callable[[Forward], None]:
-        """See :class:`dsim.events.server.Backend`."""
+        """See :class:`dsim.events.forward.Backend`."""
         env, priority, latency_ns = self.env, servers.priority, self._latency_ns
         if callable(latency_ns):
 
@@ -72,10 +73,10 @@ class Simulated:
         return forward.end - kept
 
     def cancel(self, _: Forward) -> None:
-        """See :class:`dsim.events.server.Backend`."""
+        """See :class:`dsim.events.forward.Backend`."""
 
     def verify(self, _: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:
-        """See :class:`dsim.events.server.Backend`."""
+        """See :class:`dsim.events.forward.Backend`."""
         run, count = self.run_lengths[first], len(drafts)
         return (run if run < count else count), None
 
@@ -98,7 +99,7 @@ class Guesses:
         return 0 if self.draws[position] else self.number
 
     def verify(self, _: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:  # noqa: ARG002
-        """See :class:`dsim.events.server.Backend`."""
+        """See :class:`dsim.events.forward.Backend`."""
         right = next((i for i, token in enumerate(drafts) if token), len(drafts))
         return right, 0
 
@@ -127,7 +128,7 @@ class Guessing(Guesses, Simulated):
         self.number = number
 
     def attach(self, servers: Servers) -> Callable[[Forward], None]:
-        """See :class:`dsim.events.server.Backend`."""
+        """See :class:`dsim.events.forward.Backend`."""
         begin = super().attach(servers)
         if not self.number:
             return begin

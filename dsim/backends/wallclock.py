@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dsim.events.server import Forward, Servers
+    from dsim.events.forward import Forward
+    from dsim.events.servers import Servers
     from dsim.model.case import Case
 
 SLACK_NS = 300_000  # waits sleep up to here before their end; the rest is waited out by yielding
@@ -198,7 +199,7 @@ class Wallclock(Simulated):
         self.oversleep_ns = oversleep_ns
 
     def attach(self, _: Servers) -> Callable[[Forward], None]:
-        """See :class:`dsim.events.server.Backend`."""
+        """See :class:`dsim.events.forward.Backend`."""
         latency_ns, live = self._latency_ns, self.live
 
         def begin(forward: Forward) -> None:

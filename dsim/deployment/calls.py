@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from simpy.events import Event
 
-from dsim.events.server import Forward, Servers
+from dsim.events.forward import Forward
+from dsim.events.servers import Servers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

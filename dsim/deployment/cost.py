@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     import simpy
 
-    from dsim.events.server import Forward, Servers
+    from dsim.events.forward import Forward
+    from dsim.events.servers import Servers
     from dsim.model.latency import Latency
 
 

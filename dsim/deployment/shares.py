@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from dsim.deployment.calls import Entry
     from dsim.deployment.cost import GuessingBackend, RequestBackend
     from dsim.deployment.fleet import Fleet
+    from dsim.events.forward import Forward
     from dsim.events.output import Output
-    from dsim.events.server import Forward
 
 
 class FleetShare(Share):
@@ -43,7 +43,7 @@ class FleetShare(Share):
 class SharedServer(FleetShare):
     """For an orchestration that waits for each forward before it asks again.
 
-    The counterpart of :class:`dsim.events.server.Server`, for servers that requests share.
+    The counterpart of :class:`dsim.events.servers.Server`, for servers that requests share.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -57,15 +57,11 @@ class SharedServer(FleetShare):
         Raises:
             RuntimeError: the last forward has not ended.
         """
-        call, fleet = self._call, self.fleet
-        if call.callbacks is not None:
+        if self._call.callbacks is not None:
             raise RuntimeError(f"the {self.role} was asked for two forwards at once")
-        if call.cancelled or not fleet.fast:
-            # On the fast path, an event that has happened and that nobody keeps serves again.
-            call = self._call = Call(self, -1)
-        call.callbacks = call.after = [self._on_end]
-        call.first = first
-        call.end = len(self.tokens)
+        fleet, ended = self.fleet, [self._on_end]
+        call = self._call = Call(self, -1, first, len(self.tokens), ended)
+        call.after = ended
         if self.closed:
             return call  # which never happens
         self.live = 1
@@ -116,7 +112,7 @@ class SharedServer(FleetShare):
 class SharedPool(FleetShare):
     """For passes of DSI, several of which may be under way at once.
 
-    The counterpart of :class:`dsim.events.server.Pool`, for servers that requests share.
+    The counterpart of :class:`dsim.events.servers.Pool`, for servers that requests share.
 
     Args:
         max_passes: how many passes of this request may be under way at once (``S``).

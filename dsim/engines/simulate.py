@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dsim.engines.vector import Bools, Ints
-    from dsim.events.server import Servers
+    from dsim.events.servers import Servers
     from dsim.model.case import Case
     from dsim.model.lookahead import Plan
 

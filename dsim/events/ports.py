@@ -1,6 +1,6 @@
 """What an orchestration may ask for: a text, and servers for it.
 
-Servers that one text has to itself (:mod:`dsim.events.server`) and servers that many requests share
+Servers that one text has to itself (:mod:`dsim.events.servers`) and servers that requests share
 (:mod:`dsim.deployment.shares`) stand behind the same ports.
 """
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     import simpy
 
+    from dsim.events.forward import Backend, Forward
     from dsim.events.output import Output
-    from dsim.events.server import Backend, Forward
     from dsim.model.lookahead import Plan
 
 
@@ -41,8 +41,8 @@ class ServerPort(Protocol):
 
         Args:
             first: the first position whose token is wanted.
-            ahead: a hint; see :class:`dsim.events.server.Forward`.
-            block: a hint; see :class:`dsim.events.server.Forward`.
+            ahead: a hint; see :class:`dsim.events.forward.Forward`.
+            block: a hint; see :class:`dsim.events.forward.Forward`.
 
         Raises:
             RuntimeError: the server is busy with another forward.

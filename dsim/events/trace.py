@@ -6,8 +6,9 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dsim.events.forward import Forward
     from dsim.events.output import Output
-    from dsim.events.server import Forward, Servers
+    from dsim.events.servers import Servers
 
 
 def spans(output: Output, *servers: Servers) -> list[dict[str, Any]]:

@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     import simpy
     from simpy.events import Event
 
+    from dsim.events.forward import Forward
     from dsim.events.output import Output
     from dsim.events.ports import PoolPort, ServerPort, Setup
-    from dsim.events.server import Forward
     from dsim.model.case import Case
     from dsim.model.lookahead import Plan
 

@@ -10,9 +10,9 @@ from dsim.units import to_ms
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator, Sequence
 
+    from dsim.events.forward import Forward
     from dsim.events.output import Output
     from dsim.events.ports import ServerPort, Setup
-    from dsim.events.server import Forward
     from dsim.model.case import Case
     from dsim.model.lookahead import Plan
 

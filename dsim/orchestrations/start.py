@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dsim.events.environment import DRAFT, PASS
 from dsim.events.output import Output
-from dsim.events.server import Pool, Server, Servers
+from dsim.events.servers import Pool, Server, Servers
 from dsim.model.lookahead import Plan
 from dsim.orchestrations.registry import orchestration_of
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import simpy
 
-    from dsim.events.server import Backend
+    from dsim.events.forward import Backend
 
 
 class PrivateSetup:

@@ -18,7 +18,7 @@ from dsim.backends.live import Line, LiveEnvironment, Pipe, Reply, SystemClock, 
 from dsim.errors import EngineError
 from dsim.events.environment import PASS
 from dsim.events.output import Output
-from dsim.events.server import Pool
+from dsim.events.servers import Pool
 
 WATCHDOG_NS = 50
 LONG_AGO = 1000

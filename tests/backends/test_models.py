@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from dsim.backends.simulated import Simulated
 from dsim.events.environment import PASS, Environment
 from dsim.events.output import Output
-from dsim.events.server import Pool, Server
+from dsim.events.servers import Pool, Server
 from dsim.model.acceptance import Acceptance, Uniforms, run_lengths
 from dsim.model.latency import Latency
 from dsim.units import to_ns

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
     from dsim.backends.torch.models import Pair
     from dsim.backends.torch.verify import Rule
-    from dsim.events.server import Forward, Servers
+    from dsim.events.forward import Forward
+    from dsim.events.servers import Servers
 
 HOLD_NS = 40_000_000  # a text that comes in such steps still flows
 WARM_UP_WIDTHS = (1, 2, 3, 4, 6, 9, 16, 1, 1)
@@ -168,7 +169,7 @@ class Torch:
         self._answers: dict[Forward, list[Answer]] = {}
 
     def attach(self, _: Servers) -> Callable[[Forward], None]:
-        """See :class:`dsim.events.server.Backend`."""
+        """See :class:`dsim.events.forward.Backend`."""
         return self._begin
 
     def _begin(self, forward: Forward) -> None:
@@ -188,7 +189,7 @@ class Torch:
         self.env.ask(line, forward, tuple(wanted), self._answered, wanted.unasked)
 
     def cancel(self, forward: Forward) -> None:
-        """See :class:`dsim.events.server.Backend`."""
+        """See :class:`dsim.events.forward.Backend`."""
         self.env.halt(self.lines[forward.server])
 
     def _answered(self, forward: Forward, reply: Reply) -> None:
@@ -218,7 +219,7 @@ class Torch:
             under_way[line.rank] = last.following(done.answers, self.shared.said, self.rule)
 
     def verify(self, forward: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:
-        """See :class:`dsim.events.server.Backend`."""
+        """See :class:`dsim.events.forward.Backend`."""
         answers = self._answers.pop(forward)[first - forward.first :]
         said = [self.shared.said[first + i] for i in range(len(drafts))]
         return verify(self.rule, answers, said, first)

@@ -91,7 +91,7 @@ class Feed(NamedTuple):
         role: whose forward: ``drafter`` or ``target``.
         ahead: how many forwards follow unasked, each over the token that the last one chose as
             well, while no message comes. So a chain of forwards needs no hand-over in between.
-        block: see :class:`dsim.events.server.Forward`; with one the chain goes on beyond the
+        block: see :class:`dsim.events.forward.Forward`; with one the chain goes on beyond the
             verdict.
     """
 
