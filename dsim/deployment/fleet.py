@@ -61,6 +61,7 @@ class Fleet:
         down: the servers that have failed, each with the time of its failure.
         running: the batch that each server is at (full path).
         serving: the share whose turn has come, while it is resumed.
+        peak_busy: the largest number of servers that were busy at once.
         retried: number of forwards that a failure has thrown back.
         busy_ns: for each server, how long it has computed.
         wasted_ns: the part of all that time which was for cancelled forwards (whole batches).
@@ -120,7 +121,7 @@ class Fleet:
         self.retried = 0
         self.busy_ns = [0] * count
         self.wasted_ns = 0
-        self.min_free = count
+        self.peak_busy = 0
         self.log: list[tuple[Any, ...]] | None = [] if keep_log else None
         self.outage_log: list[tuple[int, int, int]] = []
         self._events = env._queue
@@ -132,11 +133,6 @@ class Fleet:
     def busy(self) -> int:
         """How many servers are at work."""
         return self.count - len(self.free) - len(self.down)
-
-    @property
-    def peak_busy(self) -> int:
-        """The largest number of servers that were busy at once."""
-        return self.count - self.min_free
 
     # -- the queue ---------------------------------------------------------------------------
 
@@ -181,10 +177,9 @@ class Fleet:
             else:
                 self._forming.append(call)
             return
-        free = self.free
-        call.server = server = free.pop()
-        if len(free) < self.min_free:  # noqa: PLR1730 (min() costs a call a forward)
-            self.min_free = len(free)
+        call.server = server = self.free.pop()
+        if server >= self.peak_busy:
+            self.peak_busy = server + 1  # a higher number is taken only if all below are busy
         call.start_ns = now = self.env._now  # type: ignore[assignment]
         share = call.servers
         share.begun += call.is_pass
@@ -192,14 +187,19 @@ class Fleet:
         latency_ns = backend.constant_ns or backend.latency_of(call, server)
         heappush(self._events, (now + latency_ns, self.priority, next(self._eid), call))  # type: ignore[misc]
 
-    def release(self, call: Call) -> None:
-        """The server of *call* is idle again (fast path)."""
+    def release(self, call: Call, *, serve_next: bool = True) -> None:
+        """*call* has ended: on the fast path, its server is idle again, and takes the next one."""
+        if not self.fast:
+            return
         server = call.server
         elapsed: int = self.env._now - call.start_ns  # type: ignore[assignment]
         self.busy_ns[server] += elapsed
         if call.cancelled:
             self.wasted_ns += elapsed
         self.free.append(server)
+        if serve_next and self.queue.waiting:
+            # After whoever waits for this call: they may want to queue before the next is chosen.
+            call.after.append(self.serve)
 
     # -- the full path -------------------------------------------------------------------------
 
@@ -251,7 +251,7 @@ class Fleet:
         server = self._pick(calls)
         batch = Batch(self.env, server, calls, self.priority, self._batch_ended)
         self.running[server] = batch
-        self.min_free = min(self.min_free, self.count - len(self.running))
+        self.peak_busy = max(self.peak_busy, len(self.running))
         now: int = self.env._now  # type: ignore[assignment]
         for call in calls:
             if call.is_pass and call.start_ns < 0:
@@ -328,7 +328,7 @@ class Fleet:
     def take_off(self, call: Call) -> None:
         """Take the cancelled *call* off its server, which is free if it does nothing else."""
         if self.fast:
-            self.release(call)
+            self.release(call, serve_next=False)
             return
         batch = call.batch
         if batch is None:  # its server has failed

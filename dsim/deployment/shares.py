@@ -29,16 +29,6 @@ class FleetShare(Share):
         self.fleet = fleet
         fleet.shares.add(self)
 
-    def _free_server(self, call: Call) -> None:
-        """*call* has ended; on the fast path its server takes the next one."""
-        fleet = self.fleet
-        if fleet.fast:
-            fleet.release(call)
-            if fleet.queue.waiting:
-                # After whoever waits for this call: they may want to queue before the next is
-                # chosen.
-                call.after.append(fleet.serve)
-
 
 class SharedServer(FleetShare):
     """For an orchestration that waits for each forward before it asks again.
@@ -74,7 +64,7 @@ class SharedServer(FleetShare):
 
     def _ended(self, call: Call) -> None:
         self.live = 0
-        self._free_server(call)
+        self.fleet.release(call)
 
     def cancel(self, forward: Forward) -> None:
         """Give up *forward*: at once if it has not begun or is preemptible, else at its end."""
@@ -123,7 +113,6 @@ class SharedPool(FleetShare):
         self.max_passes = max_passes
         self.under_way = 0
         self.since_ns = -1  # since when this request has waited for the pass being dispatched
-        self.peak_busy = 0
         self.callbacks: list[Callable[[Any], None]] = [self._ended]
         self.entry: Entry | None = None
         self.calls: dict[Call, None] = {}  # a set in order, so that runs are reproducible
@@ -151,30 +140,24 @@ class SharedPool(FleetShare):
             dispatch()
         self.since_ns = -1
 
-    def forward(self, first: int) -> Call:
+    def forward(self, first: int, *, is_pass: bool = True) -> Call:
         """Begin a pass over the text so far, for the tokens from *first* on."""
-        call = self._new(first)
-        self.fleet.place(call)
-        return call
-
-    def _new(self, first: int) -> Call:
-        call = Call(self, -1)
-        call.callbacks = call.after = [*self.callbacks]
-        call.first = first
-        call.end = len(self.tokens)
+        after = [*self.callbacks]
+        call = Call(self, -1, first, len(self.tokens), after)
+        call.after = after
+        if not is_pass:
+            call.is_pass = False
         call.asked_ns = self.since_ns if self.since_ns >= 0 else self.env._now  # type: ignore[assignment]
         self.under_way += 1
         self.live += 1
         self.calls[call] = None
-        self.peak_busy = max(self.peak_busy, self.under_way)
+        self.fleet.place(call)
         return call
 
     def prefill(self) -> None:
         """Let every free server that this request may use read the prompt; this is no pass."""
         while self.free:
-            call = self._new(0)
-            call.is_pass = False
-            self.fleet.place(call)
+            self.forward(0, is_pass=False)
 
     def _ended(self, call: Call) -> None:
         call.ended = True
@@ -182,7 +165,7 @@ class SharedPool(FleetShare):
         self.calls.pop(call, None)
         if not call.cancelled:
             self.live -= 1
-        self._free_server(call)
+        self.fleet.release(call)
 
     def cancel(self, forwards: Iterable[Forward]) -> None:
         """Give up *forwards*: at once if they do not run or are preemptible, else at their ends."""
