@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,24 +15,26 @@ from dsim.orchestrations import ORCHESTRATIONS
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from dsim.deployment.spec import Deployment, Faults
     from dsim.deployment.workload import Workload
 
-SAMPLE = 400  # requests from which the mean work of one is estimated
+SAMPLE = 400  # number of requests from which the mean work of one is estimated
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Load:
-    """Offered load: the work that arrives in a unit of time, over what can be done in it.
+    """Offered load: the work that arrives per unit of time, over the work that can be done in it.
 
     Attributes:
-        target, drafter: of each fleet. 1 or more cannot be served.
-        exact: whether that is the load itself (non-SI, SI). DSI makes fewer and larger passes the
-            busier it is; batches are full only where forwards wait, and servers on one host slow
-            each other only where they compute at once; where servers have to read what others have
-            cached, that depends on who serves whom; and a failure interrupts long batches more
-            often than short ones: then these are the least that will do.
-        most_per_s: the arrival rate at which the larger of the two is 1.
+        target, drafter: offered load of the two fleets. A load of 1 or more cannot be sustained.
+        exact: whether these are the loads themselves (non-SI, SI); otherwise they are lower bounds.
+            DSI makes fewer and larger passes the busier it is; batches are full only where forwards
+            wait; servers of one host slow each other only where they compute at once; where servers
+            have to read what others have cached, the work depends on who serves whom; and a failure
+            interrupts long batches more often than short ones.
+        most_per_s: the arrival rate at which the larger of the two loads is 1.
     """
 
     target: float
@@ -46,45 +48,96 @@ class Load:
         return max(("target", self.target), ("drafter", self.drafter), key=lambda pair: pair[1])
 
 
+class _MeanWork(NamedTuple):
+    """The work of one request in the mean: passes, all widths of some passes, and drafts."""
+
+    passes: float
+    widths: list[int]
+    drafts: float
+    exact: bool
+
+
 def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     """The offered load of an open workload; ``None`` where arrivals wait for answers (closed).
 
     The mean work of a request is counted on the acceptance draws of some requests, evenly over the
-    run, forward by forward: non-SI needs one pass a token; SI one pass and ``m`` drafts a round;
-    DSI at least one pass for each rejection and one more, and a draft for each one accepted; with
-    several drafters a token counts as rejected where none of them is right, and any may make the
-    draft. A pass takes its mean latency (by a table that of its width: in DSI of one pass over all
-    that is settled between two rejections, since several cost no less) with the dispatch, the
-    network and, in a full batch, what each sequence adds. Of servers that fail the time in which
-    they are up counts, and what a failure interrupts is done again; failures at known times are
-    left out.
+    run: non-SI needs one pass per token; SI one pass and ``m`` drafts per round; DSI at least one
+    pass per rejection and one more, and a draft per accepted one; with several drafters a token
+    counts as rejected where none of them is right, and any may make the draft. A pass takes its
+    mean latency (with a table: by its width) with the dispatch, the network and, in a full batch,
+    the cost of each sequence. Servers that fail count for the time in which they are up, and
+    interrupted work is done again; failures at known times are left out.
     """
+    d = deployment
     if workload.arrivals == "closed" or workload.count < 2:
         return None
-    if deployment.max_active and deployment.max_waiting is not None:
-        return None  # what is too much is turned away
-    d = deployment
-    arrivals = workload.arrival_ns(d.seed, 0)
-    if workload.arrivals == "trace":
-        span_ns = int(arrivals[-1] - arrivals[0])
-        if span_ns <= 0:
-            return None
-        rate_per_s = (workload.count - 1) * NS_PER_S / span_ns
-    else:
-        rate_per_s = workload.rate_per_s
+    if d.max_active and d.max_waiting is not None:
+        return None  # excess requests are rejected
+    rate_per_s = _arrivals_per_s(d, workload)
+    if rate_per_s is None:
+        return None
+    per_ns = rate_per_s / NS_PER_S
     prompts, outputs = workload.lengths(d.seed, 0)
-    rates = workload.rates(d.seed, 0, d.acceptance)
-    some = min(SAMPLE, workload.count)
-    # The widths of all their passes. Of non-SI the whole workload is known.
+    tokens = float(prompts.mean() + outputs.mean() / 2)  # of context, in the mean
+    work = _mean_work(d, workload, outputs)
+    # What every request has to read at least once, on one server.
+    prefill = {
+        model: float(prompts.mean()) * spec.prefill_token_ns
+        if spec.prefill_token_ns
+        else float(latency.first_ns or 0)
+        for model, spec, latency in (
+            ("target", d.targets, d.target),
+            ("drafter", d.drafters, d.drafter),
+        )
+    }
+    up = d.targets.servers * availability(d.faults)
+    held = with_repeats_ns(_batch_ns(d, work.widths, tokens), d.faults)
+    target = per_ns * (work.passes * held / d.targets.max_batch + prefill["target"]) / up
+    latencies = [mean_ns(d, "drafter", 1), *(p.drafter.latency.latency_ns for p in d.more_pools)]
+    faults = [d.drafter_faults, *(pool.faults for pool in d.more_pools)]
+    # All pools together: what a request takes, in drafts, and how many drafts they make in a ns.
+    wanted, made = work.drafts, 0.0
+    for spec, draft_ns, failing in zip(d.drafter_specs, latencies, faults, strict=False):
+        b = spec.max_batch
+        held = draft_ns + (b - 1) * spec.sequence_ns + b * spec.context_ns * tokens
+        each_ns = with_repeats_ns(held, failing) / b
+        wanted += prefill["drafter"] * draft_ns / latencies[0] / each_ns
+        made += spec.servers * availability(failing) / each_ns
+    drafter = per_ns * wanted / made if made else 0.0
+    interrupted = d.faults.mtbf_ns or d.drafter_faults.mtbf_ns
+    return Load(
+        target=target,
+        drafter=drafter,
+        exact=work.exact
+        and not prefill["target"]
+        and d.target.model != "table"
+        and not interrupted
+        and not d.hosts
+        and all(spec.max_batch == 1 and not spec.context_ns for spec in (d.targets, d.drafters)),
+        most_per_s=rate_per_s / max(target, drafter),
+    )
+
+
+def _arrivals_per_s(deployment: Deployment, workload: Workload) -> float | None:
+    """The arrival rate; ``None`` where all requests of a trace arrive at once."""
+    if workload.arrivals != "trace":
+        return workload.rate_per_s
+    arrivals = workload.arrival_ns(deployment.seed, 0)
+    span_ns = int(arrivals[-1] - arrivals[0])
+    return (workload.count - 1) * NS_PER_S / span_ns if span_ns > 0 else None
+
+
+def _mean_work(d: Deployment, workload: Workload, outputs: NDArray[np.int64]) -> _MeanWork:
     orchestration = ORCHESTRATIONS[d.algorithm]
-    plain = not orchestration.traits.drafts
-    widths: list[int] = [1] if plain else []
+    if not orchestration.traits.drafts:  # the whole workload is known: a pass per token
+        return _MeanWork(float(outputs.mean()), [1], 0.0, exact=True)
+    some = min(SAMPLE, workload.count)
+    rates = workload.rates(d.seed, 0, d.acceptance)
+    widths: list[int] = []
     drafts, exact = 0, True
-    numbers = np.linspace(0, workload.count - 1, 0 if plain else some).round().astype(int)
-    for number in numbers.tolist():
-        n = int(outputs[number])
+    for number in np.linspace(0, workload.count - 1, some).round().astype(int).tolist():
         rate = float(rates[number])
-        draws = draws_of(d, 0, number, n, rate)
+        draws = draws_of(d, 0, number, int(outputs[number]), rate)
         if d.acceptance.model == "trace":
             rate = mean_rate(d.acceptance)
         key = request_key(0, number)
@@ -98,69 +151,41 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
         widths += work.widths
         drafts += work.drafts
         exact = exact and work.exact
-    each = float(outputs.mean()) if plain else len(widths) / some
+    return _MeanWork(len(widths) / some, widths, drafts / some, exact)
+
+
+def _batch_ns(d: Deployment, widths: list[int], tokens: float) -> float:
+    """How long a full batch of target passes holds its server.
+
+    Args:
+        d: what serves.
+        widths: widths of some passes.
+        tokens: mean length of the context.
+    """
     counts = np.bincount(widths)
-    pass_ns = float(
-        np.average([mean_ns(d, "target", width) for width in range(len(counts))], weights=counts)
-    )
-    width = round(float(np.mean(widths)))
-    tokens = float(prompts.mean() + outputs.mean() / 2)
+    latencies = [mean_ns(d, "target", width) for width in range(len(counts))]
     b = d.targets.max_batch
-    together = pass_ns + (b - 1) * d.targets.sequence_ns + b * d.targets.context_ns * tokens
+    held = float(np.average(latencies, weights=counts))
+    held += (b - 1) * d.targets.sequence_ns + b * d.targets.context_ns * tokens
     if d.target.model == "table":
-        together += d.target.at_width(width * b) - d.target.at_width(width)
-    held = together + d.overhead_ns
-    if orchestration.traits.drafts and (d.network_ns or d.link_ns):
+        width = round(float(np.mean(widths)))
+        held += d.target.at_width(width * b) - d.target.at_width(width)
+    held += d.overhead_ns
+    if ORCHESTRATIONS[d.algorithm].traits.drafts and (d.network_ns or d.link_ns):
         held += 2 * (float(np.mean(d.link_ns)) if d.link_ns else d.network_ns)
-    # What every request has to read at least once, on one server.
-    prefill = {
-        model: float(prompts.mean()) * spec.prefill_token_ns
-        if spec.prefill_token_ns
-        else float(latency.first_ns or 0)
-        for model, spec, latency in (
-            ("target", d.targets, d.target),
-            ("drafter", d.drafters, d.drafter),
-        )
-    }
-    per_ns = rate_per_s / NS_PER_S
-    up = d.targets.servers * availability(d.faults)
-    held = with_repeats_ns(held, d.faults)
-    target = per_ns * (each * held / b + prefill["target"]) / up
-    latencies = [mean_ns(d, "drafter", 1), *(p.drafter.latency.latency_ns for p in d.more_pools)]
-    faults = [d.drafter_faults, *(pool.faults for pool in d.more_pools)]
-    # All pools together: what a request takes, in drafts, and how many drafts they make in a ns.
-    wanted, made = drafts / some, 0.0
-    for spec, draft_ns, failing in zip(d.drafter_specs, latencies, faults, strict=False):
-        b = spec.max_batch
-        held = draft_ns + (b - 1) * spec.sequence_ns + b * spec.context_ns * tokens
-        each_ns = with_repeats_ns(held, failing) / b
-        wanted += prefill["drafter"] * draft_ns / latencies[0] / each_ns
-        made += spec.servers * availability(failing) / each_ns
-    drafter = per_ns * wanted / made if made else 0.0
-    interrupted = d.faults.mtbf_ns or d.drafter_faults.mtbf_ns
-    return Load(
-        target=target,
-        drafter=drafter,
-        exact=exact
-        and not prefill["target"]
-        and d.target.model != "table"
-        and not interrupted
-        and not d.hosts
-        and all(spec.max_batch == 1 and not spec.context_ns for spec in (d.targets, d.drafters)),
-        most_per_s=rate_per_s / max(target, drafter),
-    )
+    return held
 
 
 def availability(faults: Faults) -> float:
-    """The part of the time in which a server that fails and recovers is up."""
+    """The share of time in which a server that fails and recovers is up."""
     return faults.mtbf_ns / (faults.mtbf_ns + faults.mttr_ns) if faults.mtbf_ns else 1.0
 
 
 def with_repeats_ns(held_ns: float, faults: Faults) -> float:
     """How long work of *held_ns* holds servers until it is done, though failures interrupt it.
 
-    Begun anew each time, work of length ``h`` takes ``m (exp(h / m) - 1)`` in the mean where times
-    to failure are exponential with mean ``m``. Without retry it is given up instead.
+    Work of length ``h`` that begins again after each failure takes ``m (exp(h / m) - 1)`` in the
+    mean, where times to failure are exponential with mean ``m``. Without retry it is given up.
     """
     if not faults.mtbf_ns or not faults.retry:
         return held_ns

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dsim.model.acceptance import Acceptance
 from dsim.model.latency import Latency
 from dsim.model.lookahead import FIXED, Policy
-from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations import DEFAULT, ORCHESTRATIONS
 
 if TYPE_CHECKING:
     from dsim.model.drafters import MoreDrafter
@@ -19,18 +19,18 @@ class FleetSpec:
     """The servers of one model.
 
     Attributes:
-        servers: how many.
-        discipline: of the queue before them; see :data:`dsim.deployment.fleet.DISCIPLINES`.
-        max_batch: most forwards of one batch.
-        context_ns: what a batch takes longer for each token of context.
-        sequence_ns: what it takes longer for each forward but the first.
-        prefill_token_ns: what reading one token of the prompt takes; 0: the latency's own
-            ``first_ns`` counts, if there is one.
-        kv_tokens: what the KV memory of a server holds; 0: no limit.
+        servers: number of servers.
+        discipline: who is next in the queue; see :data:`dsim.deployment.queue.DISCIPLINES`.
+        max_batch: maximum batch size.
+        context_ns: extra latency of a batch per token of context.
+        sequence_ns: extra latency of a batch per additional sequence.
+        prefill_token_ns: time to read one token of the prompt; 0: the latency's own ``first_ns``
+            counts, if there is one.
+        kv_tokens: capacity of a server's KV memory in tokens; 0: no limit.
         affinity: prefer a free server that has cached the request's text.
-        gpus: of each server.
-        watts, idle_watts: what one GPU draws while its server computes, and while it does not;
-            ``None``: energy is not counted.
+        gpus: number of GPUs of each server.
+        watts: power of one GPU while its server computes; ``None``: energy is not counted.
+        idle_watts: power of one GPU while its server is idle; ``None``: energy is not counted.
     """
 
     servers: int = 1
@@ -51,10 +51,11 @@ class Faults:
     """Failures of the servers of one fleet.
 
     Attributes:
-        mtbf_ns, mttr_ns: means of the exponential times to failure and to recovery; 0: none.
-        plan: (server, fails at ns, recovers at ns, or -1 for never) of failures that are told
-            beforehand.
-        retry: whether what a failure interrupts is done again elsewhere; else the request is lost.
+        mtbf_ns: mean of the exponential times to failure; 0: no random failures.
+        mttr_ns: mean of the exponential times to recovery.
+        plan: failures at known times: (server, fails at ns, recovers at ns, or -1 for never).
+        retry: whether what a failure interrupts is done again elsewhere; otherwise the request is
+            lost.
     """
 
     mtbf_ns: int = 0
@@ -71,9 +72,9 @@ class MorePool:
     """A further drafter (multi-drafter DSI), and servers of its own.
 
     Attributes:
-        drafter: how fast it is, and how its guesses fare.
-        servers: where it runs.
-        faults: of these.
+        drafter: its latency and its acceptance.
+        servers: the servers that it runs on.
+        faults: failures of these servers.
     """
 
     drafter: MoreDrafter
@@ -83,7 +84,7 @@ class MorePool:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Slo:
-    """What a request must keep to count as good; ``None``: no such bound.
+    """The bounds that a good request keeps; ``None``: no such bound.
 
     Attributes:
         ttft_ns: time to the first token.
@@ -104,32 +105,32 @@ class Deployment:
     """What serves the requests. Every effect is off by default, which leaves the ideal model.
 
     Attributes:
-        algorithm: a name in :data:`dsim.orchestrations.ORCHESTRATIONS`.
-        lookahead: ``k``, and
-        policy: whether and how it adapts.
+        algorithm: name of the orchestration.
+        lookahead: ``k``, drafts per block.
+        policy: whether and how the lookahead adapts.
         most_passes: ``S``, how many passes of one request may be under way at once (DSI).
-        target, drafter: latencies.
-        acceptance: how drafts fare.
-        seed: of everything random.
+        target, drafter: latencies of the two models.
+        acceptance: which drafts are accepted.
+        seed: seed of all random draws.
         preemptible: whether a cancelled forward frees its server at once.
-        targets, drafters: the fleets, and
-        more_drafters: those of further drafters; only multi-drafter DSI has them.
-        network_ns, network_cv: one-way delay between drafter and targets, and its spread
-            (lognormal); for each link the same, unless
-        link_ns: one mean for each target server.
-        overhead_ns: what each dispatch of a target pass costs.
+        targets, drafters: the fleets of the two models.
+        more_drafters: further drafters; only multi-drafter DSI makes use of them.
+        network_ns: mean one-way delay between drafters and target servers.
+        network_cv: coefficient of variation of that delay (lognormal).
+        link_ns: mean delay for each target server, in place of *network_ns*.
+        overhead_ns: cost of each dispatch of a target pass.
         hosts: how many hosts share the servers (targets first, dealt in turn); 0: one each.
-        slowdown: of servers that compute on one host at once; see
+        slowdown: slowdown by the number of servers of one host that compute at once; see
             :class:`dsim.deployment.host.Host`.
-        faults: of target servers, and
-        drafter_faults: of drafter servers. A text of DSI goes on without a drafter (rule 2d).
-        max_active: requests served at once, others waiting before the door; 0: no limit.
-        max_waiting: how many may wait there, others being turned away; ``None``: no limit.
-        price_per_gpu_hour: in whatever currency.
-        slo: what counts as good.
+        faults: failures of target servers.
+        drafter_faults: failures of drafter servers. DSI goes on without a drafter (rule 2d).
+        max_active: how many requests are served at once, others waiting for admission; 0: no limit.
+        max_waiting: how many may wait for admission, others being rejected; ``None``: no limit.
+        price_per_gpu_hour: price of one GPU for an hour, in any currency.
+        slo: the bounds that a good request keeps.
     """
 
-    algorithm: str = "dsi"
+    algorithm: str = DEFAULT
     lookahead: int = 5
     policy: Policy = FIXED
     most_passes: int = 7
@@ -169,5 +170,5 @@ class Deployment:
 
     @property
     def gpus(self) -> float:
-        """How many GPUs are reserved."""
+        """Number of GPUs that are reserved."""
         return sum(spec.servers * spec.gpus for spec in (self.targets, *self.drafter_specs))

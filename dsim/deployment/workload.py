@@ -24,17 +24,24 @@ if TYPE_CHECKING:
 ARRIVALS = ("poisson", "gamma", "closed", "trace")
 GAPS, PROMPTS, OUTPUTS, _, FAULTS, NETWORK, THINKING = range(7)
 BLOCK = 4096
-MOST_TOKENS = 10_000_000  # of a prompt or an answer
-LONGEST_NS = 30 * 365 * 86_400 * NS_PER_S  # fits twice over into 63 bits
+MAX_TOKENS = 10_000_000  # of a prompt or an answer
+MAX_SPAN_NS = 30 * 365 * 86_400 * NS_PER_S  # fits twice over into 63 bits
 
 
 def uniforms(seed: int, replication: int, purpose: int, part: int = 0) -> Uniforms:
-    """A stream of numbers in [0, 1) for one purpose (GAPS, PROMPTS, …), apart from all others."""
+    """A stream of random numbers in [0, 1), independent of all others.
+
+    Args:
+        seed: seed of the run.
+        replication: number of the replication.
+        purpose: GAPS, PROMPTS and so on.
+        part: which of several streams for this purpose, such as the number of a server.
+    """
     return Uniforms(seed, (replication << 36) + (part << 4) + purpose, OTHER_STREAM)
 
 
 def request_key(replication: int, request: int) -> int:
-    """What stands for the repeat in the draws of one request.
+    """The key of one request's random draws, in the place of a repeat's.
 
     Request 0 of replication 0 has the draws of repeat 0 of a single run.
     """
@@ -43,12 +50,12 @@ def request_key(replication: int, request: int) -> int:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Length:
-    """How long prompts or answers are.
+    """The distribution of the lengths of prompts or answers.
 
     Attributes:
         model: ``constant`` or ``lognormal``.
-        mean_tokens: the length, or its mean.
-        cv: standard deviation / mean, of lognormal.
+        mean_tokens: the length, or the mean length.
+        cv: standard deviation / mean of lognormal lengths.
     """
 
     model: str = "constant"
@@ -77,13 +84,14 @@ class Workload:
         arrivals: ``poisson``; ``gamma`` (gaps with a coefficient of variation, for bursts);
             ``closed`` (a number of users, each of whom waits for the answer, thinks, and asks
             again); ``trace`` (replay).
-        requests: how many there are in all.
-        rate_per_s: mean arrival rate of poisson and gamma.
-        cv: of the gaps of gamma.
-        users, think_ns: of the closed loop; the mean thinking time, exponential.
-        prompt, output: lengths; the output is at least 1.
-        rate_drift: by how much the acceptance rate rises from the first request to the last,
-            evenly around its mean (cut at 0 and 1).
+        requests: total number of requests.
+        rate_per_s: mean arrival rate of ``poisson`` and ``gamma``.
+        cv: coefficient of variation of the gaps of ``gamma``.
+        users: number of users of the closed loop.
+        think_ns: mean of their exponential thinking times.
+        prompt, output: lengths of prompts and of answers; an answer has at least one token.
+        rate_drift: rise of the acceptance rate from the first request to the last, evenly around
+            its mean (cut at 0 and 1).
         trace: (arrival ns, prompt tokens, output tokens) of each request, in order of arrival.
     """
 
@@ -100,7 +108,7 @@ class Workload:
 
     @property
     def count(self) -> int:
-        """How many requests there are."""
+        """Number of requests."""
         return len(self.trace) if self.arrivals == "trace" else self.requests
 
     def arrival_ns(self, seed: int, replication: int) -> NDArray[np.int64]:
@@ -155,7 +163,7 @@ def read_trace(text: str) -> tuple[tuple[int, int, int], ...]:
     ``output_tokens``. The rows need not be sorted. The first request comes at 0.
 
     Raises:
-        ValueError: a column is missing, or a value is none.
+        ValueError: a column is missing, or a value is not valid.
     """
     # Spreadsheets begin a file with a mark that is no part of the first name.
     reader = csv.DictReader(text.removeprefix("\ufeff").splitlines(), skipinitialspace=True)
@@ -179,17 +187,17 @@ def read_trace(text: str) -> tuple[tuple[int, int, int], ...]:
         except (TypeError, ValueError):
             raise ValueError(f"line {number}: expected numbers, got {_shown(row)}") from None
         if not (
-            0 <= arrival < math.inf and 0 <= prompt <= MOST_TOKENS and 1 <= output <= MOST_TOKENS
+            0 <= arrival < math.inf and 0 <= prompt <= MAX_TOKENS and 1 <= output <= MAX_TOKENS
         ):
             raise ValueError(
                 f"line {number}: expected an arrival ≥ 0, a prompt ≥ 0 and an output ≥ 1 "
-                f"({MOST_TOKENS:,} tokens at most), got {_shown(row)}"
+                f"({MAX_TOKENS:,} tokens at most), got {_shown(row)}"
             )
         # Exactly: the nanoseconds of a clock that counts from 1970 are more than a float can hold.
         trace.append((round(Decimal(row[str(time)].strip()) * scale), prompt, output))
     trace.sort(key=lambda request: request[0])
     begin_ns = trace[0][0]
-    if trace[-1][0] - begin_ns > LONGEST_NS:
+    if trace[-1][0] - begin_ns > MAX_SPAN_NS:
         raise ValueError("the requests come over more than 30 years")
     return tuple((arrival_ns - begin_ns, prompt, output) for arrival_ns, prompt, output in trace)
 
