@@ -6,11 +6,14 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from dsim.orchestrations import COMPARED
+
 if TYPE_CHECKING:
     from dsim.report.charts import Panel
     from dsim.report.tables import TextTable
 
 
+NONSI, SI, DSI = COMPARED  # the three of the paper
 HOLDS, DIFFERS, PARTLY, OPEN = "holds", "differs", "holds in part", "not checked"
 SKIP_FAST = "left out by --fast"
 

@@ -11,7 +11,8 @@ from dsim.model import closed_forms as theory
 from dsim.report.tables import TextTable
 from dsim.study import loader as studies
 from dsim.study.grid import simulate_grid
-from dsim.tasks.reproduce.claims import DIFFERS, HOLDS, PARTLY, Claim, shipped
+from dsim.study.study import Chart
+from dsim.tasks.reproduce.claims import DIFFERS, DSI, HOLDS, NONSI, PARTLY, SI, Claim, shipped
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -326,7 +327,7 @@ class Figure1:
         columns = slice(None, None, every)
         c, p = np.meshgrid(self.drafter[rows], self.acceptance[columns], indexing="ij")
         frames = []
-        for name, latency in (("nonsi", self.nonsi), ("si", si), ("dsi", dsi)):
+        for name, latency in ((NONSI, self.nonsi), (SI, si), (DSI, dsi)):
             frame = pd.DataFrame(
                 {
                     "algorithm": name,
@@ -335,7 +336,7 @@ class Figure1:
                     "latency_mean_ms": latency[rows, columns].ravel(),
                 }
             )
-            shown = {"si": self.si, "dsi": best}.get(name)
+            shown = {SI: self.si, DSI: best}.get(name)
             if best is not None:
                 empty = np.ones(c.size)
                 frame["lookahead"] = (
@@ -350,7 +351,6 @@ class Figure1:
     def panels(self) -> Iterator[Panel]:
         """The maps."""
         from dsim.report import charts
-        from dsim.study.study import Chart
 
         axes = ["drafter_latency_relative", "acceptance_rate"]
         where = {"x": "drafter.latency_relative", "y": "acceptance.rate"}
@@ -360,20 +360,20 @@ class Figure1:
         fixed = self.frame(self.fixed_si, self.fixed_dsi)
         best = "the better of SI and non-SI"
         wanted = [
-            ("SI against non-SI, each at its best", "si", "nonsi", few),
+            ("SI against non-SI, each at its best", SI, NONSI, few),
             (
                 f"Expectations: DSI by Proposition 1 (lookahead 1) against {best}",
-                "dsi",
+                DSI,
                 "best",
                 one,
             ),
-            (f"DSI simulated with enough servers against {best}", "dsi", "best", many),
-            (f"DSI with at most 7 servers against {best}", "dsi", "best", few),
-            ("DSI with at most 7 servers against SI", "dsi", "si", few),
-            (f"Lookahead {FIXED_LOOKAHEAD} for all: SI against non-SI", "si", "nonsi", fixed),
+            (f"DSI simulated with enough servers against {best}", DSI, "best", many),
+            (f"DSI with at most 7 servers against {best}", DSI, "best", few),
+            ("DSI with at most 7 servers against SI", DSI, SI, few),
+            (f"Lookahead {FIXED_LOOKAHEAD} for all: SI against non-SI", SI, NONSI, fixed),
             (
                 f"Lookahead {FIXED_LOOKAHEAD} for all: DSI (7 servers) against {best}",
-                "dsi",
+                DSI,
                 "best",
                 fixed,
             ),
@@ -384,9 +384,9 @@ class Figure1:
             chart = Chart(kind="heatmap", title=title, show=show, against=against, **where)
             yield from charts.draw(chart, frame, axes, number)
         for title, show, value, frame in (
-            ("The best lookahead of SI", "si", "lookahead", few),
-            ("The best lookahead of DSI with at most 7 servers", "dsi", "lookahead", few),
-            ("Target servers that DSI keeps busy, of enough", "dsi", "peak_targets", many),
+            ("The best lookahead of SI", SI, "lookahead", few),
+            ("The best lookahead of DSI with at most 7 servers", DSI, "lookahead", few),
+            ("Target servers that DSI keeps busy, of enough", DSI, "peak_targets", many),
         ):
             number += 1
             chart = Chart(kind="map", title=title, show=show, value=value, **where)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dsim.errors import EngineError, UserError
 from dsim.report.tables import TextTable
 from dsim.study import loader as studies
 from dsim.study.grid import simulate_grid
@@ -21,7 +22,6 @@ def measured_pairs(
 ) -> list[TextTable]:
     """Acceptance rate and latency of the pairs that this machine has."""
     from dsim.backends.torch.models import need_torch
-    from dsim.errors import EngineError, UserError
 
     skipped += [
         f"dsim measure {what} of the paper's ten pairs: models of the hub; with --pair all"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dsim.errors import Problem, UserError
+from dsim.files import write_whole
 from dsim.report.tables import TextTable, text_table
 from dsim.tasks.reproduce.claims import NOT_WAITED
 
@@ -94,8 +96,6 @@ def write_report(found: Reproduction, path: Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    from dsim.errors import Problem, UserError
-    from dsim.files import write_whole
     from dsim.report import page as report
 
     head = ["claim", "published", "dsim", "verdict", "how, or why they differ"]

@@ -11,8 +11,18 @@ from dsim.report.tables import TextTable
 from dsim.study import loader as studies
 from dsim.study.build import case_of
 from dsim.study.grid import simulate_grid
-from dsim.study.study import points
-from dsim.tasks.reproduce.claims import DIFFERS, HOLDS, NOT_WAITED, PARTLY, Claim, shipped
+from dsim.study.study import Chart, points
+from dsim.tasks.reproduce.claims import (
+    DIFFERS,
+    DSI,
+    HOLDS,
+    NONSI,
+    NOT_WAITED,
+    PARTLY,
+    SI,
+    Claim,
+    shipped,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +82,7 @@ class Table1:
         for number in range(len(self.names)):
             for point in points(study.grid):
                 case = case_of(study.of_variant(number) | point | {"repeats": 100})
-                dsi, plain = (simulate_case(case, a).latency_ns for a in ("dsi", "nonsi"))
+                dsi, plain = (simulate_case(case, a).latency_ns for a in (DSI, NONSI))
                 self.never_slower += int((dsi > plain).sum())
                 self.paths += len(dsi)
         self.waited: Floats | None = None
@@ -106,7 +116,7 @@ class Table1:
 
         def ratio(column: str) -> Floats:
             best = frame.groupby(["variant", "algorithm"])[column].min().unstack().loc[self.names]
-            return np.asarray(best["si"] / best["dsi"])
+            return np.asarray(best[SI] / best[DSI])
 
         self.waited, self.ideal = ratio("latency_mean_ms"), ratio("simulated_latency_mean_ms")
         self.overhead = float(frame["overhead_mean"].abs().max())
@@ -204,18 +214,17 @@ class Table1:
         import pandas as pd
 
         from dsim.report import charts
-        from dsim.study.study import Chart
 
         frame = pd.DataFrame(
             {
                 "variant": self.names,
-                "algorithm": "dsi",
+                "algorithm": DSI,
                 "speedup_vs_si": self.speedup if self.waited is None else self.waited,
                 "published_speedup_vs_si": self.published,
             }
         )
         if self.ideal is not None:
-            other = frame.assign(algorithm="si", simulated_latency_mean_ms=self.ideal)
+            other = frame.assign(algorithm=SI, simulated_latency_mean_ms=self.ideal)
             frame = pd.concat([frame.assign(simulated_latency_mean_ms=1.0), other])
         chart = Chart(
             kind="published", x="variant", y="speedup_vs_si", title="Table 1: published and ours"
