@@ -1,16 +1,16 @@
 r"""A run as a trace for ui.perfetto.dev (the Chrome trace event format, JSON).
 
-One track for each server and each request; forwards and batches are slices on their server's track,
-with a flow from each request at the moment in which it asked; outages are slices, too; time in a
-queue is an asynchronous slice; rejections are instants; the lengths of the queues are counters.
+There is one track per server and per request. Forwards and batches are slices on the track of their
+server, with a flow from each request at the moment in which it asked. Outages are slices, time in a
+queue is an asynchronous slice, rejections are instants, and the lengths of the queues are counters.
 Times are in µs.
 
-What Perfetto makes of the format, found by opening traces in it: it cuts times to whole ns; a track
-with ``tid`` 0 has no name, and one whose ``tid`` is its ``pid`` goes first; a slice that overlaps
-another of its track, and is not inside it, is dropped; a flow ends at the innermost slice of its
-moment, an instant if there is one (so a batch is one slice, and servers have no instants);
-``\u`` in a text is no character; an ``id`` of an asynchronous slice belongs to no process; slices
-have one colour where their names differ in numbers only.
+How Perfetto reads the format, found by opening traces in it: Perfetto cuts times to whole ns. A
+track with ``tid`` 0 has no name, and one whose ``tid`` is its ``pid`` goes first. A slice that
+overlaps another of its track without being inside it is dropped. A flow ends at the innermost slice
+of its moment, or at an instant if there is one (so a batch is one slice, and servers have no
+instants). ``\u`` in a text is no character. An ``id`` of an asynchronous slice belongs to no
+process. Slices whose names differ in numbers only have the same colour.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Event = dict[str, Any]
 
 
 def trace(runs: Sequence[tuple[str, RunRecord]]) -> dict[str, Any]:
-    """The trace of some runs, beside each other under their names.
+    """The trace of some runs, one group of tracks for each.
 
     Args:
-        runs: names and runs; the name of a single one may be empty.
+        runs: names and runs; the name of a single run may be empty.
 
     Raises:
         ValueError: a run kept no log.
@@ -123,7 +123,7 @@ class _Tracer:
                 yield {
                     "ph": "X",
                     "cat": "queue",
-                    "name": "waits at the door",
+                    "name": "waits for admission",
                     "pid": self.requests,
                     "tid": _tid(request),
                     "ts": _us(came),
@@ -136,7 +136,7 @@ class _Tracer:
             span = {"ts": _us(from_ns), "dur": _us(to_ns - from_ns)}
             track = self._server(fleet, server)
             yield {"ph": "X", "cat": "outage", "name": "down", **track, **span, "args": {}}
-        # A server begins one batch at a time: those of no length, that were withdrawn, aside.
+        # A server begins one batch at a time, except for withdrawn ones, which have no length.
         begun = sorted((r for r in fleet.log or () if r[7] > r[6] >= 0), key=lambda r: (r[0], r[6]))
         for (server, start_ns), batch in itertools.groupby(begun, lambda r: (r[0], r[6])):
             members = list(batch)
@@ -173,7 +173,7 @@ class _Tracer:
         for request in range(len(run.fate)):
             track = {"pid": self.requests, "tid": _tid(request)}
             if run.start_ns[request] < 0:
-                yield _instant(track, int(run.arrival_ns[request]), "turned away")
+                yield _instant(track, int(run.arrival_ns[request]), "rejected at admission")
             for at_ns in run.rejected_ns[request] if run.rejected_ns else ():
                 yield _instant(track, at_ns, "rejection")
         for fleet in self.fleets:
@@ -209,7 +209,7 @@ def _instant(track: Event, at_ns: int, name: str) -> Event:
 
 
 def _words(row: tuple[Any, ...]) -> str:
-    """What a forward is, and what became of it if it was not done."""
+    """What a forward is, and how it ended unless it was done."""
     _, _, what, first, end, *_, fate = row
     name = {"target": f"pass {first} to {end}", "prefill": what}.get(what, f"draft {first}")
     return name if fate == "done" else f"{name} ({fate})"

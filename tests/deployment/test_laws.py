@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from dsim.engines.simulate import simulate_case
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
+from dsim.orchestrations import ORCHESTRATIONS
 from tests.deployment.strategies import deployments, ideal_deployments, workloads
 
 # -- one request, nothing on: the ideal engine ------------------------------------------------
@@ -335,3 +337,46 @@ def run_length(run):
 def times(latency, factor):
     first = None if latency.first_ns is None else factor * latency.first_ns
     return dataclasses.replace(latency, latency_ns=factor * latency.latency_ns, first_ns=first)
+
+
+@pytest.mark.parametrize("algorithm", ORCHESTRATIONS)
+def test_a_single_request_costs_little_more_than_on_private_servers(algorithm):
+    """In calls of functions, which do not depend on the machine: 1.36 times as many at most."""
+    case = Case(
+        tokens=1000,
+        lookahead=5,
+        targets=7,
+        target=Latency(latency_ns=300),
+        drafter=Latency(latency_ns=30),
+        acceptance=Acceptance(rate=0.8),
+        repeats=1,
+        seed=0,
+        preemptible=True,
+    )
+    deployment = Deployment(
+        algorithm=algorithm,
+        target=case.target,
+        drafter=case.drafter,
+        acceptance=case.acceptance,
+        targets=FleetSpec(servers=7),
+    )
+    workload = Workload(requests=1, output=Length(mean_tokens=1000))
+    private = calls(lambda: simulate_case(case, algorithm, "events"))
+    assert calls(lambda: serve(deployment, workload)) <= 1.36 * private
+
+
+def calls(run):
+    """How many functions *run* calls."""
+    run()  # what happens once only does not count
+    count = 0
+
+    def profile(_frame, event, _arg):
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(profile)
+    try:
+        run()
+    finally:
+        sys.setprofile(None)
+    return count

@@ -156,7 +156,7 @@ def test_perfetto_imports_all_of_a_trace(browser, tmp_path):
         if e["ph"] in "Xi"
     )
     assert Counter(map(tuple, slices)) == wanted
-    assert {"down", "waits at the door", "rejection", "prefill"} <= {row[2] for row in slices}
+    assert {"down", "waits for admission", "rejection", "prefill"} <= {row[2] for row in slices}
     assert any("(failed)" in row[2] for row in slices)
     begun = {e["id2"]["local"]: e for e in events if e["ph"] == "b"}
     wanted = Counter(

@@ -15,6 +15,7 @@ from dsim.cli.main import main
 from dsim.deployment.metrics import measure
 from dsim.deployment.serve import serve
 from dsim.deployment.workload import Length, Workload
+from dsim.orchestrations import ORCHESTRATIONS
 from dsim.tasks.advise import answer, forecast, page, search
 from dsim.tasks.advise.answer import advise
 from dsim.tasks.advise.forecast import forecasts
@@ -96,6 +97,22 @@ def test_the_pareto_front_is_one():
     for one in advice.ranking:
         mine = (one.gpu_seconds_per_token, one.metrics.latency["mean"].value)
         assert any(x <= mine[0] and y <= mine[1] for x, y in points)
+
+
+def test_an_orchestration_of_a_plugin_is_advised_like_any_other(monkeypatch):
+    """By its traits, its work and its vector form; its name stands nowhere."""
+    mine = dataclasses.replace(ORCHESTRATIONS["dsi"], name="mine", title="My own")
+    monkeypatch.setitem(ORCHESTRATIONS, "mine", mine)
+    monkeypatch.delitem(ORCHESTRATIONS, "dsi")
+    question = dataclasses.replace(
+        BASE, acceptance=0.95, drafter_ns=MS, tp_gain=1.1, rate_per_s=1.0
+    )
+    advice = advise(question)
+    assert {one.layout.algorithm for one in advice.ranking} == {"nonsi", "si", "mine"}
+    assert "My own" in advice.verdict
+    monkeypatch.undo()
+    again = advise(question)
+    assert [one.latency_ms for one in again.ranking] == [one.latency_ms for one in advice.ranking]
 
 
 def test_a_bad_drafter_is_advised_against():

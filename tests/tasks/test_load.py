@@ -501,7 +501,7 @@ def test_traces_keep_to_the_format(deployment, workload):
         words
         for e in events
         if e["ph"] in "Xi" and e["pid"] <= 2 and e["cat"] not in ("outage", "request", "queue")
-        if e["name"] not in ("rejection", "turned away")
+        if e["name"] not in ("rejection", "rejected at admission")
         for words in (e["args"].values() if e["ph"] == "X" else [e["name"]])
     ]
     assert len(told) == sum(len(fleet.log) for fleet in run.fleets)
