@@ -102,15 +102,13 @@ def test_the_pareto_front_is_one():
 def test_an_orchestration_of_a_plugin_is_advised_like_any_other(monkeypatch):
     """By its traits, its work and its vector form; its name stands nowhere."""
     mine = dataclasses.replace(ORCHESTRATIONS["dsi"], name="mine", title="My own")
-    monkeypatch.setitem(ORCHESTRATIONS, "mine", mine)
-    monkeypatch.delitem(ORCHESTRATIONS, "dsi")
-    question = dataclasses.replace(
-        BASE, acceptance=0.95, drafter_ns=MS, tp_gain=1.1, rate_per_s=1.0
-    )
-    advice = advise(question)
+    question = dataclasses.replace(BASE, acceptance=0.95, drafter_ns=MS, rate_per_s=1.0)
+    with monkeypatch.context() as patched:
+        patched.setitem(ORCHESTRATIONS, "mine", mine)
+        patched.delitem(ORCHESTRATIONS, "dsi")
+        advice = advise(question)
     assert {one.layout.algorithm for one in advice.ranking} == {"nonsi", "si", "mine"}
     assert "My own" in advice.verdict
-    monkeypatch.undo()
     again = advise(question)
     assert [one.latency_ms for one in again.ranking] == [one.latency_ms for one in advice.ranking]
 
