@@ -2,9 +2,10 @@
 
 Consecutive requests fare alike, because they meet the same queue: so one run is cut into few, large
 batches, and what is left of their correlation widens the interval (as a first-order autoregressive
-process, with the bias of its estimate corrected as by Kendall, 1954). On M/M/1 at a load of 0.8, of
-900 requests, this interval of the mean holds the truth in 83 % of runs, and that of p90 in 75 %; by
-20 batches without the correlation these were 70 and 45 %. Of 3,600 requests: 92 and 90 %.
+process, with the bias of its estimate corrected as by Kendall, 1954). On M/M/1 at a load of 0.8,
+the intervals of 900 requests hold the true mean in 89 % of runs, and the true p90 in 79 % (20
+batches without the correlation: 75 and 50 %); those of 3,600 requests in 93 and 90 % (87 and 74 %).
+At a load of 0.5, those of 900 requests: 95 and 94 % (91 and 89 %).
 """
 
 from __future__ import annotations
