@@ -1,50 +1,74 @@
-"""Charts of load studies."""
+"""Charts of deployments: lines for each variant or algorithm, and the backlog over time."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import altair as alt
 import numpy as np
 import pandas as pd
 
-from dsim.report.charts import COLOURS, Panel, is_number
-from dsim.study.load_study import BY_KEY
-from dsim.study.results import NAMES, column_of
-from dsim.tasks.load import OUTCOMES
+from dsim.orchestrations import title_of
+from dsim.report.analysis import is_number
+from dsim.report.charts import Panel, draw
+from dsim.report.style import colour, describe
+from dsim.study.results import column_of
+from dsim.study.study import Chart
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from dsim.study.load_study import LoadStudy
-    from dsim.tasks.load import Answer
+    from numpy.typing import NDArray
 
 DEFAULT_Y = ("latency_mean_ms", "latency_p99_ms", "ttft_p99_ms", "tokens_per_s")
-MORE_COLOURS = ("#2e8b62", "#8b5fbf", "#b8860b", "#c0504d", "#4bacc6")
 
 
-def panels(study: LoadStudy, found: Sequence[Answer], frame: pd.DataFrame) -> list[Panel]:
-    """The charts that *study* asks for, or some that it is likely to want.
+class Backlog(NamedTuple):
+    """How full one deployment was over time.
 
-    Where there is one axis (or several, over the first) every chart has one line for each algorithm
-    or variant; without an axis, the backlog over time is drawn.
+    Attributes:
+        variant, algorithm: what was simulated.
+        point: its values of the axes, by setting.
+        over_time: float64 (bins, 4): time (s), requests in the system, and forwards that wait for a
+            target server and for a drafter server.
+    """
+
+    variant: str
+    algorithm: str
+    point: Mapping[str, Any]
+    over_time: NDArray[np.float64]
+
+
+def panels(
+    charts: Sequence[Chart], axes: Sequence[str], frame: pd.DataFrame, backlogs: Sequence[Backlog]
+) -> list[Panel]:
+    """The charts that a study asks for, or some that it is likely to want.
+
+    Args:
+        charts: the charts of the study; if there are none, lines over its first axis of numbers.
+        axes: the settings that its grid varies.
+        frame: the results, one row a case.
+        backlogs: the backlogs of the cases that were simulated.
     """
     frame = frame.assign(series=_series(frame))
-    axes = [axis.key for axis in study.study.grid]
-    drawn = []
-    wanted = [(c.x, c.y, c.title, c.caption) for c in study.study.charts]
-    numeric = [a for a in axes if pd.api.types.is_numeric_dtype(frame[column_of(a)])]
+    columns = [column_of(key) for key in axes]
+    wanted = list(charts)
+    numeric = [c for c in columns if is_number(frame[c])]
     if not wanted and numeric:
-        wanted = [(numeric[0], y, "", "") for y in DEFAULT_Y]
-    for number, (key, y, title, caption) in enumerate(wanted, 1):
-        others = [column_of(a) for a in axes if a != key]
-        drawn += _lines(frame, key, y, others, number, title, caption)
-    drawn.append(_over_time(found, len(wanted) + 1))
-    return drawn
+        known = [y for y in DEFAULT_Y if y in frame]
+        wanted = [Chart(kind="lines", x=numeric[0], y=y) for y in known]
+    drawn = [
+        dataclasses.replace(panel, name=panel.name.replace("-lines-", "-", 1))
+        for number, chart in enumerate(wanted, 1)
+        for panel in draw(chart, frame, columns, number)
+    ]
+    return [*drawn, _over_time(backlogs, len(wanted) + 1)] if backlogs else drawn
 
 
 def _series(frame: pd.DataFrame) -> pd.Series[str]:
-    algorithms = frame["algorithm"].map(NAMES)
+    """What each row is called in legends: by its variant, its algorithm, or both."""
+    algorithms = frame["algorithm"].map(title_of)
     variants = frame["variant"]
     if not variants.any():
         return algorithms
@@ -53,142 +77,38 @@ def _series(frame: pd.DataFrame) -> pd.Series[str]:
     return variants + ", " + algorithms
 
 
-def _colour(table: pd.DataFrame) -> alt.Color:
-    names = list(pd.unique(table["series"]))
-    first = dict(zip(table["series"], table["algorithm"], strict=True))
-    colours: list[str] = []
-    more = iter(MORE_COLOURS * len(names))
-    for name in names:
-        own = COLOURS[first[name]]
-        colours.append(own if own not in colours else next(more))
-    return alt.Color(
-        "series:N",
-        title=None,
-        scale=alt.Scale(domain=names, range=colours),
-        legend=alt.Legend(orient="top"),
-    )
-
-
-def _words(column: str) -> str:
-    unit, _ = OUTCOMES[column]
-    words = column.removesuffix("_ms").replace("_", " ")
-    for name in ("ttft", "tpot"):
-        words = words.replace(name, name.upper())
-    return f"{words} ({unit})" if unit else words
-
-
-def _lines(
-    frame: pd.DataFrame,
-    key: str,
-    y: str,
-    others: list[str],
-    number: int,
-    title: str,
-    caption: str,
-) -> list[Panel]:
-    x = column_of(key)
-    interval = y.replace("_ms", "_ci95_ms")
-    keep = list(dict.fromkeys(["series", "algorithm", x, y, *others]))
-    if interval in frame and interval != y:
-        keep.append(interval)
-    rows = frame[keep].dropna(subset=[y])
-    drawn = []
-    parts = list(rows.groupby(others)) if others else [((), rows)]
-    for index, (point, part) in enumerate(parts, 1):
-        unit = BY_KEY[key].unit
-        across = f"{key} ({unit})" if unit else key
-        numbers = is_number(part[x])
-        along = (
-            alt.X(f"{x}:Q", title=across, scale=alt.Scale(nice=False, zero=False, padding=8))
-            if numbers
-            else alt.X(f"{x}:N", title=across, sort=None, axis=alt.Axis(labelAngle=0))
-        )
-        base = alt.Chart(part.round(6)).encode(x=along, color=_colour(frame))
-        tooltip = [
-            alt.Tooltip("series:N", title="what"),
-            alt.Tooltip(f"{x}:{'Q' if numbers else 'N'}", title=key),
-            alt.Tooltip(f"{y}:Q", title=_words(y), format=".4~g"),
-        ]
-        up = alt.Y(f"{y}:Q", title=_words(y))
-        points = base.mark_point(filled=True, size=42, opacity=1).encode(y=up, tooltip=tooltip)
-        # Nothing lies between two names.
-        lines = [base.mark_line(strokeWidth=2).encode(y=up)] if numbers else []
-        chart: Any = alt.layer(*lines, points)
-        if interval in part and part[interval].notna().any():
-            low = (part[y] - part[interval]).clip(lower=0)
-            bars = part.assign(low=low, high=part[y] + part[interval])
-            chart += (
-                alt.Chart(bars.dropna(subset=[interval]).round(6))
-                .mark_rule(strokeWidth=1.2)
-                .encode(x=along, y="low:Q", y2="high:Q", color=_colour(frame))
-            )
-        where = ", ".join(
-            f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}"
-            for n, v in zip(others, point, strict=True)
-        )
-        heading = title or f"{_words(y).partition(' (')[0]} over {key}"
-        drawn.append(
-            Panel(
-                name=f"{number:02d}-{y.replace('_', '-')}{f'-{index}' if others else ''}",
-                title=f"{heading[:1].upper()}{heading[1:]}{f' ({where})' if where else ''}",
-                caption=caption
-                or f"{OUTCOMES[y][1][:1].upper()}{OUTCOMES[y][1][1:]}. Bars: 95 % intervals. Where "
-                "a line ends, the load is more than can be served.",
-                chart=chart,
-                marks=len(part),
-            )
-        )
-    return drawn
-
-
-def _over_time(found: Sequence[Answer], number: int) -> Panel:
+def _over_time(backlogs: Sequence[Backlog], number: int) -> Panel:
     """Requests in the system over time, in the last case of each series that was simulated."""
-    rows = []
-    last = {(one.case.variant, one.case.deployment.algorithm): one for one in found if one.metrics}
-    frame = pd.DataFrame(
-        [{"variant": variant, "algorithm": algorithm} for variant, algorithm in last]
-    )
-    names = list(_series(frame))
-    for name, ((_, algorithm), one) in zip(names, last.items(), strict=True):
-        assert one.over_time is not None  # noqa: S101
-        for time_s, in_system, target, drafter in np.round(one.over_time, 4).tolist():
-            rows.append(
-                {
-                    "series": name,
-                    "algorithm": algorithm,
-                    "time_s": time_s,
-                    "in_system": in_system,
-                    "target": target,
-                    "drafter": drafter,
-                }
-            )
-    table = pd.DataFrame(rows)
+    last = {(one.variant, one.algorithm): one for one in backlogs}
+    names = list(_series(pd.DataFrame(list(last), columns=["variant", "algorithm"])))
+    columns = ["time_s", "in_system", "target", "drafter"]
+    parts = [
+        pd.DataFrame(np.round(one.over_time, 4), columns=columns).assign(series=name)
+        for name, one in zip(names, last.values(), strict=True)
+    ]
+    table = pd.concat(parts)
     chart = (
         alt.Chart(table)
         .mark_line(strokeWidth=1.5)
         .encode(
             x=alt.X("time_s:Q", title="time (s)"),
             y=alt.Y("in_system:Q", title="requests in the system"),
-            color=_colour(table),
+            color=colour("series", {n: k[1] for n, k in zip(names, last, strict=True)}),
             tooltip=[
                 alt.Tooltip("series:N", title="what"),
                 alt.Tooltip("time_s:Q", title="time (s)", format=".4~g"),
                 alt.Tooltip("in_system:Q", title="requests in the system", format=".3~g"),
-                alt.Tooltip("target:Q", title="waiting for a target", format=".3~g"),
-                alt.Tooltip("drafter:Q", title="waiting for a drafter", format=".3~g"),
+                alt.Tooltip("target:Q", title="waiting for a target server", format=".3~g"),
+                alt.Tooltip("drafter:Q", title="waiting for a drafter server", format=".3~g"),
             ],
         )
     )
-    point = next(iter(last.values())).case.point
-    where = ", ".join(f"{key} {value}" for key, value in point.items())
+    points = [dict(one.point) for one in last.values()]
+    where = ", ".join(describe(column_of(key), value) for key, value in points[0].items())
+    same = where and all(point == points[0] for point in points)
     return Panel(
         name=f"{number:02d}-backlog",
-        title="The backlog over time"
-        + (
-            f" (the last case that is served: {where})"
-            if where and len({tuple(o.case.point.items()) for o in last.values()}) == 1
-            else ""
-        ),
+        title=f"Backlog over time{f' (the last case simulated: {where})' if same else ''}",
         caption="Requests in the system as arriving ones find them, averaged over a hundredth of "
         "the run; each series in its last case that was simulated.",
         chart=chart,

@@ -5,8 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from dsim.words import show
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from dsim.study.setting import Setting
+    from dsim.study.study import Study
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,3 +46,30 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int 
 
     aligned = ["left" if column < left else "right" for column in range(len(head))]
     return tabulate(rows, head, disable_numparse=True, colalign=aligned).splitlines()
+
+
+def settings_rows(settings: Iterable[Setting], study: Study) -> list[tuple[str, str, str]]:
+    """The settings of *study* as rows of key, value and meaning.
+
+    Args:
+        settings: every setting that the study may have; those without a value are left out.
+        study: the study; of an axis of its grid the row has the range.
+    """
+    rows = []
+    axes = {axis.key: axis.values for axis in study.grid}
+    for setting in settings:
+        key, value = setting.key, study.settings[setting.key]
+        if key in axes:
+            text = f"{axes[key][0]} … {axes[key][-1]} ({len(axes[key])} values)"
+        elif value is None or key in ("title", "description"):
+            continue
+        elif all(key in own for _, own in study.variants):
+            continue  # each variant has its own, below
+        else:
+            text = show(value)
+        unit = f" {setting.unit}" if setting.unit and setting.unit != "cases" else ""
+        rows.append((key, f"{text}{unit}", setting.meaning))
+    for name, own in study.variants:
+        values = ", ".join(f"{key} = {show(value)}" for key, value in own.items())
+        rows += [(name, values, "variant")] if name else []
+    return rows

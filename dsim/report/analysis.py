@@ -1,0 +1,270 @@
+"""What results say: every algorithm at its best, compared with others. Nothing here draws."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dsim.errors import UserError
+from dsim.orchestrations import DEFAULT, ORCHESTRATIONS, REFERENCES, title_of
+from dsim.report.tables import TextTable
+from dsim.study.results import BY_NAME, column_of
+from dsim.study.study import Chart
+from dsim.words import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from dsim.study.study import Study
+
+BEST = "best"  # what a chart names to compare with the fastest reference of each point
+# Columns that may follow from other settings, and are axes only if they do not.
+DERIVED = ("targets", "drafter_latency_ms", "target_latency_ms", "acceptance_rate")
+
+
+def is_number(values: pd.Series[Any]) -> bool:
+    """Whether *values* have an order and distances; names and switches have none."""
+    return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
+
+
+def interval_of(column: str, columns: Sequence[str]) -> str:
+    """The one of *columns* that holds the 95 % intervals of *column*, or nothing.
+
+    Its name is that of the column with ``_ci95`` before the unit, or at the end; the interval of a
+    mean may lack ``_mean``.
+    """
+    names = [f"{column}_ci95"]
+    for unit in ("_per_s", "_ms"):
+        if column.endswith(unit):
+            stem = column.removesuffix(unit)
+            names += [f"{stem}_ci95{unit}", f"{stem.removesuffix('_mean')}_ci95{unit}"]
+    return next((name for name in names if name in columns), "")
+
+
+def axes_of(study: Study) -> list[str]:
+    """The columns of a study's axes, the variant among them."""
+    variant = ["variant"] if study.variants[0][0] else []
+    return [*variant, *(column_of(axis.key) for axis in study.grid)]
+
+
+def axes_in(frame: pd.DataFrame) -> list[str]:
+    """The columns that must be axes of results that come without a study.
+
+    Settings with more than one value; but not those that follow from others, like a latency in ms
+    that goes along with a relative one, or the servers that are enough for a lookahead.
+    """
+    outcomes = {column.name for column in BY_NAME.values() if column.kind == "outcome"}
+    ignored = outcomes | {"algorithm", "engine", "backend", "published_speedup_vs_si"}
+    names = [str(name) for name in frame.columns if name not in ignored]
+    axes = [name for name in names if frame[name].nunique(dropna=False) > 1]
+    first = [name for name in DERIVED if name in axes]
+    for name in [*first, *(n for n in axes if n not in (*first, "variant", "lookahead"))]:
+        others = [other for other in axes if other != name]
+        if name in DERIVED or "variant" in others:
+            by = others if name in DERIVED else ["variant"]
+            if by and (frame.groupby(by, observed=True)[name].nunique(dropna=False) <= 1).all():
+                axes = others
+    return axes
+
+
+def _numbered(frame: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.int64]:
+    """A number for each row; rows have the same one where they agree in all *columns*."""
+    numbers = np.zeros(len(frame), np.int64)
+    count = 1
+    for name in columns:
+        codes, values = pd.factorize(frame[name], use_na_sentinel=False)
+        if count * max(1, len(values)) > 8 * len(frame) + 1024:  # keep the numbers small
+            numbers, seen = pd.factorize(numbers)
+            count = len(seen)
+        numbers = numbers * len(values) + codes
+        count *= max(1, len(values))
+    return numbers
+
+
+def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> pd.DataFrame:
+    """Every algorithm at its best over some axes: lowest mean latency.
+
+    Among equals fewer servers win, then the smaller value of each axis. The speed-ups are those of
+    best against best. A column ``slower_than_<reference>`` for each reference says whether a row is
+    slower by more than the 95 % interval of both.
+
+    Args:
+        frame: the results.
+        axes: the columns that tell cases apart.
+        minimise: those of *axes* to take the best over.
+
+    Raises:
+        UserError: two rows are about the same case.
+    """
+    numbers = _numbered(frame, ["algorithm", *axes])
+    if len(frame) and np.bincount(numbers).max() > 1:
+        twice = frame[pd.Series(numbers, frame.index).duplicated(keep=False)].iloc[0]
+        at = ", ".join(f"{name} {twice[name]}" for name in ["algorithm", *axes])
+        raise UserError(f"two rows are about the same case: {at}")
+    others = [name for name in axes if name not in minimise]
+    keys = ["algorithm", *others]
+    # Names come in the order of the study: there is none among themselves.
+    places = {
+        name: {value: place for place, value in enumerate(frame[name].unique())}
+        for name in others
+        if not is_number(frame[name])
+    }
+    if minimise:
+        numbers, latencies = _numbered(frame, keys), frame["latency_mean_ms"].to_numpy()
+        lowest = np.full(int(numbers.max(initial=0)) + 1, np.inf)
+        np.fmin.at(lowest, numbers, latencies)
+        frame = frame[latencies == lowest[numbers]]
+        order = [c for c in ("peak_targets", *minimise) if c in frame]
+        frame = frame.sort_values(order, kind="stable").drop_duplicates(keys)
+    frame = frame.sort_values(
+        keys,
+        kind="stable",
+        key=lambda c: c.map(places[c.name]).astype(int) if c.name in places else c,
+    ).reset_index(drop=True)
+    latency, interval = "latency_mean_ms", interval_of("latency_mean_ms", list(frame.columns))
+    values = [latency, *([interval] if interval else [])]
+    of_case = [frame[name] for name in others] or [pd.Series(0, frame.index)]
+    case = pd.MultiIndex.from_arrays(of_case)
+    mine = frame[values].fillna({interval: 0.0})
+    for name in REFERENCES:
+        is_reference = (frame["algorithm"] == name).to_numpy()
+        theirs = mine[is_reference].set_axis(case[is_reference]).reindex(case).set_axis(frame.index)
+        frame[f"speedup_vs_{name}"] = theirs[latency] / mine[latency]
+        noise = np.hypot(theirs[interval], mine[interval]) if interval else 0.0
+        frame[f"slower_than_{name}"] = mine[latency] - theirs[latency] > noise
+    return frame
+
+
+def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -> pd.DataFrame:
+    """One row for each point of *keys* where both were simulated: how much faster *show* is.
+
+    Args:
+        frame: results, one row for each algorithm and point.
+        show: the algorithm in question.
+        against: the algorithm to compare with, or ``best``: the faster of the references.
+        keys: the columns that tell points apart.
+
+    Returns:
+        The keys, ``speedup``, ``other`` (title of what *show* is compared with), and unless they are
+        keys ``lookahead`` and ``servers`` of *show*, and ``other_lookahead``.
+    """
+    keys = list(keys)
+
+    def of(algorithm: str) -> pd.DataFrame:
+        return frame[frame["algorithm"] == algorithm].set_index(keys, drop=False)
+
+    mine = of(show)
+    others = {name: of(name) for name in (REFERENCES if against == BEST else (against,))}
+    latencies = pd.DataFrame(
+        {name: rows["latency_mean_ms"].reindex(mine.index) for name, rows in others.items()},
+        index=mine.index,
+    ).dropna(how="all")
+    mine = mine.loc[mine.index.isin(latencies.index)]
+    table = mine[keys].copy()
+    table["speedup"] = latencies.min(axis=1) / mine["latency_mean_ms"]
+    better = latencies.idxmin(axis=1) if len(latencies) else pd.Series(dtype=object)
+    table["other"] = better.map(title_of)
+    if "lookahead" in frame and "lookahead" not in keys:
+        table["lookahead"] = mine["lookahead"]
+        for name, rows in others.items():
+            if drafts(name):
+                theirs = rows["lookahead"].reindex(mine.index).astype(float)
+                table["other_lookahead"] = theirs.where(better == name)
+    if "peak_targets" in mine and "peak_targets" not in keys:
+        table["servers"] = mine["peak_targets"]
+    return table.reset_index(drop=True)
+
+
+def drafts(algorithm: str) -> bool:
+    """Whether *algorithm* asks a drafter; those that nobody declared here may."""
+    return algorithm not in ORCHESTRATIONS or ORCHESTRATIONS[algorithm].traits.drafts
+
+
+def guess(frame: pd.DataFrame, axes: Sequence[str]) -> tuple[list[str], list[Chart]]:
+    """Charts for results whose study names none.
+
+    Returns:
+        What to minimise over, and the charts; none where nothing varies that can be an axis.
+    """
+    numeric = [name for name in axes if is_number(frame[name])]
+    minimise = ["lookahead"] if "lookahead" in numeric and len(numeric) > 1 else []
+    free = [name for name in numeric if name not in minimise]
+    if len(free) >= 2:
+        present = set(frame["algorithm"].unique())
+        first, second = REFERENCES
+        pairs = [(second, first)]
+        for name in [DEFAULT] if DEFAULT in present else sorted(present - set(REFERENCES)):
+            pairs += [(name, second), (name, first)]
+            pairs += [(name, BEST)] if present >= set(REFERENCES) else []
+        return minimise, [
+            Chart(kind="heatmap", x=free[0], y=free[1], show=show, against=against)
+            for show, against in pairs
+            if {show, against} <= present | {BEST}
+        ]
+    if free:
+        return minimise, [Chart(kind="lines", x=free[0], y="latency_mean_ms")]
+    return minimise, []
+
+
+def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> TextTable | None:
+    """The table at the top of a report: how each algorithm fares against the references.
+
+    Args:
+        frame: results from :func:`best`.
+        minimise: the axes over which the best was taken.
+
+    Returns:
+        The table; nothing where the first reference was not simulated.
+    """
+    first, *more = [name for name in REFERENCES if frame[f"speedup_vs_{name}"].notna().any()] or [""]
+    if first != REFERENCES[0]:
+        return None
+    head = ["algorithm", f"slower than {title_of(first)}", "median speed-up", "largest speed-up"]
+    head.append("smallest")
+    for name in more:
+        head += [f"slower than {title_of(name)}", f"largest over {title_of(name)}"]
+    rows = []
+    points = 0
+    for algorithm in in_order(frame["algorithm"]):
+        part = frame[frame["algorithm"] == algorithm]
+        points = max(points, len(part))
+        speed = part[f"speedup_vs_{first}"]
+        row = [
+            title_of(algorithm),
+            _share(part, first),
+            f"{speed.median():.2f}×",
+            f"{speed.max():.2f}×",
+            f"{speed.min():.2f}×",
+        ]
+        for name in more:
+            row += [_share(part, name), f"{part[f'speedup_vs_{name}'].max():.2f}×"]
+        rows.append(row)
+    at_best = f", with each algorithm at its best {' and '.join(minimise)}" if minimise else ""
+    noise = ", by more than the 95 % interval" if interval_of("latency_mean_ms", frame.columns) else ""
+    return TextTable(
+        title="At a glance",
+        caption=f"Over the {plural(points, 'grid point')} shown{at_best}: how often it is "
+        f"slower{noise}, and its speed-up (other latency ÷ own latency).",
+        head=head,
+        rows=rows,
+        numbers=True,
+    )
+
+
+def _share(part: pd.DataFrame, reference: str) -> str:
+    """The share of points, of those where both were simulated, where the reference is faster."""
+    share = part.loc[part[f"speedup_vs_{reference}"].notna(), f"slower_than_{reference}"].mean()
+    return "–" if math.isnan(share) else f"{share:.1%}"
+
+
+def in_order(algorithms: pd.Series[Any]) -> list[str]:
+    """The names among *algorithms*, in the order in which dsim lists them, unknown ones last."""
+    present = [str(name) for name in pd.unique(algorithms.astype(str))]
+    return [name for name in ORCHESTRATIONS if name in present] + [
+        name for name in present if name not in ORCHESTRATIONS
+    ]

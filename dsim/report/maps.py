@@ -1,0 +1,171 @@
+"""Maps: a colour for each cell over two axes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import numpy as np
+import pandas as pd
+
+from dsim.orchestrations import REFERENCES, title_of
+from dsim.report.analysis import BEST, compare, drafts
+from dsim.report.style import BLUE, PALE_BLUE, PALE_PINK, PINK, label, ticks, words
+from dsim.study.results import column_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dsim.study.study import Chart
+
+
+
+def other_of(chart: Chart) -> str:
+    """What a heat map compares with, in words."""
+    if chart.against != BEST:
+        return title_of(chart.against)
+    return f"the better of {' and '.join(map(title_of, REFERENCES))}"
+
+
+def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
+    """How many times as fast one algorithm is as another: chart, caption and number of cells."""
+    x, y = column_of(chart.x), column_of(chart.y)
+    table = compare(frame, chart.show, chart.against, [x, y]).dropna(subset=["speedup"])
+    if table.empty:
+        return alt.Chart(table), "", 0
+    edges = _cells(table, x, y)
+    table["speedup"] = table["speedup"].round(4)
+    low, high = float(table["speedup"].min()), float(table["speedup"].max())
+    top = max(high, 1.01)  # of the scale, which needs some length
+    domain: list[float]
+    if low < 1:
+        domain, colours = [low, 0.9999, 1, top], [PINK, PALE_PINK, PALE_BLUE, BLUE]
+    else:
+        domain, colours = [1, top], [PALE_BLUE, BLUE]
+    show, against = title_of(chart.show), other_of(chart)
+    tooltip = [
+        alt.Tooltip("speedup:Q", title=f"speed-up of {show}", format=".3f"),
+        alt.Tooltip(f"{x}:Q", title=label(x)),
+        alt.Tooltip(f"{y}:Q", title=label(y)),
+        alt.Tooltip("other:N", title="compared with"),
+    ]
+    if drafts(chart.show) and "lookahead" in table:
+        tooltip.append(alt.Tooltip("lookahead:Q", title=f"best lookahead of {show}"))
+    if "other_lookahead" in table:
+        names = (name for name in (REFERENCES if chart.against == BEST else (chart.against,)))
+        other = title_of(next(name for name in names if drafts(name)))
+        tooltip.append(alt.Tooltip("other_lookahead:Q", title=f"best lookahead of {other}"))
+    if "servers" in table and table["servers"].max() > 1:
+        tooltip.append(alt.Tooltip("servers:Q", title=label("peak_targets")))
+    drawn = (
+        alt.Chart(table)
+        .mark_rect(strokeWidth=0, clip=True, aria=False)
+        .encode(
+            **_places(frame, x, y, edges),
+            color=alt.Color(
+                "speedup:Q",
+                scale=alt.Scale(type="log", domain=domain, range=colours, clamp=True),
+                legend=alt.Legend(
+                    title=f"{show} is … × as fast",
+                    orient="top",
+                    gradientLength=220,
+                    format=".2~f",
+                ),
+            ),
+            tooltip=tooltip,
+        )
+    )
+    slower = float((table["speedup"] < 1).mean())
+    if high < 1:
+        verdict = f"{show} is slower everywhere: the darker the pink, the slower."
+    elif low < 1:
+        verdict = f"Pink: {show} is slower ({slower:.0%} of the map); blue: {show} is faster."
+    elif high == 1:
+        verdict = f"{show} is as fast everywhere."
+    else:
+        verdict = f"The darker the blue, the faster; {show} is nowhere slower."
+    caption = (
+        f"Latency of {against} divided by the latency of {show}, at most {high:.2f}×. {verdict} "
+        "Hover over a cell for its numbers."
+    )
+    return drawn, caption, len(table)
+
+
+def value_map(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
+    """One outcome of one algorithm: chart, caption and number of cells."""
+    x, y, value = column_of(chart.x), column_of(chart.y), chart.value
+    columns = list(dict.fromkeys([x, y, value, "latency_mean_ms"]))
+    table = frame.loc[frame["algorithm"] == chart.show, columns].dropna().copy()
+    if table.empty:
+        return alt.Chart(table), "", 0
+    edges = _cells(table, x, y)
+    table[value] = table[value].round(6)
+    table["latency_mean_ms"] = table["latency_mean_ms"].round(6)
+    low, high = float(table[value].min()), float(table[value].max())
+    what = value_of(chart)
+    drawn = (
+        alt.Chart(table)
+        .mark_rect(strokeWidth=0, clip=True, aria=False)
+        .encode(
+            **_places(frame, x, y, edges),
+            color=alt.Color(
+                f"{value}:Q",
+                scale=alt.Scale(scheme="viridis", type="log" if 0 < low < high / 8 else "linear"),
+                legend=alt.Legend(title=what, orient="top", gradientLength=220),
+            ),
+            tooltip=[
+                alt.Tooltip(f"{value}:Q", title=what),
+                alt.Tooltip(f"{x}:Q", title=label(x)),
+                alt.Tooltip(f"{y}:Q", title=label(y)),
+                alt.Tooltip("latency_mean_ms:Q", title=label("latency_mean_ms"), format=".4~g"),
+            ],
+        )
+    )
+    caption = (
+        f"The {what} of {title_of(chart.show)}, from {low:g} to {high:g}. "
+        "Hover over a cell for its numbers."
+    )
+    return drawn, caption, len(table)
+
+
+def value_of(chart: Chart) -> str:
+    """What a map shows, in words."""
+    return f"{'best ' if chart.value == 'lookahead' else ''}{words(chart.value)}"
+
+
+def _edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper edge of the cell of each of the sorted *values*."""
+    if len(values) == 1:
+        return values - 0.5, values + 0.5
+    middles = (values[1:] + values[:-1]) / 2
+    low = np.concatenate([[values[0] - (middles[0] - values[0])], middles])
+    high = np.concatenate([middles, [values[-1] + (values[-1] - middles[-1])]])
+    return np.round(low, 9), np.round(high, 9)
+
+
+def _cells(table: pd.DataFrame, x: str, y: str) -> dict[str, list[float]]:
+    """Give *table* the edges of its cells, ``x0``, ``x1``, ``y0``, ``y1``; those of the map."""
+    edges = {}
+    for name, column in (("x", x), ("y", y)):
+        values = np.sort(table[column].unique()).astype(float)
+        at = np.searchsorted(values, table[column])
+        lower, upper = _edges(values)
+        # Each cell reaches a little under its neighbours, so that no seams show between them.
+        table[f"{name}0"] = lower[at]
+        table[f"{name}1"] = np.round(upper[at] + 0.1 * (upper[at] - lower[at]), 9)
+        edges[name] = [float(lower[0]), float(upper[-1])]
+    return edges
+
+
+def _places(frame: pd.DataFrame, x: str, y: str, edges: Mapping[str, list[float]]) -> dict[str, Any]:
+    """Where :func:`_cells` are drawn."""
+
+    def scale(name: str) -> alt.Scale:
+        return alt.Scale(domain=edges[name], nice=False, zero=False)
+
+    return {
+        "x": alt.X("x0:Q", title=label(x), scale=scale("x"), axis=ticks(frame[x], grid=False)),
+        "x2": "x1:Q",
+        "y": alt.Y("y0:Q", title=label(y), scale=scale("y"), axis=ticks(frame[y], grid=False)),
+        "y2": "y1:Q",
+    }
