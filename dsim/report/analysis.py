@@ -16,7 +16,7 @@ from dsim.study.study import Chart
 from dsim.words import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,18 +32,19 @@ def is_number(values: pd.Series[Any]) -> bool:
     return pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values)
 
 
-def interval_of(column: str, columns: Sequence[str]) -> str:
+def interval_of(column: str, columns: Iterable[str]) -> str:
     """The one of *columns* that holds the 95 % intervals of *column*, or nothing.
 
     Its name is that of the column with ``_ci95`` before the unit, or at the end; the interval of a
     mean may lack ``_mean``.
     """
+    known = set(columns)
     names = [f"{column}_ci95"]
     for unit in ("_per_s", "_ms"):
         if column.endswith(unit):
             stem = column.removesuffix(unit)
             names += [f"{stem}_ci95{unit}", f"{stem.removesuffix('_mean')}_ci95{unit}"]
-    return next((name for name in names if name in columns), "")
+    return next((name for name in names if name in known), "")
 
 
 def axes_of(study: Study) -> list[str]:
@@ -126,7 +127,7 @@ def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> p
         kind="stable",
         key=lambda c: c.map(places[c.name]).astype(int) if c.name in places else c,
     ).reset_index(drop=True)
-    latency, interval = "latency_mean_ms", interval_of("latency_mean_ms", list(frame.columns))
+    latency, interval = "latency_mean_ms", interval_of("latency_mean_ms", frame.columns)
     values = [latency, *([interval] if interval else [])]
     of_case = [frame[name] for name in others] or [pd.Series(0, frame.index)]
     case = pd.MultiIndex.from_arrays(of_case)
@@ -150,8 +151,8 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
         keys: the columns that tell points apart.
 
     Returns:
-        The keys, ``speedup``, ``other`` (title of what *show* is compared with), and unless they are
-        keys ``lookahead`` and ``servers`` of *show*, and ``other_lookahead``.
+        The keys, ``speedup``, ``other`` (title of what *show* is compared with), and, unless they
+        are keys, ``lookahead`` and ``servers`` of *show*, and ``other_lookahead``.
     """
     keys = list(keys)
 
@@ -221,9 +222,10 @@ def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> TextTable | None:
     Returns:
         The table; nothing where the first reference was not simulated.
     """
-    first, *more = [name for name in REFERENCES if frame[f"speedup_vs_{name}"].notna().any()] or [""]
-    if first != REFERENCES[0]:
+    first, *more = REFERENCES
+    if frame[f"speedup_vs_{first}"].isna().all():
         return None
+    more = [name for name in more if frame[f"speedup_vs_{name}"].notna().any()]
     head = ["algorithm", f"slower than {title_of(first)}", "median speed-up", "largest speed-up"]
     head.append("smallest")
     for name in more:
@@ -245,7 +247,8 @@ def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> TextTable | None:
             row += [_share(part, name), f"{part[f'speedup_vs_{name}'].max():.2f}×"]
         rows.append(row)
     at_best = f", with each algorithm at its best {' and '.join(minimise)}" if minimise else ""
-    noise = ", by more than the 95 % interval" if interval_of("latency_mean_ms", frame.columns) else ""
+    known = interval_of("latency_mean_ms", frame.columns)
+    noise = ", by more than the 95 % interval" if known else ""
     return TextTable(
         title="At a glance",
         caption=f"Over the {plural(points, 'grid point')} shown{at_best}: how often it is "

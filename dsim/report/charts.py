@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from dsim.study.study import Chart
 
-Drawn = tuple[alt.Chart | alt.LayerChart, str, int]  # a chart, its caption, its number of marks
+AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart
+Drawn = tuple[AnyChart, str, int]  # a chart, its caption, its number of marks
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Panel:
     name: str
     title: str
     caption: str
-    chart: alt.Chart | alt.LayerChart
+    chart: AnyChart
     marks: int
     height: int = 0
     width: int = 0
@@ -71,7 +72,8 @@ def draw(chart: Chart, frame: pd.DataFrame, axes: Sequence[str], number: int = 1
         One panel for each combination of axes that the chart itself lacks; none where there is
         nothing to show.
     """
-    shown = {column_of(chart.x)} | ({column_of(chart.y)} if chart.kind in ("heatmap", "map") else set())
+    two = chart.kind in ("heatmap", "map")
+    shown = {column_of(chart.x)} | ({column_of(chart.y)} if two else set())
     if chart.kind == "published":
         shown |= set(axes)  # a line a variant: whatever tells variants apart belongs to it
     rest = [name for name in axes if name not in shown and frame[name].nunique() > 1]
@@ -135,8 +137,8 @@ def _default_title(chart: Chart) -> str:
 
 def _lines(chart: Chart, frame: pd.DataFrame) -> Drawn:
     x, y = column_of(chart.x), chart.y
-    interval = interval_of(y, list(frame.columns))
-    further = [name for name in ("lookahead", "peak_targets") if name in frame and name not in (x, y)]
+    interval = interval_of(y, frame.columns)
+    further = [n for n in ("lookahead", "peak_targets") if n in frame and n not in (x, y)]
     wanted = [x, y, "algorithm", "series", *further, interval]
     table = frame[[c for c in dict.fromkeys(wanted) if c in frame]].dropna(subset=[y]).copy()
     if "series" not in table:
@@ -237,16 +239,14 @@ def _variants(chart: Chart, frame: pd.DataFrame) -> Drawn:
     return base + dots, f"{sentence(label(chart.y))} of each variant.{at}", len(table)
 
 
-def _published(
-    chart: Chart, frame: pd.DataFrame, axes: Sequence[str] = ()
-) -> Drawn:
+def _published(chart: Chart, frame: pd.DataFrame, axes: Sequence[str] = ()) -> Drawn:
     published = f"published_{chart.y}"
     _, reference, subject = COMPARED  # the paper's three
     ours_colour = colours([subject])[0]
     frame = frame.reset_index(drop=True)  # tables that were put together repeat their numbers
     table = frame.loc[frame["algorithm"] == subject, ["variant", chart.y, published]].dropna()
     table["variant"] = table["variant"].astype(str)
-    ours, theirs, colours = "dsim, simulated", "published", [ours_colour, PINK]
+    ours, theirs, shades = "dsim, simulated", "published", [ours_colour, PINK]
     values = {ours: table[chart.y].round(4), theirs: table[published]}
     ideal_name, aside = "same draws, simulated", ""
     if "simulated_latency_mean_ms" in frame:
@@ -261,7 +261,7 @@ def _published(
             ours: table[chart.y].round(4),
             theirs: table[published],
         }
-        colours = [INK, ours_colour, PINK]
+        shades = [INK, ours_colour, PINK]
         aside = " Dark rim: the same draws in simulated time."
     long = pd.concat([table.assign(who=who, value=value) for who, value in values.items()])
     order = list(dict.fromkeys(table["variant"]))
@@ -282,7 +282,7 @@ def _published(
             color=alt.Color(
                 "who:N",
                 title=None,
-                scale=alt.Scale(domain=list(values), range=colours),
+                scale=alt.Scale(domain=list(values), range=shades),
                 legend=legend(list(values)),
             ),
             tooltip=[
@@ -293,8 +293,9 @@ def _published(
         )
     )
     caption = (
-        f"The speed-up of {title_of(subject)} over {title_of(reference)}, each at its best: dsim's (blue) beside the published one "
-        f"(pink). The longer the grey line, the further apart they are.{aside}"
+        f"The speed-up of {title_of(subject)} over {title_of(reference)}, each at its best: "
+        "dsim's (blue) beside the published one (pink). The longer the grey line, the further "
+        f"apart they are.{aside}"
     )
     return gaps + dots, caption, len(long)
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
-import pandas as pd
 
 from dsim.orchestrations import REFERENCES, title_of
 from dsim.report.analysis import BEST, compare, drafts
@@ -16,8 +15,9 @@ from dsim.study.results import column_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from dsim.study.study import Chart
+    import pandas as pd
 
+    from dsim.study.study import Chart
 
 
 def other_of(chart: Chart) -> str:
@@ -52,7 +52,7 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     if drafts(chart.show) and "lookahead" in table:
         tooltip.append(alt.Tooltip("lookahead:Q", title=f"best lookahead of {show}"))
     if "other_lookahead" in table:
-        names = (name for name in (REFERENCES if chart.against == BEST else (chart.against,)))
+        names = REFERENCES if chart.against == BEST else (chart.against,)
         other = title_of(next(name for name in names if drafts(name)))
         tooltip.append(alt.Tooltip("other_lookahead:Q", title=f"best lookahead of {other}"))
     if "servers" in table and table["servers"].max() > 1:
@@ -157,7 +157,9 @@ def _cells(table: pd.DataFrame, x: str, y: str) -> dict[str, list[float]]:
     return edges
 
 
-def _places(frame: pd.DataFrame, x: str, y: str, edges: Mapping[str, list[float]]) -> dict[str, Any]:
+def _places(
+    frame: pd.DataFrame, x: str, y: str, edges: Mapping[str, list[float]]
+) -> dict[str, Any]:
     """Where :func:`_cells` are drawn."""
 
     def scale(name: str) -> alt.Scale:

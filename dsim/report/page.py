@@ -45,39 +45,27 @@ class Page:
     study: str = ""
 
 
-def html(
-    page: Page, panels: Sequence[Panel], vega: Vega | None = None, *, wide: bool = False
-) -> str:
+def html(page: Page, panels: Sequence[Panel], script: str = "", *, wide: bool = False) -> str:
     """One HTML page that needs nothing else, not even a network.
 
     Args:
         page: what the page says.
         panels: charts of the page.
-        vega: the process that makes the script of the charts, if it runs already.
+        script: Vega, if there are charts; see :meth:`dsim.report.vega.Vega.script`.
         wide: whether each chart has a row of its own.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dsim.report", "."), autoescape=True, trim_blocks=False
     )
-    specs = page_specifications(panels)
-    script = ""
-    if panels:
-        own = vega or Vega()
-        try:
-            script = own.script()
-        finally:
-            if vega is None:
-                own.cancel()
-    template = environment.get_template("page.html.jinja")
-    return template.render(
+    return environment.get_template("page.html.jinja").render(
         **vars(page),
         panels=panels,
         wide=wide,
         height=HEIGHT_PX,
         version=__version__,
         # Neither may close the script element that it stands in.
-        specs=markupsafe.Markup(specs.replace("<", "\\u003c")),  # noqa: S704
-        bundle=markupsafe.Markup(script.replace("</script", "<\\/script")),  # noqa: S704
+        specs=markupsafe.Markup(page_specifications(panels).replace("<", "\\u003c")),  # noqa: S704
+        script=markupsafe.Markup(script.replace("</script", "<\\/script")),  # noqa: S704
     )
 
 
@@ -88,10 +76,16 @@ def write(
 
     Args:
         path: where to write.
-        page, panels, wide: as for :func:`html`.
+        page: what the page says.
+        panels: charts of the page.
+        wide: whether each chart has a row of its own.
         option: the option that named the place, for the error.
 
     Raises:
         UserError: the file cannot be written.
     """
-    write_whole(path, html(page, panels, wide=wide), option)
+    script = ""
+    if panels:
+        with Vega() as vega:
+            script = vega.script()
+    write_whole(path, html(page, panels, script, wide=wide), option)

@@ -10,7 +10,7 @@ import pandas as pd
 from dsim.events.trace import rejections, spans
 from dsim.report.charts import Panel
 from dsim.report.style import PINK, legend
-from dsim.units import to_ms
+from dsim.units import NS_PER_MS, to_ms
 
 MAX_SPANS = 3000
 COLOURS = {
@@ -37,7 +37,7 @@ def panel(name: str, title: str, run: Any, longest_ms: float | None = None) -> P
     marks = pd.DataFrame(rejections(run.output), columns=["time_ns", "what"])
     for frame in (rows, marks):
         for column in [str(c) for c in frame if str(c).endswith("_ns")]:
-            frame[column.replace("_ns", "_ms")] = to_ms(frame.pop(column))
+            frame[column.replace("_ns", "_ms")] = frame.pop(column) / NS_PER_MS
     if longest_ms is None:
         longest_ms = to_ms(run.output.settled_ns[-1])
     caption = "One lane per server."

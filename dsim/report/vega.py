@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import altair as alt
 import vl_convert
@@ -93,7 +93,10 @@ class Vega:
         spec |= {"title": panel.title, "config": PICTURE_THEME}
         return self._reader.submit(self._draw, _text(spec))
 
-    def cancel(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """End the process, whatever it is doing."""
         self._process.kill()
         self._reader.shutdown(cancel_futures=True)

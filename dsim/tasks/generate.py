@@ -315,14 +315,16 @@ def write_timeline(made: Sequence[Generated], path: Path, description: str) -> N
     Raises:
         UserError: the file cannot be written.
     """
-    from dsim.report import timelines
+    from dsim.report import page, timeline
 
     panels = [
-        timelines.panel(
+        timeline.panel(
             f"{number:02d}-timeline-{one.algorithm}",
             f"{NAMES[one.algorithm]}: {one.wall_ms:.1f} ms",
             one.run,
+            max(one.wall_ms for one in made),
         )
         for number, one in enumerate(made, 1)
     ]
-    timelines.write_page(path, "Who did what when", description, panels)
+    shown = page.Page(title="Who did what when", description=description)
+    page.write(path, shown, panels, option="--timeline", wide=True)

@@ -17,7 +17,7 @@ from dsim.deployment.outcome import RunCounts, Tally
 from dsim.deployment.serve import serve
 from dsim.errors import Problem, UserError
 from dsim.files import read_text, write_whole
-from dsim.report.tables import TextTable, text_table
+from dsim.report.tables import TextTable, settings_rows, text_table
 from dsim.study import loader as studies
 from dsim.study.executors import Executor, Store
 from dsim.study.results import NAMES, column_of
@@ -546,14 +546,24 @@ def _write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
     """Write table, report, charts, study and provenance next door, then move them into *folder*."""
     import pyarrow as pa
 
-    from dsim.report import deployments as charts
+    from dsim.report import deployments
     from dsim.report import page as report
+    from dsim.report.vega import Vega
+    from dsim.study.load_study import BY_KEY
     from dsim.study.results import provenance, write_csv, write_table
     from dsim.tasks.run import UNFINISHED, move_in
 
     resolved = study.study.to_toml()
     frame = table(found)
-    panels = charts.panels(study, found, frame)
+    backlogs = [
+        deployments.Backlog(
+            one.case.variant, one.case.deployment.algorithm, one.case.point, one.over_time
+        )
+        for one in found
+        if one.over_time is not None
+    ]
+    axes = [axis.key for axis in study.study.grid]
+    panels = deployments.panels(study.study.charts, axes, frame, backlogs)
     fast, takes = tables(found)
     record = provenance(
         resolved, {"events": len(frame)}, {**study.study.settings, "engine": "events"}
@@ -568,10 +578,8 @@ def _write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
             ("seed", str(found[0].case.deployment.seed)),
         ],
         notes=notes(found),
-        summary={"head": fast.head, "rows": fast.rows},
-        summary_caption=fast.caption,
-        before=[takes],
-        settings=_settings_rows(study),
+        after=[fast, takes],
+        settings=settings_rows(BY_KEY.values(), study.study),
         provenance=record,
         study=resolved,
     )
@@ -582,32 +590,13 @@ def _write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
     write_table(new / "results.parquet", arrow)
     write_csv(new / "results.csv", arrow)
     (new / "study.toml").write_text(resolved, encoding="utf-8")
-    for panel in panels:
-        png, svg = report.pictures(panel)
-        (new / f"{panel.name}.png").write_bytes(png)
-        (new / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
-    (new / "report.html").write_text(report.html(page, panels), encoding="utf-8")
+    with Vega() as vega:
+        drawn = [vega.pictures(panel) for panel in panels]
+        (new / "report.html").write_text(report.html(page, panels, vega.script()), encoding="utf-8")
+        for panel, pictures in zip(panels, drawn, strict=True):
+            png, svg = pictures.result()
+            (new / f"{panel.name}.png").write_bytes(png)
+            (new / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
     (new / "provenance.json").write_text(record, encoding="utf-8")
     move_in(folder)
     return folder / "report.html"
-
-
-def _settings_rows(study: LoadStudy) -> list[tuple[str, str, str]]:
-    from dsim.study.load_study import BY_KEY
-    from dsim.words import show
-
-    rows = []
-    axes = {axis.key: axis.values for axis in study.study.grid}
-    for key, setting in BY_KEY.items():
-        value = study.study.settings[key]
-        if key in axes:
-            text = f"{axes[key][0]} … {axes[key][-1]} ({len(axes[key])} values)"
-        elif value is None or key in ("title", "description"):
-            continue
-        else:
-            text = show(value)
-        unit = f" {setting.unit}" if setting.unit and setting.unit != "cases" else ""
-        rows.append((key, f"{text}{unit}", setting.meaning))
-    for name, own in study.study.variants:
-        rows += [(f"{name}: {key}", show(value), "") for key, value in own.items()]
-    return rows

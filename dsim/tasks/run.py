@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from dsim.report.page import Bundle
+    from dsim.report.vega import Vega
     from dsim.study.grid import GridResult
     from dsim.study.study import Study
 
@@ -123,22 +123,21 @@ def run_study(
         RunInterrupted: Ctrl-C; what was finished is kept.
     """
     resolved = study.to_toml()
-    bundle: Bundle | None = None
-    try:
-        with results_folder(folder, resolved, "run", force=force, resume=resume) as work:
-            if study.charts:
-                from dsim.report.page import Bundle
+    with (
+        contextlib.ExitStack() as stack,
+        results_folder(folder, resolved, "run", force=force, resume=resume) as work,
+    ):
+        vega = None
+        if study.charts or study.grid:
+            from dsim.report.vega import Vega
 
-                bundle = Bundle()
-            store = ChunkStore(work)
-            if study.settings["backend"] == "wallclock":
-                result = realtime.run_grid(study, store=store, progress=progress)
-            else:
-                result = run_grid(study, executor=executor, store=store, progress=progress)
-            return _write(study, resolved, result, folder, bundle, csv=csv)
-    finally:
-        if bundle is not None:
-            bundle.cancel()
+            vega = stack.enter_context(Vega())
+        store = ChunkStore(work)
+        if study.settings["backend"] == "wallclock":
+            result = realtime.run_grid(study, store=store, progress=progress)
+        else:
+            result = run_grid(study, executor=executor, store=store, progress=progress)
+        return _write(study, resolved, result, folder, vega, csv=csv)
 
 
 @contextlib.contextmanager
@@ -277,7 +276,7 @@ def _write(
     resolved: str,
     result: GridResult,
     folder: Path,
-    bundle: Bundle | None,
+    vega: Vega | None,
     *,
     csv: bool,
 ) -> Finished:
@@ -291,7 +290,7 @@ def _write(
     (new / "study.toml").write_text(resolved, encoding="utf-8")
     record = provenance(resolved, result.engines, study.settings)
     frame = result.table.to_pandas()
-    lines = draw_into(new, frame, study, record, bundle, left_out=result.left_out)
+    lines = draw_into(new, frame, study, record, vega, left_out=result.left_out)
     (new / "provenance.json").write_text(record, encoding="utf-8")
     move_in(folder)
     return Finished(
@@ -328,7 +327,7 @@ def draw_into(
     frame: pd.DataFrame,
     study: Study | None,
     record: str,
-    bundle: Bundle | None,
+    vega: Vega | None,
     *,
     left_out: int = 0,
     title: str = "",
@@ -340,23 +339,27 @@ def draw_into(
         frame: the results.
         study: the study they come from, if known.
         record: their provenance, as JSON, if known.
-        bundle: Vega for the page; made here if need be.
+        vega: the process that draws; started here if need be.
         left_out: how many DSI cases were left out.
         title: heading, without a study.
 
     Returns:
         The summary, in lines for people.
     """
-    from dsim.report import charts
+    from dsim.report import analysis, charts
     from dsim.report import page as report
+    from dsim.report.tables import settings_rows
+    from dsim.report.vega import Vega
+    from dsim.study.settings import SETTINGS
 
-    if study is None:
-        axes = charts.axes_in(frame)
-        minimise, wanted = charts.guess(frame, axes)
-    else:
-        axes, wanted = charts.axes_of(study), list(study.charts)
-        minimise = [column_of(key) for key in study.settings["minimise"]]
-    at_best = charts.best(frame, axes, minimise)
+    axes = analysis.axes_of(study) if study else analysis.axes_in(frame)
+    minimise = [column_of(key) for key in study.settings["minimise"]] if study else []
+    wanted = list(study.charts) if study else []
+    if not wanted:
+        left = [name for name in axes if name not in minimise]
+        further, wanted = analysis.guess(frame, left)
+        minimise += further
+    at_best = analysis.best(frame, axes, minimise)
     shown = [name for name in axes if name not in minimise]
     panels, notes = [], []
     for number, chart in enumerate(wanted, 1):
@@ -364,13 +367,9 @@ def draw_into(
         panels += drawn
         if not drawn:
             notes.append(f"Chart {number} has nothing to show: no such case was simulated.")
-    if not wanted and study is None:
+    if not wanted:
         notes.append("There is no chart: no setting varies that could be an axis.")
-    for panel in panels:
-        png, svg = report.pictures(panel)
-        (folder / f"{panel.name}.png").write_bytes(png)
-        (folder / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
-    summary, caption = report.summarise(at_best, minimise)
+    summary = analysis.summarise(at_best, minimise)
     notes += realtime.notes(frame)
     if left_out:
         notes.insert(
@@ -397,17 +396,26 @@ def draw_into(
         description=study.settings["description"] if study else "",
         facts=facts,
         notes=notes,
-        summary=summary,
-        summary_caption=caption,
-        settings=report.settings_rows(study) if study else (),
+        before=[summary] if summary else (),
+        settings=settings_rows(SETTINGS, study) if study else (),
         provenance=record,
         study=study.to_toml() if study else "",
     )
-    text = report.html(page, panels, bundle)
+    with contextlib.ExitStack() as stack:
+        if panels:
+            vega = vega or stack.enter_context(Vega())
+            pictures = [vega.pictures(panel) for panel in panels]
+            text = report.html(page, panels, vega.script())
+            for panel, made in zip(panels, pictures, strict=True):
+                png, svg = made.result()
+                (folder / f"{panel.name}.png").write_bytes(png)
+                (folder / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
+        else:
+            text = report.html(page, panels)
     (folder / "report.html").write_text(text, encoding="utf-8")
     lines = list(notes)
     if summary:
-        lines += text_table(summary["head"], summary["rows"])
+        lines += text_table(summary.head, summary.rows)
     return lines
 
 

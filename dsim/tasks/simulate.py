@@ -235,12 +235,12 @@ def write_timeline(case: Case, algorithms: Sequence[str], path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    from dsim.report import timelines
+    from dsim.report import page, timeline
 
     runs = {a: run_events(case, a, 0, keep_history=True) for a in algorithms}
     latency_ms = {a: run.output.settled_ns[-1] / 1e6 for a, run in runs.items()}
     panels = [
-        timelines.panel(
+        timeline.panel(
             f"{number:02d}-timeline-{algorithm}",
             f"{NAMES[algorithm]}: {latency_ms[algorithm]:.1f} ms",
             run,
@@ -250,4 +250,5 @@ def write_timeline(case: Case, algorithms: Sequence[str], path: Path) -> None:
     ]
     facts = [(NAMES[algorithm], f"{ms:.1f} ms") for algorithm, ms in latency_ms.items()]
     description = describe(case) + ". First repeat."
-    timelines.write_page(path, "Who did what when", description, panels, facts)
+    made = page.Page(title="Who did what when", description=description, facts=facts)
+    page.write(path, made, panels, option="--timeline", wide=True)

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 from dsim.cli.main import main
-from dsim.report import charts
+from dsim.report import analysis, charts
 from dsim.study.grid import run_grid
 from dsim.study.loader import load, loads
 from dsim.study.results import column_of
@@ -117,8 +117,8 @@ def test_slowdowns_are_pink_and_speedups_blue(browser, heatmap):
     page = Page(browser, heatmap / "report.html").page
     table = pd.read_parquet(heatmap / "results.parquet")
     axes = ["drafter_latency_relative", "acceptance_rate", "lookahead"]
-    at_best = charts.best(table, axes, ["lookahead"])
-    slower = charts.compare(at_best, "si", "nonsi", ["drafter_latency_relative", "acceptance_rate"])
+    at_best = analysis.best(table, axes, ["lookahead"])
+    slower = analysis.compare(at_best, "si", "nonsi", ["drafter_latency_relative", "acceptance_rate"])
     fills = (
         page.locator("#chart-1")
         .locator(MARKS)
@@ -136,9 +136,9 @@ def test_the_other_shipped_studies_in_a_browser(browser, tmp_path, name):
     run_study(study, tmp_path / name)
     opened = Page(browser, tmp_path / name / "report.html")
     assert opened.complaints == []
-    axes, minimise = charts.axes_of(study), list(study.settings["minimise"])
+    axes, minimise = analysis.axes_of(study), list(study.settings["minimise"])
     table = pd.read_parquet(tmp_path / name / "results.parquet")
-    at_best = charts.best(table, axes, minimise)
+    at_best = analysis.best(table, axes, minimise)
     shown = [axis for axis in axes if axis not in minimise]
     panels = [p for chart in study.charts for p in charts.draw(chart, at_best, shown)]
     assert len(panels) == {"sanity": 2, "lookahead": 4, "servers": 6, "table1": 1}[name]
@@ -212,7 +212,7 @@ def test_best_takes_the_fastest_then_the_fewest_servers_then_the_smallest_lookah
             "peak_targets": [1, 1, 1, 1, 3, 2, 1, 9],
         }
     )
-    found = charts.best(frame, ["seed", "lookahead"], ["lookahead"]).set_index(
+    found = analysis.best(frame, ["seed", "lookahead"], ["lookahead"]).set_index(
         ["algorithm", "seed"]
     )
     assert found["lookahead"].to_dict() == {
@@ -234,7 +234,7 @@ def test_compare_with_the_better_of_two():
             "latency_mean_ms": [10.0, 12.0, 5.0, 10.0, 8.0, 4.0],
         }
     )
-    found = charts.compare(frame, "dsi", "best", ["seed"])
+    found = analysis.compare(frame, "dsi", "best", ["seed"])
     assert found["speedup"].tolist() == [2.0, 2.0]
     assert found["other"].tolist() == ["non-SI", "SI"]
 
@@ -275,9 +275,9 @@ def test_marginal_gains():
 def at_its_best(text, *overrides):
     """The summary's numbers: best SI latencies, and the number of points."""
     study = loads(text, overrides=overrides)
-    axes, minimise = charts.axes_of(study), [column_of(k) for k in study.settings["minimise"]]
+    axes, minimise = analysis.axes_of(study), [column_of(k) for k in study.settings["minimise"]]
     table = run_grid(study).table.to_pandas()
-    return study, axes, minimise, charts.best(table, axes, minimise)
+    return study, axes, minimise, analysis.best(table, axes, minimise)
 
 
 MAP = """
@@ -336,7 +336,7 @@ def test_every_axis_that_a_chart_lacks_gives_a_chart():
 def test_axes_are_found_without_a_study():
     for targets in ("7", "enough"):
         study = loads(MAP, overrides=[f"targets={targets}"])
-        found = charts.axes_in(run_grid(study).table.to_pandas())
+        found = analysis.axes_in(run_grid(study).table.to_pandas())
         assert found == ["acceptance_rate", "lookahead", "drafter_latency_relative"]
 
 
@@ -397,6 +397,6 @@ def test_names_stay_in_the_order_of_the_study():
     lookahead = [2, 1]
     """
     frame = run_grid(loads(text)).table.to_pandas()
-    found = charts.best(frame, charts.axes_in(frame), ["lookahead"])
+    found = analysis.best(frame, analysis.axes_in(frame), ["lookahead"])
     si = found[found["algorithm"] == "si"]
     assert list(si["target_latency_model"]) == ["lognormal", "constant", "gamma"]

@@ -14,7 +14,7 @@ from dsim.cli.main import main
 from dsim.engines.simulate import simulate_case
 from dsim.errors import UserError
 from dsim.model import closed_forms as theory
-from dsim.report import charts
+from dsim.report import analysis, charts
 from dsim.study.build import case_of
 from dsim.study.loader import load, loads
 from dsim.study.study import Chart
@@ -218,7 +218,7 @@ def test_a_map_shows_the_value_at_the_best(tmp_path):
     from dsim.study.grid import run_grid
 
     study = loads(MAP)
-    at_best = charts.best(run_grid(study).table.to_pandas(), charts.axes_of(study), ["lookahead"])
+    at_best = analysis.best(run_grid(study).table.to_pandas(), analysis.axes_of(study), ["lookahead"])
     shown = ["drafter_latency_relative", "acceptance_rate"]
     (panel,) = charts.draw(study.charts[0], at_best, shown)
     assert panel.title == "SI: best lookahead"

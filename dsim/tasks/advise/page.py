@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import altair as alt
 import pandas as pd
 
-from dsim.files import write_whole
 from dsim.report import page as report
 from dsim.report.charts import Panel
+from dsim.report.tables import TextTable
 from dsim.tasks.advise.answer import as_rows, table
 from dsim.tasks.advise.layouts import candidates
 
@@ -70,12 +70,18 @@ def write_page(advice: Advice, path: Path) -> None:
         UserError: the file cannot be written.
     """
     head, rows = table(advice)
+    at_a_glance = TextTable(
+        title="At a glance",
+        caption=" ".join(advice.sensitivity),
+        head=head,
+        rows=rows,
+        numbers=True,
+    )
     page = report.Page(
         title="What should I run?",
         description=advice.verdict,
         facts=advice.question.facts(),
-        summary={"head": head, "rows": rows} if rows else None,
-        summary_caption=" ".join(advice.sensitivity),
+        before=[at_a_glance] if rows else (),
     )
     panels = [pareto_panel(advice)] if advice.ranking else []
-    write_whole(path, report.html(page, panels), "--out")
+    report.write(path, page, panels, option="--out")

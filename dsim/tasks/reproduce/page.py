@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dsim.errors import Problem, UserError
-from dsim.files import write_whole
 from dsim.report.tables import TextTable, text_table
 from dsim.tasks.reproduce.claims import NOT_WAITED
 
@@ -116,10 +115,9 @@ def write_report(found: Reproduction, path: Path) -> None:
         before=[claims],
         after=[*found.tables, cannot],
     )
-    text = report.html(page, found.panels)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         problem = Problem("--out", "", f"{path.parent} cannot be made: {error.strerror}")
         raise UserError(problem) from None
-    write_whole(path, text, "--out")
+    report.write(path, page, found.panels, option="--out")

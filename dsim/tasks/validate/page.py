@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
+from dsim.orchestrations import title_of
 from dsim.report.tables import text_table
-from dsim.study.results import NAMES
-from dsim.study.settings import ALGORITHMS
 from dsim.tasks.validate.calibration import COUNTS
+from dsim.units import to_ms
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,7 +126,7 @@ def write_report(found: Validation, path: Path) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    from dsim.report import timelines
+    from dsim.report import page, timeline
     from dsim.report.charts import Panel
 
     chart, marks = scatter(found)
@@ -142,26 +142,26 @@ def write_report(found: Validation, path: Path) -> None:
             height=420,
         )
     ]
+    ends_ms = [to_ms(run.output.settled_ns[-1]) for runs in found.first.values() for run in runs]
     for number, (c, runs) in enumerate(found.first.items(), 1):
         for word, run in zip(("predicted", "measured"), runs, strict=True):
             panels.append(
-                timelines.panel(
+                timeline.panel(
                     f"{number + 1:02d}-{word}",
-                    f"{c}, {word}: {run.output.settled_ns[-1] / 1e6:.1f} ms",
+                    f"{c}, {word}: {to_ms(run.output.settled_ns[-1]):.1f} ms",
                     run,
+                    max(ends_ms),
                 )
             )
     facts = [(claim.claim, "holds" if claim.holds else "FAILS") for claim in found.claims]
     notes = [*found.notes, *(f"{c.claim}: {c.detail}" for c in found.claims if not c.holds)]
-    timelines.write_page(
-        path,
-        "How well the simulation predicts",
-        as_text(found).splitlines()[0] + ". Timelines: the first text.",
-        panels,
-        facts,
-        notes,
-        option="--report",
+    made = page.Page(
+        title="How well the simulation predicts",
+        description=as_text(found).splitlines()[0] + ". Timelines: the first text.",
+        facts=facts,
+        notes=notes,
     )
+    page.write(path, made, panels, option="--report", wide=True)
 
 
 def scatter(found: Validation) -> tuple[Any, int]:
@@ -169,11 +169,12 @@ def scatter(found: Validation) -> tuple[Any, int]:
     import altair as alt
     import pandas as pd
 
-    from dsim.report.charts import COLOURS
+    from dsim.report.style import colour
 
     texts = pd.DataFrame(
         {
-            "algorithm": NAMES[row.configuration.algorithm],
+            "name": row.configuration.algorithm,
+            "algorithm": title_of(row.configuration.algorithm),
             "configuration": str(row.configuration),
             "measured": measured,
             "predicted": predicted,
@@ -183,7 +184,7 @@ def scatter(found: Validation) -> tuple[Any, int]:
     )
     means = pd.DataFrame(
         {
-            "algorithm": NAMES[row.configuration.algorithm],
+            "algorithm": title_of(row.configuration.algorithm),
             "configuration": str(row.configuration),
             "measured": float(row.measured_ms.mean()),
             "predicted": row.predicted_rate_ms,
@@ -194,15 +195,11 @@ def scatter(found: Validation) -> tuple[Any, int]:
     line = alt.Chart(pd.DataFrame({"measured": [0, top], "predicted": [0, top]})).mark_line(
         color="#b9c1cb", strokeDash=[5, 4]
     )
-    names = [NAMES[name] for name in ALGORITHMS]
+    names = {title_of(name): name for name in dict.fromkeys(texts["name"])}
     encoding = {
         "x": alt.X("measured:Q", title="measured (ms)", scale=alt.Scale(domain=[0, top])),
         "y": alt.Y("predicted:Q", title="predicted (ms)", scale=alt.Scale(domain=[0, top])),
-        "color": alt.Color(
-            "algorithm:N",
-            title=None,
-            scale=alt.Scale(domain=names, range=[COLOURS[name] for name in ALGORITHMS]),
-        ),
+        "color": colour("algorithm", names),
         "tooltip": [
             alt.Tooltip("configuration:N"),
             alt.Tooltip("measured:Q", title="measured (ms)", format=".5~g"),
