@@ -161,24 +161,24 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
 
     mine = of(show)
     others = {name: of(name) for name in (REFERENCES if against == BEST else (against,))}
-    latencies = pd.DataFrame(
-        {name: rows["latency_mean_ms"].reindex(mine.index) for name, rows in others.items()},
-        index=mine.index,
-    ).dropna(how="all")
-    mine = mine.loc[mine.index.isin(latencies.index)]
-    table = mine[keys].copy()
-    table["speedup"] = latencies.min(axis=1) / mine["latency_mean_ms"]
-    better = latencies.idxmin(axis=1) if len(latencies) else pd.Series(dtype=object)
-    table["other"] = better.map(title_of)
+    for name, rows in others.items():
+        others[name] = rows.reindex(mine.index)  # NaN where it was not simulated
+    latencies = np.array([rows["latency_mean_ms"].to_numpy(float) for rows in others.values()])
+    both = np.isfinite(latencies).any(axis=0)
+    mine, latencies = mine[both], np.where(np.isfinite(latencies), latencies, np.inf)[:, both]
+    table = mine[keys].reset_index(drop=True)
+    table["speedup"] = latencies.min(axis=0) / mine["latency_mean_ms"].to_numpy()
+    better = latencies.argmin(axis=0)
+    table["other"] = np.array([title_of(name) for name in others], object)[better]
     if "lookahead" in frame and "lookahead" not in keys:
-        table["lookahead"] = mine["lookahead"]
-        for name, rows in others.items():
+        table["lookahead"] = mine["lookahead"].to_numpy()
+        for number, (name, rows) in enumerate(others.items()):
             if drafts(name):
-                theirs = rows["lookahead"].reindex(mine.index).astype(float)
-                table["other_lookahead"] = theirs.where(better == name)
+                theirs = rows["lookahead"][both].to_numpy(float)
+                table["other_lookahead"] = np.where(better == number, theirs, np.nan)
     if "peak_targets" in mine and "peak_targets" not in keys:
-        table["servers"] = mine["peak_targets"]
-    return table.reset_index(drop=True)
+        table["servers"] = mine["peak_targets"].to_numpy()
+    return table
 
 
 def drafts(algorithm: str) -> bool:

@@ -235,7 +235,7 @@ def _variants(chart: Chart, frame: pd.DataFrame) -> Drawn:
             ],
         )
     )
-    at = f" Dashed lines: {order[0].rstrip('.')}." if order else ""
+    at = f" Dashed lines mark the baseline, {order[0].rstrip('.')}." if order else ""
     return base + dots, f"{sentence(label(chart.y))} of each variant.{at}", len(table)
 
 

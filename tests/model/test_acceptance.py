@@ -144,4 +144,4 @@ def test_variants_are_drawn_side_by_side(tmp_path):
     (chart, _) = load(STUDY).charts
     (panel,) = charts.draw(chart, frame, ["variant"])
     assert panel.marks == 6 * 3
-    assert "The dashed lines stand at i.i.d." in panel.caption
+    assert "Dashed lines mark the baseline, i.i.d." in panel.caption

@@ -105,7 +105,7 @@ def test_a_tooltip_appears_on_hover(browser, heatmap):
     for words in (
         "speed-up of DSI",
         "best lookahead of DSI",
-        "target servers busy at once",
+        "peak busy target servers",
         "acceptance rate",
         "compared with",
     ):
@@ -118,7 +118,9 @@ def test_slowdowns_are_pink_and_speedups_blue(browser, heatmap):
     table = pd.read_parquet(heatmap / "results.parquet")
     axes = ["drafter_latency_relative", "acceptance_rate", "lookahead"]
     at_best = analysis.best(table, axes, ["lookahead"])
-    slower = analysis.compare(at_best, "si", "nonsi", ["drafter_latency_relative", "acceptance_rate"])
+    slower = analysis.compare(
+        at_best, "si", "nonsi", ["drafter_latency_relative", "acceptance_rate"]
+    )
     fills = (
         page.locator("#chart-1")
         .locator(MARKS)

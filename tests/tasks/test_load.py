@@ -333,7 +333,8 @@ def test_a_chart_over_names_has_a_place_for_each(tmp_path):
         '[[charts]]\nkind = "lines"\nx = "cluster.target_discipline"\ny = "latency_mean_ms"\n'
     )
     found = loading.answers(study)
-    panel, *_ = charts.panels(study, found, loading.table(found))
+    axes = ["cluster.target_discipline"]
+    panel, *_ = charts.panels(study.study.charts, axes, loading.table(found), [])
     layers = panel.chart.to_dict()["layer"]
     axes = [layer["encoding"]["x"] for layer in layers]
     assert all((x["type"], x["sort"]) == ("nominal", None) for x in axes)  # as in the study

@@ -218,7 +218,9 @@ def test_a_map_shows_the_value_at_the_best(tmp_path):
     from dsim.study.grid import run_grid
 
     study = loads(MAP)
-    at_best = analysis.best(run_grid(study).table.to_pandas(), analysis.axes_of(study), ["lookahead"])
+    at_best = analysis.best(
+        run_grid(study).table.to_pandas(), analysis.axes_of(study), ["lookahead"]
+    )
     shown = ["drafter_latency_relative", "acceptance_rate"]
     (panel,) = charts.draw(study.charts[0], at_best, shown)
     assert panel.title == "SI: best lookahead"
@@ -227,7 +229,7 @@ def test_a_map_shows_the_value_at_the_best(tmp_path):
     assert panel.caption.startswith("The best lookahead of SI, from 1 to 9.")
     chart = Chart(kind="map", x=shown[0], y=shown[1], show="dsi", value="peak_targets")
     (panel,) = charts.draw(chart, at_best, shown)
-    assert panel.title == "DSI: target servers busy at once"
+    assert panel.title == "DSI: peak busy target servers"
 
 
 @pytest.mark.parametrize(
