@@ -166,7 +166,7 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
     latencies = np.array([rows["latency_mean_ms"].to_numpy(float) for rows in others.values()])
     both = np.isfinite(latencies).any(axis=0)
     mine, latencies = mine[both], np.where(np.isfinite(latencies), latencies, np.inf)[:, both]
-    table = mine[keys].reset_index(drop=True)
+    table: pd.DataFrame = mine[keys].reset_index(drop=True)
     table["speedup"] = latencies.min(axis=0) / mine["latency_mean_ms"].to_numpy()
     better = latencies.argmin(axis=0)
     table["other"] = np.array([title_of(name) for name in others], object)[better]
