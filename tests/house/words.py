@@ -23,7 +23,7 @@ LOST = {
     r"\bobituary\b|\bin peace\b|\bIN_PEACE\b": "exit reason, completed",
     r"\bturned away\b": "rejected",
     r"\b(MOST|LEAST|FEWEST|LONGEST)_[A-Z]": "MAX_, MIN_",
-    r"\bso (many|much) (of|times|servers|others|requests|forwards)\b": "this many, or the number",
+    r"\bso (many|much) (of|times|servers|others|requests|forwards)\b": "the number",
     r"(:|^) (it|likewise|which ones|what|of (it|that|these|the run))\.(\n|$)": "a noun for every it",
     r"\bmistake of dsim's\b": "bug in dsim",
     r"\bin whatever currency\b": "in any currency",
