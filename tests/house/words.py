@@ -24,7 +24,7 @@ LOST = {
     r"\bturned away\b": "rejected",
     r"\b(MOST|LEAST|FEWEST|LONGEST)_[A-Z]": "MAX_, MIN_",
     r"\bso (many|much) (of|times|servers|others|requests|forwards)\b": "the number",
-    r"(:|^) (it|likewise|which ones|what|of (it|that|these|the run))\.(\n|$)": "a noun for every it",
+    r"(:|^) (it|likewise|which ones|what|of (it|that|these|the run))\.(\n|$)": "a noun for each it",
     r"\bmistake of dsim's\b": "bug in dsim",
     r"\bin whatever currency\b": "in any currency",
     r"\bleaves with\b": "exits with status",
