@@ -53,7 +53,7 @@ def of_ratio(above: Floats, below: Floats) -> float:
             time. One batch per run: the runs are compared.
         below: float64, the same shape: denominators.
     """
-    if above.size < 2 or not below.sum() > 0:
+    if above.size < 2 or not below.sum() > 0 or math.isnan(above.sum()):
         return math.nan
     # What each batch has more than its part, in units of the ratio.
     off = (above - above.sum() / below.sum() * below) / below.mean()

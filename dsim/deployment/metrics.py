@@ -94,8 +94,7 @@ class Metrics:
         return not self.backlog > 1.0
 
 
-# Metrics that add up over parts of a run, request by request: each is a ratio of two sums. Those in
-# the second line are known for whole runs only.
+# Metrics that are ratios of two sums: over requests, or over time, known for whole runs only.
 BY_REQUEST = (
     "throughput_per_s",
     "tokens_per_s",
@@ -143,33 +142,22 @@ def measure(deployment: Deployment, runs: Sequence[RunCounts], *, warm_up: float
         quantiles = {name: intervals.of_quantile(values, q) for name, q in QUANTILES.items()}
         return {"mean": intervals.of_mean(values), **quantiles}
 
-    tokens = sum(cut.tokens for cut in kept)
-    seconds = sum(cut.seconds for cut in kept)
+    sides = [cut.whole(deployment) for cut in kept]
+    values = {
+        name: _ratio(*(sum(one[name][side] for one in sides) for side in (0, 1)))
+        for name in WITH_INTERVALS
+    }
     span_ns = sum(run.end_ns for run in runs)
-    all_tokens = sum(int(run.output_tokens[run.fate == DONE].sum()) for run in runs)
-    passes, wasted_passes, drafts, wasted_drafts = (
-        int(sum(getattr(run, name).sum() for run in runs))
-        for name in ("passes", "wasted_passes", "drafts", "wasted_drafts")
-    )
+    tokens = sum(int(run.output_tokens[run.fate == DONE].sum()) for run in runs)
+    gpu_s_per_token = _ratio(deployment.gpus * span_ns / NS_PER_S, tokens)
     busy_gpu_ns = sum(_busy_gpu_ns(deployment, run) for run in runs)
-
-    def utilisation(first: int, last: int | None) -> float:
-        """Of some fleets in all runs."""
-        tallies = [tally for run in runs for tally in run.tallies[first:last]]
-        busy_ns = sum(sum(tally.busy_ns) for tally in tallies)
-        servers = sum(tally.count for tally in tallies) // len(runs)
-        return _ratio(busy_ns, span_ns * servers)
-
-    def queue(first: int, last: int | None) -> float:
-        """How many forwards wait for them, mean over time."""
-        area_ns = sum(tally.queue_area_ns for run in runs for tally in run.tallies[first:last])
-        return _ratio(area_ns, span_ns)
-
-    more = len(runs[0].tallies) > 2
-    gpu_s_per_token = _ratio(deployment.gpus * span_ns / NS_PER_S, all_tokens)
     joules = sum(energy_joules(deployment, run) for run in runs)
-    good = [int(cut.good(deployment).sum()) for cut in kept] if deployment.slo else None
-    sent = sum(cut.sent for cut in kept)
+    values |= {
+        "gpu_seconds_per_token": gpu_s_per_token,
+        "busy_gpu_seconds_per_token": _ratio(busy_gpu_ns / NS_PER_S, tokens),
+        "price_per_million": gpu_s_per_token * 1e6 / 3600 * deployment.price_per_gpu_hour,
+        "kwh_per_million": _ratio(joules, tokens) * 1e6 / JOULES_PER_KWH,
+    }
     return Metrics(
         ttft=estimates(lambda cut: cut.ttft_ms),
         tpot=estimates(lambda cut: cut.tpot_ms),
@@ -177,83 +165,28 @@ def measure(deployment: Deployment, runs: Sequence[RunCounts], *, warm_up: float
         requests=sum(len(run.fate) for run in runs),
         lost=sum(int((run.fate == LOST).sum()) for run in runs),
         turned_away=sum(int((run.fate == TURNED_AWAY).sum()) for run in runs),
-        throughput_per_s=_ratio(sum(cut.done for cut in kept), seconds),
-        tokens_per_s=_ratio(tokens, seconds),
-        goodput_per_s=_ratio(sum(good), seconds) if good is not None else math.nan,
-        good_share=_ratio(sum(good), sent) if good is not None else math.nan,
-        target_utilisation=utilisation(0, 1),
-        drafter_utilisation=utilisation(1, 2),
-        more_drafter_utilisation=utilisation(2, None) if more else math.nan,
-        in_system=_ratio(sum(run.in_system_area_ns for run in runs), span_ns),
-        target_queue=queue(0, 1),
-        drafter_queue=queue(1, 2),
-        more_drafter_queue=queue(2, None) if more else math.nan,
-        wasted_passes=_ratio(wasted_passes, passes),
-        wasted_drafts=_ratio(wasted_drafts, drafts),
-        passes_per_token=_ratio(passes, all_tokens),
-        drafts_per_token=_ratio(drafts, all_tokens),
-        gpu_seconds_per_token=gpu_s_per_token,
-        busy_gpu_seconds_per_token=_ratio(busy_gpu_ns / NS_PER_S, all_tokens),
-        price_per_million=gpu_s_per_token * 1e6 / 3600 * deployment.price_per_gpu_hour,
-        joules_per_request=_ratio(joules, sum(int((run.fate == DONE).sum()) for run in runs)),
-        kwh_per_million=_ratio(joules, all_tokens) * 1e6 / JOULES_PER_KWH,
         backlog=max(map(backlog_growth, runs)),
-        intervals=_intervals(deployment, kept),
+        intervals=_intervals(deployment, kept, sides),
+        **values,
     )
 
 
-def _intervals(deployment: Deployment, kept: Sequence[_Cut]) -> dict[str, float]:
+def _intervals(
+    deployment: Deployment, kept: Sequence[_Cut], sides: Sequence[dict[str, tuple[float, float]]]
+) -> dict[str, float]:
     """The half width of the interval of each metric of :data:`WITH_INTERVALS`."""
-    runs = [cut.run for cut in kept]
     found = dict.fromkeys(WITH_INTERVALS, math.nan)
-    each = 1 if len(runs) >= intervals.MIN_RUNS else intervals.batches_each(len(runs))
-    if all(len(run.fate) - cut.first >= each for cut, run in zip(kept, runs, strict=True)):
-        parts = [cut.parts(deployment, each) for cut in kept]
-        if each == 1 or min(cut.done for cut in kept) >= each * intervals.MIN_PER_BATCH:
-            for name in parts[0]:
-                above, below = (np.array([part[name][i] for part in parts]) for i in (0, 1))
-                found[name] = intervals.of_ratio(above, below)
-    if len(runs) > 1:
-        for name, sides in _of_whole_runs(deployment, runs).items():
-            above, below = (np.array([side]).T for side in zip(*sides, strict=True))
+    if len(kept) > 1:
+        for name in WITH_INTERVALS if len(kept) >= intervals.MIN_RUNS else BY_RUN:
+            above, below = (np.array([[one[name][i]] for one in sides]) for i in (0, 1))
             found[name] = intervals.of_ratio(above, below)
-    return found
-
-
-def _of_whole_runs(
-    deployment: Deployment, runs: Sequence[RunCounts]
-) -> dict[str, list[tuple[float, float]]]:
-    """Both sides of the ratios of :data:`BY_RUN`, for each run."""
-
-    def tokens(run: RunCounts) -> float:
-        return float(run.output_tokens[run.fate == DONE].sum())
-
-    def busy(run: RunCounts, first: int, last: int | None) -> tuple[float, float]:
-        tallies = run.tallies[first:last]
-        servers = sum(tally.count for tally in tallies)
-        return float(sum(sum(tally.busy_ns) for tally in tallies)), float(run.end_ns * servers)
-
-    def queue(run: RunCounts, first: int, last: int | None) -> tuple[float, float]:
-        return float(sum(tally.queue_area_ns for tally in run.tallies[first:last])), run.end_ns
-
-    fleets: dict[str, tuple[int, int | None]] = {"target": (0, 1), "drafter": (1, 2)}
-    if len(runs[0].tallies) > 2:
-        fleets["more_drafter"] = (2, None)
-    found: dict[str, list[tuple[float, float]]] = {
-        "in_system": [(run.in_system_area_ns, run.end_ns) for run in runs],
-        "busy_gpu_seconds_per_token": [
-            (_busy_gpu_ns(deployment, run) / NS_PER_S, tokens(run)) for run in runs
-        ],
-    }
-    for role, part in fleets.items():
-        found[f"{role}_utilisation"] = [busy(run, *part) for run in runs]
-        found[f"{role}_queue"] = [queue(run, *part) for run in runs]
-    joules = [energy_joules(deployment, run) for run in runs]
-    if not math.isnan(joules[0]):
-        done = [float((run.fate == DONE).sum()) for run in runs]
-        found["joules_per_request"] = list(zip(joules, done, strict=True))
-        kwh = [one * 1e6 / JOULES_PER_KWH for one in joules]
-        found["kwh_per_million"] = list(zip(kwh, map(tokens, runs), strict=True))
+    each = intervals.batches_each(len(kept))
+    enough = each and min(cut.done for cut in kept) >= each * intervals.MIN_PER_BATCH
+    if len(kept) < intervals.MIN_RUNS and enough:
+        parts = [cut.parts(deployment, each) for cut in kept]
+        for name in parts[0]:
+            above, below = (np.array([part[name][i] for part in parts]) for i in (0, 1))
+            found[name] = intervals.of_ratio(above, below)
     return found
 
 
@@ -294,7 +227,6 @@ class _Cut:
         self.sent = len(run.fate) - first
         self.done = int(done.sum())
         self.lengths = run.output_tokens[done]
-        self.tokens = int(self.lengths.sum())
         arrival = run.arrival_ns[done]
         self.ttft_ns = run.first_token_ns[done] - arrival
         self.latency_ns = run.done_ns[done] - arrival
@@ -303,7 +235,6 @@ class _Cut:
         later_ns = self.latency_ns - self.ttft_ns
         self.tpot_ms = later_ns[longer] / 1e6 / (self.lengths[longer] - 1)
         self.since_ns = int(run.arrival_ns[first]) if first else 0
-        self.seconds = (run.end_ns - self.since_ns) / NS_PER_S
 
     def good(self, deployment: Deployment) -> NDArray[np.bool_]:
         """Which of the finished requests kept the SLO."""
@@ -326,25 +257,29 @@ class _Cut:
         """
         run = self.run
         over_ns = np.where(run.left_ns >= 0, run.left_ns, run.arrival_ns)
-        done = run.fate == DONE
 
         def along(since_ns: int, first: int) -> tuple[NDArray[np.int64], Floats]:
             """Requests from *first* on by end, and the seconds that each batch of them takes."""
             order = first + np.argsort(over_ns[first:], kind="stable")
             ends = [over_ns[part[-1]] for part in np.array_split(order, count)]
-            return order, np.diff([since_ns, *ends]) / NS_PER_S
+            return order, np.diff([since_ns, *ends[:-1], run.end_ns]) / NS_PER_S
 
         def sums(values: NDArray[Any]) -> Floats:
             return np.array([float(part.sum()) for part in np.array_split(values, count)])
 
         kept, seconds = along(self.since_ns, self.first)
-        whole, all_seconds = along(0, 0)
-        tokens = np.where(done, run.output_tokens, 0)
-        gpu_s, ended_tokens = deployment.gpus * all_seconds, sums(tokens[whole])
+        ended, all_seconds = along(0, 0)
+        tokens = np.where(run.fate == DONE, run.output_tokens, 0)
+        good = np.full(len(tokens), 0.0 if deployment.slo else math.nan)
+        if deployment.slo:
+            good[self.is_done] = self.good(deployment)
+        gpu_s, ended_tokens = deployment.gpus * all_seconds, sums(tokens[ended])
         price = gpu_s * 1e6 / 3600 * deployment.price_per_gpu_hour
-        found = {
-            "throughput_per_s": (sums(done[kept]), seconds),
+        return {
+            "throughput_per_s": (sums(self.is_done[kept]), seconds),
             "tokens_per_s": (sums(tokens[kept]), seconds),
+            "goodput_per_s": (sums(good[kept]), seconds),
+            "good_share": (sums(good[self.first :]), sums(np.ones(self.sent))),
             "wasted_passes": (sums(run.wasted_passes), sums(run.passes)),
             "wasted_drafts": (sums(run.wasted_drafts), sums(run.drafts)),
             "passes_per_token": (sums(run.passes), sums(tokens)),
@@ -352,13 +287,28 @@ class _Cut:
             "gpu_seconds_per_token": (gpu_s, ended_tokens),
             "price_per_million": (price, ended_tokens),
         }
-        if deployment.slo:
-            good = np.zeros(len(run.fate))
-            good[self.is_done] = self.good(deployment)
-            found["goodput_per_s"] = (sums(good[kept]), seconds)
-            sent = good[self.first :]
-            found["good_share"] = (sums(sent), sums(np.ones(len(sent))))
-        return found
+
+    def whole(self, deployment: Deployment) -> dict[str, tuple[float, float]]:
+        """Both sides of the ratios of :data:`WITH_INTERVALS`, for the whole run."""
+        run, span_ns = self.run, self.run.end_ns
+        found = {
+            name: (float(a[0]), float(b[0])) for name, (a, b) in self.parts(deployment, 1).items()
+        }
+        done, tokens = int((run.fate == DONE).sum()), int(run.output_tokens[run.fate == DONE].sum())
+        target, drafter, *more = run.tallies
+        for role, tallies in (("target", [target]), ("drafter", [drafter]), ("more_drafter", more)):
+            busy_ns = sum(sum(tally.busy_ns) for tally in tallies)
+            area_ns = sum(tally.queue_area_ns for tally in tallies)
+            servers = sum(tally.count for tally in tallies)
+            found[f"{role}_utilisation"] = (busy_ns, span_ns * servers)
+            found[f"{role}_queue"] = (area_ns, span_ns if tallies else 0)
+        joules = energy_joules(deployment, run)
+        return found | {
+            "in_system": (run.in_system_area_ns, span_ns),
+            "busy_gpu_seconds_per_token": (_busy_gpu_ns(deployment, run) / NS_PER_S, tokens),
+            "joules_per_request": (joules, done),
+            "kwh_per_million": (joules * 1e6 / JOULES_PER_KWH, tokens),
+        }
 
 
 def backlog_growth(run: RunCounts) -> float:
