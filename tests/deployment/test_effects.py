@@ -155,7 +155,7 @@ def test_reading_a_short_prompt_takes_as_long_as_any_forward():
 
 
 def test_a_full_kv_memory_makes_servers_read_again():
-    """Each pass throws the other request out, whose prompt (4 tokens at 5 ns) is read anew."""
+    """Each pass throws the other request out, whose prompt (4 tokens at 5 ns) is read again."""
     roomy = FleetSpec(servers=1, prefill_token_ns=5.0, kv_tokens=100)
     tight = dataclasses.replace(roomy, kv_tokens=6)
     assert two_requests(targets=roomy).settled_ns == [[20, 50], [40, 60]]
@@ -180,7 +180,7 @@ def test_affinity_goes_where_the_prompt_is():
     assert run.settled_ns == [[20, 30], [25, 35, 45]]
 
 
-def test_the_door_lets_in_one_at_a_time():
+def test_requests_are_admitted_one_at_a_time():
     run = two_requests(targets=FleetSpec(servers=2), max_active=1)
     assert run.settled_ns == [[10, 20], [30, 40]]
     assert run.start_ns.tolist() == [0, 20]

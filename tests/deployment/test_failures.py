@@ -67,7 +67,7 @@ def test_servers_that_never_come_back_lose_everything():
     assert run.settled_ns == [[10], []]
 
 
-def test_users_whose_servers_never_come_back_are_told():
+def test_users_whose_servers_never_come_back_lose_every_request():
     """Each asks again after a loss, until all requests are sent; none is forgotten."""
     deployment = Deployment(
         algorithm="nonsi",
@@ -210,7 +210,7 @@ def test_a_request_that_is_done_leaves_no_draft_behind(preemptible):
     run = serve(deployment, workload, keep_settled=True, keep_log=True)
     assert run.settled_ns == [[10, 13, 13, 13], [23, 26, 26, 26]]
     second = [row for row in run.more_drafters[0].log if row[1] == 1]
-    # The draft that request 0 was at, from 7 on, is cancelled at 13, or runs to 14 in vain.
+    # The draft that request 0 was at, from 7 on, is cancelled at 13, or runs to 14 and is wasted.
     assert second[0][6] == (13 if preemptible else 14)
 
 
@@ -220,7 +220,7 @@ def test_without_retry_a_failing_further_drafter_loses_the_request():
     assert run.fate.tolist() == [LOST]
 
 
-def test_requests_are_told_though_further_drafters_come_and_go_for_ever():
+def test_requests_end_though_further_drafters_come_and_go_for_ever():
     run = serve(
         led_astray(
             faults=Faults(plan=((0, 4, -1),)),

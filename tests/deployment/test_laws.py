@@ -88,7 +88,7 @@ def test_servers_to_spare_make_requests_independent(deployment, draws, requests)
         policy=dataclasses.replace(deployment.policy, quality=1.0),
         targets=FleetSpec(servers=len(requests) * deployment.most_passes),
         drafters=FleetSpec(servers=len(requests)),
-        # So that their luck, too, is the same for each request.
+        # So that their random draws are the same for each request.
         more_drafters=tuple(
             dataclasses.replace(
                 pool,
@@ -306,11 +306,11 @@ def by_server(fleet):
 
 def down_spans(plan, server):
     """When *server* is down by *plan*: while any of its outages lasts."""
-    told = sorted(
+    changes = sorted(
         (ns, -1 if back else 1) for s, *ts in plan if s == server for back, ns in enumerate(ts)
     )
     spans, outages = [], 0
-    for ns, change in told:
+    for ns, change in changes:
         if not outages:
             since = ns
         outages += change

@@ -136,7 +136,7 @@ def test_further_drafters_cost_what_they_take():
     assert math.isnan(measure(alone, [serve(alone, Workload())]).more_drafter_utilisation)
 
 
-def test_a_growing_backlog_is_told():
+def test_a_growing_backlog_is_noticed():
     """Twice the work that a server can do, simulated on purpose."""
     deployment = Deployment(
         algorithm="nonsi", target=Latency(latency_ns=10**7), targets=FleetSpec()

@@ -53,7 +53,7 @@ MORE = MorePool(
 )
 RUNS = {
     "non-SI": {"algorithm": "nonsi", "targets": FleetSpec(servers=1)},
-    "SI, by the door": {"algorithm": "si", "max_active": 1},
+    "SI, one at a time": {"algorithm": "si", "max_active": 1},
     "DSI in batches, Übergröße": {
         "algorithm": "dsi",
         "targets": FleetSpec(servers=2, max_batch=3, prefill_token_ns=1e5),

@@ -125,7 +125,7 @@ def test_lifo_spreads_latencies_more_than_fifo():
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_erlang_loss(service):
-    """M/G/4/4: the share turned away depends on the mean service time alone."""
+    """M/G/4/4: the share of rejected requests depends on the mean service time alone."""
     metrics, served = queue(SERVICES[service], 4, 300.0, max_active=4, max_waiting=0)
     turned_away = [int((run.fate == TURNED_AWAY).sum()) for run in served]
     shares = [count / len(run.fate) for count, run in zip(turned_away, served, strict=True)]
@@ -214,7 +214,7 @@ def test_the_offered_load_is_the_utilisation(algorithm):
 def test_the_most_that_failing_servers_can_serve(algorithm, mtbf_ns, mttr_ns):
     """Users enough to keep every server busy: what they get is the rate at which the load is 1.
 
-    Passes take 10 ms; in the second case one in seven is interrupted and begun anew.
+    Passes take 10 ms; in the second case one in seven is interrupted and begun again.
     """
     failing = Faults(mtbf_ns=mtbf_ns, mttr_ns=mttr_ns)
     deployment = Deployment(

@@ -126,7 +126,7 @@ def test_a_good_drafter_is_advised():
     assert any("acceptance rate" in sentence for sentence in advice.sensitivity)
 
 
-def test_what_nothing_carries_is_said():
+def test_a_load_that_no_layout_sustains_is_named():
     advice = advise(dataclasses.replace(BASE, rate_per_s=1000.0))
     assert advice.ranking == []
     assert advice.verdict.startswith("No layout on 4 GPUs sustains 1000 requests/s. The best one, ")
@@ -167,20 +167,20 @@ def test_wrong_options_are_named_together():
 
 @pytest.mark.parametrize("option", ["--price", "--batch-cost", "--rate", "--slo", "--watts"])
 @pytest.mark.parametrize("value", ["nan", "inf"])
-def test_what_is_no_number_of_anything_is_refused(option, value):
+def test_numbers_that_are_not_finite_are_refused(option, value):
     result = CliRunner().invoke(main, ["advise", option, value, "--tokens", "20"])
     assert result.exit_code == 2
     assert f"{option}: expected a number from" in result.output
 
 
-def test_so_many_requests_are_sent_that_a_growing_queue_would_tell():
+def test_enough_requests_are_sent_to_notice_a_growing_queue():
     # Long texts: the bound on events alone would leave too few.
     question = dataclasses.replace(BASE, tokens=600, rate_per_s=0.01, gpus=1)
     found = advise(question)
     assert all(one.requests >= 200 and one.metrics.backlog == 0 for one in found.ranking)
 
 
-def test_what_there_is_no_gpu_for_is_no_matter_of_load():
+def test_a_missing_gpu_is_not_called_a_matter_of_load():
     verdict = advise(dataclasses.replace(BASE, gpus=1)).verdict
     assert "SI needs one more GPU, for a drafter" in verdict
     assert "cannot sustain" not in verdict
