@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from functools import partial
 from heapq import heappush
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from simpy.events import Event
 
@@ -34,6 +34,29 @@ if TYPE_CHECKING:
     from dsim.deployment.spec import FleetSpec
 
 FORM = PASS + 2  # batches are formed after everything else of the instant
+
+
+class LogRow(NamedTuple):
+    """What became of one forward.
+
+    Attributes:
+        server: number of the server.
+        request: number of the request.
+        what: role of the fleet, or ``prefill``.
+        first, end: first position that was wanted, and end of the context.
+        asked_ns, start_ns, end_ns: when the forward was asked for, begun and over.
+        fate: ``done``, ``cancelled``, ``failed``, or ``running`` at the end of the run.
+    """
+
+    server: int
+    request: int
+    what: str
+    first: int
+    end: int
+    asked_ns: int
+    start_ns: int
+    end_ns: int
+    fate: str
 
 
 class Fleet:
@@ -65,7 +88,7 @@ class Fleet:
         retried: number of forwards that a failure has thrown back.
         busy_ns: for each server, how long it has computed.
         wasted_ns: the part of all that time which was for cancelled forwards (whole batches).
-        log: one row for each forward; see :mod:`dsim.deployment.perfetto`.
+        log: one row per forward, if a log is kept.
         outage_log: (server, from, to) of each outage, where a log is kept.
     """
 
@@ -122,7 +145,7 @@ class Fleet:
         self.busy_ns = [0] * count
         self.wasted_ns = 0
         self.peak_busy = 0
-        self.log: list[tuple[Any, ...]] | None = [] if keep_log else None
+        self.log: list[LogRow] | None = [] if keep_log else None
         self.outage_log: list[tuple[int, int, int]] = []
         self._events = env._queue
         self._eid = env._eid
@@ -393,19 +416,17 @@ class Fleet:
 
     def _note(self, call: Call, fate: str) -> None:
         if self.log is not None:
-            what = self.role if call.is_pass else "prefill"
-            request, asked_ns, now = call.servers.request, call.asked_ns, self.env._now
             self.log.append(
-                (
-                    call.server,
-                    request,
-                    what,
-                    call.first,
-                    call.end,
-                    asked_ns,
-                    call.start_ns,
-                    now,
-                    fate,
+                LogRow(
+                    server=call.server,
+                    request=call.servers.request,
+                    what=self.role if call.is_pass else "prefill",
+                    first=call.first,
+                    end=call.end,
+                    asked_ns=call.asked_ns,
+                    start_ns=call.start_ns,
+                    end_ns=self.env._now,  # type: ignore[arg-type]
+                    fate=fate,
                 )
             )
 

@@ -24,7 +24,7 @@ from dsim.deployment.outcome import LOST
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from dsim.deployment.fleet import Fleet
+    from dsim.deployment.fleet import Fleet, LogRow
     from dsim.deployment.outcome import RunRecord
 
 SERVERS, REQUESTS = 1, 2  # the two processes of each case
@@ -137,21 +137,24 @@ class _Tracer:
             track = self._server(fleet, server)
             yield {"ph": "X", "cat": "outage", "name": "down", **track, **span, "args": {}}
         # A server begins one batch at a time, except for withdrawn ones, which have no length.
-        begun = sorted((r for r in fleet.log or () if r[7] > r[6] >= 0), key=lambda r: (r[0], r[6]))
-        for (server, start_ns), batch in itertools.groupby(begun, lambda r: (r[0], r[6])):
+        begun = sorted(
+            (row for row in fleet.log or () if row.end_ns > row.start_ns >= 0), key=_begun
+        )
+        for (server, start_ns), batch in itertools.groupby(begun, _begun):
             members = list(batch)
             track = self._server(fleet, server)
             several = len(members) > 1
             yield {
                 "ph": "X",
-                "cat": f"{fleet.role},batch" if several else f"{members[0][2]},{members[0][8]}",
+                "cat": f"{fleet.role},batch" if several else f"{members[0].what},{members[0].fate}",
                 "name": f"batch of {len(members)}" if several else _words(members[0]),
                 **track,
                 "ts": _us(start_ns),
-                "dur": _us(max(row[7] for row in members) - start_ns),
-                "args": {f"request {row[1] + 1}": _words(row) for row in members},
+                "dur": _us(max(row.end_ns for row in members) - start_ns),
+                "args": {f"request {row.request + 1}": _words(row) for row in members},
             }
-            for _, request, *_, asked_ns, _, _, _ in members:
+            for row in members:
+                request, asked_ns = row.request, row.asked_ns
                 self.flow += 1
                 link = {"cat": "ask", "name": "asks", "id": self.flow}
                 asker = {"pid": self.requests, "tid": _tid(request), "ts": _us(asked_ns)}
@@ -178,19 +181,19 @@ class _Tracer:
                 yield _instant(track, at_ns, "rejection")
         for fleet in self.fleets:
             for row in fleet.log or ():
-                if row[7] == row[6]:
-                    track = {"pid": self.requests, "tid": _tid(row[1])}
-                    yield _instant(track, row[6], _words(row))
+                if row.end_ns == row.start_ns:
+                    track = {"pid": self.requests, "tid": _tid(row.request)}
+                    yield _instant(track, row.start_ns, _words(row))
 
     def _server(self, fleet: Fleet, server: int) -> Event:
         return {"pid": self.servers, "tid": self.first_tid[fleet] + server}
 
     def _queue(self, fleet: Fleet) -> Iterator[Event]:
         changes: dict[int, int] = {}
-        for *_, asked_ns, start_ns, _, _ in fleet.log or ():
-            if start_ns > asked_ns:
-                changes[asked_ns] = changes.get(asked_ns, 0) + 1
-                changes[start_ns] = changes.get(start_ns, 0) - 1
+        for row in fleet.log or ():
+            if row.start_ns > row.asked_ns:
+                changes[row.asked_ns] = changes.get(row.asked_ns, 0) + 1
+                changes[row.start_ns] = changes.get(row.start_ns, 0) - 1
         waiting = 0
         for at_ns in sorted(changes):
             waiting += changes[at_ns]
@@ -208,11 +211,16 @@ def _instant(track: Event, at_ns: int, name: str) -> Event:
     return {"ph": "i", "s": "t", "cat": "instant", "name": name, **track, "ts": _us(at_ns)}
 
 
-def _words(row: tuple[Any, ...]) -> str:
+def _begun(row: LogRow) -> tuple[int, int]:
+    """Where and when a forward was begun: forwards of a batch have this in common."""
+    return row.server, row.start_ns
+
+
+def _words(row: LogRow) -> str:
     """What a forward is, and how it ended unless it was done."""
-    _, _, what, first, end, *_, fate = row
-    name = {"target": f"pass {first} to {end}", "prefill": what}.get(what, f"draft {first}")
-    return name if fate == "done" else f"{name} ({fate})"
+    own = {"target": f"pass {row.first} to {row.end}", "prefill": row.what}
+    name = own.get(row.what, f"draft {row.first}")
+    return name if row.fate == "done" else f"{name} ({row.fate})"
 
 
 def _one_of(fleet: Fleet) -> str:

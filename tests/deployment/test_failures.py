@@ -209,9 +209,9 @@ def test_a_request_that_is_done_leaves_no_draft_behind(preemptible):
     workload = Workload(arrivals="trace", trace=((0, 0, 4), (13, 0, 4)))
     run = serve(deployment, workload, keep_settled=True, keep_log=True)
     assert run.settled_ns == [[10, 13, 13, 13], [23, 26, 26, 26]]
-    second = [row for row in run.more_drafters[0].log if row[1] == 1]
+    second = [row for row in run.more_drafters[0].log if row.request == 1]
     # The draft that request 0 was at, from 7 on, is cancelled at 13, or runs to 14 and is wasted.
-    assert second[0][6] == (13 if preemptible else 14)
+    assert second[0].start_ns == (13 if preemptible else 14)
 
 
 def test_without_retry_a_failing_further_drafter_loses_the_request():

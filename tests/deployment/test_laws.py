@@ -141,13 +141,13 @@ def test_no_server_is_over_capacity(deployment, workload):
         assert len(set(fleet.free)) == len(fleet.free)
         assert fleet.memory.peak <= (spec.kv_tokens or fleet.memory.peak)
         for _, rows in by_server(fleet):
-            for _, batch in itertools.groupby(rows, key=lambda r: r[6]):
-                requests = [row[1] for row in batch]
+            for _, batch in itertools.groupby(rows, key=lambda r: r.start_ns):
+                requests = [row.request for row in batch]
                 assert len(requests) == len(set(requests)) <= spec.max_batch
             ends = -1
-            for start, batch in itertools.groupby(rows, key=lambda r: r[6]):
+            for start, batch in itertools.groupby(rows, key=lambda r: r.start_ns):
                 assert start >= ends
-                ends = max([ends, *(row[7] for row in batch)])
+                ends = max([ends, *(row.end_ns for row in batch)])
 
 
 @given(deployments(), workloads())
@@ -199,14 +199,16 @@ def test_no_server_idles_while_a_forward_waits(deployment, workload):
     )
     run = serve(deployment, workload, keep_log=True)
     for fleet, faults in zip(run.fleets, faults_of(deployment), strict=True):
-        spans = {server: [(r[6], r[7]) for r in rows] for server, rows in by_server(fleet)}
+        spans = {
+            server: [(r.start_ns, r.end_ns) for r in rows] for server, rows in by_server(fleet)
+        }
         for server in range(fleet.count):
             spans.setdefault(server, []).extend(down_spans(faults.plan, server))
         for row in fleet.log:
-            start = row[6]
+            start = row.start_ns
             # What a failure has thrown back waits from then on.
-            thrown = [r[7] for r in fleet.log if r[8] == "failed" and r[1:6] == row[1:6]]
-            asked = max([row[5], *(ns for ns in thrown if ns <= start)])
+            thrown = [r.end_ns for r in fleet.log if r.fate == "failed" and r[1:6] == row[1:6]]
+            asked = max([row.asked_ns, *(ns for ns in thrown if ns <= start)])
             if start <= asked:
                 continue
             for server in range(fleet.count):
@@ -218,7 +220,7 @@ def test_no_server_idles_while_a_forward_waits(deployment, workload):
 def test_servers_are_busy_for_as_long_as_their_forwards_take(deployment, workload):
     run = serve(deployment, workload, keep_log=True)
     for fleet in run.fleets:
-        logged = sum(row[7] - row[6] for row in fleet.log if row[8] != "running")
+        logged = sum(row.end_ns - row.start_ns for row in fleet.log if row.fate != "running")
         assert sum(fleet.busy_ns) == logged
 
 
@@ -299,9 +301,10 @@ def faults_of(deployment):
 def by_server(fleet):
     """The forwards of each server in order, without those withdrawn when they had just begun."""
     rows = sorted(
-        (row for row in fleet.log if row[7] > row[6]), key=lambda row: (row[0], row[6], row[7])
+        (row for row in fleet.log if row.end_ns > row.start_ns),
+        key=lambda row: (row.server, row.start_ns, row.end_ns),
     )
-    return [(server, list(group)) for server, group in itertools.groupby(rows, lambda r: r[0])]
+    return [(server, list(group)) for server, group in itertools.groupby(rows, lambda r: r.server)]
 
 
 def down_spans(plan, server):
