@@ -18,6 +18,8 @@ _FILES = (
     "si",
     "dsi",
     "multidsi",
+    "pearl",
+    "pipespec",
 )
 # The one live list by name, in the order in which people read it. Never copy it at import time:
 # plugins add to it.

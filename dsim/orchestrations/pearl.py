@@ -1,0 +1,75 @@
+"""PEARL: parallel speculative decoding in lock step (Liu et al., arXiv 2408.11850, and its code).
+
+A step: the target makes one pass over the *pending* drafts while the drafter makes *fresh* ones
+behind them. Both end before the step does; nothing is cut short. There is no bonus token.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits
+from dsim.units import to_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Generator
+
+    from dsim.events.forward import Forward
+    from dsim.events.output import Output
+    from dsim.events.ports import ServerPort, Setup
+    from dsim.model.case import Case
+    from dsim.model.lookahead import Plan
+
+
+def pearl(
+    drafter: ServerPort, target: ServerPort, output: Output, plan: Plan
+) -> Generator[Forward]:
+    """Verify what is pending while up to ``plan.tokens`` fresh drafts are made, and again."""
+    tokens, verify = output.tokens, target.backend.verify
+    judged, ends = plan.judged, plan.ends
+    last = output.wanted - 1  # the one position that never needs a draft
+    while not output.finished:
+        settled = output.settled
+        forward = target.forward(settled)
+        for _ in range(min(plan.tokens, last - len(tokens))):
+            draft = drafter.forward(len(tokens))
+            yield draft
+            tokens.append(draft.token)
+            if ends is not None and ends(len(tokens) - 1):
+                break
+        yield forward
+        # The target's own token, behind what was pending, judges the first fresh draft.
+        drafts = tokens[settled : forward.end + 1]
+        accepted, token = verify(forward, settled, drafts)
+        if judged is not None and drafts:
+            judged(accepted, len(drafts))
+        if accepted == forward.end + 1 - settled:
+            output.settle_drafts(accepted)
+        else:
+            output.settle(accepted, token)
+
+
+def start(setup: Setup) -> None:
+    """Schedule a run."""
+    setup.env.process(pearl(setup.drafter(), setup.target(), setup.output, setup.plan))
+
+
+def why(case: Case, _: Collection[str]) -> str:
+    """Why it is the fastest."""
+    return (
+        f"each pass ({to_ms(case.target.latency_ns):g} ms) has the next drafts "
+        f"({to_ms(case.drafter.latency_ns):g} ms each) made beside it, so that drafting costs no "
+        "time until a draft is rejected"
+    )
+
+
+ORCHESTRATION = Orchestration(
+    name="pearl",
+    title="PEARL",
+    colour="#c2548a",
+    meaning="drafter and target in lock step: a block is drafted while the one before is verified",
+    start=start,
+    reads=LOOKAHEAD,
+    traits=Traits(overlaps=True),
+    why=why,
+)

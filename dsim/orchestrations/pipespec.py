@@ -1,0 +1,113 @@
+"""PipeSpec: drafter and target, each at its own pace (McDanel et al., arXiv 2505.01572, its code).
+
+Its forerunner is AMUSD (arXiv 2410.17375). The drafter never aborts a step. The target waits after
+every pass until the drafter's step has ended, and until ``lookahead`` tokens are there to verify.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from simpy.events import Event
+
+from dsim.events.environment import PASS
+from dsim.events.forward import Forward
+from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits
+from dsim.units import to_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Generator
+
+    from dsim.events.ports import Setup
+    from dsim.model.case import Case
+
+AFTER_PASSES = PASS + 1  # priority of what comes after all passes that end at an instant
+
+
+class PipeSpec:
+    """One run of PipeSpec with one drafter. Making it schedules it.
+
+    Args:
+        setup: the text and its servers.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        self.env = setup.env
+        self.output = setup.output
+        self.tokens = setup.output.tokens
+        self.plan = setup.plan
+        self.drafter = setup.drafter()
+        self.target = setup.target()
+        self.last = self.output.wanted - 1  # the one position that never needs a draft
+        self.step: Event | None = None  # the draft under way, or the turn after it
+        self.rejections = 0  # how many there were when that draft began
+        self._draft()
+        setup.env.process(self._verifying())
+
+    def _draft(self, _: Any = None) -> None:
+        """Begin the next draft, unless the text is drafted to its end."""
+        position = len(self.tokens)
+        self.step = None
+        if position < self.last and not self.output.finished:
+            self.rejections = len(self.output.rejections)
+            self.step = draft = self.drafter.forward(position)
+            draft.callbacks.append(self._drafted)
+
+    def _drafted(self, draft: Any) -> None:
+        """A draft whose position is settled by now, or that follows a rejected one, is dropped."""
+        same_text = len(self.output.rejections) == self.rejections
+        if same_text and draft.first == len(self.tokens):
+            self.tokens.append(draft.token)
+        # A pass that ends at this very instant comes first: its verdict is compared before the
+        # next draft begins.
+        self.step = turn = Event(self.env)
+        turn._ok, turn._value = True, None
+        turn.callbacks = [self._draft]
+        self.env.schedule(turn, AFTER_PASSES)  # type: ignore[arg-type]
+
+    def _verifying(self) -> Generator[Event]:
+        output, tokens, verify = self.output, self.tokens, self.target.backend.verify
+        judged = self.plan.judged
+        while not output.finished:
+            settled = output.settled
+            wanted = min(settled + self.plan.tokens - 1, self.last)
+            while self.step is not None and len(tokens) < wanted:
+                yield self.step
+            forward = self.target.forward(settled)
+            yield forward
+            drafts = tokens[settled : forward.end + 1]
+            accepted, token = verify(forward, settled, drafts)
+            if judged is not None and drafts:
+                judged(accepted, len(drafts))
+            if accepted == forward.end + 1 - settled:
+                output.settle_drafts(accepted)
+            else:
+                output.settle(accepted, token)
+            if output.finished:
+                break
+            if self.step is not None:
+                yield self.step  # the drafter compares its text with the target's only then
+            else:
+                self._draft()
+        if isinstance(self.step, Forward):
+            self.drafter.cancel(self.step)
+
+
+def why(case: Case, _: Collection[str]) -> str:
+    """Why it is the fastest."""
+    return (
+        f"it goes on drafting (a token every {to_ms(case.drafter.latency_ns):g} ms) while its one "
+        f"target verifies ({to_ms(case.target.latency_ns):g} ms a pass)"
+    )
+
+
+ORCHESTRATION = Orchestration(
+    name="pipespec",
+    title="PipeSpec",
+    colour="#8a6fb8",
+    meaning="drafter and one target at paces of their own; a pass takes all that is drafted",
+    start=PipeSpec,
+    reads=LOOKAHEAD,
+    traits=Traits(overlaps=True),
+    why=why,
+)
