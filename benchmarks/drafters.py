@@ -13,9 +13,10 @@ import itertools
 import random
 import sys
 
-from dsim.backends.simulated import Guessing
+from dsim.backends.simulated import Simulated
 from dsim.events.environment import Environment
 from dsim.events.output import Output
+from dsim.model.lookahead import Plan
 from dsim.orchestrations.start import start
 
 
@@ -26,17 +27,16 @@ def settled_ns(
     env = Environment()
     output = Output(env, len(rows[0]))
     guessing = [
-        Guessing(env, ns, row, number)
+        Simulated(env, ns, (), [0 if right else number for right in row])
         for number, (ns, row) in enumerate(zip(latencies, rows, strict=True), 1)
     ]
     start(
         "multidsi",
         env,
         output,
-        drafter_backend=guessing[0],
-        further_backends=guessing[1:],
-        target_backend=Guessing(env, target, ()),
-        lookahead=lookahead,
+        drafter_backends=guessing,
+        target_backend=Simulated(env, target),
+        plan=Plan(lookahead),
         targets=targets,
     )
     env.run(until=output.done)

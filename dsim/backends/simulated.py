@@ -21,8 +21,11 @@ class Simulated:
         env: the environment of the run.
         latency_ns: nanoseconds for every forward, or a function of (width, prefill) that gives
             them; the width is the number of tokens that the forward feeds to the model.
-        run_lengths: for each position, how many drafts from there on match the target before the
-            first that does not (see :func:`dsim.model.acceptance.run_lengths`).
+        run_lengths: for each position, how many drafts from there on are accepted before the first
+            rejection (see :class:`dsim.model.script.Script`). Without them, drafts are judged by
+            their tokens: 0 is the target's, any other a drafter's.
+        guesses: the token that this drafter guesses at each position; ``None``: drafts have no
+            token, and run lengths judge them.
         preemptible: whether a cancelled forward frees its server at once.
     """
 
@@ -30,18 +33,31 @@ class Simulated:
         self,
         env: simpy.Environment,
         latency_ns: int | Callable[[int, bool], int],
-        run_lengths: Sequence[int],
+        run_lengths: Sequence[int] = (),
+        guesses: Sequence[int] | None = None,
         *,
         preemptible: bool = True,
     ) -> None:
         self.env = env
         self.run_lengths = run_lengths
+        self.guesses = guesses
         self.preemptible = preemptible
         self._latency_ns = latency_ns
         self._cached: dict[int, tuple[int, int]] = {}  # server -> (tokens fed, rejections seen)
 
     def attach(self, servers: Servers) -> Callable[[Forward], None]:
         """See :class:`dsim.events.forward.Backend`."""
+        begin, guesses = self._beginner(servers), self.guesses
+        if guesses is None:
+            return begin
+
+        def begin_guess(forward: Forward) -> None:
+            forward.token = guesses[forward.first]
+            begin(forward)
+
+        return begin_guess
+
+    def _beginner(self, servers: Servers) -> Callable[[Forward], None]:
         env, priority, latency_ns = self.env, servers.priority, self._latency_ns
         if callable(latency_ns):
 
@@ -63,7 +79,7 @@ class Simulated:
     def width(self, forward: Forward) -> int:
         """Tokens to feed: the new ones, and what this server's cache has missed or lost.
 
-        The logits for position *i* come from feeding token *i - 1*, so that token is fed anew
+        The logits for position *i* come from feeding token *i - 1*, so that token is fed again
         even where it is cached.
         """
         rejections = forward.servers.output.rejections
@@ -77,64 +93,8 @@ class Simulated:
 
     def verify(self, _: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:
         """See :class:`dsim.events.forward.Backend`."""
-        run, count = self.run_lengths[first], len(drafts)
-        return (run if run < count else count), None
-
-
-class Guesses:
-    """Drafts of several drafters, told apart.
-
-    0 is the target's token, and what a drafter guesses wrong is its own number.
-
-    Attributes:
-        draws: for each position whether this drafter's guess, behind a right prefix, is right.
-        number: of the drafter, from 1 on; of the target 0.
-    """
-
-    draws: Sequence[bool]
-    number: int
-
-    def guess(self, position: int) -> int:
-        """The draft for *position*."""
-        return 0 if self.draws[position] else self.number
-
-    def verify(self, _: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:  # noqa: ARG002
-        """See :class:`dsim.events.forward.Backend`."""
-        right = next((i for i, token in enumerate(drafts) if token), len(drafts))
-        return right, 0
-
-
-class Guessing(Guesses, Simulated):
-    """Stands behind the servers of one model where several drafters guess.
-
-    Args:
-        env: the environment of the run.
-        latency_ns: see :class:`Simulated`.
-        draws, number: see :class:`Guesses`.
-        preemptible: see :class:`Simulated`.
-    """
-
-    def __init__(
-        self,
-        env: simpy.Environment,
-        latency_ns: int | Callable[[int, bool], int],
-        draws: Sequence[bool],
-        number: int = 0,
-        *,
-        preemptible: bool = True,
-    ) -> None:
-        super().__init__(env, latency_ns, (), preemptible=preemptible)
-        self.draws = draws
-        self.number = number
-
-    def attach(self, servers: Servers) -> Callable[[Forward], None]:
-        """See :class:`dsim.events.forward.Backend`."""
-        begin = super().attach(servers)
-        if not self.number:
-            return begin
-
-        def begin_guess(forward: Forward) -> None:
-            forward.token = self.guess(forward.first)
-            begin(forward)
-
-        return begin_guess
+        count = len(drafts)
+        if self.run_lengths:
+            run = self.run_lengths[first]
+            return (run if run < count else count), None
+        return next((i for i, token in enumerate(drafts) if token), count), 0

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.backends.live import Line, LiveEnvironment, Reply, exchange
 from dsim.backends.simulated import Simulated
-from dsim.engines.simulate import Run, plan_of
 from dsim.events.output import Output
-from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM, run_lengths
+from dsim.events.run import Run
+from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM
+from dsim.model.script import script_of
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.orchestrations.start import start
 from dsim.units import NS_PER_S
@@ -127,7 +128,7 @@ class Waiters:
         self.close()
 
 
-_IN_PEACE = object()
+_COMPLETED = object()
 
 
 def _wait_for_ever(box: Box) -> None:
@@ -136,7 +137,7 @@ def _wait_for_ever(box: Box) -> None:
         serial, end_ns = message
         start_ns = time.perf_counter_ns()
         message = wait_until(end_ns, box.requests)
-        if message is _IN_PEACE:
+        if message is _COMPLETED:
             box.reply(Reply(serial, start_ns, time.perf_counter_ns()))
             message = box.requests.get()
 
@@ -145,7 +146,7 @@ def wait_until(end_ns: int, requests: SimpleQueue[Any]) -> Any:
     """Wait until ``perf_counter_ns()`` is *end_ns*: by sleeping, but for the last bit.
 
     Returns:
-        The message that came meanwhile and ended the wait, or ``_IN_PEACE``.
+        The message that came meanwhile and ended the wait, or ``_COMPLETED``.
     """
     while (left_ns := end_ns - time.perf_counter_ns()) > 0:
         try:
@@ -155,7 +156,7 @@ def wait_until(end_ns: int, requests: SimpleQueue[Any]) -> Any:
         except Empty:
             if left_ns <= SLACK_NS:
                 time.sleep(0)
-    return _IN_PEACE
+    return _COMPLETED
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,9 +230,9 @@ def run_wallclock(
     *,
     keep_history: bool = False,
 ) -> WallclockRun:
-    """One run of *case* in real time; as :func:`dsim.engines.simulate.run_events`, but waiting.
+    """One run of *case* in real time; as ``run_events`` of the engines, but waiting.
 
-    When it returns, the waiters are idle again: waits that nobody wants any more are ended, or, if
+    When it returns, the waiters are idle again: waits that are no longer wanted are ended, or, if
     the case is not preemptible, have gone on to their ends.
 
     Raises:
@@ -246,7 +247,7 @@ def run_wallclock(
         raise ValueError(f"{targets} target servers, but {len(waiters.targets)} waiters")
     if draws is None:
         draws = case.acceptance.draws(case.seed, repeat + 1, case.tokens)[repeat]
-    lengths = run_lengths(draws)
+    script = script_of(case, draws, repeat)
     env = LiveEnvironment(waiters.lines)
     output = Output(env, case.tokens)
     oversleep_ns: list[int] = []
@@ -256,7 +257,7 @@ def run_wallclock(
             env,
             lines,
             latency,
-            lengths,
+            script.lengths,
             preemptible=case.preemptible,
             oversleep_ns=oversleep_ns,
         )
@@ -265,17 +266,16 @@ def run_wallclock(
         algorithm,
         env,
         output,
-        drafter_backend=backend(
-            [waiters.drafter], case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM)
-        ),
+        drafter_backends=[
+            backend([waiters.drafter], case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM))
+        ],
         target_backend=backend(
             waiters.targets, case.target.sampler(case.seed, repeat, TARGET_STREAM)
         ),
-        lookahead=case.lookahead,
         targets=targets,
         prefill=case.target.first_ns is not None,
         keep_history=keep_history,
-        plan=plan_of(case, repeat, draws),
+        plan=script.plan,
     )
     env.run(until=output.done)
     if case.preemptible:

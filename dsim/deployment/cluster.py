@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dsim.deployment.cost import GuessingBackend, RequestBackend
+from dsim.deployment.cost import RequestBackend
 from dsim.deployment.fleet import Fleet
 from dsim.deployment.host import Host
 from dsim.deployment.outages import further_role
-from dsim.deployment.shares import FleetShare, Guesser, SharedPool, SharedServer
+from dsim.deployment.shares import FleetShare, SharedPool, SharedServer
 from dsim.deployment.workload import NETWORK, request_key, uniforms
 from dsim.events.environment import DRAFT, PASS
 from dsim.events.output import Output
-from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM, Uniforms, run_lengths
-from dsim.model.lookahead import mean_rate
+from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM, Uniforms
+from dsim.model.script import script_of
 from dsim.orchestrations import ORCHESTRATIONS
 
 if TYPE_CHECKING:
@@ -56,7 +56,6 @@ class Cluster:
     Attributes:
         target: the target's fleet.
         drafters: the drafter's fleet, and those of further drafters.
-        by_speed: numbers of the drafters, the fastest first: it leads.
     """
 
     def __init__(
@@ -72,7 +71,6 @@ class Cluster:
         self.env = env
         self.deployment = d = deployment
         self.replication = replication
-        self.mean_rate = mean_rate(d.acceptance)
         hosts = [Host(env, d.slowdown) for _ in range(d.hosts)]
         dealt = itertools.cycle(hosts)
 
@@ -114,9 +112,6 @@ class Cluster:
         ]
         specs = [spec for _, spec, _ in pools]
         self.drafter_models = list(map(Model, self.drafters, [d.drafter, *more], specs, samples))
-        self.by_speed = sorted(
-            range(len(samples)), key=lambda i: self.drafter_models[i].latency.latency_ns
-        )
 
     def _network(self) -> Callable[[int], int] | None:
         """What draws the time of one message to or from a target server, by its number."""
@@ -166,25 +161,25 @@ class Request:
         self._prompt_tokens = prompt_tokens
         d = cluster.deployment
         draws = draws_of(d, cluster.replication, number, output.wanted, rate)
-        key = request_key(cluster.replication, number)
-        mean = rate if d.acceptance.model != "trace" else cluster.mean_rate
-        self.plan = d.policy.plan_of(d.lookahead, draws, mean, d.seed, key)
+        self._script = script = script_of(
+            d,
+            draws,
+            request_key(cluster.replication, number),
+            further=[pool.drafter for pool in d.more_pools],
+            rate=rate if d.acceptance.model != "trace" else None,
+        )
+        self.plan = script.plan
         self.prefill = d.target.first_ns is not None or d.targets.prefill_token_ns > 0
-        # Several drafters' drafts are told apart; of one drafter only what is accepted counts.
-        self._several = ORCHESTRATIONS[d.algorithm].traits.further_drafters
-        self._lengths = () if self._several else run_lengths(draws)
-        own = [draws]
-        for further, pool in enumerate(d.more_pools):
-            own.append(pool.drafter.draws(draws, cluster.mean_rate, d.seed, key, further))
         self._drafters = [
             self._share(
-                Guesser if self._several else SharedServer,
-                cluster.drafter_models[number],
+                SharedServer,
+                cluster.drafter_models[drafter],
                 Output(self.env, output.wanted) if place else output,
-                own[number].tolist(),
-                place + 1,
+                guesses,
             )
-            for place, number in enumerate(cluster.by_speed)
+            for place, (drafter, guesses) in enumerate(
+                zip(script.order, script.guesses, strict=True)
+            )
         ]
         self.shares: tuple[FleetShare, ...] = tuple(self._drafters)
         self.further_drafters = len(self._drafters) - 1
@@ -211,8 +206,7 @@ class Request:
         kind: type[FleetShare],
         model: Model,
         output: Output,
-        draws: Sequence[bool] = (),
-        number: int = 0,
+        guesses: Sequence[int] | None = None,
         **more: Any,
     ) -> FleetShare:
         d = self._cluster.deployment
@@ -220,16 +214,15 @@ class Request:
         token_ns = model.spec.prefill_token_ns
         if token_ns:
             prefill_ns = max(model.latency.latency_ns, round(token_ns * self._prompt_tokens))
-        costs: dict[str, Any] = {
-            "preemptible": d.preemptible,
-            "prefill_ns": prefill_ns,
-            "token_ns": token_ns,
-        }
-        first = (self.env, model.latency, model.sample)
-        backend = (
-            GuessingBackend(*first, draws, number, **costs)
-            if self._several
-            else RequestBackend(*first, self._lengths, **costs)
+        backend = RequestBackend(
+            self.env,
+            model.latency,
+            model.sample,
+            self._script.lengths,
+            guesses,
+            preemptible=d.preemptible,
+            prefill_ns=prefill_ns,
+            token_ns=token_ns,
         )
         return kind(
             model.fleet,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dsim.backends.simulated import Guesses, Simulated
+from dsim.backends.simulated import Simulated
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     import simpy
 
@@ -27,7 +26,7 @@ class RequestBackend(Simulated):
         latency: latency of the fleet's model.
         sample: sampler of that latency, shared by the requests: the *n*-th forward that begins
             gets the *n*-th sample.
-        run_lengths: see :class:`dsim.backends.simulated.Simulated`.
+        run_lengths, guesses: see :class:`dsim.backends.simulated.Simulated`.
         preemptible: whether a cancelled forward frees its server at once.
         prefill_ns: latency of a server's first forward for this request; ``None``: as *latency*
             says.
@@ -43,12 +42,13 @@ class RequestBackend(Simulated):
         latency: Latency,
         sample: int | Callable[[int, bool], int],
         run_lengths: Sequence[int],
+        guesses: Sequence[int] | None = None,
         *,
         preemptible: bool,
         prefill_ns: int | None = None,
         token_ns: float = 0.0,
     ) -> None:
-        super().__init__(env, sample, run_lengths, preemptible=preemptible)
+        super().__init__(env, sample, run_lengths, guesses, preemptible=preemptible)
         self.latency = latency
         self.prefill_ns = prefill_ns
         self.token_ns = token_ns
@@ -83,26 +83,3 @@ class RequestBackend(Simulated):
     def forget(self, server: int) -> None:
         """*server* has lost what it had cached of this request."""
         self._cached.pop(server, None)
-
-
-class GuessingBackend(Guesses, RequestBackend):
-    """The backend of one request on one fleet where several drafters guess.
-
-    Args:
-        env, latency, sample: see :class:`RequestBackend`.
-        draws, number: see :class:`dsim.backends.simulated.Guesses`.
-        more: what else :class:`RequestBackend` takes.
-    """
-
-    def __init__(
-        self,
-        env: simpy.Environment,
-        latency: Latency,
-        sample: int | Callable[[int, bool], int],
-        draws: Sequence[bool],
-        number: int,
-        **more: Any,
-    ) -> None:
-        super().__init__(env, latency, sample, (), **more)
-        self.draws = draws
-        self.number = number

@@ -10,7 +10,7 @@ import numpy as np
 from dsim.deployment.cluster import draws_of
 from dsim.deployment.workload import request_key
 from dsim.model.acceptance import run_lengths
-from dsim.model.lookahead import mean_rate
+from dsim.model.script import script_of
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.units import NS_PER_S
 
@@ -138,16 +138,14 @@ def _mean_work(d: Deployment, workload: Workload, outputs: NDArray[np.int64]) ->
     for number in np.linspace(0, workload.count - 1, some).round().astype(int).tolist():
         rate = float(rates[number])
         draws = draws_of(d, 0, number, int(outputs[number]), rate)
-        if d.acceptance.model == "trace":
-            rate = mean_rate(d.acceptance)
-        key = request_key(0, number)
-        plan = d.policy.plan_of(d.lookahead, draws, rate, d.seed, key)
-        own = [
-            pool.drafter.draws(draws, mean_rate(d.acceptance), d.seed, key, further)
-            for further, pool in enumerate(d.more_pools)
-        ]
-        draws = np.logical_or.reduce([draws, *own])
-        work = orchestration.work(run_lengths(draws), plan)
+        script = script_of(
+            d,
+            draws,
+            request_key(0, number),
+            further=[pool.drafter for pool in d.more_pools],
+            rate=rate if d.acceptance.model != "trace" else None,
+        )
+        work = orchestration.work(run_lengths(script.accepted), script.plan)
         widths += work.widths
         drafts += work.drafts
         exact = exact and work.exact

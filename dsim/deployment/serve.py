@@ -11,7 +11,7 @@ from dsim.deployment.cluster import Cluster, Request
 from dsim.deployment.outages import Outages
 from dsim.deployment.outcome import DONE, LOST, TURNED_AWAY, RunRecord, Tally
 from dsim.errors import EngineError
-from dsim.events.environment import PASS, Environment
+from dsim.events.environment import PASS, Environment, NothingLeftError
 from dsim.events.output import Output
 from dsim.orchestrations import ORCHESTRATIONS
 
@@ -120,9 +120,7 @@ class _Run:
         while self.over < workload.count:
             try:
                 env.run(until=self.finished)
-            except RuntimeError as error:
-                if "ran dry" not in str(error):
-                    raise
+            except NothingLeftError:
                 self._strand()
         return self._result()
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from dsim.deployment.calls import Entry
-    from dsim.deployment.cost import GuessingBackend, RequestBackend
+    from dsim.deployment.cost import RequestBackend
     from dsim.deployment.fleet import Fleet
     from dsim.events.forward import Forward
     from dsim.events.output import Output
@@ -38,6 +38,7 @@ class SharedServer(FleetShare):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._guesses = self.backend.guesses
         self._call = Call(self, -1)
         self._on_end: Callable[[Any], None] = self._ended
 
@@ -52,6 +53,8 @@ class SharedServer(FleetShare):
         fleet, ended = self.fleet, [self._on_end]
         call = self._call = Call(self, -1, first, len(self.tokens), ended)
         call.after = ended
+        if self._guesses is not None:
+            call.token = self._guesses[first]
         if self.closed:
             return call  # which never happens
         self.live = 1
@@ -204,15 +207,3 @@ class SharedPool(FleetShare):
         if self.entry is not None:
             self.fleet.queue.leave(self.entry)
             self.entry = None
-
-
-class Guesser(SharedServer):
-    """One of several drafters, whose drafts are told apart."""
-
-    backend: GuessingBackend
-
-    def forward(self, first: int, _ahead: int = 0, _block: Any = None) -> Call:
-        """See :class:`SharedServer`."""
-        call = super().forward(first)
-        call.token = self.backend.guess(first)
-        return call

@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from dsim.model.acceptance import Acceptance
-from dsim.model.latency import Latency
-from dsim.model.lookahead import FIXED, Policy
+from dsim.model.case import Decoding
 from dsim.orchestrations import DEFAULT, ORCHESTRATIONS
 
 if TYPE_CHECKING:
@@ -101,18 +99,12 @@ class Slo:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Deployment:
+class Deployment(Decoding):
     """What serves the requests. Every effect is off by default, which leaves the ideal model.
 
-    Attributes:
+    Attributes (beside those of :class:`dsim.model.case.Decoding`):
         algorithm: name of the orchestration.
-        lookahead: ``k``, drafts per block.
-        policy: whether and how the lookahead adapts.
         most_passes: ``S``, how many passes of one request may be under way at once (DSI).
-        target, drafter: latencies of the two models.
-        acceptance: which drafts are accepted.
-        seed: seed of all random draws.
-        preemptible: whether a cancelled forward frees its server at once.
         targets, drafters: the fleets of the two models.
         more_drafters: further drafters; only multi-drafter DSI makes use of them.
         network_ns: mean one-way delay between drafters and target servers.
@@ -131,14 +123,7 @@ class Deployment:
     """
 
     algorithm: str = DEFAULT
-    lookahead: int = 5
-    policy: Policy = FIXED
     most_passes: int = 7
-    target: Latency = dataclasses.field(default_factory=Latency)
-    drafter: Latency = dataclasses.field(default_factory=lambda: Latency(latency_ns=100_000))
-    acceptance: Acceptance = dataclasses.field(default_factory=Acceptance)
-    seed: int = 0
-    preemptible: bool = True
     targets: FleetSpec = FleetSpec(servers=7)
     drafters: FleetSpec = FleetSpec()
     more_drafters: tuple[MorePool, ...] = ()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsim.backends.simulated import Guessing, Simulated
+from dsim.backends.simulated import Simulated
 from dsim.engines import vector
 from dsim.events.environment import Environment
 from dsim.events.output import Output
-from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM, run_lengths
-from dsim.model.lookahead import mean_rate
+from dsim.events.run import COUNTS, Run, run_to_end
+from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM
+from dsim.model.script import script_of
 from dsim.orchestrations import orchestration_of
 from dsim.orchestrations.start import start
 
@@ -22,20 +23,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dsim.engines.vector import Bools, Ints
-    from dsim.events.servers import Servers
     from dsim.model.case import Case
-    from dsim.model.lookahead import Plan
 
 VECTOR_TAKES = "non-SI, SI and DSI with constant latencies, preemptible servers, fixed lookahead"
-COUNTS = ("target_passes", "wasted_passes", "drafts", "wasted_drafts", "peak_targets")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What the repeats of one case came to; each array has one element a repeat.
+    """The results of all repeats of one case; each array has one element a repeat.
 
     Attributes:
-        algorithm, engine: which ones ran.
+        algorithm, engine: names of the orchestration and the engine.
         latency_ns: int64, when the last token settled.
         target_passes, wasted_passes: int64, passes begun, and those of them that were cancelled.
         drafts, wasted_drafts: int64, drafts begun, and those whose token is not in the output.
@@ -52,36 +50,6 @@ class Outcome:
     wasted_drafts: Ints
     peak_targets: Ints
     settled_ns: Ints
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Run:
-    """One finished run of the event engine.
-
-    Attributes:
-        output: the text, and when its tokens settled.
-        target, drafter: the servers, with their counts and, if asked for, their history;
-        more_drafters: and those of further drafters.
-        events: how many events were scheduled.
-    """
-
-    output: Output
-    target: Servers
-    drafter: Servers
-    events: int
-    more_drafters: tuple[Servers, ...] = ()
-
-    @property
-    def counts(self) -> tuple[int, ...]:
-        """The values named in :data:`COUNTS`."""
-        drafts = sum(one.begun for one in (self.drafter, *self.more_drafters))
-        return (
-            self.target.begun,
-            self.target.cancelled,
-            drafts,
-            drafts - self.output.accepted,
-            self.target.peak_busy,
-        )
 
 
 def engine_for(case: Case, algorithms: Sequence[str] = ()) -> str:
@@ -102,12 +70,6 @@ def timing_of(case: Case) -> vector.Timing:
         drafter_first_ns=case.drafter.first_ns,
         target_first_ns=case.target.first_ns,
     )
-
-
-def plan_of(case: Case, repeat: int, draws: Bools) -> Plan:
-    """Where the lookahead of one run comes from."""
-    rate = mean_rate(case.acceptance)
-    return case.policy.plan_of(case.lookahead, draws, rate, case.seed, repeat)
 
 
 def simulate_case(case: Case, algorithm: str, engine: str = "auto") -> Outcome:
@@ -170,47 +132,36 @@ def run_events(
         case: the case.
         algorithm: a name in :data:`dsim.orchestrations.ORCHESTRATIONS`.
         repeat: which repeat.
-        draws: bool (tokens,), if they are at hand already.
+        draws: bool (tokens,), which drafts are accepted; by default they are drawn.
         keep_history: whether the servers keep their forwards, for a timeline.
     """
     if draws is None:
         draws = case.acceptance.draws(case.seed, repeat + 1, case.tokens)[repeat]
     env = Environment()
     output = Output(env, case.tokens)
-    target_ns = case.target.sampler(case.seed, repeat, TARGET_STREAM)
-    drafter_ns = case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM)
-    preemptible = case.preemptible
-    backend: Simulated
-    if not orchestration_of(algorithm).traits.further_drafters:
-        lengths: Sequence[int] = run_lengths(draws)
-        backend = Simulated(env, target_ns, lengths, preemptible=preemptible)
-        guessing = [Simulated(env, drafter_ns, lengths, preemptible=preemptible)]
-    else:
-        backend = Guessing(env, target_ns, (), preemptible=preemptible)
-        own = [(case.drafter.latency_ns, drafter_ns, draws)]
-        rate = mean_rate(case.acceptance)
-        for number, more in enumerate(case.more_drafters):
-            drawn = more.draws(draws, rate, case.seed, repeat, number)
-            own.append((more.latency.latency_ns, more.latency.sampler(0, 0, 0), drawn))
-        own.sort(key=lambda one: one[0])  # the fastest leads
-        guessing = [
-            Guessing(env, ns, one.tolist(), number, preemptible=preemptible)
-            for number, (_, ns, one) in enumerate(own, 1)
-        ]
+    further = case.more_drafters if orchestration_of(algorithm).traits.further_drafters else ()
+    script = script_of(case, draws, repeat, further)
+    samplers = [case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM)]
+    samplers += [more.latency.sampler(0, 0, 0) for more in further]  # constant: no draws
+
+    def backend(latency_ns: Any, guesses: Sequence[int] | None = None) -> Simulated:
+        return Simulated(env, latency_ns, script.lengths, guesses, preemptible=case.preemptible)
+
     drafters, target = start(
         algorithm,
         env,
         output,
-        drafter_backend=guessing[0],
-        further_backends=guessing[1:],
-        target_backend=backend,
-        lookahead=case.lookahead,
+        drafter_backends=[
+            backend(samplers[number], guesses)
+            for number, guesses in zip(script.order, script.guesses, strict=True)
+        ],
+        target_backend=backend(case.target.sampler(case.seed, repeat, TARGET_STREAM)),
+        plan=script.plan,
         targets=case.targets,
         prefill=case.target.first_ns is not None,
         keep_history=keep_history,
-        plan=plan_of(case, repeat, draws),
     )
-    env.run(until=output.done)
+    run_to_end(env, output, algorithm)
     return Run(
         output=output,
         target=target,

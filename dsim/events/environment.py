@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from heapq import heappop
-from typing import Any
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
 
 import simpy
-from simpy.core import EmptySchedule
 from simpy.events import Event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 # What happens first at one instant (spec, "Ties"): a branch that restarts, then finished drafts,
 # then finished passes; passes among themselves in the order in which they were dispatched.
 RESTART, DRAFT, PASS = 0, 1, 2
+
+
+class NothingLeftError(RuntimeError):
+    """No event is left, and what was waited for has not happened."""
+
+
+class StalledError(RuntimeError):
+    """Very many events, and no progress."""
 
 
 class Environment(simpy.Environment):
@@ -21,24 +33,40 @@ class Environment(simpy.Environment):
     ``step()`` for each event, and that call is a sixth of the time of a simulation of ours.
     """
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._progress: Callable[[], int] = int
+        self._patience = sys.maxsize
+
+    def watch(self, progress: Callable[[], int], patience: int) -> None:
+        """Give up when *progress* stays the same for *patience* events; see :meth:`run`."""
+        self._progress, self._patience = progress, patience
+
     def run(self, until: Any = None) -> Any:
         """Run to *until* (an event), or as SimPy does for any other kind of *until*.
 
         Raises:
-            RuntimeError: no event is left and *until* has not happened.
+            NothingLeftError: no event is left and *until* has not happened.
+            StalledError: the run makes no progress; see :meth:`watch`.
         """
         if not isinstance(until, Event):
             return super().run(until)
         queue = self._queue
         while until.callbacks is not None:
-            if not queue:
-                raise RuntimeError("the simulation ran dry before it was done") from EmptySchedule()
-            self._now, _, _, event = heappop(queue)
-            callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
-            for callback in callbacks:
-                callback(event)
-            if not event._ok and not hasattr(event, "_defused"):
-                raise event._value
+            before = self._progress()
+            for _ in repeat(None, self._patience):
+                if not queue:
+                    raise NothingLeftError("no events are left")
+                self._now, _, _, event = heappop(queue)
+                callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+                for callback in callbacks:
+                    callback(event)
+                if not event._ok and not hasattr(event, "_defused"):
+                    raise event._value
+                if until.callbacks is None:
+                    return until.value
+            if self._progress() == before:
+                raise StalledError(f"nothing was settled in {self._patience:,} events")
         return until.value
 
     @property

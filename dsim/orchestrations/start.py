@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from dsim.events.environment import DRAFT, PASS
 from dsim.events.output import Output
 from dsim.events.servers import Pool, Server, Servers
-from dsim.model.lookahead import Plan
 from dsim.orchestrations.registry import orchestration_of
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     import simpy
 
     from dsim.events.forward import Backend
+    from dsim.model.lookahead import Plan
 
 
 class PrivateSetup:
@@ -89,14 +89,12 @@ def start(
     env: simpy.Environment,
     output: Output,
     *,
-    drafter_backend: Backend,
+    drafter_backends: Sequence[Backend],
     target_backend: Backend,
-    lookahead: int,
+    plan: Plan,
     targets: int,
     prefill: bool = False,
     keep_history: bool = False,
-    plan: Plan | None = None,
-    further_backends: Sequence[Backend] = (),
 ) -> tuple[list[Server], Servers]:
     """Schedule a run of *algorithm* in *env*; ``output.done`` happens at its end.
 
@@ -104,24 +102,22 @@ def start(
         algorithm: a name in :data:`dsim.orchestrations.ORCHESTRATIONS`.
         env: the environment of the run.
         output: the text to generate.
-        drafter_backend: what answers the drafter's forwards.
-        target_backend: what answers the target's.
-        lookahead: ``k``, drafts per block.
-        targets: ``S``, target servers of DSI.
-        prefill: whether every target server of DSI has to read the prompt first.
+        drafter_backends: what answers the forwards of each drafter, the fastest first.
+        target_backend: what answers the target's forwards.
+        plan: where ``k``, drafts per block, comes from.
+        targets: ``S``, target servers, for orchestrations that make use of several.
+        prefill: whether every target server of a pool has to read the prompt first.
         keep_history: whether the servers keep their forwards, for a timeline.
-        plan: where ``k`` comes from, if it is not always *lookahead*.
-        further_backends: of further drafters, the fastest first.
 
     Returns:
-        The drafters and the target server or servers.
+        The drafters, and the target server or servers.
     """
     setup = PrivateSetup(
         env,
         output,
-        [drafter_backend, *further_backends],
+        drafter_backends,
         target_backend,
-        plan or Plan(lookahead),
+        plan,
         targets=targets,
         prefill=prefill,
         keep_history=keep_history,

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsim.engines import vector
-from dsim.engines.simulate import COUNTS, engine_for, run_events
+from dsim.engines.simulate import engine_for, run_events
+from dsim.events.run import COUNTS
 from dsim.model.statistics import half_width, summarise
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study.build import acceptance_of, case_of, latency_of, targets_of

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsim.backends.simulated import Guessing
+from dsim.backends.simulated import Simulated
 from dsim.backends.wallclock import Waiters, run_wallclock
 from dsim.engines.simulate import COUNTS, run_events, simulate_case
 from dsim.engines.vector import Timing
@@ -20,6 +20,7 @@ from dsim.events.trace import spans
 from dsim.model.acceptance import Uniforms
 from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
+from dsim.model.lookahead import Plan
 from dsim.orchestrations import ORCHESTRATIONS, Orchestration, register
 from dsim.orchestrations.start import start
 from dsim.study import checks
@@ -34,17 +35,16 @@ def run(latencies, target, accepts, *, k=1, servers=9, preemptible=True):
     env = Environment()
     output = Output(env, len(accepts[0]))
     guessing = [
-        Guessing(env, ns, row, number, preemptible=preemptible)
+        Simulated(env, ns, (), [0 if right else number for right in row], preemptible=preemptible)
         for number, (ns, row) in enumerate(zip(latencies, accepts, strict=True), 1)
     ]
     _, pool = start(
         "multidsi",
         env,
         output,
-        drafter_backend=guessing[0],
-        further_backends=guessing[1:],
-        target_backend=Guessing(env, target, (), preemptible=preemptible),
-        lookahead=k,
+        drafter_backends=guessing,
+        target_backend=Simulated(env, target, preemptible=preemptible),
+        plan=Plan(k),
         targets=servers,
         keep_history=True,
     )

@@ -17,6 +17,7 @@ from dsim.backends.torch import worker
 from dsim.backends.torch.verify import Answer, verify
 from dsim.errors import EngineError, Problem, UserError
 from dsim.events.output import Output
+from dsim.model.lookahead import Plan
 from dsim.orchestrations.start import start
 from dsim.study.settings import ALGORITHMS
 from dsim.system import available_cores, hold_interrupts
@@ -519,15 +520,17 @@ class Fleet:
             algorithm,
             env,
             output,
-            drafter_backend=Torch(
-                env,
-                self.targets[:1] if together else [self.drafter],
-                rule,
-                shared,
-                together=together,
-            ),
+            drafter_backends=[
+                Torch(
+                    env,
+                    self.targets[:1] if together else [self.drafter],
+                    rule,
+                    shared,
+                    together=together,
+                )
+            ],
             target_backend=Torch(env, self.targets, rule, shared, together=together),
-            lookahead=lookahead,
+            plan=Plan(lookahead),
             targets=len(self.targets) if targets is None else targets,
             prefill=not cached,
             keep_history=keep_history,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from dsim.engines.simulate import Run, run_events
+from dsim.engines.simulate import run_events
 from dsim.errors import Problem, UserError
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dsim.backends.torch.backend import Fleet, LiveRun, Span
     from dsim.backends.torch.verify import Rule
     from dsim.backends.wallclock import Waiters
+    from dsim.events.run import Run
     from dsim.tasks.validate.settings import Configuration
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dsim.backends.torch.backend import LiveRun
-    from dsim.engines.simulate import Run
+    from dsim.events.run import Run
     from dsim.tasks.validate.calibration import Calibration
     from dsim.tasks.validate.settings import Configuration
 
