@@ -8,11 +8,15 @@ from typing import Any
 
 import click
 
+from dsim.cli.options import Number, Whole, Word, plugin_option, seed_option
+
 
 @click.command()
-@click.option("--target", metavar="NAME", help="Of a pair whose numbers ship, like Vicuna-13B.")
-@click.option("--drafter", metavar="NAME", help="Likewise, like Vicuna-68M.")
-@click.option("--dataset", metavar="NAME", help="Where a pair has several, like Alpaca.")
+@click.option(
+    "--target", metavar="NAME", help="Target of a pair whose numbers ship, e.g. Vicuna-13B."
+)
+@click.option("--drafter", metavar="NAME", help="Drafter of that pair, e.g. Vicuna-68M.")
+@click.option("--dataset", metavar="NAME", help="Dataset, if the pair has several, e.g. Alpaca.")
 @click.option(
     "--pair",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -22,68 +26,94 @@ import click
 @click.option(
     "--target-latency",
     metavar="MS|FILE",
-    help="Of a pass; or what dsim measure latency --json printed.  [default: 30]",
+    help="Latency of one target pass, in ms; or the file that dsim measure latency --json printed."
+    "  [default: 30]",
 )
-@click.option("--drafter-latency", metavar="MS|FILE", help="Of a draft.  [default: 3]")
+@click.option(
+    "--drafter-latency",
+    metavar="MS|FILE",
+    help="Latency of one draft token, in ms; or such a file.  [default: 3]",
+)
 @click.option(
     "--acceptance",
     metavar="P|FILE",
-    help="Rate; or what dsim measure acceptance --json printed.  [default: 0.8]",
+    help="Acceptance rate; or the file that dsim measure acceptance --json printed."
+    "  [default: 0.8]",
 )
-@click.option("--gpus", type=click.IntRange(1, 4096), default=8, show_default=True)
+@click.option("--gpus", type=Whole(1, 4096), default=8, show_default=True, help="Number of GPUs.")
 @click.option(
     "--gpus-per-target",
-    type=click.IntRange(1),
+    type=Whole(1),
     default=1,
     show_default=True,
-    help="The least that hold a target; --target-latency is on these.",
+    help="Minimum number of GPUs (TP degree) for one copy of the target; --target-latency must be "
+    "measured at this degree.",
 )
 @click.option(
     "--tp-gain",
-    type=click.FloatRange(1, 2),
+    type=Number(1, 2),
     default=1.7,
     show_default=True,
     help="How many times as fast a pass is on twice as many GPUs (tensor parallelism).",
 )
 @click.option(
     "--drafters-per-gpu",
-    type=click.IntRange(1, 64),
+    type=Whole(1, 64),
     default=1,
     show_default=True,
-    help="Drafter servers that one GPU holds.",
+    help="Number of drafter servers that one GPU holds.",
 )
-@click.option("--rate", type=float, metavar="R", help="Requests / s.  [default: one at a time]")
-@click.option("--tokens", type=click.IntRange(1, 100_000), default=100, show_default=True)
+@click.option(
+    "--rate",
+    type=Number(),
+    metavar="R",
+    help="Requests per second.  [default: one request at a time]",
+)
+@click.option(
+    "--tokens",
+    type=Whole(1, 100_000),
+    default=100,
+    show_default=True,
+    help="Number of tokens that a request generates.",
+)
 @click.option(
     "--objective",
-    type=click.Choice(["latency", "throughput", "price", "slo"]),
+    type=Word(["latency", "throughput", "price", "slo"]),
     default="latency",
     show_default=True,
+    help="What to optimise.",
 )
-@click.option("--slo", type=float, metavar="MS", help="Time to the last token, for slo.")
+@click.option(
+    "--slo",
+    type=Number(),
+    metavar="MS",
+    help="End-to-end latency target, in ms, for --objective slo.",
+)
 @click.option(
     "--batch",
-    type=click.IntRange(1, 4096),
+    type=Whole(1, 4096),
     default=1,
     show_default=True,
-    help="Most forwards that a target server does as one, and",
+    help="Maximum batch size of a target server (sequences per pass).",
 )
 @click.option(
     "--batch-cost",
-    type=click.FloatRange(0),
+    type=Number(0),
     default=0.0,
+    show_default=True,
     metavar="MS",
-    help="what each but the first adds.",
+    help="Extra latency per additional sequence in the batch, in ms.",
 )
-@click.option("--price", type=click.FloatRange(0), default=0.0, help="What a GPU-hour costs.")
+@click.option("--price", type=Number(0), default=0.0, help="Price of a GPU-hour, in any currency.")
+@click.option("--watts", type=Number(0), metavar="W", help="GPU power under load, in watts.")
+@click.option("--idle-watts", type=Number(0), metavar="W", help="GPU power when idle, in watts.")
 @click.option(
-    "--watts", type=click.FloatRange(0), metavar="W", help="What a GPU draws while it computes."
+    "--preemptible/--no-preemptible",
+    default=False,
+    show_default=True,
+    help="Whether a cancelled pass frees its server at once (a GPU cannot do that).",
 )
-@click.option(
-    "--idle-watts", type=click.FloatRange(0), metavar="W", help="What it draws while it does not."
-)
-@click.option("--preemptible/--no-preemptible", default=False, show_default=True)
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@seed_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--out",
@@ -91,8 +121,9 @@ import click
     metavar="FILE.html",
     help="Write a page with the Pareto front.",
 )
+@plugin_option
 def advise(*, as_json: bool, out: Path | None, **options: Any) -> None:
-    """What should I run? The best algorithm, lookahead, servers and tensor parallelism.
+    """Recommend what to run: algorithm, lookahead, servers and tensor parallelism.
 
     Estimates every layout that the GPUs allow, simulates the best of them under the load, and says
     in one sentence what to run, or not to speculate.

@@ -11,6 +11,7 @@ import click
 from dsim import __version__
 from dsim.cli.advise import advise
 from dsim.cli.models import generate, measure, validate
+from dsim.cli.options import Word, message_of, plugin_option
 from dsim.cli.reproduce import reproduce
 from dsim.cli.simulate import simulate
 from dsim.cli.studies import load, plot, run, settings
@@ -36,8 +37,11 @@ class Group(click.Group):
         except click.Abort:
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)
-        except click.ClickException as error:
+        except click.exceptions.NoArgsIsHelpError as error:
             error.show()
+            sys.exit(USER_MISTAKE)
+        except click.ClickException as error:
+            click.echo(f"error: {message_of(error)}", err=True)
             sys.exit(USER_MISTAKE)
         except UserError as error:
             click.echo(f"error: {error}", err=True)
@@ -73,26 +77,16 @@ class Group(click.Group):
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="dsim")
-@click.option(
-    "--plugin",
-    "plugins",
-    metavar="MODULE",
-    multiple=True,
-    help="A module of yours that adds an orchestration; see docs/orchestrations.md.",
-)
-def main(plugins: tuple[str, ...]) -> None:
+@plugin_option
+def main() -> None:
     """Simulate speculative decoding: non-SI, SI and DSI under one clock.
 
-    Start with: dsim simulate. Then: dsim run studies/heatmap.toml
+    Start with: dsim simulate. Then: dsim run heatmap
     """
-    if plugins:
-        from dsim.orchestrations.plugins import load
-
-        load(list(plugins))
 
 
 @click.command()
-@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.argument("shell", type=Word(["bash", "zsh", "fish"]))
 def completion(shell: str) -> None:
     """Print the script that completes dsim's commands in your shell.
 

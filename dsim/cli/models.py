@@ -7,41 +7,59 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsim.cli.options import COMPILE_HELP, model_options
+from dsim.cli.options import (
+    COMPILE_HELP,
+    OrchestrationName,
+    Whole,
+    Word,
+    model_options,
+    plugin_option,
+)
 from dsim.errors import Problem, UserError
+from dsim.orchestrations import COMPARED, DEFAULT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-ALGORITHMS = ("nonsi", "si", "dsi")
 CLAIM_FAILED = 1
 
 
 @click.command()
 @click.argument("prompt")
-@click.option("--algorithm", type=click.Choice(ALGORITHMS), default="dsi", show_default=True)
-@click.option("--lookahead", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--tokens", type=click.IntRange(1), default=128, show_default=True)
-@click.option("--compare", is_flag=True, help="Run all three algorithms, and compare them.")
-@click.option("--chat", is_flag=True, help="The prompt is a user's turn of a conversation.")
-@click.option("--ignore-eos", is_flag=True, help="Go on after an end-of-text token.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object an algorithm.")
+@click.option(
+    "--algorithm",
+    type=OrchestrationName(live=True),
+    default=DEFAULT,
+    show_default=True,
+    help="Algorithm to run.",
+)
+@click.option(
+    "--lookahead", type=Whole(1), default=5, show_default=True, help="Draft tokens per pass."
+)
+@click.option(
+    "--tokens", type=Whole(1), default=128, show_default=True, help="Number of tokens to generate."
+)
+@click.option("--compare", is_flag=True, help="Run all algorithms and compare them.")
+@click.option("--chat", is_flag=True, help="Treat the prompt as a user's turn in a chat.")
+@click.option("--ignore-eos", is_flag=True, help="Continue after an end-of-text token.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per algorithm.")
 @click.option(
     "--timeline",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.html",
-    help="Draw who did what when.",
+    help="Draw a timeline: one lane per server.",
 )
 @model_options
+@plugin_option
 def generate(prompt: str, **options: Any) -> None:
-    """Generate text with real models, a process for each server.
+    """Generate text with real models, one process per server.
 
-    Without --target the pair of models that ships is used.
+    Without --target, uses the small pair of models that ships.
     """
     from dsim.tasks import generate as generation
 
     rule = generation.rule_from_options(options)
-    names = ALGORITHMS if options["compare"] else (options["algorithm"],)
+    names = COMPARED if options["compare"] else (options["algorithm"],)
     pair = generation.pair_from_options(options)
     ids = generation.encode(pair, prompt, chat=options["chat"])
     with generation.fleet_of(pair, options, names, len(ids) + options["tokens"]) as fleet:
@@ -67,28 +85,33 @@ def generate(prompt: str, **options: Any) -> None:
 
 @click.command()
 @click.argument("study", type=click.Path(path_type=Path), required=False, metavar="[STUDY.toml]")
-@click.option("--backend", type=click.Choice(["wallclock", "torch"]), help="What to measure.")
-@click.option("--tokens", type=int, help="N, tokens of each text.")
-@click.option("--prompts", type=int, help="Texts that are predicted and measured.")
-@click.option("--target", metavar="MODEL", help="As in dsim generate.")
-@click.option("--drafter", metavar="MODEL", help="As in dsim generate.")
-@click.option("--prompt-set", metavar="NAME|FILE", help="A set that ships, all, or a JSONL file.")
-@click.option("--share", is_flag=True, default=None, help="Workers may share cores and GPUs.")
+@click.option("--backend", type=Word(["wallclock", "torch"]), help="What to measure.")
+@click.option("--tokens", type=Whole(), help="Number of tokens of each text.")
+@click.option("--prompts", type=Whole(), help="Number of texts to predict and to measure.")
+@click.option("--target", metavar="MODEL", help="Target model, as in dsim generate.")
+@click.option("--drafter", metavar="MODEL", help="Drafter model, as in dsim generate.")
+@click.option(
+    "--prompt-set", metavar="NAME|FILE", help="A set that ships, or all, or a JSONL file."
+)
+@click.option(
+    "--share", is_flag=True, default=None, help="Let several workers share a core or a GPU."
+)
 @click.option("--compile", is_flag=True, default=None, help=COMPILE_HELP)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option(
     "--report",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.html",
-    help="Write the chart of predicted against measured, and timelines of both.",
+    help="Write a page with a chart of predicted against measured, and timelines of both.",
 )
-@click.option("--quiet", is_flag=True, help="Say nothing of the progress.")
+@click.option("--quiet", is_flag=True, help="Print no progress.")
+@plugin_option
 def validate(
     study: Path | None, as_json: bool, report: Path | None, quiet: bool, **options: Any
 ) -> None:
     """Predict wall times by simulation, measure them, and compare.
 
-    Leaves with 1 when a claim fails. STUDY is a file like studies/validate.toml.
+    Exits with status 1 if a claim fails. STUDY is a file like studies/validate.toml.
     """
     from dsim.tasks.validate import page, run, settings
 
@@ -129,7 +152,10 @@ def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="Folder for the profiles of a study's pairs.",
         ),
         click.option(
-            "--pair", "pairs", multiple=True, help="Pairs of the study, or all.  [as it says]"
+            "--pair",
+            "pairs",
+            multiple=True,
+            help='Pairs to measure, or "all".  [default: those in the study\'s `run` list]',
         ),
         click.argument("study", type=click.Path(path_type=Path), required=False),
     ):
@@ -147,7 +173,7 @@ def refuse_ignored(study: Path | None) -> None:
     """See that no option was given that would be ignored with *study*, or without one.
 
     Raises:
-        click.UsageError: one was.
+        UserError: one was.
     """
     context = click.get_current_context()
     for parameter in context.command.params:
@@ -155,10 +181,10 @@ def refuse_ignored(study: Path | None) -> None:
         if context.get_parameter_source(name) is not click.core.ParameterSource.COMMANDLINE:
             continue
         if study is None and name in ONLY_WITH_STUDY:
-            raise click.UsageError(f"{parameter.opts[0]} needs a STUDY", context)
+            raise UserError(f"{parameter.opts[0]} needs a STUDY")
         if study is not None and name not in WITH_STUDY:
             what = f"{parameter.opts[0]} has no meaning with a STUDY, which says what to measure"
-            raise click.UsageError(what, context)
+            raise UserError(what)
 
 
 def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[str, Any]) -> None:
@@ -195,16 +221,49 @@ def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[st
 
 
 @measure.command()
-@click.option("--model", metavar="MODEL", help="What to measure.  [the target that ships]")
-@click.option("--widths", default="1,2,3,4,6,8,16", show_default=True, callback=numbers)
-@click.option("--contexts", default="32,128", show_default=True, callback=numbers)
-@click.option("--repeats", type=click.IntRange(1), default=20, show_default=True)
-@click.option("--tokens", type=click.IntRange(2), default=32, show_default=True)
-@click.option("--prompts", type=click.IntRange(1), default=5, show_default=True)
-@click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|all|FILE")
-@click.option("--co-running", type=click.IntRange(0), default=0, help="Beside so many others.")
-@click.option("--as", "role", type=click.Choice(["target", "drafter"]), default="target")
-@click.option("--toml", is_flag=True, help="Print settings of a study.")
+@click.option("--model", metavar="MODEL", help="Model to measure.  [the target that ships]")
+@click.option(
+    "--widths",
+    default="1,2,3,4,6,8,16",
+    show_default=True,
+    callback=numbers,
+    metavar="N,N…",
+    help="Numbers of tokens in a forward.",
+)
+@click.option(
+    "--contexts",
+    default="32,128",
+    show_default=True,
+    callback=numbers,
+    metavar="N,N…",
+    help="Numbers of tokens before them.",
+)
+@click.option(
+    "--repeats", type=Whole(1), default=20, show_default=True, help="Forwards per measurement."
+)
+@click.option(
+    "--tokens", type=Whole(2), default=32, show_default=True, help="Number of tokens per prompt."
+)
+@click.option(
+    "--prompts", type=Whole(1), default=5, show_default=True, help="Use only the first N prompts."
+)
+@click.option(
+    "--prompt-set",
+    default="stories",
+    show_default=True,
+    metavar="NAME|all|FILE",
+    help="A set of prompts that ships, or all, or a JSONL file.",
+)
+@click.option("--co-running", type=Whole(0), default=0, help="Measure while N other workers run.")
+@click.option(
+    "--as",
+    "role",
+    type=Word(["target", "drafter"]),
+    default="target",
+    show_default=True,
+    help="Which model's settings --toml prints.",
+)
+@click.option("--toml", is_flag=True, help="Print the result as settings of a study.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @measure_options
 @model_options
@@ -256,15 +315,23 @@ def latency(
 
 
 @measure.command()
-@click.option("--tokens", type=click.IntRange(2), default=64, show_default=True)
-@click.option("--prompts", type=click.IntRange(2), help="Only the first so many.")
-@click.option("--prompt-set", default="stories", show_default=True, metavar="NAME|all|FILE")
-@click.option("--chat", is_flag=True, help="Each prompt is a user's turn of a conversation.")
+@click.option(
+    "--tokens", type=Whole(2), default=64, show_default=True, help="Number of tokens per prompt."
+)
+@click.option("--prompts", type=Whole(2), help="Use only the first N prompts.")
+@click.option(
+    "--prompt-set",
+    default="stories",
+    show_default=True,
+    metavar="NAME|all|FILE",
+    help="A set of prompts that ships, or all, or a JSONL file.",
+)
+@click.option("--chat", is_flag=True, help="Treat each prompt as a user's turn in a chat.")
 @click.option(
     "--trace",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Write the draws, for acceptance.trace_file.",
+    help="Write the draws to a file that acceptance.trace_file reads.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @measure_options

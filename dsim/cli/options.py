@@ -2,53 +2,192 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from dsim.errors import UserError
 from dsim.orchestrations import ORCHESTRATIONS
+from dsim.words import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from dsim.study.executors import Executor
 
+# Options that people look for under the names that other tools give them: what each one is here.
+FIELD_WORDS = {
+    "--gamma": ("lookahead", "--lookahead"),
+    "--num-speculative-tokens": ("lookahead", "--lookahead"),
+    "--speculative-tokens": ("lookahead", "--lookahead"),
+    "--draft-length": ("lookahead", "--lookahead"),
+    "--num-draft-tokens": ("lookahead", "--lookahead"),
+    "--alpha": ("acceptance rate", "--acceptance"),
+    "--acceptance-rate": ("acceptance rate", "--acceptance"),
+    "--max-tokens": ("number of tokens", "--tokens"),
+    "--max-new-tokens": ("number of tokens", "--tokens"),
+    "--replicas": ("number of target servers", "--targets"),
+    "--batch-size": ("largest batch", "--batch"),
+    "--tensor-parallel-size": ("number of GPUs of one target server", "--gpus-per-target"),
+    "--request-rate": ("request rate", "--rate"),
+    "--qps": ("request rate", "--rate"),
+}
+
+
+def _expected(what: str, numbers: Any, value: Any) -> str:
+    """What a number in the range *numbers* should be, and the *value* that was given instead."""
+    low, high = numbers.min, numbers.max
+    if low is not None and high is not None:
+        what += f" from {low:,g} to {high:,g}"
+    elif low is not None:
+        what += f" {'above' if numbers.min_open else 'at least'} {low:,g}"
+    return f"expected {what}, got {value}"
+
+
+class Whole(click.IntRange):
+    """A whole number."""
+
+    name = "n"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number that *value* says."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(_expected("a whole number", self, value), param, ctx)
+
+
+class Number(click.FloatRange):
+    """A finite number."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number that *value* says."""
+        try:
+            number = super().convert(value, param, ctx)
+        except click.BadParameter:
+            number = math.nan
+        if not math.isfinite(number):
+            self.fail(_expected("a number", self, value), param, ctx)
+        return number
+
+
+class Word(click.Choice):  # type: ignore[type-arg]  # of click 8.5 on
+    """One of a few words."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check that *value* is one of them."""
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            names = [str(choice) for choice in self.choices]
+            hint = nearest(str(value), names)
+            self.fail(f"expected one of {', '.join(names)}, got {value}{hint}", param, ctx)
+
 
 class OrchestrationName(click.ParamType):  # type: ignore[type-arg]  # of click 8.5 on
-    """The name of an orchestration, those of plugins as well."""
+    """The name of an orchestration, those of plugins included.
+
+    Args:
+        live: take only those that run on real models.
+    """
 
     name = "name"
 
-    def convert(self, value: str, param: Any, ctx: Any) -> str:
-        """Check that it is known."""
-        if value not in ORCHESTRATIONS:
-            from dsim.words import nearest
+    def __init__(self, *, live: bool = False) -> None:
+        self.live = live
 
-            names = list(ORCHESTRATIONS)
+    def names(self) -> list[str]:
+        """The names that are valid now."""
+        return [name for name, o in ORCHESTRATIONS.items() if o.traits.live or not self.live]
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:  # noqa: ARG002
+        """How the help shows the value."""
+        return f"[{'|'.join(self.names())}]"
+
+    def convert(self, value: str, param: Any, ctx: Any) -> str:
+        """Check that *value* is one of the names."""
+        names = self.names()
+        if value not in names:
             hint = nearest(value, names)
-            self.fail(f"{value!r} is not one of {', '.join(names)}{hint}", param, ctx)
+            self.fail(f"expected one of {', '.join(names)}, got {value}{hint}", param, ctx)
         return value
+
+
+def message_of(error: click.ClickException) -> str:
+    """What a wrong command line got wrong, in the words and the order of :class:`Problem`."""
+    if isinstance(error, click.NoSuchOption):
+        return f"No such option '{error.option_name}'{_instead_of(error)}"
+    message = error.format_message().rstrip(".")
+    if isinstance(error, click.MissingParameter):
+        return message[:1].lower() + message[1:]
+    if isinstance(error, click.BadParameter) and error.param is not None:
+        names = [*error.param.opts, *error.param.secondary_opts]
+        name = max(names, key=len) if isinstance(error.param, click.Option) else error.param.metavar
+        return f"{name or error.param.name}: {error.message.rstrip('.')}"
+    return message if message.startswith("No such") else message[:1].lower() + message[1:]
+
+
+def _instead_of(error: click.NoSuchOption) -> str:
+    """The option that was meant, as far as one can tell."""
+    known: list[str] = []
+    for param in error.ctx.command.params if error.ctx else ():
+        known += [*param.opts, *param.secondary_opts]
+    noun, option = FIELD_WORDS.get(error.option_name, ("", ""))
+    if option in known:
+        return f"; the {noun} is {option}"
+    return nearest(error.option_name, [name for name in known if name.startswith("--")])
+
+
+def load_plugins(_: click.Context, __: click.Parameter, names: Sequence[str]) -> None:
+    """Import the modules that ``--plugin`` names, before other options are read."""
+    if names:
+        from dsim.orchestrations.plugins import load
+
+        load(list(names))
+
+
+plugin_option = click.option(
+    "--plugin",
+    metavar="MODULE|FILE.py",
+    multiple=True,
+    is_eager=True,
+    expose_value=False,
+    callback=load_plugins,
+    help="Load a module that adds an orchestration; repeatable.",
+)
+
+
+def set_option(of: str = "") -> Callable[..., Any]:
+    """``--set``, which overrides settings.
+
+    Args:
+        of: how to list the settings, after ``dsim settings``.
+    """
+    return click.option(
+        "--set",
+        "overrides",
+        metavar="KEY=VALUE",
+        multiple=True,
+        help=f"Override any setting; repeatable. See dsim settings{of}. Values as in TOML.",
+    )
 
 
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of the commands that read a study."""
     for option in (
-        click.option(
-            "--set",
-            "overrides",
-            metavar="KEY=VALUE",
-            multiple=True,
-            help="Set any setting, several times; see dsim settings. Values as in TOML.",
-        ),
+        set_option(),
         click.option(
             "--engine",
-            type=click.Choice(["auto", "vector", "events"]),
-            help="Which engine simulates.  [default: auto]",
+            type=Word(["auto", "vector", "events"]),
+            help="Engine that simulates.  [default: auto]",
         ),
         click.option(
             "--backend",
-            type=click.Choice(["simulated", "wallclock"]),
-            help="wallclock: real waits instead, one case at a time.  [default: simulated]",
+            type=Word(["simulated", "wallclock"]),
+            help="wallclock: wait in real time instead, one case at a time.  [default: simulated]",
         ),
     ):
         command = option(command)
@@ -61,53 +200,71 @@ def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--ray-address",
             metavar="ADDRESS",
-            help="With --executor ray: of a cluster that is there.  [one is started here]",
+            help="Address of a running Ray cluster (with --executor ray).  "
+            "[default: start a local one]",
         ),
         click.option(
             "--executor",
-            type=click.Choice(["processes", "ray"]),
+            type=Word(["processes", "ray"]),
             default="processes",
-            help="What runs cases: processes of this machine, or Ray.  [default: processes]",
+            show_default=True,
+            help="What runs the cases: processes of this machine, or Ray.",
         ),
-        click.option("--jobs", type=click.IntRange(1), help="Worker processes.  [all cores]"),
+        click.option("--jobs", type=Whole(1), help="Number of worker processes.  [all cores]"),
     ):
         command = option(command)
     return command
 
 
 def executor_of(name: str, jobs: int | None, ray_address: str | None) -> Executor:
-    """What runs the cases, by the options.
+    """The executor that the options ask for.
+
+    Args:
+        name: ``processes`` or ``ray``.
+        jobs: number of worker processes; by default one for each core.
+        ray_address: address of a Ray cluster that runs already.
 
     Raises:
-        UserError: it is not installed.
+        UserError: the executor is not installed.
     """
     from dsim.study.executors import Executor
     from dsim.system import available_cores
 
     if ray_address is not None and name != "ray":
-        raise click.UsageError("--ray-address goes with --executor ray")
+        raise UserError("--ray-address goes with --executor ray")
     if ray_address is not None and jobs is not None:
-        raise click.UsageError("--jobs is about this machine; a Ray cluster knows its own size")
+        raise UserError("--jobs is about this machine; a Ray cluster knows its own size")
     executor = Executor(name=name, jobs=jobs or len(available_cores()), ray_address=ray_address)
     executor.check()
     return executor
 
 
-COMPILE_HELP = "Compile the models (CUDA graphs on a GPU). Starts slowly."
+COMPILE_HELP = "Compile the models (CUDA graphs on a GPU); the start takes longer."
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of the commands that run real models."""
     for option in reversed(
         (
-            click.option("--target", metavar="MODEL", help="Folder, .gguf file or hub id."),
+            click.option(
+                "--target",
+                metavar="MODEL",
+                help="Target model: a folder, a .gguf file or a hub id.  [a small one that ships]",
+            ),
             click.option(
                 "--drafter",
                 metavar="MODEL",
-                help="Likewise; or ngram; or skip:1,3 or skip:auto=2, the target without layers.",
+                help="Drafter model: a folder, a .gguf file or a hub id; or ngram; or skip:1,3 or "
+                "skip:auto=2, the target without some layers.",
             ),
-            click.option("--dtype", default="float32", show_default=True, metavar="TYPE"),
-            click.option("--revision", help="Of a target on the hub."),
+            click.option(
+                "--dtype",
+                default="float32",
+                show_default=True,
+                metavar="TYPE",
+                help="Number format of the weights.",
+            ),
+            click.option("--revision", help="Revision of a target on the hub."),
             click.option(
                 "--trust-remote-code", is_flag=True, help="Run code that comes with a model."
             ),
@@ -116,33 +273,76 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 default="cpu",
                 show_default=True,
                 metavar="D1,D2…",
-                help="The drafter's, then the targets': cpu, cuda:0, mps.",
+                help="Device of the drafter, then those of the targets: cpu, cuda:0, mps.",
             ),
-            click.option("--targets", type=click.IntRange(1), help="Target servers.  [all cores]"),
-            click.option("--threads", type=click.IntRange(1), default=1, show_default=True),
-            click.option("--share", is_flag=True, help="Workers may share cores and GPUs."),
+            click.option("--targets", type=Whole(1), help="Number of target servers.  [all cores]"),
+            click.option(
+                "--threads",
+                type=Whole(1),
+                default=1,
+                show_default=True,
+                help="Threads of each worker on a CPU.",
+            ),
+            click.option(
+                "--share", is_flag=True, help="Let several workers share a core or a GPU."
+            ),
             click.option(
                 "--watchdog",
-                type=click.FloatRange(0, min_open=True),
+                type=Number(0, min_open=True),
                 default=120.0,
                 show_default=True,
                 metavar="S",
-                help="Give up when one forward takes longer.",
+                help="Give up when one forward takes longer than this many seconds.",
             ),
             click.option("--compile", is_flag=True, help=COMPILE_HELP),
-            click.option("--temperature", type=float, default=0.0, show_default=True),
-            click.option("--top-k", type=int, default=0, help="0: all tokens.", show_default=True),
-            click.option("--top-p", type=float, default=1.0, show_default=True),
-            click.option("--seed", type=click.IntRange(0), default=0, show_default=True),
+            click.option(
+                "--temperature",
+                type=Number(),
+                default=0.0,
+                show_default=True,
+                help="Sampling temperature; 0 is greedy.",
+            ),
+            click.option(
+                "--top-k",
+                type=Whole(),
+                default=0,
+                show_default=True,
+                help="Sample from this many most likely tokens; 0: from all.",
+            ),
+            click.option(
+                "--top-p",
+                type=Number(),
+                default=1.0,
+                show_default=True,
+                help="Sample from the most likely tokens that have this probability together.",
+            ),
+            seed_option,
             click.option(
                 "--rule",
                 default="match",
                 show_default=True,
                 help="How drafts are judged: match, rejection, lenient, top-n.",
             ),
-            click.option("--leniency", type=float, default=0.5, help="Of --rule lenient."),
-            click.option("--top-n", type=int, default=3, help="Of --rule top-n."),
+            click.option(
+                "--leniency",
+                type=Number(),
+                default=0.5,
+                show_default=True,
+                help="Leniency of --rule lenient.",
+            ),
+            click.option(
+                "--top-n",
+                type=Whole(),
+                default=3,
+                show_default=True,
+                help="Number of tokens that --rule top-n accepts.",
+            ),
         )
     ):
         command = option(command)
     return command
+
+
+seed_option = click.option(
+    "--seed", type=Whole(0), default=0, show_default=True, help="Seed of the random draws."
+)

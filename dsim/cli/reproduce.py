@@ -6,14 +6,18 @@ from pathlib import Path
 
 import click
 
+from dsim.cli.options import Whole
+
 
 @click.command()
-@click.option("--fast", is_flag=True, help="No real waits, no real models: under a minute.")
+@click.option(
+    "--fast", is_flag=True, help="Leave out real waits and real models; takes under a minute."
+)
 @click.option(
     "--waits",
-    type=click.IntRange(0),
+    type=Whole(0),
     metavar="N",
-    help="Runs of Table 1 in real time, over a minute each.  [default: 3; 0 with --fast]",
+    help="Number of runs of Table 1 in real time, over a minute each.  [default: 3; 0 with --fast]",
 )
 @click.option(
     "--out",
@@ -26,7 +30,7 @@ import click
     "--markdown",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.md",
-    help="Write what is the same on every machine, like docs/reproduction.md.",
+    help="Write a page of what is the same on every machine, like docs/reproduction.md.",
 )
 @click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
@@ -36,8 +40,8 @@ def reproduce(
     """Reproduce the four experiments of the paper, claim by claim.
 
     Counts forward passes (Figure 1), times Table 1 in simulated and in real time, measures
-    acceptance rate and latency of the models at hand, and says of each claim what was published,
-    what dsim finds, and why they differ.
+    acceptance rate and latency of the available models. For each claim it prints what was
+    published, what dsim finds, and why they differ.
     """
     from dsim.files import write_whole
     from dsim.tasks.reproduce import page

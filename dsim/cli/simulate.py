@@ -3,13 +3,56 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
-from dsim.cli.options import OrchestrationName
+from dsim.cli.options import (
+    Number,
+    OrchestrationName,
+    Whole,
+    Word,
+    plugin_option,
+    seed_option,
+    set_option,
+)
+from dsim.errors import Problem, UserError
 from dsim.model import POLICIES
-from dsim.orchestrations import ORCHESTRATIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+# Which option stands for which setting.
+OPTIONS = {
+    "tokens": "tokens",
+    "lookahead": "lookahead",
+    "lookahead_policy": "lookahead_policy",
+    "targets": "targets",
+    "target_latency": "target.latency_ms",
+    "drafter_latency": "drafter.latency_ms",
+    "target_first_latency": "target.first_latency_ms",
+    "drafter_first_latency": "drafter.first_latency_ms",
+    "acceptance": "acceptance.rate",
+    "accepts": "acceptance.trace",
+    "repeats": "repeats",
+    "seed": "seed",
+    "preemptible": "preemptible",
+    "engine": "engine",
+}
+
+
+def by_option(error: UserError) -> UserError:
+    """*error* with each setting called by the option that stands for it."""
+    names = {key: f"--{option.replace('_', '-')}" for option, key in OPTIONS.items()}
+    problems: list[Problem | str] = []
+    for problem in error.problems:
+        if isinstance(problem, str) or problem.source != "settings":
+            problems.append(problem)
+        elif problem.key in names:
+            problems.append(Problem(names[problem.key], "", problem.what))
+        else:
+            problems.append(problem._replace(source="--set"))
+    return UserError(*problems)
 
 
 @click.command()
@@ -17,20 +60,24 @@ from dsim.orchestrations import ORCHESTRATIONS
     "--algorithm",
     "algorithms",
     type=OrchestrationName(),
-    metavar=f"[{'|'.join(ORCHESTRATIONS)}]",
     multiple=True,
-    help="What to simulate; repeatable.  [default: nonsi, si, dsi]",
+    help="Algorithm to simulate; repeatable.  [default: nonsi, si, dsi]",
 )
 @click.option(
     "--tokens",
-    type=click.IntRange(1),
-    default=None,
-    help="N, tokens to generate.  [default: 100; the length of --accepts]",
+    type=Whole(1),
+    help="N, the number of tokens to generate.  [default: 100; the length of --accepts]",
 )
-@click.option("--lookahead", type=click.IntRange(1), default=5, show_default=True)
+@click.option(
+    "--lookahead",
+    type=Whole(1),
+    default=5,
+    show_default=True,
+    help="Draft tokens per target pass (the field's num_speculative_tokens).",
+)
 @click.option(
     "--lookahead-policy",
-    type=click.Choice(POLICIES),
+    type=Word(POLICIES),
     default="fixed",
     show_default=True,
     help="Whether and how the lookahead adapts.",
@@ -40,61 +87,109 @@ from dsim.orchestrations import ORCHESTRATIONS
     default="7",
     show_default=True,
     metavar="S",
-    help="Target servers of DSI: a number, or enough.",
+    help="Number of target servers of DSI, or enough.",
 )
-@click.option("--target-latency", type=float, default=30.0, show_default=True, metavar="MS")
-@click.option("--drafter-latency", type=float, default=3.0, show_default=True, metavar="MS")
-@click.option("--target-first-latency", type=float, metavar="MS", help="Prefill of the target.")
-@click.option("--drafter-first-latency", type=float, metavar="MS", help="Prefill of the drafter.")
-@click.option("--acceptance", type=float, default=None, metavar="P", help="[default: 0.8]")
+@click.option(
+    "--target-latency",
+    type=Number(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="MS",
+    help="Latency of one target pass, in ms.",
+)
+@click.option(
+    "--drafter-latency",
+    type=Number(0, min_open=True),
+    default=3.0,
+    show_default=True,
+    metavar="MS",
+    help="Latency of one draft token, in ms.",
+)
+@click.option(
+    "--target-first-latency",
+    type=Number(0, min_open=True),
+    metavar="MS",
+    help="Latency of the target's first pass (prefill), in ms.",
+)
+@click.option(
+    "--drafter-first-latency",
+    type=Number(0, min_open=True),
+    metavar="MS",
+    help="Latency of the drafter's first forward (prefill), in ms.",
+)
+@click.option(
+    "--acceptance",
+    type=Number(0, 1),
+    metavar="P",
+    help="Probability that the target accepts a draft token.  [default: 0.8]",
+)
 @click.option(
     "--accepts",
     metavar="110101…",
-    help="Draws by position instead: 1 accepted, 0 rejected; at least N of them.",
+    help="Use these draws instead, by position: 1 accepted, 0 rejected; at least N of them.",
 )
 @click.option(
-    "--repeats", type=click.IntRange(1), default=None, help="[default: 20; 1 w. --accepts]"
+    "--repeats",
+    type=Whole(1),
+    help="Number of runs with random draws of their own.  [default: 20; 1 with --accepts]",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@click.option("--preemptible/--no-preemptible", default=True, show_default=True)
+@seed_option
+@click.option(
+    "--preemptible/--no-preemptible",
+    default=True,
+    show_default=True,
+    help="Whether a cancelled pass frees its server at once (a GPU cannot do that).",
+)
 @click.option(
     "--engine",
-    type=click.Choice(["auto", "vector", "events"]),
+    type=Word(["auto", "vector", "events"]),
     default="auto",
     show_default=True,
+    help="Engine that simulates.",
 )
-@click.option("--set", "overrides", metavar="KEY=VALUE", multiple=True, help="As in dsim run.")
+@set_option()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--settled", is_flag=True, help="With --json: when every token settled.")
+@click.option("--settled", is_flag=True, help="With --json: print when every token settled.")
 @click.option(
     "--timeline",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.html",
-    help="Draw who did what when, in the first repeat.",
+    help="Draw the timeline of the first repeat: one lane per server.",
 )
-@click.pass_context
-def simulate(ctx: click.Context, /, **options: Any) -> None:
+@plugin_option
+def simulate(
+    algorithms: Sequence[str],
+    overrides: Sequence[str],
+    as_json: bool,
+    settled: bool,
+    timeline: Path | None,
+    **options: object,
+) -> None:
     """Simulate one case and compare the algorithms.
 
-    With no options it is a sanity check: three algorithms on one plausible case.
+    Without options it simulates three algorithms on one plausible case.
     """
-    from dsim.tasks import simulate as single
+    from dsim.tasks import simulate as task
 
-    given = {
-        name
-        for name in options
-        if ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
-    }
-    if options["settled"] and not options["as_json"]:
-        raise click.UsageError("--settled goes with --json")
-    case, algorithms = single.case_from_options(options, given)
-    outcomes = single.outcomes(case, algorithms, options["engine"])
-    if options["timeline"] is not None:
-        single.write_timeline(case, algorithms, options["timeline"])
-    if options["as_json"]:
-        with_settled = options["settled"] or options["accepts"] is not None
-        click.echo(single.as_json(case, outcomes, settled=with_settled))
+    if settled and not as_json:
+        raise UserError("--settled goes with --json")
+    if options["accepts"] is not None and options["acceptance"] is not None:
+        raise UserError("give either --acceptance or --accepts")
+    targets = str(options["targets"])
+    options["targets"] = int(targets) if targets.isdecimal() else targets
+    settings = {OPTIONS[name]: value for name, value in options.items() if value is not None}
+    try:
+        case = task.case_from(settings, overrides)
+    except UserError as error:
+        raise by_option(error) from None
+    names = task.in_order(algorithms)
+    outcomes = task.outcomes(case, names, str(options["engine"]))
+    if timeline is not None:
+        task.write_timeline(case, names, timeline)
+    if as_json:
+        with_settled = settled or options["accepts"] is not None
+        click.echo(task.as_json(case, outcomes, settled=with_settled))
         return
-    click.echo(single.as_text(case, outcomes))
-    if options["timeline"] is not None:
-        click.echo(f"timeline: {options['timeline']}")
+    click.echo(task.as_text(case, outcomes))
+    if timeline is not None:
+        click.echo(f"timeline: {timeline}")

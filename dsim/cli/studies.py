@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsim.cli.options import executor_of, executor_options, study_options
+from dsim.cli.options import (
+    executor_of,
+    executor_options,
+    plugin_option,
+    set_option,
+    study_options,
+)
 from dsim.errors import UserError
 from dsim.words import duration
 
@@ -34,15 +40,16 @@ def _interrupted(command: str, folder: Path) -> int:
 @executor_options
 @click.option("--csv", is_flag=True, help="Write results.csv even for 200,000 rows or more.")
 @click.option("--force", is_flag=True, help="Replace other results in the folder.")
-@click.option("--yes", is_flag=True, help="Wait for real, even if it takes over 15 minutes.")
+@click.option("--yes", is_flag=True, help="Run even if the real-time waits exceed 15 minutes.")
 @click.option(
     "--resume",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Go on with the interrupted run in DIR.",
+    help="Resume the interrupted run in DIR.",
 )
 @click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@plugin_option
 def run(
     study: Path | None,
     overrides: Sequence[str],
@@ -72,12 +79,12 @@ def run(
 
     if resume is not None:
         if study is not None or overrides or engine or backend or out:
-            raise click.UsageError(
+            raise UserError(
                 "--resume takes the study, --set, --engine, --backend and --out from its folder"
             )
         loaded, folder = unfinished_study(resume), resume
     elif study is None:
-        raise click.UsageError("name a study, like studies/heatmap.toml")
+        raise UserError("name a study, like studies/heatmap.toml")
     else:
         if engine:
             overrides = [*overrides, f'engine="{engine}"']
@@ -91,7 +98,7 @@ def run(
         for name in ("executor", "jobs", "ray_address"):
             if source(name) is click.core.ParameterSource.COMMANDLINE:
                 option = f"--{name.replace('_', '-')}"
-                raise click.UsageError(f"{option} is for simulation; real waits go one by one")
+                raise UserError(f"{option} is for simulation; real waits go one by one")
     workers = executor_of(executor, jobs, ray_address)
     total, unit = float(loaded.case_count), " cases"
     if wallclock:
@@ -138,13 +145,7 @@ def default_folder(study: Path, overrides: Sequence[str], resolved: str) -> Path
 
 @click.command()
 @click.argument("study", type=click.Path(path_type=Path), required=False, metavar="STUDY.toml")
-@click.option(
-    "--set",
-    "overrides",
-    metavar="KEY=VALUE",
-    multiple=True,
-    help="Set any setting, several times; see dsim settings --load.",
-)
+@set_option(" --load")
 @click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [results/STUDY]")
 @executor_options
 @click.option("--force", is_flag=True, help="Replace other results in the folder.")
@@ -152,17 +153,18 @@ def default_folder(study: Path, overrides: Sequence[str], resolved: str) -> Path
     "--resume",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Go on with the interrupted run in DIR.",
+    help="Resume the interrupted run in DIR.",
 )
 @click.option(
     "--trace",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.json",
-    help="Write who did what when, for ui.perfetto.dev.",
+    help="Write a trace of every server, for ui.perfetto.dev.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and write no folder.")
 @click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@plugin_option
 def load(
     study: Path | None,
     overrides: Sequence[str],
@@ -190,12 +192,12 @@ def load(
 
     if resume is not None:
         if study is not None or overrides or out or as_json:
-            raise click.UsageError(
+            raise UserError(
                 "--resume takes the study, --set and --out from its folder, and writes one"
             )
         loaded, folder = loads.unfinished_study(resume), resume
     elif study is None:
-        raise click.UsageError("name a study, like studies/load.toml")
+        raise UserError("name a study, like studies/load.toml")
     else:
         loaded = studies.load(study, overrides)
         folder = out or default_folder(study, overrides, loaded.study.to_toml())
@@ -241,6 +243,7 @@ def load(
 @click.argument("results", type=click.Path(path_type=Path), metavar="DIR|FILE")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to.  [the folder itself]")
 @click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
+@plugin_option
 def plot(results: Path, out: Path | None, open_: bool) -> None:
     """Draw charts again from stored results, without simulating.
 

@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 from dsim.engines.simulate import run_events, simulate_case
 from dsim.errors import Problem, UserError
 from dsim.model.statistics import half_width, summarise
-from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations import COMPARED, ORCHESTRATIONS, REFERENCES, title_of
 from dsim.report.tables import text_table
 from dsim.study.build import case_of
 from dsim.study.loader import make_study
-from dsim.study.results import NAMES
-from dsim.study.settings import ALGORITHMS, NAMED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,78 +21,43 @@ if TYPE_CHECKING:
     from dsim.model.case import Case
 
 DEFAULT_TOKENS, DEFAULT_REPEATS = 100, 20
-# Which option stands for which setting.
-OPTIONS = {
-    "tokens": "tokens",
-    "lookahead": "lookahead",
-    "lookahead_policy": "lookahead_policy",
-    "targets": "targets",
-    "target_latency": "target.latency_ms",
-    "drafter_latency": "drafter.latency_ms",
-    "target_first_latency": "target.first_latency_ms",
-    "drafter_first_latency": "drafter.first_latency_ms",
-    "acceptance": "acceptance.rate",
-    "accepts": "acceptance.trace",
-    "repeats": "repeats",
-    "seed": "seed",
-    "preemptible": "preemptible",
-    "engine": "engine",
-}
 
 
-def case_from_options(options: Mapping[str, Any], given: set[str]) -> tuple[Case, list[str]]:
-    """The case and the algorithms that command-line options ask for.
+def case_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Case:
+    """The one case that *settings* describe.
 
     Args:
-        options: the options' values by name.
-        given: the names of those that were given.
+        settings: values by key. With ``acceptance.trace``, ``tokens`` is by default its length and
+            ``repeats`` is 1.
+        overrides: ``key=value`` texts, which win over *settings*.
 
     Raises:
-        UserError: with a problem for each option that is wrong.
+        UserError: with a problem for each setting that is wrong.
     """
-    values = dict(options)
-    accepts = values["accepts"]
-    if accepts is not None:
-        if "acceptance" in given:
-            raise UserError("give either --acceptance or --accepts")
-        if not accepts or set(accepts) - {"0", "1"}:
-            bad = next((repr(c) for c in accepts if c not in "01"), "nothing")
-            raise UserError(Problem("--accepts", "", f"expected 0 and 1, got {bad}"))
-        values["tokens"] = values["tokens"] or len(accepts)
-        values["repeats"] = values["repeats"] or 1
-        if len(accepts) < values["tokens"]:
-            raise UserError(
-                Problem(
-                    "--accepts",
-                    "",
-                    f"expected at least {values['tokens']} draws (--tokens), got {len(accepts)}",
-                )
-            )
-    values["tokens"] = values["tokens"] or DEFAULT_TOKENS
-    values["repeats"] = values["repeats"] or DEFAULT_REPEATS
-    settings = {key: values[option] for option, key in OPTIONS.items()}
-    if values["targets"].isdecimal():
-        settings["targets"] = int(values["targets"])
-    if accepts is not None:
-        settings["acceptance.model"] = "trace"
-    settings = {key: value for key, value in settings.items() if value is not None}
-    try:
-        study = make_study(settings, values["overrides"])
-    except UserError as error:
-        raise UserError(*(_by_option(problem) for problem in error.problems)) from None
+    values = dict(settings)
+    trace = values.get("acceptance.trace")
+    if isinstance(trace, str):
+        if not trace or set(trace) - {"0", "1"}:
+            bad = next((repr(c) for c in trace if c not in "01"), "nothing")
+            raise UserError(Problem("settings", "acceptance.trace", f"expected 0 and 1, got {bad}"))
+        values.setdefault("tokens", len(trace))
+        values.setdefault("repeats", 1)
+        values["acceptance.model"] = "trace"
+        if len(trace) < values["tokens"]:
+            what = f"expected at least {values['tokens']} draws (tokens), got {len(trace)}"
+            raise UserError(Problem("settings", "acceptance.trace", what))
+    values.setdefault("tokens", DEFAULT_TOKENS)
+    values.setdefault("repeats", DEFAULT_REPEATS)
+    study = make_study(values, overrides)
     if study.grid:
         raise UserError(Problem("--set", "grid", "one case has no grid; use dsim run"))
-    wanted = [a for a in NAMED if a in (values["algorithms"] or ALGORITHMS)]
-    return case_of(study.of_variant(0)), wanted
+    return case_of(study.of_variant(0))
 
 
-def _by_option(problem: Problem | str) -> Problem | str:
-    if isinstance(problem, str):
-        return problem
-    for option, key in OPTIONS.items():
-        if problem.key == key:
-            return Problem(f"--{option.replace('_', '-')}", "", problem.what)
-    return problem._replace(source="--set") if problem.source == "settings" else problem
+def in_order(algorithms: Sequence[str]) -> list[str]:
+    """*algorithms*, or by default those that are always compared, in the registry's order."""
+    wanted = set(algorithms or COMPARED)
+    return [name for name in ORCHESTRATIONS if name in wanted]
 
 
 def outcomes(case: Case, algorithms: Sequence[str], engine: str) -> list[Outcome]:
@@ -136,8 +99,8 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
     """A table for people, and who won."""
     mean = {o.algorithm: float(o.latency_ns.mean()) for o in results}
     head = ["", "latency", "per token"]
-    references = [name for name in ("nonsi", "si") if name in mean and len(mean) > 1]
-    head += [f"vs {NAMES[name]}" for name in references]
+    references = [name for name in REFERENCES if name in mean and len(mean) > 1]
+    head += [f"vs {title_of(name)}" for name in references]
     head += ["passes", "(wasted)", "drafts", "(wasted)", "busy"]
     rows = []
     for outcome in results:
@@ -147,7 +110,7 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
             latency += f" ± {half_width(std, case.repeats):.1f}"
         rows.append(
             [
-                NAMES[outcome.algorithm],
+                title_of(outcome.algorithm),
                 latency + " ms",
                 f"{average / case.tokens:.2f} ms",
                 *(f"{mean[name] / mean[outcome.algorithm]:.2f}×" for name in references),
@@ -167,7 +130,7 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
             "",
             f"latency: time to the last token, mean{' ± 95 % interval' if case.repeats > 1 else ''}"
             f" over {case.repeats} repeat{'s' if case.repeats > 1 else ''} ({engines} engine); "
-            "busy: most target servers at once",
+            "busy: peak busy target servers",
             "",
             verdict(case, results),
         ]
@@ -199,21 +162,21 @@ def verdict(case: Case, results: Sequence[Outcome]) -> str:
     """Which algorithm is fastest, and why, in words."""
     mean = {o.algorithm: float(o.latency_ns.mean()) for o in results}
     if len(mean) == 1:
-        return f"Only {NAMES[next(iter(mean))]} ran, so there is nothing to compare."
+        return f"Nothing to compare: only {title_of(next(iter(mean)))} was simulated."
     least = min(mean.values())
     winners = [name for name in mean if mean[name] == least]
     if len(winners) > 1:
-        names = ", ".join(NAMES[name] for name in winners[:-1]) + f" and {NAMES[winners[-1]]}"
+        names = ", ".join(title_of(name) for name in winners[:-1]) + f" and {title_of(winners[-1])}"
         return f"{names} are equally fast: {_why_equal(case, winners)}"
     (winner,) = winners
     others = {name: value / least for name, value in mean.items() if name != winner}
-    by = " and ".join(f"{ratio:.2f}× as fast as {NAMES[name]}" for name, ratio in others.items())
+    by = " and ".join(f"{ratio:.2f}× as fast as {title_of(name)}" for name, ratio in others.items())
     explain = ORCHESTRATIONS[winner].why
     if min(others.values()) < 1.005:
         why = ": but by so little that it hardly counts"
     else:
         why = f": {explain(case, others.keys())}" if explain else ""
-    return f"{NAMES[winner]} is fastest, {by}{why}."
+    return f"{title_of(winner)} is fastest, {by}{why}."
 
 
 def _why_equal(case: Case, winners: Sequence[str]) -> str:
@@ -224,7 +187,7 @@ def _why_equal(case: Case, winners: Sequence[str]) -> str:
     traits = {name: ORCHESTRATIONS[name].traits for name in winners}
     if not all(one.drafts for one in traits.values()):
         return "no draft saved a pass, and the drafting cost no time."
-    earlier = " and ".join(NAMES[name] for name, one in traits.items() if one.overlaps)
+    earlier = " and ".join(title_of(name) for name, one in traits.items() if one.overlaps)
     also = f", though tokens may have settled earlier by {earlier}" if earlier else ""
     return f"their last passes end at the same time{also}."
 
@@ -242,13 +205,13 @@ def write_timeline(case: Case, algorithms: Sequence[str], path: Path) -> None:
     panels = [
         timeline.panel(
             f"{number:02d}-timeline-{algorithm}",
-            f"{NAMES[algorithm]}: {latency_ms[algorithm]:.1f} ms",
+            f"{title_of(algorithm)}: {latency_ms[algorithm]:.1f} ms",
             run,
             max(latency_ms.values()),
         )
         for number, (algorithm, run) in enumerate(runs.items(), 1)
     ]
-    facts = [(NAMES[algorithm], f"{ms:.1f} ms") for algorithm, ms in latency_ms.items()]
+    facts = [(title_of(algorithm), f"{ms:.1f} ms") for algorithm, ms in latency_ms.items()]
     description = describe(case) + ". First repeat."
     made = page.Page(title="Who did what when", description=description, facts=facts)
     page.write(path, made, panels, option="--timeline", wide=True)

@@ -95,7 +95,7 @@ def test_simulate_with_no_options_says_who_is_fastest_and_why():
     [
         ("--acceptance 0 --algorithm si --algorithm nonsi".split(), "non-SI is fastest"),
         (["--drafter-latency", "50"], "non-SI and DSI are equally fast: the drafter is slower"),
-        (["--algorithm", "dsi"], "Only DSI ran"),
+        (["--algorithm", "dsi"], "Nothing to compare: only DSI was simulated."),
         ("--targets 1 --lookahead 20 --acceptance 0.9".split(), "fastest"),
         (["--tokens", "1"], "are equally fast"),
     ],
@@ -165,13 +165,34 @@ def test_any_setting_can_be_set():
         ("simulate --accepts 1101 --tokens 9", "--accepts: expected at least 9 draws"),
         ("simulate --accepts 11x1", "--accepts: expected 0 and 1, got 'x'"),
         ("simulate --accepts 11 --acceptance 0.5", "give either --acceptance or --accepts"),
-        ("simulate --acceptance 2", "--acceptance: expected a number from 0 to 1, got 2.0"),
-        ("simulate --target-latency -1", "--target-latency: expected a number above 0, got -1.0"),
-        ("simulate --drafter-latency 0", "--drafter-latency: expected a number above 0, got 0.0"),
+        ("simulate --acceptance 2", "error: --acceptance: expected a number from 0 to 1, got 2\n"),
+        (
+            "simulate --acceptance 80%",
+            "error: --acceptance: expected a number from 0 to 1, got 80%",
+        ),
+        ("simulate --target-latency -1", "--target-latency: expected a number above 0, got -1"),
+        ("simulate --drafter-latency 0", "--drafter-latency: expected a number above 0, got 0"),
+        ("simulate --tokens 2.5", "error: --tokens: expected a whole number at least 1, got 2.5\n"),
+        (
+            "simulate --engine vectr",
+            "error: --engine: expected one of auto, vector, events, got vectr",
+        ),
+        ("simulate --set acceptance.rate", "error: --set: acceptance.rate: expected key=value"),
+        ("simulate --gamma 3", "error: No such option '--gamma'; the lookahead is --lookahead"),
+        (
+            "generate x --num-speculative-tokens 3",
+            "'--num-speculative-tokens'; the lookahead is --",
+        ),
+        ("advise --batch-size 8", "'--batch-size'; the largest batch is --batch"),
+        ("generate", "error: missing argument 'PROMPT'"),
+        ("completion tcsh", "error: shell: expected one of bash, zsh, fish, got tcsh"),
         ("simulate --target-first-latency nan", "--target-first-latency: expected a number above"),
         ("simulate --targets some", '--targets: expected a whole number from 1 to 1,000,000 or "'),
-        ("simulate --tokens 0", "Invalid value for '--tokens': 0 is not in the range"),
-        ("simulate --algorithm dsii", "'dsii' is not one of nonsi, si, dsi, multidsi; did you"),
+        ("simulate --tokens 0", "--tokens: expected a whole number at least 1, got 0"),
+        (
+            "simulate --algorithm dsii",
+            "expected one of nonsi, si, dsi, multidsi, got dsii; did you",
+        ),
         ("simulate --set lookahed=3", '--set: lookahed: unknown setting; did you mean "lookahead"'),
         ("simulate --set grid.lookahead=[1,2]", "one case has no grid; use dsim run"),
         ("simulate --engine vector --no-preemptible", '--engine: "vector" takes constant'),
@@ -195,6 +216,7 @@ def test_any_setting_can_be_set():
 def test_mistakes_end_with_2_on_one_screen(words, message):
     errors = dsim(*words.split(), code=2)
     assert message in errors
+    assert errors.startswith("error: ")
     assert "Traceback" not in errors
     assert len(errors.splitlines()) < 20
 
