@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dsim.engines.vector import Bools, Ints
+    from dsim.engines.vector.timing import Bools, Ints
     from dsim.model.case import Case
 
 VECTOR_TAKES = "non-SI, SI and DSI with constant latencies, preemptible servers, fixed lookahead"

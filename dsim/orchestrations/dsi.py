@@ -170,5 +170,5 @@ ORCHESTRATION = Orchestration(
     reads=(*LOOKAHEAD, "targets", "preemptible"),
     traits=Traits(overlaps=True, several_targets=True),
     why=why,
-    vector="dsim.engines.vector:DSI",
+    vector="dsim.engines.vector.overlapping:DSI",
 )

@@ -55,5 +55,5 @@ ORCHESTRATION = Orchestration(
     traits=Traits(drafts=False),
     work=work,
     why=why,
-    vector="dsim.engines.vector:NONSI",
+    vector="dsim.engines.vector.alternating:NONSI",
 )

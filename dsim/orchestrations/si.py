@@ -80,5 +80,5 @@ ORCHESTRATION = Orchestration(
     reads=LOOKAHEAD,
     work=work,
     why=why,
-    vector="dsim.engines.vector:SI",
+    vector="dsim.engines.vector.alternating:SI",
 )
