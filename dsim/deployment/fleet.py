@@ -173,17 +173,15 @@ class Fleet:
             return
         queue = self.queue
         while self.free and queue.waiting:
-            queue.sort()
+            if queue.rank is not None:
+                queue.sort()
             entry = queue.pop()
             if entry is None:
                 return
-            self._take(entry)
-
-    def _take(self, entry: Entry) -> None:
-        self.queue.leave(entry)
-        self.serving = entry.share
-        entry.resume()
-        self.serving = None
+            queue.leave(entry)
+            self.serving = entry.share
+            entry.resume()
+            self.serving = None
 
     def resume(self, call: Call) -> None:
         """The turn of *call*, which has waited, has come."""
@@ -265,7 +263,10 @@ class Fleet:
                 continue
             room -= need
             members.add(share)
-            self._take(entry)
+            self.queue.leave(entry)
+            self.serving = share
+            entry.resume()
+            self.serving = None
         self.queue.put_back(left_out)
         self._forming = None
         return calls

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from dsim.deployment.calls import Share
 
 # Smaller is earlier. What a failure has thrown back has a negative number, and always goes first.
-_RANKS: dict[str, Callable[[Entry], tuple[Any, ...]]] = {
-    "fifo": lambda e: (e.number,),
+_RANKS: dict[str, Callable[[Entry], tuple[Any, ...]] | None] = {
+    "fifo": None,  # entries are always in order
     "lifo": lambda e: (e.number > 0, -e.number),
     "shortest": lambda e: (e.number > 0, e.share.text.wanted - e.share.text.settled, e.number),
     "first-pass": lambda e: (e.number > 0, e.share.live > 0, e.number),
@@ -33,6 +33,7 @@ class Queue:
             ``first-pass`` (requests with no pass in flight go first).
 
     Attributes:
+        rank: what entries are ordered by; ``None``: by arrival.
         waiting: number of entries that wait.
         area_ns: the integral of ``waiting`` over time.
         waited_ns: total time that entries spent in the queue.
@@ -41,7 +42,7 @@ class Queue:
 
     def __init__(self, env: simpy.Environment, discipline: str) -> None:
         self.env = env
-        self.discipline = discipline
+        self.rank = _RANKS[discipline]
         self.waiting = 0
         self.area_ns = self.waited_ns = self.waits = 0
         self._entries: deque[Entry] = deque()
@@ -57,7 +58,9 @@ class Queue:
             front: before all others.
         """
         now: int = self.env._now  # type: ignore[assignment]
-        self._count(now, 1)
+        self.area_ns += self.waiting * (now - self._changed_ns)
+        self._changed_ns = now
+        self.waiting += 1
         if front:
             self._thrown_back -= 1
             entry = Entry(share, resume, self._thrown_back, now)
@@ -73,23 +76,20 @@ class Queue:
         if not entry.gone:
             entry.gone = True
             now: int = self.env._now  # type: ignore[assignment]
-            self._count(now, -1)
+            self.area_ns += self.waiting * (now - self._changed_ns)
+            self._changed_ns = now
+            self.waiting -= 1
             self.waited_ns += now - entry.since_ns
             self.waits += 1
-
-    def _count(self, now: int, change: int) -> None:
-        self.area_ns += self.waiting * (now - self._changed_ns)
-        self._changed_ns = now
-        self.waiting += change
 
     def sort(self) -> None:
         """Put the entries in the order of the discipline, for :meth:`pop`.
 
         The order holds until an entry joins or the state of a request changes.
         """
-        if self.discipline != "fifo":  # whose entries are always in order
+        if self.rank is not None:
             live = (entry for entry in self._entries if not entry.gone)
-            self._entries = deque(sorted(live, key=_RANKS[self.discipline]))
+            self._entries = deque(sorted(live, key=self.rank))
 
     def pop(self) -> Entry | None:
         """The first entry, which still has to :meth:`leave` or to be put back; ``None``: none."""
