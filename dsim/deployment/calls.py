@@ -123,6 +123,7 @@ class Share(Servers):
     """
 
     backend: RequestBackend
+    live: int
 
     def __init__(
         self,
@@ -143,7 +144,6 @@ class Share(Servers):
         self.prompt_tokens = prompt_tokens
         self.remote = remote
         self.closed = False
-        self.live: int = 0
 
     def context_tokens(self, call: Call) -> int:
         """How many tokens of context *call* reads."""

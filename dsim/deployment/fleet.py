@@ -208,17 +208,15 @@ class Fleet:
         latency_ns = backend.constant_ns or backend.latency_of(call, server)
         heappush(self._events, (now + latency_ns, self.priority, next(self._eid), call))  # type: ignore[misc]
 
-    def release(self, call: Call, *, serve_next: bool = True) -> None:
-        """*call* has ended: on the fast path, its server is idle again, and takes the next one."""
-        if not self.fast:
-            return
+    def release(self, call: Call) -> None:
+        """*call* has ended: its server is idle again, and takes the next one (fast path)."""
         server = call.server
         elapsed: int = self.env._now - call.start_ns  # type: ignore[assignment]
         self.busy_ns[server] += elapsed
         if call.cancelled:
             self.wasted_ns += elapsed
         self.free.append(server)
-        if serve_next and self.queue.waiting:
+        if self.queue.waiting:
             # After whoever waits for this call: they may want to queue before the next is chosen.
             call.after.append(self.serve)
 
@@ -352,7 +350,7 @@ class Fleet:
     def take_off(self, call: Call) -> None:
         """Take the cancelled *call* off its server, which is free if it does nothing else."""
         if self.fast:
-            self.release(call, serve_next=False)
+            self.release(call)
             return
         batch = call.batch
         if batch is None:  # its server has failed

@@ -30,6 +30,10 @@ class FleetShare(Share):
         fleet.shares.add(self)
 
 
+def _nothing(_: Any) -> None:
+    """Called where a batch has freed the server of a forward already."""
+
+
 class SharedServer(FleetShare):
     """For an orchestration that waits for each forward before it asks again.
 
@@ -40,7 +44,12 @@ class SharedServer(FleetShare):
         super().__init__(*args, **kwargs)
         self._guesses = self.backend.guesses
         self._call = Call(self, -1)
-        self._on_end: Callable[[Any], None] = self._ended
+        self._on_end: Callable[[Any], None] = self.fleet.release if self.fleet.fast else _nothing
+
+    @property
+    def live(self) -> int:  # type: ignore[override]
+        """Number of forwards that were asked for and have not ended: one, or none."""
+        return int(self._call.callbacks is not None)
 
     def forward(self, first: int, _ahead: int = 0, _block: Any = None) -> Call:
         """A forward over the text so far, for the tokens from *first* on; it may have to queue.
@@ -57,7 +66,6 @@ class SharedServer(FleetShare):
             call.token = self._guesses[first]
         if self.closed:
             return call  # which never happens
-        self.live = 1
         call.asked_ns = self.env._now
         if fleet.free and not fleet.queue.waiting and not fleet.batching:
             fleet.place(call)
@@ -65,17 +73,13 @@ class SharedServer(FleetShare):
             call.entry = fleet.wait(self, partial(fleet.resume, call))
         return call
 
-    def _ended(self, call: Call) -> None:
-        self.live = 0
-        self.fleet.release(call)
-
     def cancel(self, forward: Forward) -> None:
         """Give up *forward*: at once if it has not begun or is preemptible, else at its end."""
         call: Call = forward  # type: ignore[assignment]
         if call.cancelled:
             return
         call.cancelled = True
-        fleet = self.fleet
+        fleet, waiting = self.fleet, call.after[1:]
         if call.entry is not None:
             fleet.queue.leave(call.entry)
             call.entry = None
@@ -84,8 +88,6 @@ class SharedServer(FleetShare):
             if not fleet.preemptible:
                 return
             fleet.take_off(call)
-        self.live = 0
-        waiting = call.after[1:]
         call.callbacks = []
         self._call = Call(self, -1)
         self._call.callbacks = None  # type: ignore[assignment]
@@ -110,6 +112,8 @@ class SharedPool(FleetShare):
     Args:
         max_passes: how many passes of this request may be under way at once (``S``).
     """
+
+    live = 0
 
     def __init__(self, *args: Any, max_passes: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -168,7 +172,8 @@ class SharedPool(FleetShare):
         self.calls.pop(call, None)
         if not call.cancelled:
             self.live -= 1
-        self.fleet.release(call)
+        if self.fleet.fast:
+            self.fleet.release(call)
 
     def cancel(self, forwards: Iterable[Forward]) -> None:
         """Give up *forwards*: at once if they do not run or are preemptible, else at their ends."""
