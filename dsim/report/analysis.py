@@ -87,6 +87,13 @@ def _numbered(frame: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.int64]:
     return numbers
 
 
+def _ranks(values: pd.Series[Any]) -> NDArray[np.float64]:
+    """*values* as numbers in the same order, those that are unknown last."""
+    if is_number(values):
+        return values.fillna(np.inf).to_numpy(np.float64)
+    return np.asarray(pd.factorize(values, sort=True)[0], np.float64)
+
+
 def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> pd.DataFrame:
     """Every algorithm at its best over some axes: lowest mean latency.
 
@@ -116,12 +123,14 @@ def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> p
         if not is_number(frame[name])
     }
     if minimise:
-        numbers, latencies = _numbered(frame, keys), frame["latency_mean_ms"].to_numpy()
-        lowest = np.full(int(numbers.max(initial=0)) + 1, np.inf)
-        np.fmin.at(lowest, numbers, latencies)
-        frame = frame[latencies == lowest[numbers]]
-        order = [c for c in ("peak_targets", *minimise) if c in frame]
-        frame = frame.sort_values(order, kind="stable").drop_duplicates(keys)
+        numbers = _numbered(frame, keys)
+        rows = np.flatnonzero(frame["latency_mean_ms"].notna())
+        for name in ("latency_mean_ms", *(c for c in ("peak_targets", *minimise) if c in frame)):
+            values = _ranks(frame[name].iloc[rows])
+            lowest = np.full(int(numbers.max(initial=0)) + 1, np.inf)
+            np.minimum.at(lowest, numbers[rows], values)
+            rows = rows[values == lowest[numbers[rows]]]
+        frame = frame.iloc[rows].drop_duplicates(keys)
     frame = frame.sort_values(
         keys,
         kind="stable",

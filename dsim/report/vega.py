@@ -14,11 +14,14 @@ import altair as alt
 import vl_convert
 
 from dsim.errors import EngineError
+from dsim.report.analysis import is_number
 from dsim.report.style import HEIGHT_PX, WIDTH_PX
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from concurrent.futures import Future
+
+    import pandas as pd
 
     from dsim.report.charts import Panel
 
@@ -35,6 +38,7 @@ PICTURE_THEME = {
     },
     "title": {"anchor": "start", "fontSize": 14, "offset": 10},
 }
+MAX_RECORDS = 500
 CONTROL = re.compile(r"(?<!\\)((?:\\\\)*)\\u00[01][0-9a-f]")  # as JSON writes them
 # What the process runs: it bundles Vega, then answers each specification with an SVG and a PNG, or
 # with an error. Every message is its length in a line, then its bytes.
@@ -130,11 +134,41 @@ def vega_lite_version() -> str:
 def specification(panel: Panel, *, width: int | str) -> dict[str, Any]:
     """The Vega-Lite specification of *panel*, with a size."""
     chart = panel.chart.properties(width=width, height=panel.height or HEIGHT_PX)
-    with alt.data_transformers.enable("default", max_rows=None, consolidate_datasets=False):
+    tables: dict[str, pd.DataFrame] = {}
+
+    def hold(table: Any) -> dict[str, str]:
+        """Keep *table* aside: Altair would check every row of it against the schema."""
+        known = next((name for name, kept in tables.items() if kept is table), "")
+        name = known or f"data-{len(tables)}"
+        tables[name] = table
+        return {"name": name}
+
+    alt.data_transformers.register("dsim", hold)
+    with alt.data_transformers.enable("dsim"):
         spec: dict[str, Any] = chart.to_dict()
     spec.pop("config", None)  # colours of the page and of pictures are not the chart's business
     spec["usermeta"] = {"marks": panel.marks}
+    _fill(spec, {name: _data(table) for name, table in tables.items()})
     return spec
+
+
+def _fill(part: Any, data: Mapping[str, Any]) -> None:
+    """Put *data* where *part* of a specification names the data."""
+    for key, value in part.items() if isinstance(part, dict) else enumerate(part):
+        if key == "data" and value.get("name") in data:
+            part[key] = data[value["name"]]
+        elif isinstance(value, dict | list):
+            _fill(value, data)
+
+
+def _data(table: pd.DataFrame) -> dict[str, Any]:
+    """The rows of *table*: as records, or as CSV where that takes much less room."""
+    if len(table) <= MAX_RECORDS:
+        values: dict[str, Any] = alt.to_values(table)
+        return values
+    numbers = [str(name) for name in table if is_number(table[name])]
+    text = table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
+    return {"values": text, "format": {"type": "csv", "parse": dict.fromkeys(numbers, "number")}}
 
 
 def page_specifications(panels: Sequence[Panel]) -> str:
