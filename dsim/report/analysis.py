@@ -126,10 +126,10 @@ def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> p
         numbers = _numbered(frame, keys)
         rows = np.flatnonzero(frame["latency_mean_ms"].notna())
         for name in ("latency_mean_ms", *(c for c in ("peak_targets", *minimise) if c in frame)):
-            values = _ranks(frame[name].iloc[rows])
+            ranks = _ranks(frame[name].iloc[rows])
             lowest = np.full(int(numbers.max(initial=0)) + 1, np.inf)
-            np.minimum.at(lowest, numbers[rows], values)
-            rows = rows[values == lowest[numbers[rows]]]
+            np.minimum.at(lowest, numbers[rows], ranks)
+            rows = rows[ranks == lowest[numbers[rows]]]
         frame = frame.iloc[rows].drop_duplicates(keys)
     frame = frame.sort_values(
         keys,

@@ -11,7 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
 import altair as alt
+import pyarrow as pa
 import vl_convert
+from pyarrow import csv
 
 from dsim.errors import EngineError
 from dsim.report.analysis import is_number
@@ -167,8 +169,13 @@ def _data(table: pd.DataFrame) -> dict[str, Any]:
         values: dict[str, Any] = alt.to_values(table)
         return values
     numbers = [str(name) for name in table if is_number(table[name])]
-    text = table.to_csv(index=False, float_format="%.9g", lineterminator="\n")
-    return {"values": text, "format": {"type": "csv", "parse": dict.fromkeys(numbers, "number")}}
+    rows = pa.Table.from_pandas(table.round(9), preserve_index=False)
+    text = pa.BufferOutputStream()
+    csv.write_csv(rows, text, csv.WriteOptions(quoting_style="needed"))
+    return {
+        "values": text.getvalue().to_pybytes().decode(),
+        "format": {"type": "csv", "parse": dict.fromkeys(numbers, "number")},
+    }
 
 
 def page_specifications(panels: Sequence[Panel]) -> str:

@@ -289,7 +289,7 @@ def _write(
         write_csv(new / "results.csv", result.table)
     (new / "study.toml").write_text(resolved, encoding="utf-8")
     record = provenance(resolved, result.engines, study.settings)
-    frame = result.table.to_pandas()
+    frame = result.table.to_pandas(split_blocks=True)
     lines = draw_into(new, frame, study, record, vega, left_out=result.left_out)
     (new / "provenance.json").write_text(record, encoding="utf-8")
     move_in(folder)

@@ -1,0 +1,86 @@
+"""What results say, without drawing anything."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from dsim.report import analysis
+
+
+@pytest.mark.parametrize(
+    ("column", "interval"),
+    [
+        ("latency_p99_ms", "latency_p99_ci95_ms"),
+        ("latency_mean_ms", "latency_ci95_ms"),
+        ("goodput_per_s", "goodput_ci95_per_s"),
+        ("good_share", "good_share_ci95"),
+        ("price_per_million", ""),
+        ("target_passes", ""),
+    ],
+)
+def test_an_interval_is_a_column_of_its_own(column, interval):
+    """A column without one has none: it is never its own interval."""
+    columns = ["latency_p99_ms", "latency_p99_ci95_ms", "latency_mean_ms", "latency_ci95_ms"]
+    columns += ["goodput_per_s", "goodput_ci95_per_s", "good_share", "good_share_ci95"]
+    columns += ["price_per_million", "target_passes"]
+    assert analysis.interval_of(column, columns) == interval
+
+
+@pytest.mark.parametrize("against", ["si", "best", "nonsi"])
+def test_an_algorithm_is_compared_over_the_lookahead(against):
+    frame = pd.DataFrame(
+        {
+            "algorithm": ["nonsi", "nonsi", "si", "si", "dsi", "dsi"],
+            "lookahead": [1, 2] * 3,
+            "acceptance_rate": [0.5] * 6,
+            "latency_mean_ms": [10.0, 10.0, 12.0, 8.0, 5.0, 4.0],
+        }
+    )
+    found = analysis.compare(frame, "dsi", against, ["lookahead", "acceptance_rate"])
+    theirs = {"si": [12.0, 8.0], "best": [10.0, 8.0], "nonsi": [10.0, 10.0]}[against]
+    assert found["speedup"].tolist() == [theirs[0] / 5, theirs[1] / 4]
+    assert found["lookahead"].tolist() == [1, 2]
+
+
+def test_only_points_where_both_were_simulated_are_compared():
+    frame = pd.DataFrame(
+        {
+            "algorithm": ["nonsi", "dsi", "dsi"],
+            "acceptance_rate": [0.1, 0.5, 0.1],
+            "latency_mean_ms": [10.0, 5.0, 4.0],
+        }
+    )
+    found = analysis.compare(frame, "dsi", "best", ["acceptance_rate"])
+    assert found["acceptance_rate"].tolist() == [0.1]
+    assert found["other"].tolist() == ["non-SI"]
+
+
+def test_slower_within_the_noise_is_not_slower():
+    frame = pd.DataFrame(
+        {
+            "algorithm": ["nonsi", "dsi"] * 2,
+            "acceptance_rate": [0.1, 0.1, 0.2, 0.2],
+            "latency_mean_ms": [100.0, 100.4, 100.0, 103.0],
+            "latency_ci95_ms": [0.5, 0.5, 0.5, 0.5],
+        }
+    )
+    at_best = analysis.best(frame, ["acceptance_rate"], [])
+    table = analysis.summarise(at_best, [])
+    assert table is not None
+    (row,) = (row for row in table.rows if row[0] == "DSI")
+    assert row[1] == "50.0%"  # by the means alone it would be 100 %
+    assert "95 % interval" in table.caption
+
+
+def test_names_that_no_orchestration_claims_are_summarised_last():
+    frame = pd.DataFrame(
+        {
+            "algorithm": ["eagle", "nonsi"],
+            "tokens": [10, 10],
+            "latency_mean_ms": [5.0, 10.0],
+        }
+    )
+    table = analysis.summarise(analysis.best(frame, [], []), [])
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["non-SI", "eagle"]

@@ -1,0 +1,105 @@
+"""Charts by their specifications, without a browser."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from dsim.report import charts, style
+from dsim.report.vega import Vega, specification
+from dsim.study.loader import loads
+from dsim.study.study import Chart
+from dsim.tasks.run import run_study
+
+LOAD = pd.DataFrame(
+    {
+        "variant": [""] * 4,
+        "algorithm": ["nonsi", "nonsi", "dsi", "dsi"],
+        "workload_rate_per_s": [1.0, 2.0] * 2,
+        "goodput_per_s": [0.9, 1.8, 1.0, 2.0],
+        "throughput_per_s": [1.0, 2.0, 1.0, 2.0],
+        "throughput_ci95_per_s": [0.1, 0.2, 0.1, 0.2],
+    }
+)
+
+
+def marks(panel):
+    return [layer["mark"]["type"] for layer in specification(panel, width=400)["layer"]]
+
+
+def test_bars_are_drawn_only_where_there_are_intervals():
+    for y, bars in (("goodput_per_s", False), ("throughput_per_s", True)):
+        chart = Chart(kind="lines", x="workload.rate_per_s", y=y)
+        (panel,) = charts.draw(chart, LOAD, ["workload_rate_per_s"])
+        assert ("rule" in marks(panel)) is bars
+        assert ("95 % intervals" in panel.caption) is bars
+
+
+def test_bars_are_as_long_as_the_interval():
+    chart = Chart(kind="lines", x="workload.rate_per_s", y="throughput_per_s")
+    (panel,) = charts.draw(chart, LOAD, ["workload_rate_per_s"])
+    table = panel.chart.data
+    assert table["low"].tolist() == [0.9, 1.8, 0.9, 1.8]
+    assert table["high"].tolist() == [1.1, 2.2, 1.1, 2.2]
+
+
+def test_axes_are_titled_in_words():
+    for column in ("workload_rate_per_s", "cluster_drafter_mtbf_s", "ttft_p99_ms", "slo_ttft_ms"):
+        assert "_" not in style.label(column)
+        assert "." not in style.label(column)
+    assert style.label("ttft_p99_ms") == "p99 TTFT (ms)"
+
+
+def test_few_values_are_the_ticks():
+    assert style.ticks(pd.Series([6.0, 1.5, 3.0])).to_dict()["values"] == [1.5, 3.0, 6.0]
+    assert "values" not in style.ticks(pd.Series(range(40))).to_dict()
+
+
+def test_a_legend_shows_long_names_whole():
+    names = ["EAGLE-3 on the target's GPUs, 4 drafts", "SI with a 1B drafter on its own GPU", "x"]
+    legend = style.legend(names).to_dict()
+    assert legend["columns"] == 1
+    assert legend["labelLimit"] > 7 * max(map(len, names))
+    assert style.legend(["non-SI", "SI", "DSI"]).to_dict()["columns"] == 3
+
+
+def test_names_that_no_orchestration_claims_have_colours_of_their_own():
+    found = style.colours(["dsi", "eagle", "dsi", "medusa"])
+    assert len(set(found)) == 4
+
+
+def test_control_characters_do_not_end_the_process():
+    chart = Chart(kind="lines", x="workload.rate_per_s", y="goodput_per_s", title="a\0b \\u0000")
+    (panel,) = charts.draw(chart, LOAD, ["workload_rate_per_s"])
+    with Vega() as vega:
+        png, svg = vega.pictures(panel).result()
+    assert png.startswith(b"\x89PNG")
+    assert "a\ufffdb \\u0000" in svg
+
+
+def test_large_data_are_short_on_a_page():
+    frame = pd.concat([LOAD.assign(workload_rate_per_s=float(i)) for i in range(400)])
+    frame = frame[~frame.duplicated(["algorithm", "workload_rate_per_s"])]
+    chart = Chart(kind="lines", x="workload.rate_per_s", y="goodput_per_s")
+    (panel,) = charts.draw(chart, frame, ["workload_rate_per_s"])
+    data = specification(panel, width=400)["data"]
+    assert data["format"]["type"] == "csv"
+    assert len(data["values"].splitlines()) == 1 + len(frame)
+    assert len(json.dumps(data)) < 60 * len(frame)
+
+
+@pytest.mark.parametrize("grid", ["lookahead = [1, 2, 3]\nacceptance.rate = [0.2, 0.8]"])
+def test_a_study_without_charts_has_some(tmp_path, grid):
+    run_study(loads(f"tokens = 10\n[grid]\n{grid}\n"), tmp_path / "out")
+    assert list((tmp_path / "out").glob("*.svg"))
+
+
+def test_a_heat_map_over_the_lookahead_against_si(tmp_path):
+    study = loads(
+        "tokens = 10\n[grid]\nacceptance.rate = [0.5, 0.9]\nlookahead = [1, 2]\n[[charts]]\n"
+        'kind = "heatmap"\nx = "lookahead"\ny = "acceptance.rate"\nshow = "dsi"\nagainst = "si"\n'
+    )
+    run_study(study, tmp_path / "out")
+    assert (tmp_path / "out" / "01-dsi-vs-si.svg").is_file()
