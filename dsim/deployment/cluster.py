@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dsim.deployment.spec import Deployment, FleetSpec
     from dsim.model.latency import Latency
 
+S = TypeVar("S", bound=FleetShare)
 BLOCK = 4096  # random numbers drawn at once
 
 
@@ -184,31 +185,31 @@ class Request:
         self.shares: tuple[FleetShare, ...] = tuple(self._drafters)
         self.further_drafters = len(self._drafters) - 1
 
-    def drafter(self, number: int = 0) -> Any:
+    def drafter(self, number: int = 0) -> SharedServer:
         """See :class:`dsim.events.ports.Setup`."""
         return self._drafters[number]
 
-    def target(self) -> Any:
+    def target(self) -> SharedServer:
         """See :class:`dsim.events.ports.Setup`."""
         return self._asked(SharedServer)
 
-    def targets(self) -> Any:
+    def targets(self) -> SharedPool:
         """See :class:`dsim.events.ports.Setup`."""
         return self._asked(SharedPool, max_passes=self._cluster.deployment.most_passes)
 
-    def _asked(self, kind: type[FleetShare], **more: Any) -> FleetShare:
+    def _asked(self, kind: type[S], **more: Any) -> S:
         target = self._share(kind, self._cluster.target_model, self.output, **more)
         self.shares = (target, *self._drafters)
         return target
 
     def _share(
         self,
-        kind: type[FleetShare],
+        kind: type[S],
         model: Model,
         output: Output,
         guesses: Sequence[int] | None = None,
         **more: Any,
-    ) -> FleetShare:
+    ) -> S:
         d = self._cluster.deployment
         prefill_ns = None
         token_ns = model.spec.prefill_token_ns
