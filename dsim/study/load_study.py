@@ -33,7 +33,7 @@ MOST_SERVERS = 100_000
 
 LONGEST = {"ms": 1e11, "s": 1e8}  # three years; an exponential draw with this mean fits 63 bits
 LONGEST_WORKLOAD_S = 3e9  # in ns, with room to spare in 63 bits
-LEAST_RATE_PER_S = 1e-6
+MIN_RATE_PER_S = 1e-6
 
 
 def _number(key: str, default: Any, unit: str, meaning: str, **more: Any) -> Setting:
@@ -141,7 +141,7 @@ LOAD_SETTINGS: tuple[Setting, ...] = (
         "trace: replay workload.trace_file, or workload.trace",
     ),
     _number("workload.requests", 500, "requests", "how many are sent", low=1, high=2**31),
-    _number("workload.rate_per_s", 1.0, "requests / s", "mean arrival rate", low=LEAST_RATE_PER_S),
+    _number("workload.rate_per_s", 1.0, "requests / s", "mean arrival rate", low=MIN_RATE_PER_S),
     _number(
         "workload.cv", 2.0, "", "gamma: standard deviation / mean of the time between", above=True
     ),

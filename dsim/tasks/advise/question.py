@@ -9,7 +9,7 @@ from typing import Any
 
 from dsim.errors import Problem, UserError
 from dsim.study import pairs, profile
-from dsim.study.load_study import LEAST_RATE_PER_S
+from dsim.study.load_study import MIN_RATE_PER_S
 from dsim.study.profile import AcceptanceProfile, ModelProfile, Profile
 from dsim.units import NS_PER_MS, to_ms, to_ns
 
@@ -173,7 +173,7 @@ def ask(
         problems.append(Problem(option, "", what))
 
     for option, low, value in (
-        ("--rate", LEAST_RATE_PER_S, rate),
+        ("--rate", MIN_RATE_PER_S, rate),
         ("--slo", 1e-6, slo),
         ("--batch-cost", 0, batch_cost),
         ("--price", 0, price),
