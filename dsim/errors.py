@@ -30,5 +30,9 @@ class UserError(Exception):
         self.problems = problems
 
 
+class PluginError(UserError):
+    """An orchestration of the user's own failed: exit code 2. Names its file and line."""
+
+
 class EngineError(Exception):
     """A failure of dsim or of a backend: exit code 3."""

@@ -23,7 +23,7 @@ from dsim.events.run import Run
 from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM
 from dsim.model.script import script_of
 from dsim.orchestrations import ORCHESTRATIONS
-from dsim.orchestrations.start import start
+from dsim.orchestrations.start import blaming, start
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -277,7 +277,8 @@ def run_wallclock(
         keep_history=keep_history,
         plan=script.plan,
     )
-    env.run(until=output.done)
+    with blaming(algorithm):
+        env.run(until=output.done)
     if case.preemptible:
         waiters.stop()
     else:

@@ -11,9 +11,11 @@ from dsim.deployment.cluster import Cluster, Request
 from dsim.deployment.outages import Outages
 from dsim.deployment.outcome import DONE, LOST, TURNED_AWAY, RunRecord, Tally
 from dsim.errors import EngineError
-from dsim.events.environment import PASS, Environment, NothingLeftError
+from dsim.events.environment import PASS, Environment, NothingLeftError, StalledError
 from dsim.events.output import Output
+from dsim.events.run import MAX_IDLE_EVENTS
 from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations.start import blaming
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -117,12 +119,21 @@ class _Run:
                 zip(self.fleets, self.cluster.faults, strict=True)
             )
         ]
-        while self.over < workload.count:
-            try:
-                env.run(until=self.finished)
-            except NothingLeftError:
-                self._strand()
+        env.watch(self._progress, MAX_IDLE_EVENTS + 10 * max(self.outputs))
+        with blaming(self.deployment.algorithm):
+            while self.over < workload.count:
+                try:
+                    env.run(until=self.finished)
+                except NothingLeftError:
+                    self._strand()
+                except StalledError as error:
+                    name = self.deployment.algorithm
+                    raise EngineError(f'{error} (orchestration "{name}")') from error
         return self._result()
+
+    def _progress(self) -> int:
+        settled = sum(request.output.settled for request in self.requests.values())
+        return hash((self.over, self.yet_to_come, len(self.requests), settled))
 
     # -- arrivals and admission ----------------------------------------------------------------
 

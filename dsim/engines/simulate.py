@@ -15,7 +15,7 @@ from dsim.events.run import COUNTS, Run, run_to_end
 from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM
 from dsim.model.script import script_of
 from dsim.orchestrations import orchestration_of
-from dsim.orchestrations.start import start
+from dsim.orchestrations.start import blaming, start
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -134,6 +134,10 @@ def run_events(
         repeat: which repeat.
         draws: bool (tokens,), which drafts are accepted; by default they are drawn.
         keep_history: whether the servers keep their forwards, for a timeline.
+
+    Raises:
+        PluginError: the code of an orchestration of the user's own failed.
+        EngineError: the run stopped before all tokens were settled, or makes no progress.
     """
     if draws is None:
         draws = case.acceptance.draws(case.seed, repeat + 1, case.tokens)[repeat]
@@ -147,21 +151,22 @@ def run_events(
     def backend(latency_ns: Any, guesses: Sequence[int] | None = None) -> Simulated:
         return Simulated(env, latency_ns, script.lengths, guesses, preemptible=case.preemptible)
 
-    drafters, target = start(
-        algorithm,
-        env,
-        output,
-        drafter_backends=[
-            backend(samplers[number], guesses)
-            for number, guesses in zip(script.order, script.guesses, strict=True)
-        ],
-        target_backend=backend(case.target.sampler(case.seed, repeat, TARGET_STREAM)),
-        plan=script.plan,
-        targets=case.targets,
-        prefill=case.target.first_ns is not None,
-        keep_history=keep_history,
-    )
-    run_to_end(env, output, algorithm)
+    with blaming(algorithm):
+        drafters, target = start(
+            algorithm,
+            env,
+            output,
+            drafter_backends=[
+                backend(samplers[number], guesses)
+                for number, guesses in zip(script.order, script.guesses, strict=True)
+            ],
+            target_backend=backend(case.target.sampler(case.seed, repeat, TARGET_STREAM)),
+            plan=script.plan,
+            targets=case.targets,
+            prefill=case.target.first_ns is not None,
+            keep_history=keep_history,
+        )
+        run_to_end(env, output, algorithm)
     return Run(
         output=output,
         target=target,

@@ -244,7 +244,7 @@ def test_a_server_refuses_two_forwards_at_once():
 
 def test_a_run_that_never_ends_is_an_error():
     env = Environment()
-    with pytest.raises(RuntimeError, match="ran dry"):
+    with pytest.raises(RuntimeError, match="no events are left"):
         env.run(until=env.event())
 
 

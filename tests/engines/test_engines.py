@@ -91,8 +91,8 @@ def test_long_texts(timing, seed, rate):
 
 
 def test_many_kinds_of_branches_are_summed_in_pieces(monkeypatch):
-    monkeypatch.setattr(vector, "KINDS_AT_ONCE", 3)
-    monkeypatch.setattr(vector, "SCHEDULES_AT_ONCE", 2)
+    monkeypatch.setattr("dsim.engines.vector.branches.KINDS_AT_ONCE", 3)
+    monkeypatch.setattr("dsim.engines.vector.overlapping.SCHEDULES_AT_ONCE", 2)
     accepts = np.random.default_rng(5).random((4, 60)) < 0.8
     many = [
         Timing(drafter_ns=t1, target_ns=10, lookahead=k, targets=s)
@@ -100,7 +100,7 @@ def test_many_kinds_of_branches_are_summed_in_pieces(monkeypatch):
         for k in (1, 4)
         for s in (1, 2, 9)
     ]
-    totals = vector.dsi(many, vector.Branches.of(accepts))
+    totals = vector.form_of("dsi").totals(many, vector.Branches.of(accepts))
     for i, timing in enumerate(many):
         by_events = simulate_case(case_of(timing, accepts), "dsi", "events")
         assert (totals.latency_ns(slice(i, i + 1))[0] == by_events.latency_ns).all()

@@ -247,7 +247,7 @@ def test_proposition_1(acceptance, drafter_ns):
     tokens, repeats = 400, 400
     timing = Timing(drafter_ns=drafter_ns, target_ns=100, lookahead=1, targets=200)
     found = Acceptance(rate=acceptance).draws(7, repeats, tokens)
-    latency = vector.dsi([timing], vector.Branches.of(found)).latency_ns()[0]
+    latency = vector.form_of("dsi").totals([timing], vector.Branches.of(found)).latency_ns()[0]
     expected = theory.dsi_expected(drafter_ns, 100, acceptance, tokens)
     error = latency.std() / np.sqrt(repeats)
     assert abs(latency.mean() - expected) <= 4 * error + 1e-9
@@ -259,7 +259,9 @@ def test_si_per_token(acceptance, lookahead):
     tokens, repeats = 4000, 60
     timing = Timing(drafter_ns=10, target_ns=100, lookahead=lookahead, targets=1)
     found = Acceptance(rate=acceptance).draws(3, repeats, tokens)
-    latency = vector.si([timing], vector.Branches.of(found)).latency_ns()[0] / tokens
+    latency = (
+        vector.form_of("si").totals([timing], vector.Branches.of(found)).latency_ns()[0] / tokens
+    )
     expected = theory.si_per_token(10, 100, acceptance, lookahead)
     # The last round is cut short: by less than one round in the whole text.
     slack = (lookahead * 10 + 100) / tokens

@@ -1,0 +1,144 @@
+"""What a plugin of the user's own can do wrong, and what dsim says of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from dsim.deployment.serve import serve
+from dsim.deployment.spec import Deployment
+from dsim.deployment.workload import Workload
+from dsim.engines.simulate import run_events, simulate_case
+from dsim.errors import EngineError, PluginError, UserError
+from dsim.events import run as events_run
+from dsim.model.acceptance import Acceptance
+from dsim.model.case import Case
+from dsim.model.latency import Latency
+from dsim.orchestrations import ORCHESTRATIONS, Orchestration, Traits, register
+from dsim.tasks.simulate import verdict
+
+CASE = Case(
+    tokens=40,
+    lookahead=5,
+    targets=7,
+    target=Latency(latency_ns=30_000_000),
+    drafter=Latency(latency_ns=3_000_000),
+    acceptance=Acceptance(rate=0.8),
+    repeats=3,
+)
+
+
+def _lines():
+    return Path(__file__).read_text("utf-8").splitlines()
+
+
+def own(monkeypatch, run, **more):
+    """An orchestration named ``mine``, for one test; *run* is a process over a setup."""
+    made = Orchestration(
+        name="mine",
+        title="Mine",
+        colour="#aa3377",
+        meaning="for a test",
+        start=lambda setup: setup.env.process(run(setup)),
+        **more,
+    )
+    monkeypatch.setitem(ORCHESTRATIONS, "mine", made)
+
+
+def test_no_progress_is_an_error_that_names_the_orchestration(monkeypatch) -> None:
+    def stuck(setup):
+        target = setup.target()
+        while True:
+            yield target.forward(setup.output.settled)
+            setup.output.settle_drafts(0)
+
+    own(monkeypatch, stuck)
+    monkeypatch.setattr(events_run, "MAX_IDLE_EVENTS", 1000)
+    words = r"40 of 40 tokens are not settled \(orchestration \"mine\"\)"
+    with pytest.raises(EngineError, match=f"nothing was settled in 1,400 events, but {words}"):
+        run_events(CASE, "mine", 0)
+    monkeypatch.setattr("dsim.deployment.serve.MAX_IDLE_EVENTS", 1000)
+    with pytest.raises(EngineError, match=r"nothing was settled in .* \(orchestration \"mine\"\)"):
+        serve(Deployment(algorithm="mine"), Workload(arrivals="trace", trace=((0, 0, 4),)))
+
+
+def test_slow_progress_is_progress(monkeypatch) -> None:
+    monkeypatch.setattr(events_run, "MAX_IDLE_EVENTS", -395)  # five events with 40 tokens
+    assert run_events(CASE, "nonsi", 0).output.settled == 40
+
+
+def test_a_run_that_ends_early_says_how_far_it_came(monkeypatch) -> None:
+    def early(setup):
+        yield setup.target().forward(0)
+        setup.output.settle(0, None)
+
+    own(monkeypatch, early)
+    with pytest.raises(EngineError) as caught:
+        run_events(CASE, "mine", 0)
+    assert str(caught.value) == (
+        'no events are left, but 39 of 40 tokens are not settled (orchestration "mine")'
+    )
+
+
+def test_an_error_of_a_plugin_names_its_file_and_line(monkeypatch) -> None:
+    def wrong(setup):
+        yield setup.target().forward(0)
+        setup.output.bla()  # the line
+
+    own(monkeypatch, wrong)
+    line = 1 + _lines().index("        setup.output.bla()  # the line")
+    words = f"""orchestration "Mine": {__file__}, line {line}: AttributeError: 'Output' object"""
+    for run in (
+        lambda: run_events(CASE, "mine", 0),
+        lambda: serve(Deployment(algorithm="mine"), Workload(arrivals="trace", trace=((0, 0, 4),))),
+    ):
+        with pytest.raises(PluginError) as caught:
+            run()
+        assert str(caught.value).startswith(words)
+        assert isinstance(caught.value, UserError)
+
+
+def test_an_error_of_dsims_own_is_not_a_plugins(monkeypatch) -> None:
+    def broken(_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("dsim.orchestrations.si.Orchestration", broken)
+    built_in = dataclasses.replace(ORCHESTRATIONS["si"], start="dsim.model.script:script_of")
+    monkeypatch.setitem(ORCHESTRATIONS, "si", built_in)
+    with pytest.raises(TypeError):  # called with too few arguments
+        run_events(CASE, "si", 0)
+
+
+def test_an_unknown_name_is_the_users_mistake() -> None:
+    with pytest.raises(UserError, match="unknown orchestration 'DSI'; did you mean \"dsi\""):
+        simulate_case(CASE, "DSI")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"reads": ("lookahaed",)}, 'reads: unknown setting "lookahaed"; did you mean "lookahead"'),
+        ({"colour": "blue"}, "colour: expected \"#rrggbb\", got 'blue'"),
+        ({"name": "my own"}, "name: expected letters, digits, - and _"),
+        ({"reads": ("targets",)}, "several_targets=True belongs together with"),
+        ({"traits": Traits(further_drafters=True)}, "further_drafters=True belongs together"),
+    ],
+)
+def test_a_declaration_is_checked(wrong, words) -> None:
+    right = {"name": "mine", "title": "Mine", "colour": "#aa3377", "meaning": "", "start": print}
+    with pytest.raises(ValueError, match="orchestration") as caught:
+        Orchestration(**right | wrong)
+    assert words in str(caught.value)
+    with pytest.raises(ValueError, match="there is an orchestration 'dsi' already"):
+        register(Orchestration(**right | {"name": "dsi"}))
+
+
+def test_the_verdict_gives_no_reason_for_what_it_does_not_know(monkeypatch) -> None:
+    mine = dataclasses.replace(ORCHESTRATIONS["dsi"], name="mine", title="Mine", why=None)
+    monkeypatch.setitem(ORCHESTRATIONS, "mine", mine)
+    found = verdict(CASE, [simulate_case(CASE, name) for name in ("nonsi", "mine")])
+    assert found.startswith("Mine is fastest, ")
+    assert found.endswith("× as fast as non-SI.")
+    assert ":" not in found
