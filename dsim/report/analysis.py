@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,6 +46,17 @@ def interval_of(column: str, columns: Iterable[str]) -> str:
             stem = column.removesuffix(unit)
             names += [f"{stem}_ci95{unit}", f"{stem.removesuffix('_mean')}_ci95{unit}"]
     return next((name for name in names if name in known), "")
+
+
+def plain_columns(frame: pd.DataFrame) -> pd.DataFrame:
+    """*frame* with names of columns that charts can take: letters, digits and ``_``, each once."""
+    names: list[str] = []
+    for column in frame.columns:
+        name = re.sub(r"\W", "_", str(column))
+        while name in names:
+            name += "_"
+        names.append(name)
+    return frame.set_axis(names, axis=1)
 
 
 def axes_of(study: Study) -> list[str]:
@@ -248,12 +260,10 @@ def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> TextTable | None:
         row = [
             title_of(algorithm),
             _share(part, first),
-            f"{speed.median():.2f}×",
-            f"{speed.max():.2f}×",
-            f"{speed.min():.2f}×",
+            *(_times(value) for value in (speed.median(), speed.max(), speed.min())),
         ]
         for name in more:
-            row += [_share(part, name), f"{part[f'speedup_vs_{name}'].max():.2f}×"]
+            row += [_share(part, name), _times(part[f"speedup_vs_{name}"].max())]
         rows.append(row)
     at_best = f", with each algorithm at its best {' and '.join(minimise)}" if minimise else ""
     known = interval_of("latency_mean_ms", frame.columns)
@@ -272,6 +282,10 @@ def _share(part: pd.DataFrame, reference: str) -> str:
     """The share of points, of those where both were simulated, where the reference is faster."""
     share = part.loc[part[f"speedup_vs_{reference}"].notna(), f"slower_than_{reference}"].mean()
     return "–" if math.isnan(share) else f"{share:.1%}"
+
+
+def _times(factor: float) -> str:
+    return "–" if math.isnan(factor) else f"{factor:.2f}×"
 
 
 def in_order(algorithms: pd.Series[Any]) -> list[str]:

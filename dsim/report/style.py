@@ -133,7 +133,7 @@ def colour(field: str, names: Mapping[str, str]) -> alt.Color:
 
 def legend(names: list[str]) -> alt.Legend:
     """A legend above the chart that shows *names* whole, in as many rows as they need."""
-    widest = max((len(name) for name in names), default=1) * 7 + 30
+    widest = int(max((len(name) for name in names), default=1) * 6.4) + 26
     columns = min(max(1, LEGEND_PX // widest), max(1, len(names)))
     return alt.Legend(orient="top", columns=columns, labelLimit=LEGEND_PX)
 

@@ -352,6 +352,7 @@ def draw_into(
     from dsim.report.vega import Vega
     from dsim.study.settings import SETTINGS
 
+    frame = frame if study else analysis.plain_columns(frame)
     axes = analysis.axes_of(study) if study else analysis.axes_in(frame)
     minimise = [column_of(key) for key in study.settings["minimise"]] if study else []
     wanted = list(study.charts) if study else []

@@ -84,3 +84,21 @@ def test_names_that_no_orchestration_claims_are_summarised_last():
     table = analysis.summarise(analysis.best(frame, [], []), [])
     assert table is not None
     assert [row[0] for row in table.rows] == ["non-SI", "eagle"]
+
+
+def test_columns_get_names_that_charts_can_take():
+    frame = pd.DataFrame([[1, 2, 3, 4]], columns=["a.b", "a_b", "tokens.1", "x[0]"])
+    assert list(analysis.plain_columns(frame)) == ["a_b", "a_b_", "tokens_1", "x_0_"]
+
+
+def test_what_cannot_be_compared_is_left_open():
+    frame = pd.DataFrame(
+        {
+            "algorithm": ["nonsi", "dsi"],
+            "acceptance_rate": [0.1, 0.2],
+            "latency_mean_ms": [10.0, 5.0],
+        }
+    )
+    table = analysis.summarise(analysis.best(frame, ["acceptance_rate"], []), [])
+    assert table is not None
+    assert table.rows[1] == ["DSI", "–", "–", "–", "–"]

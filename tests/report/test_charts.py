@@ -11,7 +11,7 @@ from dsim.report import charts, style
 from dsim.report.vega import Vega, specification
 from dsim.study.loader import loads
 from dsim.study.study import Chart
-from dsim.tasks.run import run_study
+from dsim.tasks.run import plot, run_study
 
 LOAD = pd.DataFrame(
     {
@@ -103,3 +103,13 @@ def test_a_heat_map_over_the_lookahead_against_si(tmp_path):
     )
     run_study(study, tmp_path / "out")
     assert (tmp_path / "out" / "01-dsi-vs-si.svg").is_file()
+
+
+@pytest.mark.parametrize("head", ["a.b", "tokens,tokens", "a[0]"])
+def test_own_columns_can_be_axes(tmp_path, head):
+    path = tmp_path / "own.csv"
+    rows = [("nonsi", 1, 10), ("nonsi", 2, 10), ("dsi", 1, 5), ("dsi", 2, 4)]
+    cells = [f"{a},{','.join([str(x)] * (head.count(',') + 1))},{ms}" for a, x, ms in rows]
+    path.write_text("\n".join([f"algorithm,{head},latency_mean_ms", *cells]))
+    report, _ = plot(path)
+    assert list(report.parent.glob("*.svg"))
