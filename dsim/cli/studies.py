@@ -91,6 +91,8 @@ def run(
         if backend:
             overrides = [*overrides, f'backend="{backend}"']
         loaded = studies.load(study, overrides)
+        if loaded.kind == "deployment":
+            raise UserError(f"{study}: this is a study of a deployment: use dsim load")
         folder = out or default_folder(study, overrides, loaded.to_toml())
     wallclock = loaded.settings["backend"] == "wallclock"
     source = click.get_current_context().get_parameter_source
@@ -186,7 +188,7 @@ def load(
     """
     from tqdm import tqdm
 
-    from dsim.study import load_study as studies
+    from dsim.study import loader as studies
     from dsim.tasks import load as loads
     from dsim.tasks.run import RunInterrupted
 
@@ -200,7 +202,7 @@ def load(
         raise UserError("name a study, like studies/load.toml")
     else:
         loaded = studies.load(study, overrides)
-        folder = out or default_folder(study, overrides, loaded.study.to_toml())
+        folder = out or default_folder(study, overrides, loaded.to_toml())
     workers = executor_of(executor, jobs, ray_address)
     total = len(list(loaded.cases()))
     bar = tqdm(total=total, unit=" cases", disable=True if quiet or as_json else None, leave=False)
@@ -274,7 +276,7 @@ def settings(as_json: bool, of_load: bool, pattern: str | None) -> None:
 
     more: tuple[Any, ...] = ()
     if of_load:
-        from dsim.study.load_study import LOAD_SETTINGS as more  # noqa: N811
+        from dsim.study.deployment_settings import DEPLOYMENT_SETTINGS as more  # noqa: N811
     listed = [
         *SETTINGS,
         *more,

@@ -1,15 +1,21 @@
-"""Cases from the settings of a study."""
+"""Cases and deployments from the settings of a study."""
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from dsim.deployment.outages import further_role
+from dsim.deployment.spec import Deployment, Faults, FleetSpec, MorePool, Slo
+from dsim.deployment.workload import Length, Workload, read_trace
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.closed_forms import targets_enough, targets_equation1
 from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
 from dsim.model.lookahead import Policy
+from dsim.orchestrations import ORCHESTRATIONS
+from dsim.study import outages
 from dsim.units import to_ns
 
 if TYPE_CHECKING:
@@ -131,4 +137,123 @@ def case_of(values: Mapping[str, Any]) -> Case:
         repeats=values["repeats"],
         seed=values["seed"],
         preemptible=values["preemptible"],
+    )
+
+
+def at_number(value: Any, number: int) -> Any:
+    """What *value*, one for all or a list, says of *number*."""
+    return value[min(number, len(value) - 1)] if isinstance(value, list) else value
+
+
+def workload_of(values: Mapping[str, Any]) -> Workload:
+    """The workload that settings by key describe."""
+
+    def length(mean_tokens: int, cv: float) -> Length:
+        return Length(
+            model="lognormal" if cv and mean_tokens else "constant",
+            mean_tokens=mean_tokens,
+            cv=cv or 1.0,
+        )
+
+    return Workload(
+        arrivals=values["workload.arrivals"],
+        requests=values["workload.requests"],
+        rate_per_s=values["workload.rate_per_s"],
+        cv=values["workload.cv"],
+        users=values["workload.users"],
+        think_ns=round(values["workload.think_ms"] * 1e6),
+        prompt=length(values["workload.prompt_tokens"], values["workload.prompt_cv"]),
+        output=length(values["tokens"], values["workload.output_cv"]),
+        rate_drift=values["workload.acceptance_drift"],
+        trace=read_trace(values["workload.trace"]) if values["workload.trace"] else (),
+    )
+
+
+def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
+    """The deployment that settings by key describe."""
+    case = case_of(values)
+    more = case.more_drafters if ORCHESTRATIONS[algorithm].traits.further_drafters else ()
+
+    def ns(key: str) -> int:
+        return round(float(values[key] or 0) * 1e6)
+
+    def bound(key: str) -> int | None:
+        return None if values[key] is None else to_ns(values[key]) if values[key] else 0
+
+    def faults_of(role: str, prefix: str = "") -> Faults:
+        return Faults(
+            mtbf_ns=round(values[f"cluster.{prefix}mtbf_s"] * 1e9),
+            mttr_ns=round(values[f"cluster.{prefix}mttr_s"] * 1e9),
+            plan=outages.plan(values["cluster.faults"] or (), role),
+            retry=values["cluster.retry"],
+        )
+
+    def more_pool(number: int, drafter: MoreDrafter) -> MorePool:
+        first = fleet("drafter")
+        scale = drafter.latency.latency_ns / case.drafter.latency_ns
+
+        def own(key: str, otherwise: Any) -> Any:
+            value = at_number(values[f"cluster.{key}"], number)
+            return otherwise if value is None else value
+
+        spec = dataclasses.replace(
+            first,
+            servers=own("more_drafters", 1),
+            context_ns=first.context_ns * scale,
+            sequence_ns=round(first.sequence_ns * scale),
+            prefill_token_ns=first.prefill_token_ns * scale,
+            gpus=own("gpus_per_more_drafter", first.gpus),
+            watts=own("more_drafter_watts", first.watts),
+            idle_watts=own("more_drafter_idle_watts", first.idle_watts),
+        )
+        role = further_role(number + 1)
+        return MorePool(drafter=drafter, servers=spec, faults=faults_of(role, "drafter_"))
+
+    def fleet(model: str) -> FleetSpec:
+        def of(name: str) -> Any:
+            return values[f"cluster.{model}_{name}"]
+
+        return FleetSpec(
+            servers=values[f"cluster.{model}s"],
+            discipline=of("discipline"),
+            max_batch=of("batch"),
+            context_ns=of("context_ms") * 1e3,
+            sequence_ns=round(of("sequence_ms") * 1e6),
+            prefill_token_ns=of("prefill_ms") * 1e3,
+            kv_tokens=of("kv_tokens"),
+            affinity=values["cluster.affinity"] if model == "target" else False,
+            gpus=values[f"cluster.gpus_per_{model}"],
+            watts=of("watts"),
+            idle_watts=of("idle_watts"),
+        )
+
+    return Deployment(
+        algorithm=algorithm,
+        lookahead=case.lookahead,
+        policy=case.policy,
+        most_passes=case.targets,
+        target=case.target,
+        drafter=case.drafter,
+        acceptance=case.acceptance,
+        seed=case.seed,
+        preemptible=case.preemptible,
+        targets=fleet("target"),
+        drafters=fleet("drafter"),
+        more_drafters=tuple(more_pool(number, one) for number, one in enumerate(more)),
+        network_ns=ns("cluster.network_ms"),
+        link_ns=tuple(round(ms * 1e6) for ms in values["cluster.link_ms"] or ()),
+        network_cv=values["cluster.network_cv"],
+        overhead_ns=ns("cluster.dispatch_ms"),
+        hosts=values["cluster.hosts"],
+        slowdown=tuple(values["cluster.slowdown"]),
+        faults=faults_of("target"),
+        drafter_faults=faults_of("drafter", "drafter_"),
+        max_active=values["cluster.max_active"],
+        max_waiting=values["cluster.max_waiting"],
+        price_per_gpu_hour=values["cluster.price_per_gpu_hour"],
+        slo=Slo(
+            ttft_ns=bound("slo.ttft_ms"),
+            tpot_ns=bound("slo.tpot_ms"),
+            latency_ns=bound("slo.latency_ms"),
+        ),
     )

@@ -136,10 +136,10 @@ def check_together(problems: Problems, study: Study) -> None:
         further = [n for n in values["algorithms"][0] if ORCHESTRATIONS[n].traits.further_drafters]
         if further and not problems:
             check_drafters(problems, where, values, further[0])
-        if study.settings["engine"] == "vector" and (why := _needs_events(values)):
+        if study.settings.get("engine") == "vector" and (why := _needs_events(values)):
             what = "constant latencies, preemptible servers and a fixed lookahead only"
             problems.add("engine", f'"vector" takes {what}, but {why}')
-        if study.settings["engine"] == "vector" and study.settings["backend"] == "wallclock":
+        if study.settings.get("engine") == "vector" and study.settings["backend"] == "wallclock":
             problems.add("engine", '"vector" simulates; backend is "wallclock"')
         tokens, repeats = max(values["tokens"]), study.settings["repeats"]
         if tokens * repeats > MOST_DRAWS:

@@ -9,21 +9,22 @@ import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dsim.deployment.workload import read_trace
 from dsim.errors import Problem, UserError
 from dsim.files import read_text
+from dsim.study import profile
 from dsim.study.build import case_of
 from dsim.study.checks import check_charts, check_together
+from dsim.study.deployment_checks import check_deployment, check_deployment_charts
+from dsim.study.deployment_settings import DEPLOYMENT, DEPLOYMENT_TABLES
 from dsim.study.setting import LISTED, Problems, Setting, exact
 from dsim.study.settings import (
     ALTERNATIVES,
-    BY_KEY,
     CHART_BY_KEY,
-    LOAD_TABLES,
-    MEASURE_TABLES,
+    COMMAND_TABLES,
     MODEL_TABLES,
     PAIR_TABLES,
-    TABLES,
-    VALIDATE_TABLES,
+    TEXT,
 )
 from dsim.study.study import Axis, Chart, Study
 from dsim.units import is_latency
@@ -95,19 +96,43 @@ class _Loader:
     """Checks one document and gathers its problems.
 
     Attributes:
-        known: the settings by key, in order.
-        tables: the names of their tables.
+        schema: what this kind of study can set; known once the tables of the file are.
+        swept: keys of the axes of the grid.
+        set_apart: keys that ``--set`` gave, which win over every pair.
     """
-
-    known: Mapping[str, Setting] = BY_KEY
-    tables: tuple[str, ...] = TABLES
 
     def __init__(self, source: str, folder: Path) -> None:
         self.source = source
         self.folder = folder
         self.problems = Problems(source)
-        self.swept: set[str] = set()  # the axes of the grid
-        self.set_apart: set[str] = set()  # by --set, which wins over every pair
+        self.schema = TEXT
+        self.decides = ""  # the table of the file that makes it a study of a deployment
+        self.swept: set[str] = set()
+        self.set_apart: set[str] = set()
+
+    @property
+    def known(self) -> Mapping[str, Setting]:
+        """The settings of this kind of study by key."""
+        return self.schema.by_key
+
+    def find_kind(self, tables: Sequence[Mapping[str, Any]]) -> None:
+        """Decide by the tables of the file what kind of study it is.
+
+        Args:
+            tables: the document, its grid and its variants.
+
+        Raises:
+            UserError: it is a study of another command.
+        """
+        first = {key.partition(".")[0]: key for table in tables for key in table}
+        for command, names in COMMAND_TABLES.items():
+            for name in names:
+                if name in first:
+                    self.problems.add(name, f"this is a study of dsim {command}")
+                    self.problems.stop()
+        self.decides = next((name for name in DEPLOYMENT_TABLES if name in first), "")
+        if self.decides:
+            self.schema = DEPLOYMENT
 
     def study(self, document: dict[str, Any], overrides: Sequence[str]) -> Study:
         charts = self.table_list(document, "charts")
@@ -116,13 +141,17 @@ class _Loader:
         if not isinstance(grid, dict):
             self.problems.add("grid", f"expected a table of axes, got {show(grid)}")
             grid = {}
-        values = self.flatten(document, self.known)
-        ranges = self.flatten(grid, self.known, "grid.")
+        self.find_kind([document, grid, *variants])
+        values = self.flatten(document)
+        ranges = self.flatten(grid, "grid.")
         differing = [
-            (v.pop("name", None), self.flatten(v, self.known, "variants.")) for v in variants
+            (variant.pop("name", None), self.flatten(variant, f"variants[{number}]."))
+            for number, variant in enumerate(variants)
         ]
+        written = [dict(own) for _, own in differing]
         for override in sorted(overrides, key=lambda text: not text.startswith("pair=")):
             self.override(override, values, ranges, [own for _, own in differing])
+        differing = self.renamed(differing, written)
         self.check_values(values)
         for number, (name, own) in enumerate(differing):
             if not isinstance(name, str) or not name:
@@ -176,6 +205,7 @@ class _Loader:
             if key in ALTERNATIVES:
                 settings[ALTERNATIVES[key]] = None
         study = Study(
+            kind=self.schema.name,
             settings=settings,
             grid=tuple(axis for axis in axes if axis is not None),
             variants=tuple(differing) or (("", {}),),
@@ -194,29 +224,52 @@ class _Loader:
         self.problems.add(name, f"expected a list of tables ([[{name}]]), got {show(tables)}")
         return []
 
-    def flatten(
-        self, table: dict[str, Any], known: Mapping[str, Setting], where: str = ""
-    ) -> dict[str, Any]:
-        """Dotted keys of known settings; complains about all others."""
+    def flatten(self, table: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+        """The settings of *table* by key; notes those that this kind of study does not have."""
         flat: dict[str, Any] = {}
         for name, value in table.items():
-            if name in self.tables and isinstance(value, dict):
+            if name in self.schema.tables and isinstance(value, dict):
                 flat |= {f"{name}.{k}": v for k, v in value.items()}
             else:
                 flat[name] = value
-        for key in list(flat):
-            if key not in known:
-                hint = nearest(key, list(known))
-                first = key.partition(".")[0]
-                if first in LOAD_TABLES and first not in self.tables:
-                    hint = "; this is a load study: use dsim load"
-                elif first in MEASURE_TABLES:
-                    hint = "; this is a study of dsim measure"
-                elif first in VALIDATE_TABLES:
-                    hint = "; this is a study of dsim validate"
-                self.problems.add(where + key, f"unknown setting{hint}")
-                del flat[key]
+        for key in [key for key in flat if key not in self.known]:
+            self.problems.add(where + key, self.unknown(key))
+            del flat[key]
         return flat
+
+    def unknown(self, key: str) -> str:
+        """Why *key* is no setting of this kind of study."""
+        if self.schema is DEPLOYMENT and key in TEXT.by_key:
+            return (
+                f"is a setting of single texts; the table [{self.decides}] makes this a study of a "
+                "deployment"
+            )
+        if self.schema is TEXT and key in DEPLOYMENT.by_key:
+            tables = ", ".join(f"[{name}]" for name in DEPLOYMENT_TABLES)
+            return (
+                "is a setting of a deployment; this is a study of single texts, as it has none of "
+                f"the tables {tables}"
+            )
+        return f"unknown setting{nearest(key, list(self.known))}"
+
+    def renamed(
+        self, variants: Sequence[tuple[Any, dict[str, Any]]], written: Sequence[Mapping[str, Any]]
+    ) -> list[tuple[Any, dict[str, Any]]]:
+        """The variants, those that ``--set`` has changed named by the settings left to them.
+
+        Args:
+            variants: name and settings of each.
+            written: their settings as the file has them.
+        """
+        found: list[tuple[Any, dict[str, Any]]] = []
+        for (name, own), before in zip(variants, written, strict=True):
+            title = name
+            if "algorithms" in before and "algorithms" not in own:
+                title = ", ".join(f"{k.rpartition('.')[2]} {show(v)}" for k, v in own.items())
+                title = title or "no settings of its own"
+            if title is name or (title, own) not in found:
+                found.append((title, own))
+        return found
 
     def override(
         self,
@@ -238,7 +291,7 @@ class _Loader:
         is_axis = key.startswith("grid.")
         key = key.removeprefix("grid.")
         if key not in self.known:
-            self.problems.add(key, f"unknown setting{nearest(key, list(self.known))}", "--set")
+            self.problems.add(key, self.unknown(key), "--set")
             return
         for table in (values, ranges, *variants):
             table.pop(key, None)
@@ -374,8 +427,14 @@ class _Loader:
 
     def check(self, study: Study) -> None:
         """What is right only together with other settings."""
-        check_charts(self.problems, study)
-        check_together(self.problems, study)
+        if study.kind == "deployment":
+            check_deployment_charts(self.problems, study)
+            check_together(self.problems, study)
+            if study.case_count <= study.settings["max_cases"]:
+                check_deployment(self.problems, study)
+        else:
+            check_charts(self.problems, study)
+            check_together(self.problems, study)
 
     def read_files(self, values: dict[str, Any]) -> dict[str, Any]:
         """Put the contents of data files in place of their names; what the pair says."""
@@ -390,6 +449,16 @@ class _Loader:
             traces = self.read("acceptance.trace_file", name, read_traces)
             if traces is not None:
                 values["acceptance.trace"] = traces
+        name = values.pop("workload.trace_file", None)
+        if isinstance(name, str):
+            text = self.read("workload.trace_file", name, _checked_trace)
+            if text is not None:
+                values["workload.trace"] = text
+        elif isinstance(text := values.get("workload.trace"), str):
+            try:
+                _checked_trace(text)
+            except ValueError as error:
+                self.problems.add("workload.trace", str(error))
         name = values.pop("pair", None)
         of_pair = self.read_pair(name, values) if isinstance(name, str) else {}
         values |= of_pair
@@ -397,8 +466,6 @@ class _Loader:
 
     def read_pair(self, name: str, values: Mapping[str, Any]) -> dict[str, Any]:
         """What a profile says, where *values* say nothing else."""
-        from dsim.study import profile
-
         path = self.folder / name
         try:
             found = profile.read(path if path.exists() else Path(name))
@@ -421,6 +488,11 @@ class _Loader:
         except ValueError as error:
             self.problems.add(key, f"{path}: {error}")
         return None
+
+
+def _checked_trace(text: str) -> str:
+    read_trace(text)
+    return text
 
 
 def read_samples(text: str) -> list[float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 from typing import TYPE_CHECKING, Any
@@ -160,6 +161,26 @@ def is_row(row: Any) -> bool:
     )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Schema:
+    """What a kind of file, or of table in it, can set.
+
+    Attributes:
+        name: name of the kind, for messages.
+        settings: its settings, in the order of ``dsim settings``.
+        tables: names of the tables in which settings with a dot stand.
+    """
+
+    name: str
+    settings: tuple[Setting, ...]
+    tables: tuple[str, ...] = ()
+
+    @functools.cached_property
+    def by_key(self) -> dict[str, Setting]:
+        """The settings by key."""
+        return {setting.key: setting for setting in self.settings}
+
+
 class Problems:
     """The problems of one document, gathered to be reported all at once.
 
@@ -177,7 +198,9 @@ class Problems:
 
     def add(self, key: str, what: str, source: str | None = None) -> None:
         """Note that setting *key* is wrong: *what* was expected, and what was given."""
-        self.found.append(Problem(source or self.source, key, what))
+        problem = Problem(source or self.source, key, what)
+        if problem not in self.found:
+            self.found.append(problem)
 
     def stop(self) -> None:
         """Report the problems, if there are any.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dsim.model import POLICIES
 from dsim.orchestrations import ORCHESTRATIONS
-from dsim.study.setting import Setting
+from dsim.study.setting import Schema, Setting
 
 ALGORITHMS = ("nonsi", "si", "dsi")  # what is compared unless something else is asked for
 NAMED = tuple(ORCHESTRATIONS)
@@ -393,11 +393,10 @@ ALTERNATIVES = {
     for a, b in (pair, pair[::-1])
 }
 TABLES = ("target", "drafter", "more_drafters", "acceptance", "published")
+TEXT = Schema(name="text", settings=SETTINGS, tables=TABLES)
 MODEL_TABLES = ("target.", "drafter.")
 PAIR_TABLES = ("target.", "drafter.", "acceptance.")  # what a measured pair says
-LOAD_TABLES = ("workload", "cluster", "slo")  # of the studies of dsim load
-MEASURE_TABLES = ("pairs", "sets")  # of those of dsim measure
-VALIDATE_TABLES = ("wallclock", "torch")  # of those of dsim validate
+COMMAND_TABLES = {"measure": ("pairs", "sets"), "validate": ("wallclock", "torch")}
 CHART_SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="kind",

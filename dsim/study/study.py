@@ -8,10 +8,16 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
+from dsim.orchestrations import ORCHESTRATIONS
+from dsim.study.build import deployment_of, workload_of
 from dsim.study.settings import ALTERNATIVES
+from dsim.words import show
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    from dsim.deployment.spec import Deployment
+    from dsim.deployment.workload import Workload
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,10 +43,47 @@ class Chart:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class DeploymentCase:
+    """One point of a study of a deployment, for one algorithm.
+
+    Attributes:
+        point: values of the axes of the grid, by key.
+        variant: name of the variant; empty if the study has none.
+        deployment: the servers and what disturbs them.
+        workload: the requests.
+        replications: number of runs, each with random draws of its own.
+        warm_up: share of the requests that is left out of the metrics.
+    """
+
+    point: Mapping[str, Any]
+    variant: str
+    deployment: Deployment
+    workload: Workload
+    replications: int
+    warm_up: float
+
+    @property
+    def name(self) -> str:
+        """What tells it from others, for messages."""
+        parts = [self.variant, self.deployment.algorithm]
+        parts += [f"{key} = {show(value)}" for key, value in self.point.items()]
+        return ", ".join(filter(None, parts))
+
+    @property
+    def short_name(self) -> str:
+        """The same where there is little room."""
+        parts = [self.variant, ORCHESTRATIONS[self.deployment.algorithm].title]
+        parts += [f"{key.rpartition('.')[2]} {show(value)}" for key, value in self.point.items()]
+        return ", ".join(filter(None, parts))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Study:
     """A checked study.
 
     Attributes:
+        kind: ``text``: single texts on servers of their own; ``deployment``: many requests on
+            servers that they share.
         settings: every setting by key, defaults filled in, data files read in.
         grid: the axes, the first varying slowest.
         variants: (name, settings that differ) pairs, over each of which the grid is taken; at
@@ -50,6 +93,7 @@ class Study:
         source: where it came from, for messages.
     """
 
+    kind: str = "text"
     settings: Mapping[str, Any]
     grid: tuple[Axis, ...]
     variants: tuple[tuple[str, Mapping[str, Any]], ...]
@@ -72,6 +116,23 @@ class Study:
         own = self.variants[number][1]
         replaced = {ALTERNATIVES[key]: None for key in own if key in ALTERNATIVES}
         return {**self.settings, **replaced, **own}
+
+    def cases(self) -> Iterator[DeploymentCase]:
+        """Every case of a deployment: for each variant and point of the grid, each algorithm."""
+        for number, (name, _) in enumerate(self.variants):
+            for point in points(self.grid):
+                own = self.of_variant(number)
+                own |= {ALTERNATIVES[key]: None for key in point if key in ALTERNATIVES}
+                values = {**own, **point}
+                for algorithm in values["algorithms"]:
+                    yield DeploymentCase(
+                        point=point,
+                        variant=name,
+                        deployment=deployment_of(values, algorithm),
+                        workload=workload_of(values),
+                        replications=values["repeats"],
+                        warm_up=values["workload.warm_up"],
+                    )
 
     def to_toml(self) -> str:
         """The study, resolved: every setting, with data files written out."""

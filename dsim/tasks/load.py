@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dsim.deployment.metrics import WITH_INTERVALS, Metrics, measure
+from dsim.deployment.metrics import Metrics, measure
 from dsim.deployment.offered_load import Load, availability, offered_load
 from dsim.deployment.outcome import RunCounts, Tally
 from dsim.deployment.serve import serve
 from dsim.errors import Problem, UserError
-from dsim.files import read_text, write_whole
+from dsim.files import write_whole
 from dsim.report.tables import TextTable, settings_rows, text_table
 from dsim.study import loader as studies
+from dsim.study.deployment_columns import OUTCOMES, QUANTITIES, STATISTICS
+from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.executors import Executor, Store
 from dsim.study.results import NAMES, column_of
 
@@ -28,58 +30,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from dsim.study.load_study import LoadCase, LoadStudy
+    from dsim.study.study import DeploymentCase, Study
 
-QUANTITIES = {
-    "ttft": "time from arrival to the first token",
-    "tpot": "time per output token after the first",
-    "latency": "time from arrival to the last token",
-}
-STATISTICS = ("mean", "p50", "p90", "p99")
-# Columns of the table beside what tells cases apart: (unit, meaning).
-OUTCOMES: dict[str, tuple[str, str]] = {
-    **{
-        f"{quantity}_{statistic}{suffix}_ms": (
-            "ms",
-            f"{meaning}, {statistic}" + (": half width of its 95 % interval" if suffix else ""),
-        )
-        for quantity, meaning in QUANTITIES.items()
-        for statistic in STATISTICS
-        for suffix in ("", "_ci95")
-    },
-    "throughput_per_s": ("requests / s", "requests finished"),
-    "tokens_per_s": ("tokens / s", "tokens of finished requests"),
-    "goodput_per_s": ("requests / s", "requests that kept the SLO"),
-    "good_share": ("", "the part of the requests sent that kept the SLO"),
-    "lost": ("requests", "lost to failures"),
-    "turned_away": ("requests", "turned away at the door"),
-    "target_utilisation": ("", "the share of time in which target servers computed"),
-    "drafter_utilisation": ("", "the share of time in which drafter servers computed"),
-    "more_drafter_utilisation": ("", "the same of further drafters' servers (multidsi)"),
-    "in_system": ("requests", "requests in the system, mean over time"),
-    "target_queue": ("forwards", "forwards that wait for a target server, mean over time"),
-    "drafter_queue": ("forwards", "forwards that wait for a drafter server, mean over time"),
-    "more_drafter_queue": ("forwards", "the same of further drafters' servers (multidsi)"),
-    "wasted_passes": ("", "the part of the passes begun that were cancelled"),
-    "wasted_drafts": ("", "the part of the drafts begun that are not in the output"),
-    "passes_per_token": ("passes", "passes begun for each token of the output"),
-    "drafts_per_token": ("drafts", "drafts begun for each token of the output"),
-    "gpu_seconds_per_token": ("GPU-s", "GPU time reserved for each token"),
-    "busy_gpu_seconds_per_token": ("GPU-s", "the part of it in which GPUs computed"),
-    "price_per_million": ("", "price of a million tokens"),
-    "joules_per_request": ("J", "energy for each request, if watts are given"),
-    "kwh_per_million": ("kWh", "energy for a million tokens, if watts are given"),
-    "backlog": ("", "growth of the backlog over the run, in units of its mean; above 1: unstable"),
-}
-OUTCOMES = {
-    name: said
-    for column, (unit, meaning) in OUTCOMES.items()
-    for name, said in (
-        (column, (unit, meaning)),
-        (f"{column}_ci95", (unit, f"{meaning}: half width of its 95 % interval")),
-    )
-    if name in OUTCOMES or column in WITH_INTERVALS
-}
 STATUSES = ("ok", "backlog grows", "refused")
 BINS = 100
 TEXT_WIDTH = 100  # of text on a terminal
@@ -100,7 +52,7 @@ class Answer(NamedTuple):
         events: how many events were scheduled.
     """
 
-    case: LoadCase
+    case: DeploymentCase
     offered: Load | None
     refused: str
     metrics: Metrics | None
@@ -115,7 +67,7 @@ class Answer(NamedTuple):
         return "ok" if self.metrics.stable else "backlog grows"
 
 
-def refusal(case: LoadCase, offered: Load | None, max_load: float = 1.0) -> str:
+def refusal(case: DeploymentCase, offered: Load | None, max_load: float = 1.0) -> str:
     """Why *case* cannot be served, in words, or nothing."""
     if offered is None or offered.worst[1] < max_load:
         return ""
@@ -137,7 +89,7 @@ def refusal(case: LoadCase, offered: Load | None, max_load: float = 1.0) -> str:
     )
 
 
-def check(case: LoadCase) -> str:
+def check(case: DeploymentCase) -> str:
     """What else is wrong with *case*, known only once its lengths are drawn, or nothing."""
     deployment, workload = case.deployment, case.workload
     for replication in range(case.replications):
@@ -159,12 +111,12 @@ def check(case: LoadCase) -> str:
     return ""
 
 
-def answer(case: LoadCase, max_load: float = 1.0) -> Answer:
+def answer(case: DeploymentCase, max_load: float = 1.0) -> Answer:
     """Simulate *case*, unless its load cannot be served."""
     return _answered(case, [replicate(case, r, max_load) for r in range(case.replications)])
 
 
-def replicate(case: LoadCase, replication: int, max_load: float = 1.0) -> Replicated:
+def replicate(case: DeploymentCase, replication: int, max_load: float = 1.0) -> Replicated:
     """Simulate one replication of *case*, unless its load cannot be served."""
     offered = offered_load(case.deployment, case.workload)
     refused = refusal(case, offered, max_load)
@@ -172,7 +124,7 @@ def replicate(case: LoadCase, replication: int, max_load: float = 1.0) -> Replic
     return Replicated(offered, refused, run)
 
 
-def _answered(case: LoadCase, parts: Sequence[Replicated]) -> Answer:
+def _answered(case: DeploymentCase, parts: Sequence[Replicated]) -> Answer:
     """The answer to *case* from all its replications."""
     offered, refused, _ = parts[0]
     runs = [part.run for part in parts if part.run is not None]
@@ -244,14 +196,14 @@ def unpacked(text: str) -> Replicated:
     return Replicated(offered, record["refused"], run)
 
 
-def _tasks(cases: Sequence[LoadCase]) -> list[tuple[int, int]]:
+def _tasks(cases: Sequence[DeploymentCase]) -> list[tuple[int, int]]:
     """What there is to simulate: (number of the case, replication)."""
     return [(number, r) for number, case in enumerate(cases) for r in range(case.replications)]
 
 
-def _prepare(study: LoadStudy) -> Callable[[tuple[int, int]], str]:
+def _prepare(study: Study) -> Callable[[tuple[int, int]], str]:
     """What simulates a replication of a case of *study*."""
-    cases, max_load = list(study.cases()), study.study.settings["max_load"]
+    cases, max_load = list(study.cases()), study.settings["max_load"]
 
     def do(task: tuple[int, int]) -> str:
         number, replication = task
@@ -261,7 +213,7 @@ def _prepare(study: LoadStudy) -> Callable[[tuple[int, int]], str]:
 
 
 def answers(
-    study: LoadStudy,
+    study: Study,
     *,
     executor: Executor = HERE,
     store: Store | None = None,
@@ -279,9 +231,7 @@ def answers(
         UserError: a case cannot be simulated, or none can be served.
     """
     cases = list(study.cases())
-    problems = [
-        Problem(study.study.source, case.name, what) for case in cases if (what := check(case))
-    ]
+    problems = [Problem(study.source, case.name, what) for case in cases if (what := check(case))]
     if problems:
         raise UserError(*problems)
     work = sum(
@@ -304,12 +254,12 @@ def answers(
     executor.for_work(work).each(_prepare, study, tasks, store or Store(), done)
     found = [by_number[number] for number in range(len(cases))]
     if all(one.metrics is None for one in found):
-        raise UserError(*(Problem(study.study.source, one.case.name, one.refused) for one in found))
+        raise UserError(*(Problem(study.source, one.case.name, one.refused) for one in found))
     return found
 
 
 def run_load(
-    study: LoadStudy,
+    study: Study,
     folder: Path,
     *,
     executor: Executor = HERE,
@@ -337,26 +287,26 @@ def run_load(
     """
     from dsim.tasks.run import results_folder
 
-    resolved = study.study.to_toml()
+    resolved = study.to_toml()
     with results_folder(folder, resolved, "load", force=force, resume=resume) as work:
         found = answers(study, executor=executor, store=RunStore(work), progress=progress)
         return _write(study, found, folder), found
 
 
-def unfinished_study(folder: Path) -> LoadStudy:
+def unfinished_study(folder: Path) -> Study:
     """The study of the interrupted run in *folder*.
 
     Raises:
         UserError: there is none, or it is one of ``dsim run``.
     """
-    from dsim.study.load_study import load
     from dsim.tasks.run import unfinished
 
     path = unfinished(folder)
-    if "engine" in studies.parse(read_text(path), str(path)):
+    study = studies.load(path)
+    if study.kind != "deployment":
         what = f"holds a run of another command; go on with: dsim run --resume {folder}"
         raise UserError(Problem(str(folder), "", what))
-    return load(path)
+    return study
 
 
 def values_of(metrics: Metrics) -> dict[str, float]:
@@ -542,18 +492,17 @@ def write_trace(found: Sequence[Answer], path: Path) -> None:
     write_whole(path, text, "--trace")
 
 
-def _write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
+def _write(study: Study, found: Sequence[Answer], folder: Path) -> Path:
     """Write table, report, charts, study and provenance next door, then move them into *folder*."""
     import pyarrow as pa
 
     from dsim.report import deployments
     from dsim.report import page as report
     from dsim.report.vega import Vega
-    from dsim.study.load_study import BY_KEY
     from dsim.study.results import provenance, write_csv, write_table
     from dsim.tasks.run import UNFINISHED, move_in
 
-    resolved = study.study.to_toml()
+    resolved = study.to_toml()
     frame = table(found)
     backlogs = [
         deployments.Backlog(
@@ -562,15 +511,13 @@ def _write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
         for one in found
         if one.over_time is not None
     ]
-    axes = [axis.key for axis in study.study.grid]
-    panels = deployments.panels(study.study.charts, axes, frame, backlogs)
+    axes = [axis.key for axis in study.grid]
+    panels = deployments.panels(study.charts, axes, frame, backlogs)
     fast, takes = tables(found)
-    record = provenance(
-        resolved, {"events": len(frame)}, {**study.study.settings, "engine": "events"}
-    )
+    record = provenance(resolved, {"events": len(frame)}, {**study.settings, "engine": "events"})
     page = report.Page(
-        title=study.study.settings["title"] or "A deployment under load",
-        description=study.study.settings["description"],
+        title=study.settings["title"] or "A deployment under load",
+        description=study.settings["description"],
         facts=[
             ("cases", f"{len(found):,}"),
             ("requests", f"{found[0].case.workload.count:,}"),
@@ -579,7 +526,7 @@ def _write(study: LoadStudy, found: Sequence[Answer], folder: Path) -> Path:
         ],
         notes=notes(found),
         after=[fast, takes],
-        settings=settings_rows(BY_KEY.values(), study.study),
+        settings=settings_rows(DEPLOYMENT.settings, study),
         provenance=record,
         study=resolved,
     )

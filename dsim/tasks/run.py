@@ -251,9 +251,13 @@ def unfinished_study(folder: Path) -> Study:
     """The study of the interrupted run in *folder*.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or it is one of ``dsim load``.
     """
-    return studies.load(unfinished(folder))
+    study = studies.load(unfinished(folder))
+    if study.kind == "deployment":
+        what = f"holds a run of another command; go on with: dsim load --resume {folder}"
+        raise UserError(Problem(str(folder), "", what))
+    return study
 
 
 def unfinished(folder: Path) -> Path:

@@ -16,8 +16,8 @@ from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance
 from dsim.report import charts
 from dsim.study.build import acceptance_of, case_of
-from dsim.study.load_study import loads as load_study
 from dsim.study.loader import load, loads
+from dsim.study.loader import loads as load_study
 from dsim.study.results import read_results
 from dsim.tasks.run import run_study
 

@@ -371,11 +371,11 @@ def test_each_command_resumes_its_own(tmp_path):
         folder = tmp_path / what / ".unfinished"
         folder.mkdir(parents=True)
         study(tmp_path, what)
-        from dsim.study import load_study as load_studies
+        from dsim.study import loader as load_studies
         from dsim.study.loader import load
 
         path = tmp_path / "study.toml"
-        text = (load(path) if what == "run" else load_studies.load(path).study).to_toml()
+        text = (load(path) if what == "run" else load_studies.load(path)).to_toml()
         (folder / "study.toml").write_text(text)
         result = dsim(other, "--resume", tmp_path / what)
         assert result.exit_code == 2

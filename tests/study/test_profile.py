@@ -310,7 +310,7 @@ def test_each_part_has_one_source(tmp_path):
 
 
 def test_variants_pairs_in_a_load_study(path, tmp_path):
-    from dsim.study.load_study import loads as load_study_of
+    from dsim.study.loader import loads as load_study_of
 
     bare = Profile(
         name="bare",
@@ -321,5 +321,5 @@ def test_variants_pairs_in_a_load_study(path, tmp_path):
     write(bare, tmp_path / "bare.json")
     own = f'[[variants]]\nname = "bare"\npair = "{tmp_path / "bare.json"}"\n'
     study = load_study_of(f'pair = "{path}"\n{own}[[variants]]\nname = "the studys"\n')
-    kinds = [study.study.of_variant(v)["target.latency_model"] for v in range(2)]
+    kinds = [study.of_variant(v)["target.latency_model"] for v in range(2)]
     assert kinds == ["constant", "table"]

@@ -24,7 +24,8 @@ from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance
 from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
-from dsim.study.load_study import BY_KEY, loads
+from dsim.study.deployment_settings import DEPLOYMENT
+from dsim.study.loader import loads
 from dsim.tasks import load as loading
 from tests.deployment.strategies import deployments, workloads
 
@@ -133,7 +134,7 @@ def test_settings_reach_the_deployment():
 
 def test_a_study_survives_being_written_down():
     study = loads(SMALL + "[grid]\nworkload.rate_per_s = [1.0, 2.0]\n")
-    again = loads(study.study.to_toml())
+    again = loads(study.to_toml())
     assert [c.deployment for c in again.cases()] == [c.deployment for c in study.cases()]
     assert [c.workload for c in again.cases()] == [c.workload for c in study.cases()]
 
@@ -149,7 +150,7 @@ def test_shipped_studies_are_sound(name):
 def test_settings_are_listed():
     result = dsim("settings", "--load", "--json")
     keys = {row["key"] for row in json.loads(result.output)}
-    assert set(BY_KEY) <= keys
+    assert set(DEPLOYMENT.by_key) <= keys
     assert "workload.rate_per_s" not in dsim("settings").output
 
 
@@ -334,7 +335,7 @@ def test_a_chart_over_names_has_a_place_for_each(tmp_path):
     )
     found = loading.answers(study)
     axes = ["cluster.target_discipline"]
-    panel, *_ = charts.panels(study.study.charts, axes, loading.table(found), [])
+    panel, *_ = charts.panels(study.charts, axes, loading.table(found), [])
     layers = panel.chart.to_dict()["layer"]
     axes = [layer["encoding"]["x"] for layer in layers]
     assert all((x["type"], x["sort"]) == ("nominal", None) for x in axes)  # as in the study
@@ -386,12 +387,12 @@ def test_a_replayed_workload_is_part_of_its_study(tmp_path):
     text = SMALL.replace("[workload]\n", f"[workload]\n{more}")
     study = loads(text, folder=tmp_path)
     (tmp_path / "w.csv").unlink()
-    again = loads(study.study.to_toml(), folder=tmp_path / "elsewhere")
+    again = loads(study.to_toml(), folder=tmp_path / "elsewhere")
     assert list(again.cases()) == list(study.cases())
     (case, *_) = again.cases()
     assert case.workload.trace == ((0, 1, 4), (500_000_000, 3, 2))  # from the first request on
     # It brings its own lengths, so room for tokens = 10 is not asked for.
-    loads(study.study.to_toml(), "s", ["cluster.target_kv_tokens=6"])
+    loads(study.to_toml(), "s", ["cluster.target_kv_tokens=6"])
     assert problems(text.replace('_file = "w.csv"', ' = "a,b\\n1,2"')) == [
         "s.toml: workload.trace: expected a column arrival_ms, got a, b"
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 from dsim.errors import Problem, UserError
 from dsim.study import pairs, profile
-from dsim.study.load_study import MIN_RATE_PER_S
+from dsim.study.deployment_settings import MIN_RATE_PER_S
 from dsim.study.profile import AcceptanceProfile, ModelProfile, Profile
 from dsim.units import NS_PER_MS, to_ms, to_ns
 

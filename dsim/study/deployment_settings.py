@@ -1,0 +1,270 @@
+"""What a study of a deployment sets beside the settings of single texts: load, servers, SLO."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dsim.deployment.queue import DISCIPLINES
+from dsim.deployment.workload import ARRIVALS
+from dsim.study.setting import Schema, Setting
+from dsim.study.settings import SETTINGS, TABLES, TEXT
+
+MAX_SERVERS = 100_000
+MAX_TIMES = {"ms": 1e11, "s": 1e8}  # three years; an exponential draw with this mean fits 63 bits
+MAX_WORKLOAD_S = 3e9  # in ns, with room to spare in 63 bits
+MIN_RATE_PER_S = 1e-6
+
+
+def _number(key: str, default: Any, unit: str, meaning: str, **more: Any) -> Setting:
+    kind = "int" if isinstance(default, int) else "float"
+    more = {"low": 0, "high": MAX_TIMES.get(unit), **more}
+    return Setting(
+        key=key, type=more.pop("type", kind), default=default, unit=unit, meaning=meaning, **more
+    )
+
+
+def _fleet_settings(model: str) -> tuple[Setting, ...]:
+    plural = f"{model}s"
+    return (
+        _number(
+            f"cluster.{plural}",
+            7 if model == "target" else 1,
+            "servers",
+            f"{model} servers, shared by all requests",
+            low=1,
+            high=MAX_SERVERS,
+        ),
+        Setting(
+            key=f"cluster.{model}_discipline",
+            type="str",
+            default="fifo",
+            choices=DISCIPLINES,
+            meaning=f"who is next when a {model} server is free: fifo, lifo, shortest (fewest "
+            "tokens to go), first-pass (requests with none in flight go first)",
+        ),
+        _number(
+            f"cluster.{model}_batch",
+            1,
+            "forwards",
+            f"most forwards, of different requests, that a {model} server does as one",
+            low=1,
+        ),
+        _number(
+            f"cluster.{model}_context_ms",
+            0.0,
+            "ms / 1000 tokens",
+            f"what a forward of the {model} takes longer for its context",
+        ),
+        _number(
+            f"cluster.{model}_sequence_ms",
+            0.0,
+            "ms",
+            "what a batch takes longer for each forward but the first",
+        ),
+        _number(
+            f"cluster.{model}_prefill_ms",
+            0.0,
+            "ms / 1000 tokens",
+            f"reading the prompt, on each {model} server that has not cached it; "
+            "0: as first_latency_ms says",
+        ),
+        _number(
+            f"cluster.{model}_kv_tokens",
+            0,
+            "tokens",
+            f"what the KV memory of a {model} server holds; 0: no limit",
+        ),
+        _number(
+            f"cluster.gpus_per_{model}",
+            1.0,
+            "GPUs",
+            f"of one {model} server",
+        ),
+        _number(
+            f"cluster.{model}_watts",
+            None,
+            "W",
+            f"what one GPU of a {model} server draws while it computes, and",
+            type="float",
+        ),
+        _number(
+            f"cluster.{model}_idle_watts",
+            None,
+            "W",
+            "while it does not; not set: energy is not counted",
+            type="float",
+        ),
+    )
+
+
+def _of_more(name: str, unit: str, meaning: str) -> Setting:
+    of_first = name.replace("more_", "")
+    return Setting(
+        key=f"cluster.{name}",
+        type="float or list",
+        default=None,
+        low=0,
+        unit=unit,
+        meaning=f"multidsi: {meaning}, one number for all or a list; "
+        f"not set: as cluster.{of_first}",
+    )
+
+
+DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        key="workload.arrivals",
+        type="str",
+        default="poisson",
+        choices=ARRIVALS,
+        meaning="poisson; gamma: with bursts; closed: users who wait for the answer; "
+        "trace: replay workload.trace_file, or workload.trace",
+    ),
+    _number("workload.requests", 500, "requests", "how many are sent", low=1, high=2**31),
+    _number("workload.rate_per_s", 1.0, "requests / s", "mean arrival rate", low=MIN_RATE_PER_S),
+    _number(
+        "workload.cv", 2.0, "", "gamma: standard deviation / mean of the time between", above=True
+    ),
+    _number("workload.users", 8, "users", "closed: how many there are", low=1),
+    _number("workload.think_ms", 0.0, "ms", "closed: mean time between answer and next request"),
+    _number("workload.prompt_tokens", 0, "tokens", "length of a prompt, or its mean"),
+    _number("workload.prompt_cv", 0.0, "", "above 0: lengths of prompts are lognormal"),
+    _number(
+        "workload.output_cv", 0.0, "", "above 0: lengths of answers are lognormal, mean tokens"
+    ),
+    _number(
+        "workload.acceptance_drift",
+        0.0,
+        "",
+        "by how much the acceptance rate rises (below 0: falls) from the first request to the last",
+        low=-1,
+        high=1,
+    ),
+    Setting(
+        key="workload.trace_file",
+        type="str",
+        default=None,
+        sweep=False,
+        meaning="trace: a CSV file with columns arrival_ms (or arrival_s), prompt_tokens and "
+        "output_tokens; the first request comes at 0",
+    ),
+    Setting(
+        key="workload.trace",
+        type="str",
+        default=None,
+        sweep=False,
+        meaning="trace: the text of such a file; a results folder keeps it so",
+    ),
+    _number(
+        "workload.warm_up",
+        0.1,
+        "",
+        "the part of the requests, from the first on, left out of times, throughput and goodput",
+        high=0.9,
+        sweep=False,
+    ),
+    *_fleet_settings("target"),
+    *_fleet_settings("drafter"),
+    Setting(
+        key="cluster.more_drafters",
+        type="int or list",
+        default=1,
+        low=1,
+        high=MAX_SERVERS,
+        unit="servers",
+        meaning="multidsi: servers of each further drafter, one number for all or a list; what "
+        "else is said of drafter servers holds for them, with times in proportion to the latency",
+    ),
+    _of_more("gpus_per_more_drafter", "GPUs", "of one server of a further drafter"),
+    _of_more("more_drafter_watts", "W", "as cluster.drafter_watts, of further drafters"),
+    _of_more("more_drafter_idle_watts", "W", "as cluster.drafter_idle_watts"),
+    Setting(
+        key="cluster.affinity",
+        type="bool",
+        default=False,
+        meaning="prefer a free target server that has cached the request's text",
+    ),
+    _number("cluster.network_ms", 0.0, "ms", "one-way delay between drafter and targets"),
+    Setting(
+        key="cluster.link_ms",
+        type="list of delays",
+        default=None,
+        unit="ms",
+        sweep=False,
+        meaning="instead of cluster.network_ms: the delay of each target server's link, as many",
+    ),
+    _number("cluster.network_cv", 0.0, "", "their standard deviation / mean (lognormal jitter)"),
+    _number("cluster.dispatch_ms", 0.0, "ms", "what each dispatch of a target pass costs"),
+    _number(
+        "cluster.hosts",
+        0,
+        "hosts",
+        "how many hosts share all servers, which slow each other there; 0: one host each",
+    ),
+    Setting(
+        key="cluster.slowdown",
+        type="list of float",
+        default=[1.0],
+        sweep=False,
+        meaning="how many times longer a forward takes while 1, 2, 3 … servers of its host "
+        "compute; the last value holds for more",
+    ),
+    _number("cluster.mtbf_s", 0.0, "s", "mean time to a target server's failure; 0: none fails"),
+    _number("cluster.mttr_s", 60.0, "s", "mean time until it is back", above=True),
+    _number("cluster.drafter_mtbf_s", 0.0, "s", "as cluster.mtbf_s, for drafter servers"),
+    _number("cluster.drafter_mttr_s", 60.0, "s", "as cluster.mttr_s", above=True),
+    Setting(
+        key="cluster.faults",
+        type="list of tables",
+        default=None,
+        sweep=False,
+        meaning='failures at known times, a table each: server ("target 2", "drafter 1", '
+        '"further drafter 1.2"), at_s, and for_s; without for_s it never comes back',
+    ),
+    Setting(
+        key="cluster.retry",
+        type="bool",
+        default=True,
+        meaning="a forward whose server fails is done again, elsewhere or once it is back; false: "
+        "its request is lost",
+    ),
+    _number(
+        "cluster.max_active",
+        0,
+        "requests",
+        "requests served at once, others waiting before the door; 0: no limit",
+    ),
+    _number(
+        "cluster.max_waiting",
+        None,
+        "requests",
+        "how many may wait there, others being turned away; not set: no limit",
+        type="int",
+    ),
+    _number("cluster.price_per_gpu_hour", 0.0, "", "in whatever currency"),
+    _number("slo.ttft_ms", None, "ms", "goodput counts requests that keep this: first token"),
+    _number("slo.tpot_ms", None, "ms", "… time per output token after the first"),
+    _number("slo.latency_ms", None, "ms", "… last token"),
+    _number(
+        "max_load",
+        1.0,
+        "",
+        "refuse cases whose offered load is this or more: their queues would grow for ever",
+        above=True,
+        sweep=False,
+    ),
+)
+MORE_KEYS = (
+    "cluster.more_drafters",
+    "cluster.gpus_per_more_drafter",
+    "cluster.more_drafter_watts",
+    "cluster.more_drafter_idle_watts",
+)
+# Settings of single texts that a deployment has none of: it is simulated by events, always.
+_LEFT_OUT = {"engine", "backend", "max_targets"}
+DEPLOYMENT_TABLES = ("workload", "cluster", "slo")  # a file with one of them is of a deployment
+DEPLOYMENT = Schema(
+    name="deployment",
+    settings=tuple(s for s in (*SETTINGS, *DEPLOYMENT_SETTINGS) if s.key not in _LEFT_OUT),
+    tables=(*TABLES, *DEPLOYMENT_TABLES),
+)
+KINDS = {schema.name: schema for schema in (TEXT, DEPLOYMENT)}
