@@ -8,6 +8,7 @@ import math
 import textwrap
 from typing import TYPE_CHECKING
 
+from dsim.deployment import intervals
 from dsim.orchestrations import title_of
 from dsim.report.tables import text_table
 from dsim.tasks.advise.forecast import best_algorithm, forecasts
@@ -130,10 +131,9 @@ def _figure(question: Question, one: Confirmed) -> str:
 
 def _is_close(question: Question, best: Confirmed, other: Confirmed) -> bool:
     if question.objective == "latency":
-        a, b = best.metrics.latency["mean"], other.metrics.latency["mean"]
-        return b.value - a.value < max(
-            TIE * a.value, *(x for x in (a.ci95, b.ci95) if not math.isnan(x)), 0.0
-        )
+        # Request by request: both layouts served the same ones.
+        more = intervals.of_mean([other.latencies_ms - best.latencies_ms])
+        return more.value < max(TIE * best.latency_ms, 0.0 if math.isnan(more.ci95) else more.ci95)
     if question.objective == "throughput":
         return other.most_per_s > (1 - TIE) * best.most_per_s
     if question.objective == "price":

@@ -14,10 +14,12 @@ from dsim.deployment.serve import serve
 from dsim.deployment.workload import Length, Workload
 from dsim.tasks.advise.forecast import forecasts, worth
 from dsim.tasks.advise.layouts import candidates, deployment_of, layouts
-from dsim.units import NS_PER_S
+from dsim.units import NS_PER_MS, NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
 
     from dsim.tasks.advise.forecast import Forecast
     from dsim.tasks.advise.layouts import Layout
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 MAX_EVENTS = 700_000  # of all confirmations together
 MIN_REQUESTS, MAX_REQUESTS = 60, 1000
 FINALISTS, PER_ALGORITHM, MAX_FINALISTS = 5, 2, 12
+WARM_UP = 0.1  # share of the requests
 TIE = 0.02  # relative differences below this are none
 
 
@@ -42,6 +45,7 @@ class Confirmed:
         gpu_seconds_per_token: GPU time reserved per token: in this run, and for arrivals at a rate
             in the long run.
         requests: number of requests that were simulated.
+        latencies_ms: latency of each request after the warm-up; all layouts serve the same ones.
     """
 
     layout: Layout
@@ -50,6 +54,7 @@ class Confirmed:
     most_per_s: float
     gpu_seconds_per_token: float
     requests: int
+    latencies_ms: NDArray[np.float64]
 
     @property
     def latency_ms(self) -> float:
@@ -83,7 +88,8 @@ def confirm(question: Question, one: Forecast, requests: int) -> Confirmed:
         most_per_s = float((len(finished) - 1) / (finished[-1] - finished[0]) * NS_PER_S)
         if question.rate_per_s is None:
             workload = busy
-    metrics = measure(deployment, [serve(deployment, workload)], warm_up=0.1)
+    run = serve(deployment, workload)
+    metrics = measure(deployment, [run], warm_up=WARM_UP)
     gpu_s = metrics.gpu_seconds_per_token
     if question.rate_per_s is not None:
         gpu_s = one.layout.gpus / (question.rate_per_s * question.tokens)
@@ -94,6 +100,7 @@ def confirm(question: Question, one: Forecast, requests: int) -> Confirmed:
         most_per_s=most_per_s,
         gpu_seconds_per_token=gpu_s,
         requests=requests,
+        latencies_ms=((run.done_ns - run.arrival_ns) / NS_PER_MS)[int(WARM_UP * len(run.fate)) :],
     )
 
 
