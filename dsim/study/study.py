@@ -157,15 +157,15 @@ class Study:
         for chart in self.charts:
             blocks.append(("[[charts]]", {k: v for k, v in vars(chart).items() if v}))
         for head, values in blocks:
-            lines = [f"{key} = {_inline(value)}" for key, value in values.items()]
+            lines = [f"{key} = {inline(value)}" for key, value in values.items()]
             text += "\n".join(["", head, *lines, ""])
         return text
 
 
-def _inline(values: Any) -> str:
+def inline(values: Any) -> str:
     """A value in one line of TOML."""
     if isinstance(values, dict):
-        return "{ " + ", ".join(f"{k} = {_inline(v)}" for k, v in values.items()) + " }"
+        return "{ " + ", ".join(f"{k} = {inline(v)}" for k, v in values.items()) + " }"
     return json.dumps(values, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 

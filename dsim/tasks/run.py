@@ -137,7 +137,7 @@ def run_study(
             result = realtime.run_grid(study, store=store, progress=progress)
         else:
             result = run_grid(study, executor=executor, store=store, progress=progress)
-        return _write(study, resolved, result, folder, vega, csv=csv)
+        return write_results(study, resolved, result, folder, vega, csv=csv)
 
 
 @contextlib.contextmanager
@@ -275,7 +275,7 @@ def unfinished(folder: Path) -> Path:
     return path
 
 
-def _write(
+def write_results(
     study: Study,
     resolved: str,
     result: GridResult,
