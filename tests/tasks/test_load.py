@@ -297,7 +297,7 @@ def test_a_load_study_writes_its_folder(tmp_path):
     assert len(frame) == 6
     assert set(loading.OUTCOMES) <= set(frame.columns)
     page = (out / "report.html").read_text()
-    assert "The backlog over time" in page
+    assert "Backlog over time" in page
     assert dsim("load", path, "--out", out, "--jobs", 1).exit_code == 0  # the same again is fine
     other = dsim("load", path, "--out", out, "--set", "tokens=11")
     assert other.exit_code == 2
