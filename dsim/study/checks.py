@@ -136,6 +136,12 @@ def check_together(problems: Problems, study: Study) -> None:
         further = [n for n in values["algorithms"][0] if ORCHESTRATIONS[n].traits.further_drafters]
         if further and not problems:
             check_drafters(problems, where, values, further[0])
+        elif (
+            not problems
+            and len(_counts(values, "latency_ms") | _counts(values, "acceptance_rate")) > 1
+        ):
+            key = "more_drafters.latency_ms, more_drafters.acceptance_rate"
+            problems.add(where + key, "expected as many of one as of the other")
         if study.settings.get("engine") == "vector" and (why := _needs_events(values)):
             what = "constant latencies, preemptible servers and a fixed lookahead only"
             problems.add("engine", f'"vector" takes {what}, but {why}')
@@ -159,14 +165,8 @@ def check_drafters(
     problems: Problems, where: str, values: Mapping[str, Sequence[Any]], algorithm: str
 ) -> None:
     """Each further drafter has a latency and an acceptance rate."""
-
-    def counts(key: str) -> set[int]:
-        return {
-            0 if v is None else len(v) if isinstance(v, list) else 1
-            for v in values[f"more_drafters.{key}"]
-        }
-
-    latencies, rates = counts("latency_ms"), counts("acceptance_rate")
+    latencies = _counts(values, "latency_ms")
+    rates = _counts(values, "acceptance_rate")
     for key, count in (("latency_ms", latencies), ("acceptance_rate", rates)):
         if 0 in count:
             what = f'is missing: the algorithms have "{algorithm}"'
@@ -182,6 +182,14 @@ def check_drafters(
             f"{where}more_drafters.latency_ms",
             f"expected at most {MOST_MORE} drafters, got {max(latencies)}",
         )
+
+
+def _counts(values: Mapping[str, Sequence[Any]], key: str) -> set[int]:
+    """How many further drafters the values of ``more_drafters.KEY`` are about."""
+    return {
+        0 if v is None else len(v) if isinstance(v, list) else 1
+        for v in values[f"more_drafters.{key}"]
+    }
 
 
 def _longest_ns(values: Mapping[str, Sequence[Any]]) -> float:

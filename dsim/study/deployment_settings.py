@@ -126,7 +126,7 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
     ),
     _number("workload.users", 8, "users", "closed: how many there are", low=1),
     _number("workload.think_ms", 0.0, "ms", "closed: mean time between answer and next request"),
-    _number("workload.prompt_tokens", 0, "tokens", "length of a prompt, or its mean"),
+    _number("workload.prompt_tokens", 0, "tokens", "length of a prompt, or its mean", high=10**9),
     _number("workload.prompt_cv", 0.0, "", "above 0: lengths of prompts are lognormal"),
     _number(
         "workload.output_cv", 0.0, "", "above 0: lengths of answers are lognormal, mean tokens"

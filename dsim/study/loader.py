@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import math
-import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsim.deployment.workload import read_trace
 from dsim.errors import Problem, UserError
 from dsim.files import read_text
 from dsim.study import profile
 from dsim.study.build import case_of
 from dsim.study.checks import check_charts, check_together
+from dsim.study.data import checked_trace, read_samples, read_traces
 from dsim.study.deployment_checks import check_deployment, check_deployment_charts
 from dsim.study.deployment_settings import DEPLOYMENT, DEPLOYMENT_TABLES
-from dsim.study.setting import LISTED, Problems, Setting, exact
+from dsim.study.setting import LISTED, Problems, Setting, exact, unprintable
 from dsim.study.settings import (
     ALTERNATIVES,
     CHART_BY_KEY,
@@ -27,7 +25,6 @@ from dsim.study.settings import (
     TEXT,
 )
 from dsim.study.study import Axis, Chart, Study
-from dsim.units import is_latency
 from dsim.words import nearest, show
 
 if TYPE_CHECKING:
@@ -79,6 +76,8 @@ def parse(text: str, source: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(Problem(source, "", f"is not TOML: {error}")) from None
+    except RecursionError:
+        raise UserError(Problem(source, "", "is nested too deeply")) from None
 
 
 def loads(
@@ -157,6 +156,9 @@ class _Loader:
             if not isinstance(name, str) or not name:
                 got = "nothing" if name is None else show(name)
                 self.problems.add(f"variants[{number}].name", f"expected a text, got {got}")
+            elif unprintable(name):
+                wrong = f"holds a control character, got {show(name)}"
+                self.problems.add(f"variants[{number}].name", wrong)
             self.check_values(own, f"variants[{number}].")
             for key in own.keys() & ranges.keys():
                 self.problems.add(f"variants[{number}].{key}", "is an axis of the grid as well")
@@ -286,7 +288,7 @@ class _Loader:
             return
         try:
             value = tomllib.loads(f"value = {written.strip()}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             value = written.strip()  # a word need not be quoted
         is_axis = key.startswith("grid.")
         key = key.removeprefix("grid.")
@@ -451,12 +453,12 @@ class _Loader:
                 values["acceptance.trace"] = traces
         name = values.pop("workload.trace_file", None)
         if isinstance(name, str):
-            text = self.read("workload.trace_file", name, _checked_trace)
+            text = self.read("workload.trace_file", name, checked_trace)
             if text is not None:
                 values["workload.trace"] = text
         elif isinstance(text := values.get("workload.trace"), str):
             try:
-                _checked_trace(text)
+                checked_trace(text)
             except ValueError as error:
                 self.problems.add("workload.trace", str(error))
         name = values.pop("pair", None)
@@ -469,6 +471,10 @@ class _Loader:
         path = self.folder / name
         try:
             found = profile.read(path if path.exists() else Path(name))
+        except (OSError, ValueError) as error:  # the name itself cannot be one of a file
+            why = getattr(error, "strerror", None) or str(error)
+            self.problems.add("pair", f"{show(name)} cannot be read: {why}")
+            return {}
         except UserError as error:
             self.problems.found += [p for p in error.problems if isinstance(p, Problem)]
             return {}
@@ -488,44 +494,3 @@ class _Loader:
         except ValueError as error:
             self.problems.add(key, f"{path}: {error}")
         return None
-
-
-def _checked_trace(text: str) -> str:
-    read_trace(text)
-    return text
-
-
-def read_samples(text: str) -> list[float]:
-    """Latencies (ms) from the text of a CSV file.
-
-    Raises:
-        ValueError: it has no such column, or something in it is not a latency.
-    """
-    rows = [row for row in csv.reader(text.splitlines()) if row]
-    if not rows:
-        raise ValueError("the file is empty")
-    column = 0
-    try:
-        float(rows[0][0])
-    except ValueError:
-        header = [name.strip() for name in rows.pop(0)]
-        if "latency_ms" in header:
-            column = header.index("latency_ms")
-        elif len(header) > 1:
-            raise ValueError(f"expected a column latency_ms, got {', '.join(header)}") from None
-    samples = [float(row[column]) for row in rows]
-    if not samples or not all(map(is_latency, samples)):
-        raise ValueError("expected latencies in ms, all above 0")
-    return samples
-
-
-def read_traces(text: str) -> list[str]:
-    """Acceptance traces from the lines of a text file.
-
-    Raises:
-        ValueError: a line is not made of 0 and 1.
-    """
-    traces = [line.strip() for line in text.splitlines() if line.strip()]
-    if not traces or not all(re.fullmatch("[01]+", trace) for trace in traces):
-        raise ValueError("expected lines of 0 and 1")
-    return traces

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
 KEYS = ("server", "at_s", "for_s")
+MAX_S = 1e9  # 30 years; in ns it fits 63 bits
 
 
 def _parts(server: Any) -> tuple[str, str]:
@@ -47,10 +48,10 @@ def problems(fault: Mapping[str, Any], servers: Mapping[str, int]) -> Iterator[t
         first, last = server_name(model, 1), server_name(model, servers[model])
         yield "server", f"expected {first} to {last} (cluster.{key}s), got {show(server)}"
     at_s, for_s = fault.get("at_s", 0), fault.get("for_s", 1)
-    if isinstance(at_s, bool) or not (at_s == 0 or is_latency(at_s)):
-        yield "at_s", f"expected a time of at least 0 s, got {show(at_s)}"
-    if not is_latency(for_s):
-        yield "for_s", f"expected a time above 0 s, got {show(for_s)}"
+    if isinstance(at_s, bool) or not (at_s == 0 or (is_latency(at_s) and at_s <= MAX_S)):
+        yield "at_s", f"expected a time from 0 to {MAX_S:,.0f} s, got {show(at_s)}"
+    if not (is_latency(for_s) and for_s <= MAX_S):
+        yield "for_s", f"expected a time above 0 s, at most {MAX_S:,.0f} s, got {show(for_s)}"
 
 
 def plan(faults: Iterable[Mapping[str, Any]], model: str) -> tuple[tuple[int, int, int], ...]:

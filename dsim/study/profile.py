@@ -21,13 +21,17 @@ import tomllib
 from typing import TYPE_CHECKING, Any
 
 from dsim.errors import Problem, UserError
-from dsim.files import write_whole
+from dsim.files import read_text, write_whole
+from dsim.study.setting import is_row
+from dsim.units import is_latency
+from dsim.words import nearest, show
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
 FORMAT = "dsim profile 1"
+MAX_MS = 1e11  # three years; in ns it fits 63 bits
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -160,14 +164,11 @@ _NEEDED["drafter"] = _NEEDED["target"]
 
 
 def _is(value: Any, what: str) -> bool:
-    from dsim.study.setting import is_row
-    from dsim.units import is_latency
-
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if what == _TEXT:
         return isinstance(value, str)
     if what == _NUMBER:
-        return is_latency(value)
+        return is_latency(value) and value <= MAX_MS
     if what == _COUNT:
         return isinstance(value, int) and number and value > 0
     if what == _RATE:
@@ -176,14 +177,12 @@ def _is(value: Any, what: str) -> bool:
         return number and 0 <= value < float("inf")
     if what == _MODEL["latency_by_width_ms"]:
         rows = value if isinstance(value, list) else []
-        widths = [row[0] for row in rows if is_row(row)]
+        widths = [row[0] for row in rows if is_row(row) and row[1] <= MAX_MS]
         return bool(rows) and len(widths) == len(rows) and widths == sorted(set(widths))
     return bool(value == FORMAT)
 
 
 def _problems(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    from dsim.words import nearest, show
-
     tables: list[tuple[str, Any, dict[str, str]]] = [("", document, _TOP)]
     tables += [(name, document[name], known) for name, known in _TABLES.items() if name in document]
     for name, table, known in tables:
@@ -250,8 +249,6 @@ def read(path: Path) -> Profile:
     Raises:
         UserError: it cannot be read, or is no profile; with all problems that were found.
     """
-    from dsim.files import read_text
-
     return loads(read_text(path), str(path), toml=path.suffix == ".toml")
 
 

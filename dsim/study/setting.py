@@ -81,6 +81,8 @@ class Setting:
         if self.type == "str":
             if not isinstance(value, str):
                 return wrong
+            if unprintable(value):
+                return f"holds a control character, got {show(value)}"
             if self.choices and value not in self.choices:
                 return wrong + nearest(value, self.choices)
             return None
@@ -149,6 +151,11 @@ def exact(values: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[str, 
         key: value if isinstance(value, str) else types.get(known[key].type, lambda v: v)(value)
         for key, value in values.items()
     }
+
+
+def unprintable(text: str) -> bool:
+    """Whether *text* holds a control character (a line break or a tab is none)."""
+    return any(ord(c) < 32 and c not in "\n\r\t" for c in text) or "\x7f" in text
 
 
 def is_row(row: Any) -> bool:

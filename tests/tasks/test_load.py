@@ -84,7 +84,10 @@ def test_every_problem_is_named_at_once():
         ('[workload]\narrivals = "trace"', "workload.trace_file: is missing"),
         ("[cluster]\ntarget_kv_tokens = 50", "expected room for one request"),
         ("[cluster]\nhosts = 1\nslowdown = [0.5]", "expected factors ≥ 1"),
-        ('minimise = ["lookahead"]\n[grid]\nlookahead = [1, 2]', "minimise: is for dsim run"),
+        (
+            'minimise = ["lookahead"]\n[workload]\n[grid]\nlookahead = [1, 2]',
+            "minimise: is for single texts",
+        ),
         ('[[charts]]\nkind = "lines"\nx = "lookahead"\ny = "latency_mean_ms"', "charts[0].x"),
         (
             '[grid]\nlookahead = [1, 2]\n[[charts]]\nkind = "lines"\nx = "lookahead"\ny = "latncy"',
