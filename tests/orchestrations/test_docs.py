@@ -1,0 +1,51 @@
+"""The plugin in ``docs/orchestrations.md`` does what the page says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).parents[2] / "docs" / "orchestrations.md"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "hopeful.py").write_text(code, "utf-8")
+    return tmp_path
+
+
+def dsim(folder, *words):
+    command = [sys.executable, "-P", "-m", "dsim", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_commands_of_the_page_run(folder) -> None:
+    (folder / "study.toml").write_text(
+        "tokens = 20\nrepeats = 2\n[grid]\nacceptance.rate = [0.5, 0.9]\n"
+        '[[charts]]\nkind = "lines"\nx = "acceptance.rate"\ny = "speedup_vs_nonsi"\n',
+        "utf-8",
+    )
+    (page,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    for line in page.splitlines():
+        words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", line)][1:]
+        found = dsim(folder, *words)
+        assert (found.returncode, found.stderr) == (0, ""), line
+        assert "hopeful SI" in found.stdout
+    (report,) = folder.rglob("report.html")
+    assert "hopeful SI" in report.read_text("utf-8")
+    drawn = dsim(folder, "--plugin", "hopeful", "plot", str(report.parent))
+    assert drawn.returncode == 0, drawn.stderr
+
+
+def test_its_deployment_runs(folder) -> None:
+    (folder / "load.toml").write_text(
+        'algorithms = ["nonsi", "hopeful"]\n[workload]\nrequests = 5\nrate_per_s = 1.0\n', "utf-8"
+    )
+    found = dsim(folder, "--plugin", "./hopeful.py", "load", "load.toml", "--out", "out")
+    assert found.returncode == 0, found.stderr
+    assert "hopeful SI" in found.stdout
