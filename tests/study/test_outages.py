@@ -74,9 +74,15 @@ MISTAKES = {
     FAULT.format('server="further drafter 1", at_s=1'): "expected a server like",
     FAULT.format("at_s=1"): "faults[0].server: is missing",
     FAULT.format('server="target 1"'): "faults[0].at_s: is missing",
-    FAULT.format('server="target 1", at_s=-1'): "at_s: expected a time of at least 0 s, got -1",
-    FAULT.format('server="target 1", at_s=true'): "at_s: expected a time of at least 0 s, got true",
-    FAULT.format('server="target 1", at_s=1, for_s=0'): "for_s: expected a time above 0 s, got 0",
+    FAULT.format(
+        'server="target 1", at_s=-1'
+    ): "at_s: expected a time from 0 to 1,000,000,000 s, got -1",
+    FAULT.format(
+        'server="target 1", at_s=true'
+    ): "at_s: expected a time from 0 to 1,000,000,000 s, got true",
+    FAULT.format(
+        'server="target 1", at_s=1, for_s=0'
+    ): "for_s: expected a time above 0 s, at most 1,000,000,000 s, got 0",
     FAULT.format('server="target 1", at=1'): 'faults[0].at: unknown; did you mean "at_s"?',
     "cluster.faults=3": "cluster.faults: expected a list of tables, got 3",
     "cluster.link_ms=[1.0]": "cluster.link_ms: expected one delay for each of 2 target servers",

@@ -14,6 +14,7 @@ from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study import loader as studies
 from dsim.study.build import case_of
 from dsim.study.loader import load, loads
+from dsim.study.setting import unprintable
 from dsim.study.settings import BY_KEY, SETTINGS
 
 # These have forms of their own: tests/test_validate.py, tests/test_measure_study.py
@@ -492,7 +493,10 @@ def test_shipped_studies_can_be_read_and_written_down(path):
     assert study.charts
 
 
-@given(st.text(), st.text(min_size=1), st.floats(1e-9, 1e9), st.floats(0, 1))
+TITLES = st.text().filter(lambda text: not unprintable(text))
+
+
+@given(TITLES, TITLES.filter(bool), st.floats(1e-9, 1e9), st.floats(0, 1))
 def test_what_is_written_down_is_read_back(title, name, latency_ms, rate):
     document = {
         "title": title,
