@@ -46,7 +46,7 @@ class Metrics:
         target_utilisation, drafter_utilisation, more_drafter_utilisation: share of time in which
             servers computed; NaN where there are no further drafters.
         in_system, target_queue, drafter_queue, more_drafter_queue: means over time.
-        wasted_passes, wasted_drafts: shares of the passes and drafts that were begun.
+        wasted_pass_share, wasted_draft_share: shares of the passes and drafts that were begun.
         passes_per_token, drafts_per_token: passes and drafts begun per token of the output.
         gpu_seconds_per_token: GPU time reserved per token.
         busy_gpu_seconds_per_token: the part of that time in which GPUs computed.
@@ -76,8 +76,8 @@ class Metrics:
     target_queue: float
     drafter_queue: float
     more_drafter_queue: float
-    wasted_passes: float
-    wasted_drafts: float
+    wasted_pass_share: float
+    wasted_draft_share: float
     passes_per_token: float
     drafts_per_token: float
     gpu_seconds_per_token: float
@@ -100,8 +100,8 @@ BY_REQUEST = (
     "tokens_per_s",
     "goodput_per_s",
     "good_share",
-    "wasted_passes",
-    "wasted_drafts",
+    "wasted_pass_share",
+    "wasted_draft_share",
     "passes_per_token",
     "drafts_per_token",
     "gpu_seconds_per_token",
@@ -280,8 +280,8 @@ class _Cut:
             "tokens_per_s": (sums(tokens[kept]), seconds),
             "goodput_per_s": (sums(good[kept]), seconds),
             "good_share": (sums(good[self.first :]), sums(np.ones(self.sent))),
-            "wasted_passes": (sums(run.wasted_passes), sums(run.passes)),
-            "wasted_drafts": (sums(run.wasted_drafts), sums(run.drafts)),
+            "wasted_pass_share": (sums(run.wasted_passes), sums(run.passes)),
+            "wasted_draft_share": (sums(run.wasted_drafts), sums(run.drafts)),
             "passes_per_token": (sums(run.passes), sums(tokens)),
             "drafts_per_token": (sums(run.drafts), sums(tokens)),
             "gpu_seconds_per_token": (gpu_s, ended_tokens),

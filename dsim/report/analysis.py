@@ -12,7 +12,7 @@ import pandas as pd
 from dsim.errors import UserError
 from dsim.orchestrations import DEFAULT, ORCHESTRATIONS, REFERENCES, title_of
 from dsim.report.tables import TextTable
-from dsim.study.results import BY_NAME, column_of
+from dsim.study.columns import BY_NAME, column_of
 from dsim.study.study import Chart
 from dsim.words import plural
 

@@ -26,7 +26,7 @@ from dsim.report.style import (
     sentence,
     words,
 )
-from dsim.study.results import column_of
+from dsim.study.columns import column_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -13,7 +13,7 @@ from dsim.orchestrations import title_of
 from dsim.report.analysis import is_number
 from dsim.report.charts import Panel, draw
 from dsim.report.style import colour, describe
-from dsim.study.results import column_of
+from dsim.study.columns import column_of
 from dsim.study.study import Chart
 
 if TYPE_CHECKING:

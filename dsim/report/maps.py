@@ -10,7 +10,7 @@ import numpy as np
 from dsim.orchestrations import REFERENCES, title_of
 from dsim.report.analysis import BEST, compare, drafts
 from dsim.report.style import BLUE, PALE_BLUE, PALE_PINK, PINK, label, ticks, words
-from dsim.study.results import column_of
+from dsim.study.columns import column_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.report.analysis import is_number
-from dsim.study.results import BY_NAME
+from dsim.study.columns import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

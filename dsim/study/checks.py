@@ -23,7 +23,7 @@ LONGEST_NS = 2**53  # up to there whole numbers are exact in float64, too: 104 d
 
 def check_charts(problems: Problems, study: Study) -> None:
     """The charts of a study of single texts draw what there is."""
-    from dsim.study.results import COLUMNS
+    from dsim.study.columns import COLUMNS
 
     axes = {axis.key for axis in study.grid} - set(study.settings["minimise"])
     algorithms = study.settings["algorithms"]

@@ -8,7 +8,7 @@ from dsim.deployment.outages import further_role
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study import outages
 from dsim.study.build import at_number
-from dsim.study.deployment_columns import OUTCOMES
+from dsim.study.columns import DEPLOYMENT_COLUMNS
 from dsim.study.deployment_settings import MAX_WORKLOAD_S, MORE_KEYS
 from dsim.words import nearest, show
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def check_deployment_charts(problems: Problems, study: Study) -> None:
     """The charts of a study of a deployment draw lines over what there is."""
     axes = [axis.key for axis in study.grid]
+    columns = [column.name for column in DEPLOYMENT_COLUMNS]
     for number, chart in enumerate(study.charts):
         where = f"charts[{number}]"
         if chart.kind != "lines":
@@ -31,11 +32,10 @@ def check_deployment_charts(problems: Problems, study: Study) -> None:
                 f"{where}.x",
                 f"expected an axis of the grid, got {show(chart.x)}{nearest(chart.x, axes)}",
             )
-        if chart.y not in OUTCOMES:
+        if chart.y not in columns:
             problems.add(
                 f"{where}.y",
-                f"expected a column of the results, got {show(chart.y)}"
-                f"{nearest(chart.y, list(OUTCOMES))}",
+                f"expected a column of the results, got {show(chart.y)}{nearest(chart.y, columns)}",
             )
 
 

@@ -18,8 +18,8 @@ from dsim.events.run import COUNTS
 from dsim.model.statistics import half_width, summarise
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study.build import acceptance_of, case_of, latency_of, targets_of
+from dsim.study.columns import COLUMNS, column_of
 from dsim.study.executors import Executor, Store
-from dsim.study.results import COLUMNS, column_of
 from dsim.study.study import Axis, Study, points
 
 if TYPE_CHECKING:
@@ -273,7 +273,7 @@ class _Grid:
         reference = {name: latency[a] for a, name in enumerate(self.algorithms)}
         repeats = settings["repeats"]
         outcomes = self.outcomes | {
-            "latency_ci95_ms": half_width(self.outcomes["latency_std_ms"], repeats),
+            "latency_mean_ci95_ms": half_width(self.outcomes["latency_std_ms"], repeats),
             "ms_per_token": latency / given["tokens"],
         }
         with np.errstate(invalid="ignore"):

@@ -1,8 +1,7 @@
-"""The results table: its columns, how it is stored, and where it came from."""
+"""The results table: how it is stored, and where it came from."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import platform
@@ -12,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsim.errors import Problem, UserError
-from dsim.orchestrations import titles
 from dsim.orchestrations.plugins import fingerprints
+from dsim.study.columns import BY_NAME, STATUS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,103 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-MOST_CSV_ROWS = 200_000
-NAMES = titles()  # for people
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Column:
-    """One column of the results.
-
-    Attributes:
-        name: its name.
-        dtype: ``string``, ``int64`` or ``float64``.
-        unit: the unit, or nothing.
-        kind: ``setting`` (what was simulated) or ``outcome``.
-        meaning: what it says.
-    """
-
-    name: str
-    dtype: str
-    unit: str
-    kind: str
-    meaning: str
-
-
-def _column(name: str, dtype: str, unit: str, kind: str, meaning: str) -> Column:
-    return Column(name=name, dtype=dtype, unit=unit, kind=kind, meaning=meaning)
-
-
-COLUMNS = (
-    _column(
-        "variant", "string", "", "setting", "name of the study's variant; empty if it has none"
-    ),
-    _column("algorithm", "string", "", "setting", ", ".join(NAMES)),
-    _column("engine", "string", "", "setting", "the engine that ran: vector or events"),
-    _column("backend", "string", "", "setting", "what a forward was: simulated or wallclock"),
-    _column("tokens", "int64", "tokens", "setting", "N, tokens generated"),
-    _column("repeats", "int64", "", "setting", "runs that the row sums up"),
-    _column("target_latency_ms", "float64", "ms", "setting", "mean latency of a target pass"),
-    _column("drafter_latency_ms", "float64", "ms", "setting", "mean latency of a draft"),
-    _column("acceptance_rate", "float64", "", "setting", "acceptance rate"),
-    _column("lookahead", "int64", "tokens", "setting", "drafts per block (no matter to nonsi)"),
-    _column(
-        "targets",
-        "int64",
-        "servers",
-        "setting",
-        "S, target servers that dsi has (the others use one)",
-    ),
-    _column("latency_mean_ms", "float64", "ms", "outcome", "time to the last token, mean"),
-    _column("latency_ci95_ms", "float64", "ms", "outcome", "half width of its 95 % interval (t)"),
-    _column("latency_std_ms", "float64", "ms", "outcome", "its standard deviation over repeats"),
-    _column("latency_min_ms", "float64", "ms", "outcome", "its smallest value"),
-    _column("latency_max_ms", "float64", "ms", "outcome", "its largest value"),
-    _column("ms_per_token", "float64", "ms", "outcome", "latency_mean_ms / tokens"),
-    _column("speedup_vs_nonsi", "float64", "×", "outcome", "mean latency of nonsi / this one's"),
-    _column(
-        "speedup_vs_si", "float64", "×", "outcome", "mean latency of si, same case / this one's"
-    ),
-    _column("target_passes", "float64", "passes", "outcome", "target passes begun, mean"),
-    _column("wasted_passes", "float64", "passes", "outcome", "those of them cancelled, mean"),
-    _column("drafts", "float64", "tokens", "outcome", "drafts begun, mean"),
-    _column("wasted_drafts", "float64", "tokens", "outcome", "those not in the output, mean"),
-    _column("peak_targets", "int64", "servers", "outcome", "most target servers busy at once"),
-)
-# Of results of the wall-clock backend only.
-WALLCLOCK_COLUMNS = (
-    _column(
-        "simulated_latency_mean_ms",
-        "float64",
-        "ms",
-        "outcome",
-        "latency_mean_ms of the same draws in simulated time",
-    ),
-    _column("overhead_mean", "float64", "", "outcome", "latency_mean_ms / that one - 1"),
-    _column("overhead_worst", "float64", "", "outcome", "the same of the run farthest off"),
-    _column("oversleep_mean_ms", "float64", "ms", "outcome", "by how much a wait overshot, mean"),
-    _column("oversleep_worst_ms", "float64", "ms", "outcome", "by how much, at worst"),
-    _column(
-        "handover_mean_ms",
-        "float64",
-        "ms",
-        "outcome",
-        "from the end of a wait to when the algorithm heard of it, mean; part of the next wait",
-    ),
-    _column(
-        "stalls",
-        "float64",
-        "runs",
-        "outcome",
-        "runs that were done again, because the machine stood still meanwhile",
-    ),
-)
-BY_NAME = {column.name: column for column in (*COLUMNS, *WALLCLOCK_COLUMNS)}
-
-
-def column_of(key: str) -> str:
-    """The column that holds the setting *key* (``drafter.latency_ms`` → ``drafter_latency_ms``)."""
-    return key.replace(".", "_")
+MAX_CSV_ROWS = 200_000
 
 
 def write_table(path: Path, table: pa.Table) -> None:
@@ -151,19 +54,22 @@ def read_results(path: Path) -> pd.DataFrame:
     import pyarrow as pa
 
     try:
-        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+        else:
+            frame = pd.read_csv(path, sep=_separator(path))
     except OSError as error:
         raise UserError(
             Problem(str(path), "", f"cannot be read: {error.strerror or error}")
         ) from None
     except (ValueError, pa.ArrowException) as error:
-        raise UserError(Problem(str(path), "", f"is no table of results: {error}")) from None
+        raise UserError(Problem(str(path), "", f"is not a results table: {error}")) from None
     if "variant" in frame:
         # A column of nothing but empty texts reads as one of missing numbers.
         frame["variant"] = frame["variant"].astype(object).fillna("").astype(str)
     needed = ("algorithm", "latency_mean_ms")
     problems = [
-        Problem(str(path), name, "is missing; " + BY_NAME[name].meaning)
+        Problem(str(path), name, f"this column is missing ({BY_NAME[name].meaning})")
         for name in needed
         if name not in frame
     ]
@@ -177,11 +83,8 @@ def read_results(path: Path) -> pd.DataFrame:
                 )
             frame[name] = numbers
     if not problems:
-        for value in frame["algorithm"].dropna().unique():
-            if value not in NAMES:
-                what = f"expected {', '.join(NAMES)}, got {value!r}"
-                problems.append(Problem(str(path), "algorithm", what))
-        low = frame.loc[~(frame["latency_mean_ms"] > 0), "latency_mean_ms"]
+        simulated = frame[frame["status"] != "refused"] if STATUS in frame else frame
+        low = simulated.loc[~(simulated["latency_mean_ms"] > 0), "latency_mean_ms"]
         if len(low):
             what = f"expected latencies above 0, got {low.iloc[0]}"
             problems.append(Problem(str(path), "latency_mean_ms", what))
@@ -190,6 +93,18 @@ def read_results(path: Path) -> pd.DataFrame:
     if problems:
         raise UserError(*problems)
     return frame
+
+
+def _separator(path: Path) -> str:
+    """Comma, or the semicolon that spreadsheets of some languages write."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        head = file.readline()
+    return ";" if "," not in head and ";" in head else ","
+
+
+def of_deployments(frame: pd.DataFrame) -> bool:
+    """Whether *frame* holds results of deployments, not of single requests."""
+    return STATUS in frame
 
 
 def provenance(study_toml: str, engines: Mapping[str, int], settings: Mapping[str, Any]) -> str:

@@ -10,8 +10,8 @@ from dsim.backends.torch.backend import Fleet, LiveRun, device_names
 from dsim.backends.torch.models import load_pair, specs
 from dsim.backends.torch.verify import Rule, Sampling, Surprise, rule_of
 from dsim.errors import Problem, UserError
+from dsim.orchestrations import title_of
 from dsim.report.tables import text_table
-from dsim.study.results import NAMES
 from dsim.system import available_cores
 
 if TYPE_CHECKING:
@@ -247,14 +247,14 @@ def as_text(made: Sequence[Generated], rule: Rule, fleet: Fleet) -> str:
     """A table for people."""
     wall = {one.algorithm: one.run.wall_ns for one in made}
     references = [name for name in ("nonsi", "si") if name in wall and len(wall) > 1]
-    head = ["", "wall", "first token", "tokens/s", *(f"vs {NAMES[name]}" for name in references)]
+    head = ["", "wall", "first token", "tokens/s", *(f"vs {title_of(name)}" for name in references)]
     head += ["accepted", "passes", "wasted", "drafts", "between forwards"]
     rows = []
     for one in made:
         row = one.row
         rows.append(
             [
-                NAMES[one.algorithm],
+                title_of(one.algorithm),
                 f"{one.wall_ms:.1f} ms",
                 f"{row['first_token_ms']:.1f} ms",
                 f"{row['tokens_per_s']:.1f}",
@@ -275,7 +275,7 @@ def as_text(made: Sequence[Generated], rule: Rule, fleet: Fleet) -> str:
         reference = by_name["nonsi"]
         for one in made:
             if one is not reference:
-                lines += ["", f"{NAMES[one.algorithm]}: {divergence(reference, one)}"]
+                lines += ["", f"{title_of(one.algorithm)}: {divergence(reference, one)}"]
     if fleet.contention:
         lines += ["", f"mind: {fleet.contention}; they slow each other"]
     return "\n".join(lines)
@@ -288,9 +288,9 @@ def first_difference(made: Sequence[Generated]) -> str:
         for i, (a, b) in enumerate(zip(reference.token_ids, one.token_ids, strict=False)):
             if a != b:
                 return (
-                    f"{NAMES[one.algorithm]} and {NAMES[reference.algorithm]} differ from token "
-                    f"{i} on ({b} and {a}): a pass over several tokens rounds otherwise than one "
-                    "over a single token, which tells at near ties; float32 avoids it"
+                    f"{title_of(one.algorithm)} and {title_of(reference.algorithm)} differ from "
+                    f"token {i} on ({b} and {a}): a pass over several tokens rounds otherwise than "
+                    "one over a single token, which tells at near ties; float32 avoids it"
                 )
     return "the texts differ in length"
 
@@ -320,7 +320,7 @@ def write_timeline(made: Sequence[Generated], path: Path, description: str) -> N
     panels = [
         timeline.panel(
             f"{number:02d}-timeline-{one.algorithm}",
-            f"{NAMES[one.algorithm]}: {one.wall_ms:.1f} ms",
+            f"{title_of(one.algorithm)}: {one.wall_ms:.1f} ms",
             one.run,
             max(one.wall_ms for one in made),
         )

@@ -300,7 +300,7 @@ class Results:
     def charts(self) -> list[alt.Chart]:
         """The charts that the study asks for, or those that fit its axes."""
         from dsim.report import analysis, charts
-        from dsim.study.results import column_of
+        from dsim.study.columns import column_of
 
         minimise = [column_of(key) for key in self.study.settings["minimise"]]
         axes = analysis.axes_of(self.study)

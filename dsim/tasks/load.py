@@ -17,12 +17,12 @@ from dsim.deployment.outcome import RunCounts, Tally
 from dsim.deployment.serve import serve
 from dsim.errors import Problem, UserError
 from dsim.files import write_whole
+from dsim.orchestrations import title_of
 from dsim.report.tables import TextTable, settings_rows, text_table
 from dsim.study import loader as studies
-from dsim.study.deployment_columns import OUTCOMES, QUANTITIES, STATISTICS
+from dsim.study.columns import DEPLOYMENT_COLUMNS, QUANTITIES, STATISTICS, column_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.executors import Executor, Store
-from dsim.study.results import NAMES, column_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from dsim.study.study import DeploymentCase, Study
 
+OUTCOMES = tuple(column.name for column in DEPLOYMENT_COLUMNS)
 STATUSES = ("ok", "backlog grows", "refused")
 BINS = 100
 TEXT_WIDTH = 100  # of text on a terminal
@@ -378,7 +379,7 @@ def tables(found: Sequence[Answer]) -> tuple[TextTable, TextTable]:
     fast, takes = [], []
     for one in found:
         d, m = one.case.deployment, one.metrics
-        name = [*([one.case.variant] if one.case.variant else []), NAMES[d.algorithm]]
+        name = [*([one.case.variant] if one.case.variant else []), title_of(d.algorithm)]
         name += [f"{v:g}" if isinstance(v, float) else str(v) for v in one.case.point.values()]
         if m is None:
             load = one.offered.worst[1] if one.offered else math.nan
@@ -404,7 +405,7 @@ def tables(found: Sequence[Answer]) -> tuple[TextTable, TextTable]:
         row += [f"{m.drafter_utilisation:.0%}" if d.drafter_specs else "–"]
         if with_more:
             row += [f"{m.more_drafter_utilisation:.0%}" if d.more_pools else "–"]
-        row += ["–" if math.isnan(m.wasted_passes) else f"{m.wasted_passes:.0%}"]
+        row += ["–" if math.isnan(m.wasted_pass_share) else f"{m.wasted_pass_share:.0%}"]
         row += [f"{m.price_per_million:.2f}"] if with_price else []
         if with_energy:
             row += [f"{m.joules_per_request:.4g}", f"{m.kwh_per_million:.3g}"]

@@ -15,16 +15,10 @@ from dsim.errors import Problem, UserError
 from dsim.orchestrations.plugins import options
 from dsim.report.tables import text_table
 from dsim.study import loader as studies
+from dsim.study.columns import column_of
 from dsim.study.executors import Executor, Store
 from dsim.study.grid import HERE, run_grid
-from dsim.study.results import (
-    MOST_CSV_ROWS,
-    column_of,
-    provenance,
-    read_results,
-    write_csv,
-    write_table,
-)
+from dsim.study.results import MAX_CSV_ROWS, provenance, read_results, write_csv, write_table
 from dsim.tasks import waits as realtime
 
 if TYPE_CHECKING:
@@ -289,7 +283,7 @@ def write_results(
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     write_table(new / "results.parquet", result.table)
-    if csv or result.table.num_rows < MOST_CSV_ROWS:
+    if csv or result.table.num_rows < MAX_CSV_ROWS:
         write_csv(new / "results.csv", result.table)
     (new / "study.toml").write_text(resolved, encoding="utf-8")
     record = provenance(resolved, result.engines, study.settings)

@@ -21,9 +21,9 @@ from dsim.errors import Problem, UserError
 from dsim.model.lookahead import FIXED
 from dsim.model.statistics import summarise
 from dsim.orchestrations import ORCHESTRATIONS, READABLE
+from dsim.study.columns import WALLCLOCK_COLUMNS
 from dsim.study.executors import Store
 from dsim.study.grid import OUTCOMES, empty_grid
-from dsim.study.results import WALLCLOCK_COLUMNS
 from dsim.words import duration
 
 if TYPE_CHECKING:

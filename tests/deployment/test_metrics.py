@@ -222,7 +222,7 @@ def test_what_does_not_vary_has_no_width():
         m = measure(constant, served)
         assert m.passes_per_token == 1.0
         assert m.intervals["passes_per_token"] == 0.0
-        assert m.intervals["wasted_passes"] == 0.0
+        assert m.intervals["wasted_pass_share"] == 0.0
         assert 0 < m.intervals["gpu_seconds_per_token"] < m.gpu_seconds_per_token / 4
 
 

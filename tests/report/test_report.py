@@ -13,9 +13,9 @@ from playwright.sync_api import sync_playwright
 
 from dsim.cli.main import main
 from dsim.report import analysis, charts
+from dsim.study.columns import column_of
 from dsim.study.grid import run_grid
 from dsim.study.loader import load, loads
-from dsim.study.results import column_of
 from dsim.study.study import Chart
 from dsim.tasks.run import run_study
 

@@ -24,6 +24,7 @@ from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance
 from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
+from dsim.study.columns import DEPLOYMENT_COLUMNS, DEPLOYMENT_SETTINGS
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.loader import loads
 from dsim.tasks import load as loading
@@ -298,7 +299,10 @@ def test_a_load_study_writes_its_folder(tmp_path):
     } <= names
     frame = pd.read_parquet(out / "results.parquet")
     assert len(frame) == 6
-    assert set(loading.OUTCOMES) <= set(frame.columns)
+    documented = [column.name for column in (*DEPLOYMENT_SETTINGS, *DEPLOYMENT_COLUMNS)]
+    axes = set(frame.columns) - set(documented)
+    assert axes == {"workload_rate_per_s"}
+    assert [name for name in frame.columns if name not in axes] == documented
     page = (out / "report.html").read_text()
     assert "Backlog over time" in page
     assert dsim("load", path, "--out", out, "--jobs", 1).exit_code == 0  # the same again is fine

@@ -21,10 +21,11 @@ import dsim.tasks.run as runs
 from dsim.engines.simulate import simulate_case
 from dsim.errors import UserError
 from dsim.study.build import case_of
+from dsim.study.columns import COLUMNS
 from dsim.study.executors import Executor, Store
 from dsim.study.grid import run_grid
 from dsim.study.loader import load, loads
-from dsim.study.results import COLUMNS, read_results
+from dsim.study.results import read_results
 from dsim.study.study import points
 from dsim.tasks.run import RunInterrupted, plot, run_study, unfinished_study
 
@@ -279,8 +280,10 @@ def test_running_again_is_fine_and_another_study_is_not(tmp_path):
 def test_files_of_an_earlier_study_do_not_stay(tmp_path):
     folder = tmp_path / "out"
     run_study(loads(SMALL), folder)
-    run_study(loads(SMALL.split("[[charts]]", maxsplit=1)[0]), folder, force=True)
-    assert not list(folder.glob("*.png"))
+    without_charts = loads(SMALL.split("[[charts]]", maxsplit=1)[0])
+    run_study(without_charts, folder, force=True)
+    fresh = run_study(without_charts, tmp_path / "fresh").folder
+    assert {path.name for path in folder.iterdir()} == {path.name for path in fresh.iterdir()}
 
 
 def test_a_folder_that_holds_something_else(tmp_path):
@@ -360,7 +363,7 @@ def test_a_real_full_disk(tmp_path):
 
 
 def test_many_rows_are_not_written_as_csv_unless_asked_for(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "MOST_CSV_ROWS", 10)
+    monkeypatch.setattr(runs, "MAX_CSV_ROWS", 10)
     run_study(loads(SMALL), tmp_path / "a")
     run_study(loads(SMALL), tmp_path / "b", csv=True)
     assert not (tmp_path / "a" / "results.csv").exists()
@@ -416,22 +419,28 @@ def test_plot_takes_a_csv_alone(small, tmp_path):
     }
 
 
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_plot_takes_measurements_of_an_unknown_algorithm(tmp_path, separator):
+    rows = ["algorithm,lookahead,latency_mean_ms", "si,1,9", "si,2,8", "eagle,1,7", "eagle,2,6"]
+    path = tmp_path / "mine.csv"
+    path.write_text("\n".join(rows).replace(",", separator))
+    report, _ = plot(path)
+    assert "eagle" in report.read_text()
+    assert list(report.parent.glob("*.svg"))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "cannot be read: "),
         (
             "algorithm,lookahead\nsi,1\n",
-            "latency_mean_ms: is missing; time to the last token, mean",
+            "latency_mean_ms: this column is missing (time to the last token, mean)",
         ),
-        ("latency_mean_ms\n3\n", "algorithm: is missing; nonsi, si, dsi, multidsi"),
+        ("latency_mean_ms\n3\n", "algorithm: this column is missing (name of the orchestration)"),
         (
             "algorithm,latency_mean_ms\nsi,fast\nsi,3\n",
             "latency_mean_ms: expected numbers, got 'fast'",
-        ),
-        (
-            "algorithm,latency_mean_ms\nfoo,1\n",
-            "algorithm: expected nonsi, si, dsi, multidsi, got 'foo'",
         ),
         ("algorithm,latency_mean_ms\nsi,0\n", "latency_mean_ms: expected latencies above 0, got 0"),
         ("algorithm,latency_mean_ms\n", "has no rows"),
@@ -439,7 +448,7 @@ def test_plot_takes_a_csv_alone(small, tmp_path):
             "algorithm,lookahead,latency_mean_ms\nsi,1,3\nsi,1,4\nsi,2,4\n",
             "two rows are about the same case: algorithm si, lookahead 1",
         ),
-        ("", "is no table of results"),
+        ("", "is not a results table"),
     ],
 )
 def test_plot_names_what_is_wrong(tmp_path, content, message):

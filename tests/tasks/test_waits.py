@@ -11,10 +11,11 @@ from click.testing import CliRunner
 
 from dsim.cli.main import main
 from dsim.errors import UserError
+from dsim.study.columns import WALLCLOCK_COLUMNS
 from dsim.study.grid import OUTCOMES, Store, empty_grid
 from dsim.study.grid import run_grid as simulate
 from dsim.study.loader import loads
-from dsim.study.results import WALLCLOCK_COLUMNS, read_results
+from dsim.study.results import read_results
 from dsim.tasks import waits as realtime
 from dsim.tasks.run import RunInterrupted, run_study, unfinished_study
 

@@ -205,7 +205,7 @@ def as_rows(advice: Advice) -> list[dict[str, object]]:
                 "good_share": m.good_share,
                 "target_utilisation": m.target_utilisation,
                 "drafter_utilisation": m.drafter_utilisation,
-                "wasted_passes": m.wasted_passes,
+                "wasted_passes": m.wasted_pass_share,
                 "stable": m.stable,
                 "pareto": one.layout in front,
                 "requests": one.requests,
@@ -270,7 +270,7 @@ def table(advice: Advice) -> tuple[list[str], list[list[str]]]:
         return cells | {
             "GPU-s/1k tokens": f"{1000 * one.gpu_seconds_per_token:.4g}",
             "targets busy": f"{m.target_utilisation:.0%}",
-            "waste": f"{m.wasted_passes:.0%}",
+            "waste": f"{m.wasted_pass_share:.0%}",
             "Pareto": "●" if layout in front else "",
         }
 

@@ -7,7 +7,7 @@ import tomllib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsim.errors import Problem, UserError
-from dsim.study.results import NAMES
+from dsim.orchestrations import title_of
 from dsim.study.setting import Setting
 from dsim.study.settings import ALGORITHMS
 from dsim.words import nearest, show
@@ -117,7 +117,7 @@ class Configuration(NamedTuple):
     all_cores: bool = False
 
     def __str__(self) -> str:
-        name = NAMES[self.algorithm]
+        name = title_of(self.algorithm)
         if self.algorithm != "nonsi":
             name += f", lookahead {self.lookahead}"
         servers = f", {self.targets} targets" if self.targets > 1 else ""
