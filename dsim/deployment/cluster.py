@@ -14,7 +14,7 @@ from dsim.deployment.host import Host
 from dsim.deployment.outages import further_role
 from dsim.deployment.shares import FleetShare, SharedPool, SharedServer
 from dsim.deployment.workload import NETWORK, request_key, uniforms
-from dsim.events.environment import DRAFT, PASS
+from dsim.events.order import DRAFT, PASS
 from dsim.events.output import Output
 from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM, Uniforms
 from dsim.model.script import script_of

@@ -22,7 +22,7 @@ from simpy.events import Event
 from dsim.deployment.calls import Batch, fire, together_ns
 from dsim.deployment.memory import KvMemory
 from dsim.deployment.queue import Queue
-from dsim.events.environment import PASS
+from dsim.events.order import PASS
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,8 @@ from dsim.deployment.cluster import Cluster, Request
 from dsim.deployment.outages import Outages
 from dsim.deployment.outcome import DONE, LOST, TURNED_AWAY, RunRecord, Tally
 from dsim.errors import EngineError
-from dsim.events.environment import PASS, Environment, NothingLeftError, StalledError
+from dsim.events.environment import Environment, NothingLeftError, StalledError
+from dsim.events.order import PASS
 from dsim.events.output import Output
 from dsim.events.run import MAX_IDLE_EVENTS
 from dsim.orchestrations import ORCHESTRATIONS

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from simpy.events import Event
 
 from dsim.deployment.calls import Call, Share
-from dsim.events.environment import RESTART
+from dsim.events.order import RESTART
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -13,10 +13,6 @@ from simpy.events import Event
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# What happens first at one instant (spec, "Ties"): a branch that restarts, then finished drafts,
-# then finished passes; passes among themselves in the order in which they were dispatched.
-RESTART, DRAFT, PASS = 0, 1, 2
-
 
 class NothingLeftError(RuntimeError):
     """No event is left, and what was waited for has not happened."""

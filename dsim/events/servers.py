@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from simpy.events import Event
 
-from dsim.events.environment import RESTART
 from dsim.events.forward import Forward
+from dsim.events.order import RESTART
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from simpy.events import Event
-
-from dsim.events.environment import PASS
-from dsim.events.forward import Forward
+from dsim.events.order import AFTER_PASSES
 from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits
 from dsim.units import to_ms
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator
 
+    from simpy.events import Event
+
+    from dsim.events.forward import Forward
     from dsim.events.ports import Setup
     from dsim.model.case import Case
-
-AFTER_PASSES = PASS + 1  # priority of what comes after all passes that end at an instant
 
 
 class PipeSpec:
@@ -39,7 +37,8 @@ class PipeSpec:
         self.drafter = setup.drafter()
         self.target = setup.target()
         self.last = self.output.wanted - 1  # the one position that never needs a draft
-        self.step: Event | None = None  # the draft under way, or the turn after it
+        self.draft: Forward | None = None  # the draft under way
+        self.step: Event | None = None  # that draft, or the turn after it
         self.rejections = 0  # how many there were when that draft began
         self._draft()
         setup.env.process(self._verifying())
@@ -50,8 +49,8 @@ class PipeSpec:
         self.step = None
         if position < self.last and not self.output.finished:
             self.rejections = len(self.output.rejections)
-            self.step = draft = self.drafter.forward(position)
-            draft.callbacks.append(self._drafted)
+            self.step = self.draft = self.drafter.forward(position)
+            self.draft.callbacks.append(self._drafted)
 
     def _drafted(self, draft: Any) -> None:
         """A draft whose position is settled by now, or that follows a rejected one, is dropped."""
@@ -60,9 +59,10 @@ class PipeSpec:
             self.tokens.append(draft.token)
         # A pass that ends at this very instant comes first: its verdict is compared before the
         # next draft begins.
-        self.step = turn = Event(self.env)
+        self.draft = None
+        self.step = turn = self.env.event()
         turn._ok, turn._value = True, None
-        turn.callbacks = [self._draft]
+        turn.callbacks.append(self._draft)
         self.env.schedule(turn, AFTER_PASSES)  # type: ignore[arg-type]
 
     def _verifying(self) -> Generator[Event]:
@@ -89,8 +89,8 @@ class PipeSpec:
                 yield self.step  # the drafter compares its text with the target's only then
             else:
                 self._draft()
-        if isinstance(self.step, Forward):
-            self.drafter.cancel(self.step)
+        if self.draft is not None:
+            self.drafter.cancel(self.draft)
 
 
 def why(case: Case, _: Collection[str]) -> str:

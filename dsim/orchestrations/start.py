@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from dsim.errors import EngineError, PluginError, UserError
-from dsim.events.environment import DRAFT, PASS
+from dsim.events.order import DRAFT, PASS
 from dsim.events.output import Output
 from dsim.events.servers import Pool, Server, Servers
 from dsim.orchestrations.registry import orchestration_of

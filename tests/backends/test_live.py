@@ -16,7 +16,7 @@ from simpy.core import EmptySchedule
 from dsim.backends import live
 from dsim.backends.live import Line, LiveEnvironment, Pipe, Reply, SystemClock, exchange
 from dsim.errors import EngineError
-from dsim.events.environment import PASS
+from dsim.events.order import PASS
 from dsim.events.output import Output
 from dsim.events.servers import Pool
 

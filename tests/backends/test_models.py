@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsim.backends.simulated import Simulated
-from dsim.events.environment import PASS, Environment
+from dsim.events.environment import Environment
+from dsim.events.order import PASS
 from dsim.events.output import Output
 from dsim.events.servers import Pool, Server
 from dsim.model.acceptance import Acceptance, Uniforms, run_lengths
