@@ -27,6 +27,7 @@ from dsim.study import checks
 from dsim.study import loader as study
 from dsim.study.settings import BY_KEY
 from dsim.tasks import waits as realtime
+from dsim.tasks.simulate import as_text
 from tests.strategies import case_of, draws, policies, timings
 
 
@@ -87,6 +88,28 @@ def test_of_several_chains_the_longest_takes_over_by_hand():
     rows = [bits("011111"), bits("111111"), bits("111111")]
     assert run([1, 4, 3], 10, rows, k=9)[1][2] == (10, 1, 3)
     assert run([1, 4, 4], 10, rows, k=9)[1][2] == (10, 1, 2)
+
+
+def test_a_chain_that_ends_where_the_settled_text_ends_lives_on_by_hand():
+    """Drafts of 1 and 4, passes of 6, k = 9; the first drafter is always wrong, the other never.
+
+    At 6 position 0 settles, which is all that the other has drafted (at 4). Its chain agrees, so it
+    goes on: positions 1 and 2 are drafted at 8 and 12. At 12 the first is wrong about position 1,
+    and the other takes over with position 2.
+    """
+    settled, passes = run([1, 4], 6, [bits("0000"), bits("1111")], k=9)
+    assert passes == [(0, 0, 0), (3, 0, 3), (6, 1, 1), (8, 1, 3), (12, 2, 3)]
+    assert settled == [6, 12, 18, 18]
+
+
+def test_without_further_drafters_it_says_so():
+    case = case_of(Timing(drafter_ns=1, target_ns=6), np.array([[True] * 4]))
+    outcomes = [simulate_case(case, name) for name in ("nonsi", "multidsi")]
+    note = "multi-drafter DSI has no further drafters here, so only the first one drafts"
+    assert note in as_text(case, outcomes)
+    more = (MoreDrafter(latency=Latency(latency_ns=4), rate=0.5),)
+    assert note not in as_text(dataclasses.replace(case, more_drafters=more), outcomes)
+    assert note not in as_text(case, outcomes[:1])
 
 
 def test_the_smallest_case_in_which_a_further_drafter_does_harm():
