@@ -73,7 +73,29 @@ def test_a_plugin_stands_beside_the_others(folder) -> None:
     assert (again.returncode, again.stdout) == (0, found.stdout)
     plain = dsim(folder, *words)
     assert plain.returncode == 2
-    assert "'careful' is not one of nonsi, si, dsi, multidsi" in plain.stderr
+    assert "expected one of nonsi, si, dsi, multidsi" in plain.stderr
+    assert "got careful" in plain.stderr
+
+
+def test_a_path_names_a_plugin_too(folder) -> None:
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    words = ("simulate", "--algorithm", "careful", "--tokens", "4")
+    for place, path in ((folder, "mine.py"), (folder, "./mine.py"), (elsewhere, "../mine.py")):
+        found = dsim(place, "--plugin", path, *words)
+        assert (found.returncode, found.stderr) == (0, ""), path
+        assert "careful SI" in found.stdout
+    for path, what in (
+        ("./nope.py", "./nope.py: no such file"),
+        ("./mine.txt", "expected a module, or a file whose name is one"),
+    ):
+        found = dsim(folder, "--plugin", path, *words)
+        assert found.returncode == 2
+        assert what in found.stderr
+    (folder / "click.py").write_text(MINE, "utf-8")
+    found = dsim(folder, "--plugin", "./click.py", *words)
+    assert found.returncode == 2
+    assert "a module of this name is imported already" in found.stderr
 
 
 def test_further_drafters_are_checked_for_whoever_takes_them(folder) -> None:
