@@ -10,6 +10,7 @@ from dsim.deployment.serve import serve
 from dsim.deployment.spec import Deployment
 from dsim.deployment.workload import Workload
 from dsim.engines.simulate import run_events
+from dsim.errors import PluginError
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
@@ -89,5 +90,5 @@ def test_a_server_does_one_forward_at_a_time(monkeypatch) -> None:
 
     own = dataclasses.replace(ORCHESTRATIONS["si"], name="hasty", start=hasty)
     monkeypatch.setitem(ORCHESTRATIONS, "hasty", own)
-    with pytest.raises(RuntimeError, match="the drafter was asked for two forwards at once"):
+    with pytest.raises(PluginError, match="the drafter was asked for two forwards at once"):
         run_events(CASE, "hasty", 0)
