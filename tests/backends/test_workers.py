@@ -27,6 +27,7 @@ from dsim.study.settings import ALGORITHMS
 from dsim.system import available_cores
 from dsim.tasks import generate
 from dsim.units import NS_PER_S
+from tests import ROOT
 from tests.tiny import alive
 
 PAIR = Pair(
@@ -217,14 +218,13 @@ def start_and_signal(signal_) -> tuple[int, list[int], str]:
     with tempfile.TemporaryDirectory() as folder:
         script = pathlib.Path(folder, "script.py")
         script.write_text(SCRIPT, encoding="utf-8")
-        here = pathlib.Path(__file__).parents[2]
         process = subprocess.Popen(
             [sys.executable, script],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(here)},
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         assert process.stdout is not None
         pids = [int(pid) for pid in process.stdout.readline().split()]

@@ -12,15 +12,13 @@ import struct
 import subprocess
 import sys
 import termios
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from dsim.cli.main import main
 from dsim.study.settings import SETTINGS
-
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
 
 
 def dsim(*words, code=0):

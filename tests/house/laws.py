@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import ast
 import re
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
 PACKAGE = ROOT / "dsim"
 MAX_LINES = 500
 # From the ground up: a room may import from its own floor's room and from the floors below it.

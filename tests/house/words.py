@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests import ROOT
+
 LOST = {
     r"\banew\b": "again",
     r"\blikewise\b": "the noun once more",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,8 +18,9 @@ from dsim.study.loader import load, loads
 from dsim.study.loader import loads as load_study
 from dsim.study.results import read_results
 from dsim.tasks.run import run_study
+from tests import STUDIES
 
-STUDY = Path(__file__).parents[2] / "studies" / "acceptance-models.toml"
+STUDY = STUDIES / "acceptance-models.toml"
 
 
 @st.composite

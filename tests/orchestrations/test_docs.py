@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-PAGE = Path(__file__).parents[2] / "docs" / "orchestrations.md"
+from tests import ROOT
+
+PAGE = ROOT / "docs" / "orchestrations.md"
 
 
 @pytest.fixture

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-from pathlib import Path
 
 import pandas as pd
 import pytest
-from playwright.sync_api import sync_playwright
 
 from dsim.cli.main import main
 from dsim.report import analysis, charts
@@ -18,45 +14,8 @@ from dsim.study.grid import run_grid
 from dsim.study.loader import load, loads
 from dsim.study.study import Chart
 from dsim.tasks.run import run_study
-
-STUDIES = Path(__file__).parents[2] / "studies"
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
-)
-MARKS = "g.role-mark.mark-rect path, g.role-mark.mark-symbol path"
-needs_browser = pytest.mark.skipif(
-    not CHROMIUM and not os.environ.get("CI"), reason="no chromium on this machine"
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"],
-        )
-        yield opened
-        opened.close()
-
-
-class Page:
-    """A page that was opened, and everything that it complained of."""
-
-    def __init__(self, browser, path, *, width=1280, scheme="light"):
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
-        )
-        self.page = context.new_page()
-        self.complaints, self.requests = [], []
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.goto(path.resolve().as_uri())
-        self.page.wait_for_selector("body[data-drawn]")
-
-    def marks(self, number):
-        return self.page.locator(f"#chart-{number}").locator(MARKS).count()
+from tests import STUDIES
+from tests.pages import MARKS, Page, needs_browser
 
 
 @pytest.fixture(scope="module")

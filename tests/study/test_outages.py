@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from dsim.deployment.spec import Faults
 from dsim.errors import UserError
 from dsim.study import loader as studies
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 S = 1_000_000_000
 TEXT = """
 [cluster]

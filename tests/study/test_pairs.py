@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -18,8 +17,8 @@ from dsim.tasks.advise.forecast import forecasts
 from dsim.tasks.advise.layouts import deployment_of, layouts, pass_latency
 from dsim.tasks.advise.question import Question
 from dsim.tasks.measure.measure import AcceptanceReport, LatencyTable, latency_json
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 QUICK = ["--gpus", "3", "--tokens", "20", "--json"]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -16,8 +15,8 @@ from dsim.study.build import case_of
 from dsim.study.loader import load
 from dsim.study.loader import loads as study_of
 from dsim.study.profile import AcceptanceProfile, ModelProfile, Profile, loads, read, write
+from tests import STUDIES
 
-STUDIES = Path(__file__).parents[2] / "studies"
 MS = 1_000_000
 FULL = Profile(
     name="mine",

@@ -16,11 +16,11 @@ from dsim.study.build import case_of
 from dsim.study.loader import load, loads
 from dsim.study.setting import unprintable
 from dsim.study.settings import BY_KEY, SETTINGS
+from tests import STUDIES
 
 # These have forms of their own: tests/test_validate.py, tests/test_measure_study.py
 OTHERS = ("validate", "validate-smollm2", "latency", "acceptance")
-FOLDER = Path(__file__).parents[2] / "studies"
-STUDIES = sorted(path for path in FOLDER.glob("*.toml") if path.stem not in OTHERS)
+SHIPPED = sorted(path for path in STUDIES.glob("*.toml") if path.stem not in OTHERS)
 
 
 def problems(text="", *overrides, folder=Path()):
@@ -475,7 +475,7 @@ def test_first_latencies():
     assert case_of(loads("").of_variant(0)).target.first_ns is None
 
 
-@pytest.mark.parametrize("path", STUDIES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.stem)
 def test_shipped_studies_can_be_read_and_written_down(path):
     if "[workload]" in path.read_text():
         study = studies.load(path)

@@ -6,7 +6,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,8 @@ from click.testing import CliRunner
 
 import dsim
 from dsim.cli.main import main
+from tests import ROOT
 
-ROOT = Path(__file__).parents[2]
 SMALL = {
     "tokens": 20,
     "repeats": 2,

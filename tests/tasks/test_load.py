@@ -7,7 +7,6 @@ import errno
 import json
 import math
 from collections import defaultdict
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -28,9 +27,9 @@ from dsim.study.columns import DEPLOYMENT_COLUMNS, DEPLOYMENT_SETTINGS
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.loader import loads
 from dsim.tasks import load as loading
+from tests import STUDIES
 from tests.deployment.strategies import deployments, workloads
 
-STUDIES = Path(__file__).parents[2] / "studies"
 SMALL = """
 tokens = 10
 repeats = 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -16,9 +15,9 @@ from dsim.backends.torch.hubsets import TEMPLATES, HubSet
 from dsim.cli.main import main
 from dsim.errors import UserError
 from dsim.study import profile
+from tests import STUDIES
 from tests.tiny import write_model
 
-STUDIES = Path(__file__).parents[2] / "studies"
 needs_datasets = pytest.mark.skipif(
     find_spec("datasets") is None, reason='the extra "datasets" is not installed'
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,9 +22,8 @@ from dsim.tasks.reproduce.claims import HOLDS, OPEN, PARTLY, Reproduction
 from dsim.tasks.reproduce.figure1 import Figure1
 from dsim.tasks.reproduce.models import measured_pairs
 from dsim.tasks.reproduce.table1 import RATIOS, Table1
-from tests.report.test_report import STUDIES, Page, browser, needs_browser  # noqa: F401 (a fixture)
-
-ROOT = Path(__file__).parents[2]
+from tests import ROOT, STUDIES
+from tests.pages import Page, needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +166,7 @@ def test_the_document_is_what_the_command_writes(tmp_path):
 
 
 @needs_browser
-def test_the_page_in_a_browser(browser, figure, table1, tmp_path):  # noqa: F811
+def test_the_page_in_a_browser(browser, figure, table1, tmp_path):
     found = Reproduction(
         claims=[*figure.claims(), *table1.claims()],
         tables=[*figure.tables(), *table1.tables()],

@@ -28,8 +28,8 @@ from dsim.study.loader import load, loads
 from dsim.study.results import read_results
 from dsim.study.study import points
 from dsim.tasks.run import RunInterrupted, plot, run_study, unfinished_study
+from tests import ROOT
 
-STUDIES = Path(__file__).parents[2] / "studies"
 SMALL = """
 title = "Small"
 tokens = 20
@@ -385,7 +385,7 @@ def test_every_column_is_documented(small):
     for name, column in documented.items():
         kind = "string" if table[name].dtype == "category" else str(table[name].dtype)
         assert kind == column.dtype, name
-    text = (STUDIES.parent / "docs" / "results.md").read_text()
+    text = (ROOT / "docs" / "results.md").read_text()
     for name, column in documented.items():
         assert f"| `{name}` |" in text
         assert column.meaning in text

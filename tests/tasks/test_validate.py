@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,6 +24,7 @@ from dsim.tasks.validate.page import as_json, as_text, write_report
 from dsim.tasks.validate.result import noise_of
 from dsim.tasks.validate.run import validate as run_validation
 from dsim.tasks.validate.settings import Configuration, configurations, load
+from tests import STUDIES
 
 MS = 1_000_000
 
@@ -431,8 +431,7 @@ def test_a_claim_that_fails_is_exit_code_1(monkeypatch) -> None:
 
 
 def test_the_shipped_studies_can_be_read() -> None:
-    studies = Path(__file__).parents[2] / "studies"
-    assert load(studies / "validate-smollm2.toml")["torch.dtype"] == "bfloat16"
-    settings = load(studies / "validate.toml")
+    assert load(STUDIES / "validate-smollm2.toml")["torch.dtype"] == "bfloat16"
+    settings = load(STUDIES / "validate.toml")
     assert settings["backend"] == "wallclock"
     assert settings["lookahead"] == [1, 3, 5]

@@ -1,0 +1,35 @@
+"""Pages that dsim wrote, opened in a real browser with the network off."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+MARKS = "g.role-mark.mark-rect path, g.role-mark.mark-symbol path"
+needs_browser = pytest.mark.skipif(
+    not CHROMIUM and not os.environ.get("CI"), reason="no chromium on this machine"
+)
+
+
+class Page:
+    """A page that was opened, and everything that it complained of."""
+
+    def __init__(self, browser, path, *, width=1280, scheme="light"):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True
+        )
+        self.page = context.new_page()
+        self.complaints, self.requests = [], []
+        self.page.on("console", lambda message: self.complaints.append(message.text))
+        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        self.page.on("request", lambda request: self.requests.append(request.url))
+        self.page.goto(path.resolve().as_uri())
+        self.page.wait_for_selector("body[data-drawn]")
+
+    def marks(self, number):
+        return self.page.locator(f"#chart-{number}").locator(MARKS).count()
