@@ -8,6 +8,9 @@ PYTHON ?= python3
 VENV ?= .venv
 STUDY ?= studies/heatmap.toml
 BIN = $(VENV)/bin
+# What was skipped is printed once, after both runs.
+SKIPS = -rfE --skips-to .pytest-skipped
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: run test extras lint docs bench clean
 
@@ -15,8 +18,11 @@ run: $(VENV)/.installed
 	$(BIN)/dsim run $(STUDY) $(if $(OPEN),--open)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -n auto --dist worksteal -m "not wallclock"
-	$(BIN)/python -m pytest -n 0 -m wallclock
+	@rm -f .pytest-skipped
+	$(BIN)/python -m pytest -n auto --dist worksteal -m "not wallclock" $(SKIPS)
+	$(BIN)/python -m pytest -n 0 -m wallclock $(SKIPS)
+	@if [ -s .pytest-skipped ]; then echo "Skipped, and why:"; sort -u .pytest-skipped; fi; \
+		rm -f .pytest-skipped
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
@@ -39,13 +45,16 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@echo "installing dsim and what it needs into $(VENV) (a minute or so) …"
+	$(INSTALL) -e .
 	touch $@
 
 $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@echo "installing dsim and what it needs into $(VENV) (a minute or so) …"
+	$(INSTALL) -e '.[dev]'
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-extras: $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,torch,ray,datasets]'
+	@echo "installing dsim and what it needs into $(VENV) (a minute or so) …"
+	$(INSTALL) -e '.[dev,torch,ray,datasets]'
 	touch $@ $(VENV)/.installed $(VENV)/.installed-dev

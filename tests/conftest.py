@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -27,3 +28,17 @@ def browser():
         )
         yield opened
         opened.close()
+
+
+def pytest_addoption(parser):
+    parser.addoption("--skips-to", metavar="FILE", help="Append the reason of every skipped test.")
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    """Append the reasons to the file, so that ``make test`` prints those of all its runs once."""
+    if path := config.getoption("--skips-to"):
+        skipped = terminalreporter.stats.get("skipped", [])
+        with Path(path).open("a", encoding="utf-8") as file:
+            for report in skipped:
+                reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else "?"
+                file.write(f"{report.nodeid.split('::')[0]}: {reason}\n")

@@ -14,7 +14,7 @@ from dsim.cli.models import generate, measure, validate
 from dsim.cli.options import Word, message_of, plugin_option
 from dsim.cli.reproduce import reproduce
 from dsim.cli.simulate import simulate
-from dsim.cli.studies import load, plot, run, settings
+from dsim.cli.studies import load, plot, run, settings, studies
 from dsim.errors import EngineError, Problem, UserError
 
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 3, 130
@@ -106,6 +106,7 @@ for _command in (
     advise,
     plot,
     settings,
+    studies,
     simulate,
     generate,
     validate,

@@ -10,6 +10,7 @@ import click
 from dsim.cli.options import (
     COMPILE_HELP,
     OrchestrationName,
+    StudyFile,
     Whole,
     Word,
     model_options,
@@ -84,7 +85,7 @@ def generate(prompt: str, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("study", type=click.Path(path_type=Path), required=False, metavar="[STUDY.toml]")
+@click.argument("study", type=StudyFile(), required=False, metavar="[STUDY.toml]")
 @click.option("--backend", type=Word(["wallclock", "torch"]), help="What to measure.")
 @click.option("--tokens", type=Whole(), help="Number of tokens of each text.")
 @click.option("--prompts", type=Whole(), help="Number of texts to predict and to measure.")
@@ -157,7 +158,7 @@ def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
             multiple=True,
             help='Pairs to measure, or "all".  [default: those in the study\'s `run` list]',
         ),
-        click.argument("study", type=click.Path(path_type=Path), required=False),
+        click.argument("study", type=StudyFile(), required=False),
     ):
         command = option(command)
     return command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -50,6 +51,9 @@ class Whole(click.IntRange):
 
     name = "n"
 
+    def _describe_range(self) -> str:  # click would show "x<=None"
+        return "" if self.min is None and self.max is None else super()._describe_range()
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number that *value* says."""
         try:
@@ -62,6 +66,9 @@ class Number(click.FloatRange):
     """A finite number."""
 
     name = "number"
+
+    def _describe_range(self) -> str:  # click would show "x<=None"
+        return "" if self.min is None and self.max is None else super()._describe_range()
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The number that *value* says."""
@@ -85,6 +92,21 @@ class Word(click.Choice):  # type: ignore[type-arg]  # of click 8.5 on
             names = [str(choice) for choice in self.choices]
             hint = nearest(str(value), names)
             self.fail(f"expected one of {', '.join(names)}, got {value}{hint}", param, ctx)
+
+
+class StudyFile(click.Path):
+    """The file of a study: a path, or the name of a study that comes with dsim."""
+
+    name = "study"
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path of the file."""
+        from dsim.study.shipped import path_of
+
+        return super().convert(path_of(value), param, ctx)
 
 
 class OrchestrationName(click.ParamType):  # type: ignore[type-arg]  # of click 8.5 on

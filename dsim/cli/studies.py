@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dsim.cli.options import (
+    StudyFile,
     executor_of,
     executor_options,
     plugin_option,
@@ -34,7 +35,7 @@ def _interrupted(command: str, folder: Path) -> int:
 
 
 @click.command()
-@click.argument("study", type=click.Path(path_type=Path), required=False, metavar="STUDY.toml")
+@click.argument("study", type=StudyFile(), required=False, metavar="STUDY")
 @study_options
 @click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [results/STUDY]")
 @executor_options
@@ -84,7 +85,7 @@ def run(
             )
         loaded, folder = unfinished_study(resume), resume
     elif study is None:
-        raise UserError("name a study, like studies/heatmap.toml")
+        raise UserError("name a study, like heatmap or my.toml; see dsim studies")
     else:
         if engine:
             overrides = [*overrides, f'engine="{engine}"']
@@ -146,7 +147,7 @@ def default_folder(study: Path, overrides: Sequence[str], resolved: str) -> Path
 
 
 @click.command()
-@click.argument("study", type=click.Path(path_type=Path), required=False, metavar="STUDY.toml")
+@click.argument("study", type=StudyFile(), required=False, metavar="STUDY")
 @set_option(" --load")
 @click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [results/STUDY]")
 @executor_options
@@ -199,7 +200,7 @@ def load(
             )
         loaded, folder = loads.unfinished_study(resume), resume
     elif study is None:
-        raise UserError("name a study, like studies/load.toml")
+        raise UserError("name a study, like load or my.toml; see dsim studies")
     else:
         loaded = studies.load(study, overrides)
         folder = out or default_folder(study, overrides, loaded.to_toml())
@@ -264,22 +265,22 @@ def plot(results: Path, out: Path | None, open_: bool) -> None:
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-@click.option("--load", "of_load", is_flag=True, help="Those of dsim load as well.")
+@click.option("--load", is_flag=True, hidden=True, expose_value=False)  # all are listed
 @click.argument("pattern", required=False)
-def settings(as_json: bool, of_load: bool, pattern: str | None) -> None:
+def settings(as_json: bool, pattern: str | None) -> None:
     """List every setting of a study: default, unit, range and meaning.
+
+    Settings of deployments (tables workload, cluster and slo) are included.
 
     With PATTERN only those whose name contains it.
     """
+    from dsim.study.deployment_settings import DEPLOYMENT_SETTINGS
     from dsim.study.settings import CHART_SETTINGS, SETTINGS
     from dsim.words import nearest, show
 
-    more: tuple[Any, ...] = ()
-    if of_load:
-        from dsim.study.deployment_settings import DEPLOYMENT_SETTINGS as more  # noqa: N811
     listed = [
         *SETTINGS,
-        *more,
+        *DEPLOYMENT_SETTINGS,
         *(_renamed(s, f"charts[].{s.key}") for s in CHART_SETTINGS),
     ]
     if pattern:
@@ -323,3 +324,18 @@ def _renamed(setting: Any, key: str) -> Any:
     import dataclasses
 
     return dataclasses.replace(setting, key=key)
+
+
+@click.command()
+@click.option("--copy", metavar="NAME", help="Copy this study into the working folder, to edit it.")
+def studies(copy: str | None) -> None:
+    """List the studies that come with dsim; dsim run takes them by name."""
+    from dsim.study import shipped
+
+    if copy is not None:
+        for path in shipped.copy(copy, Path()):
+            click.echo(f"copied: {path}")
+        return
+    names = shipped.names()
+    for name in names:
+        click.echo(f"{name:{max(map(len, names))}}  {shipped.title_of(name)}")

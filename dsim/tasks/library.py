@@ -14,6 +14,8 @@ from dsim.study import grid, loader
 from dsim.study import study as studies
 from dsim.study.executors import Executor
 from dsim.study.settings import BY_KEY
+from dsim.study.shipped import path_of
+from dsim.tasks import load as load_task
 from dsim.tasks.simulate import case_from, describe
 from dsim.words import nearest
 
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from dsim.model.case import Case
     from dsim.report.charts import Panel
+
+    Found = grid.GridResult | list[load_task.Answer]
 
 COUNTS = ("target_passes", "wasted_passes", "drafts", "wasted_drafts", "peak_targets")
 # Keywords of `simulate` that are shorter than the names of their settings.
@@ -51,13 +55,13 @@ class Study(studies.Study):
         """Read a study from a TOML file.
 
         Args:
-            path: path of the file.
+            path: path of the file, or the name of a study that comes with dsim.
             set: settings to override, by key.
 
         Raises:
             UserError: with all problems that were found.
         """
-        return cls._of(loader.load(path, overrides_of(set)))
+        return cls._of(loader.load(path_of(path), overrides_of(set)))
 
     @classmethod
     def from_toml(
@@ -108,7 +112,7 @@ class Study(studies.Study):
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Study:
     """Read the study at *path*, with ``key=value`` *overrides*; see :meth:`Study.load`."""
-    return Study._of(loader.load(path, overrides))
+    return Study._of(loader.load(path_of(path), overrides))
 
 
 def loads(
@@ -286,13 +290,17 @@ class Results:
         study: the study that was run.
     """
 
-    def __init__(self, study: studies.Study, found: grid.GridResult) -> None:
+    def __init__(
+        self, study: studies.Study, found: grid.GridResult | list[load_task.Answer]
+    ) -> None:
         self.study = study
         self._found = found
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row per case and algorithm; ``docs/results.md`` describes the columns."""
+        if isinstance(self._found, list):
+            return load_task.table(self._found)
         frame: pd.DataFrame = self._found.table.to_pandas()
         return frame
 
@@ -302,6 +310,9 @@ class Results:
         from dsim.report import analysis, charts
         from dsim.study.columns import column_of
 
+        if isinstance(self._found, list):
+            panels = load_task.panels_of(self.study, self._found, self.table)
+            return [_sized(panel) for panel in panels]
         minimise = [column_of(key) for key in self.study.settings["minimise"]]
         axes = analysis.axes_of(self.study)
         wanted: Sequence[studies.Chart] = self.study.charts
@@ -335,6 +346,8 @@ class Results:
         folder = Path(folder)
         resolved = self.study.to_toml()
         with running.results_folder(folder, resolved, "run", force=force, resume=False):
+            if isinstance(self._found, list):
+                return load_task.write_results(self.study, self._found, folder)
             return running.write_results(
                 self.study, resolved, self._found, folder, None, csv=False
             ).report
@@ -342,7 +355,7 @@ class Results:
     def __repr__(self) -> str:
         """The title, and how many cases and rows there are."""
         title = self.study.settings["title"] or "Results"
-        return f"{title}: {self._found.cases:,} cases, {self._found.table.num_rows:,} rows"
+        return f"{title}: {self.study.case_count:,} cases, {len(self.table):,} rows"
 
     def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
         """What a notebook shows: the charts, or the table where there is none."""
@@ -382,6 +395,8 @@ def run(
         checked = Study.load(study, set=set)
     else:
         checked = Study.from_dict(study, set=set)
+    if checked.kind == "deployment":
+        return Results(checked, load_task.answers(checked, executor=Executor(jobs=jobs)))
     if checked.settings["backend"] == "wallclock":
         from dsim.tasks import waits
 

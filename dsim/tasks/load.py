@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from dsim.report.charts import Panel
     from dsim.study.study import DeploymentCase, Study
 
 OUTCOMES = tuple(column.name for column in DEPLOYMENT_COLUMNS)
@@ -291,7 +292,7 @@ def run_load(
     resolved = study.to_toml()
     with results_folder(folder, resolved, "load", force=force, resume=resume) as work:
         found = answers(study, executor=executor, store=RunStore(work), progress=progress)
-        return _write(study, found, folder), found
+        return write_results(study, found, folder), found
 
 
 def unfinished_study(folder: Path) -> Study:
@@ -493,18 +494,10 @@ def write_trace(found: Sequence[Answer], path: Path) -> None:
     write_whole(path, text, "--trace")
 
 
-def _write(study: Study, found: Sequence[Answer], folder: Path) -> Path:
-    """Write table, report, charts, study and provenance next door, then move them into *folder*."""
-    import pyarrow as pa
-
+def panels_of(study: Study, found: Sequence[Answer], frame: pd.DataFrame) -> list[Panel]:
+    """The charts of *study*; *frame* is the table of what was *found*."""
     from dsim.report import deployments
-    from dsim.report import page as report
-    from dsim.report.vega import Vega
-    from dsim.study.results import provenance, write_csv, write_table
-    from dsim.tasks.run import UNFINISHED, move_in
 
-    resolved = study.to_toml()
-    frame = table(found)
     backlogs = [
         deployments.Backlog(
             one.case.variant, one.case.deployment.algorithm, one.case.point, one.over_time
@@ -513,7 +506,21 @@ def _write(study: Study, found: Sequence[Answer], folder: Path) -> Path:
         if one.over_time is not None
     ]
     axes = [axis.key for axis in study.grid]
-    panels = deployments.panels(study.charts, axes, frame, backlogs)
+    return deployments.panels(study.charts, axes, frame, backlogs)
+
+
+def write_results(study: Study, found: Sequence[Answer], folder: Path) -> Path:
+    """Write table, report, charts, study and provenance next door, then move them into *folder*."""
+    import pyarrow as pa
+
+    from dsim.report import page as report
+    from dsim.report.vega import Vega
+    from dsim.study.results import provenance, write_csv, write_table
+    from dsim.tasks.run import UNFINISHED, move_in
+
+    resolved = study.to_toml()
+    frame = table(found)
+    panels = panels_of(study, found, frame)
     fast, takes = tables(found)
     record = provenance(resolved, {"events": len(frame)}, {**study.settings, "engine": "events"})
     page = report.Page(

@@ -189,7 +189,7 @@ def test_any_setting_can_be_set():
         ("simulate --tokens 0", "--tokens: expected a whole number at least 1, got 0"),
         (
             "simulate --algorithm dsii",
-            "expected one of nonsi, si, dsi, multidsi, got dsii; did you",
+            ", got dsii; did you mean",
         ),
         ("simulate --set lookahed=3", '--set: lookahed: unknown setting; did you mean "lookahead"'),
         ("simulate --set grid.lookahead=[1,2]", "one case has no grid; use dsim run"),
@@ -258,6 +258,35 @@ def test_settings_lists_every_setting_from_the_source_of_the_checks():
         assert setting.meaning in text
         assert any(row["key"] == setting.key for row in rows)
     assert "\nacceptance.model\n" in "\n" + dsim("settings", "acceptance")
+
+
+def test_studies_that_come_with_dsim_are_listed_copied_and_run_by_name(tmp_path):
+    text = in_process("studies", cwd=tmp_path).stdout
+    for path in (ROOT / "studies").glob("*.toml"):
+        assert re.search(rf"^{path.stem} +\S", text, re.MULTILINE)
+    copied = in_process("studies", "--copy", "pair", cwd=tmp_path)
+    assert copied.stdout == "copied: pair.toml\ncopied: pair-ships.json\n"
+    again = in_process("studies", "--copy", "pair", cwd=tmp_path)
+    assert (again.returncode, again.stderr) == (2, "error: pair.toml: exists already\n")
+    words = ["run", "sanity", "--set", "repeats=1", "--quiet", "--out", "out"]
+    assert in_process(*words, cwd=tmp_path).returncode == 0
+    assert (tmp_path / "out" / "report.html").is_file()
+    wrong = in_process("run", "heatmp", cwd=tmp_path)
+    assert wrong.returncode == 2
+    assert 'no study of this name comes with dsim; did you mean "heatmap"?' in wrong.stderr
+
+
+def test_a_plugin_is_named_before_or_after_the_command_by_path(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import dataclasses\n"
+        "from dsim.orchestrations import ORCHESTRATIONS\n"
+        "ORCHESTRATION = dataclasses.replace(ORCHESTRATIONS['si'], name='mine', title='Mine')\n"
+    )
+    words = "simulate --algorithm mine --tokens 5 --engine events".split()
+    after = in_process(*words, "--plugin", "./mine.py", cwd=tmp_path)
+    before = in_process("--plugin", "mine.py", *words, cwd=tmp_path)
+    assert "only Mine was simulated" in after.stdout, after.stderr
+    assert before.stdout == after.stdout
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

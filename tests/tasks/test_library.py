@@ -95,6 +95,13 @@ def test_running_a_study_gives_table_charts_and_a_folder(tmp_path):
     assert len(dsim.run(ROOT / "studies" / "sanity.toml", set={"repeats": 2}).table) == 33
 
 
+def test_a_deployment_is_run_like_any_other_study(tmp_path):
+    results = dsim.run("load", set={"workload.requests": 20, "algorithms": ["nonsi", "dsi"]})
+    assert set(results.table["algorithm"]) == {"nonsi", "dsi"}
+    assert len(results.charts) == 5
+    assert results.save(tmp_path / "out").is_file()
+
+
 def test_names_are_listed_and_documented():
     assert set(dsim.__all__) < set(dir(dsim))
     page = (ROOT / "docs" / "library.md").read_text()

@@ -123,7 +123,7 @@ def test_table_1_is_the_study(table1):
 
 @pytest.mark.wallclock
 def test_table_1_in_real_time(table1, monkeypatch):
-    monkeypatch.setattr("dsim.tasks.reproduce.table1.shipped", lambda _: SHORT_TABLE)
+    monkeypatch.setattr("dsim.tasks.reproduce.table1.path_of", lambda _: SHORT_TABLE)
     kept = dict(vars(table1))
     try:
         table1.wait(1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dsim.orchestrations import COMPARED
@@ -57,10 +56,3 @@ class Reproduction:
     tables: list[TextTable]
     panels: list[Panel]
     skipped: list[str]
-
-
-def shipped(name: str) -> Path:
-    """The study called *name* that comes with dsim."""
-    inside = Path(__file__).parents[2] / "studies"
-    folder = inside if inside.is_dir() else Path(__file__).parents[3] / "studies"
-    return folder / f"{name}.toml"

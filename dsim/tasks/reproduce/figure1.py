@@ -11,8 +11,9 @@ from dsim.model import closed_forms as theory
 from dsim.report.tables import TextTable
 from dsim.study import loader as studies
 from dsim.study.grid import simulate_grid
+from dsim.study.shipped import path_of
 from dsim.study.study import Chart
-from dsim.tasks.reproduce.claims import DIFFERS, DSI, HOLDS, NONSI, PARTLY, SI, Claim, shipped
+from dsim.tasks.reproduce.claims import DIFFERS, DSI, HOLDS, NONSI, PARTLY, SI, Claim
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,7 +63,7 @@ class Figure1:
                 f"grid.acceptance.rate={{start=0.0, stop=1.0, step={step}}}",
                 "grid.lookahead={start=1, stop=200, step=1}",  # once more: the order counts
             ]
-        path = shipped("heatmap-paper")
+        path = path_of("heatmap-paper")
         study = studies.load(path, overrides)
         axes = {axis.key: axis.values for axis in study.grid}
         self.study = study

@@ -8,7 +8,8 @@ from dsim.errors import EngineError, UserError
 from dsim.report.tables import TextTable
 from dsim.study import loader as studies
 from dsim.study.grid import simulate_grid
-from dsim.tasks.reproduce.claims import SKIP_FAST, shipped
+from dsim.study.shipped import path_of
+from dsim.tasks.reproduce.claims import SKIP_FAST
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +41,7 @@ def measured_pairs(
 
     measured: dict[str, dict[str, Measured]] = {}  # by pair, then by what was measured
     for what in ("latency", "acceptance"):
-        listed = measuring.load(shipped(what), {"tokens": 64} if what == "acceptance" else {})
+        listed = measuring.load(path_of(what), {"tokens": 64} if what == "acceptance" else {})
         progress(f"{what} of the pair that ships")
         try:
             for one in measuring.run(
@@ -63,7 +64,7 @@ def measured_pairs(
         rate = judged.acceptance
         interval = "" if rate.ci95 is None else f" ± {rate.ci95:.3f}"
         path = halves["acceptance"].path  # written last, with both
-        study = studies.load(shipped("pair"), [f"pair={path}", "grid.targets=[1, 2, 4, 7]"])
+        study = studies.load(path_of("pair"), [f"pair={path}", "grid.targets=[1, 2, 4, 7]"])
         grid = simulate_grid(study)
         axes = {axis.key: axis.values for axis in study.grid}
         over = 1 + list(axes).index("lookahead")

@@ -11,6 +11,7 @@ from dsim.report.tables import TextTable
 from dsim.study import loader as studies
 from dsim.study.build import case_of
 from dsim.study.grid import simulate_grid
+from dsim.study.shipped import path_of
 from dsim.study.study import Chart, points
 from dsim.tasks.reproduce.claims import (
     DIFFERS,
@@ -21,7 +22,6 @@ from dsim.tasks.reproduce.claims import (
     PARTLY,
     SI,
     Claim,
-    shipped,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Table1:
     """
 
     def __init__(self) -> None:
-        path = shipped("table1")
+        path = path_of("table1")
         study = studies.load(path)
         self.study = study
         self.names = [name for name, _ in study.variants]
@@ -107,7 +107,7 @@ class Table1:
         from dsim.tasks import waits as realtime
 
         study = studies.load(
-            shipped("table1"),
+            path_of("table1"),
             [f"repeats={repeats}", "grid.targets=[7]", 'backend="wallclock"'],
         )
         frame = realtime.run_grid(study).table.to_pandas()
