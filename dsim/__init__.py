@@ -8,6 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dsim.version import VERSION
+
 if TYPE_CHECKING:
     from dsim.errors import EngineError, UserError
     from dsim.model.acceptance import Acceptance
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     )
     from dsim.tasks.run import run_study
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 _HOMES = {
     "simulate": "dsim.tasks.library",

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 
-from dsim import __version__
 from dsim.cli.advise import advise
 from dsim.cli.models import generate, measure, validate
 from dsim.cli.options import Word, message_of, plugin_option
@@ -16,6 +15,7 @@ from dsim.cli.reproduce import reproduce
 from dsim.cli.simulate import simulate
 from dsim.cli.studies import load, plot, run, settings, studies
 from dsim.errors import EngineError, Problem, UserError
+from dsim.version import VERSION
 
 USER_MISTAKE, FAILURE, INTERRUPTED = 2, 3, 130
 
@@ -76,7 +76,7 @@ class Group(click.Group):
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="dsim")
+@click.version_option(VERSION, prog_name="dsim")
 @plugin_option
 def main() -> None:
     """Simulate speculative decoding: non-SI, SI and DSI under one clock.

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import jinja2
 import markupsafe
 
-from dsim import __version__
 from dsim.files import write_whole
 from dsim.report.style import HEIGHT_PX
 from dsim.report.vega import Vega, page_specifications
+from dsim.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ def html(page: Page, panels: Sequence[Panel], script: str = "", *, wide: bool = 
         panels=panels,
         wide=wide,
         height=HEIGHT_PX,
-        version=__version__,
+        version=VERSION,
         # Neither may close the script element that it stands in.
         specs=markupsafe.Markup(page_specifications(panels).replace("<", "\\u003c")),  # noqa: S704
         script=markupsafe.Markup(script.replace("</script", "<\\/script")),  # noqa: S704

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.errors import EngineError, Problem, UserError
 from dsim.system import hold_interrupts, ignore_interrupts
+from dsim.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
@@ -194,9 +195,7 @@ def _died(times: int) -> str:
 
 
 def _version() -> str:
-    from dsim import __version__
-
-    return __version__
+    return VERSION
 
 
 # In worker processes -------------------------------------------------------------------------

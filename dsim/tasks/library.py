@@ -12,6 +12,7 @@ from dsim.errors import Problem, UserError
 from dsim.orchestrations import DEFAULT, ORCHESTRATIONS, orchestration_of
 from dsim.study import grid, loader
 from dsim.study import study as studies
+from dsim.study.columns import column_of
 from dsim.study.executors import Executor
 from dsim.study.settings import BY_KEY
 from dsim.study.shipped import path_of
@@ -308,7 +309,6 @@ class Results:
     def charts(self) -> list[alt.Chart]:
         """The charts that the study asks for, or those that fit its axes."""
         from dsim.report import analysis, charts
-        from dsim.study.columns import column_of
 
         if isinstance(self._found, list):
             panels = load_task.panels_of(self.study, self._found, self.table)

@@ -18,7 +18,7 @@ PACKAGE = ROOT / "dsim"
 MAX_LINES = 500
 # From the ground up: a room may import from its own floor's room and from the floors below it.
 FLOORS = (
-    ("dsim", "errors", "words", "units", "files", "system"),
+    ("dsim", "errors", "words", "units", "files", "system", "version"),
     ("model",),
     ("events",),
     ("orchestrations",),

@@ -1,0 +1,3 @@
+"""The version of dsim."""
+
+VERSION = "0.1.0"
