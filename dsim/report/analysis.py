@@ -172,8 +172,9 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
         keys: the columns that tell points apart.
 
     Returns:
-        The keys, ``speedup``, ``other`` (title of what *show* is compared with), and, unless they
-        are keys, ``lookahead`` and ``servers`` of *show*, and ``other_lookahead``.
+        The keys, ``speedup``, ``other`` (title of what *show* is compared with), ``slower``
+        (whether by more than the 95 % interval of both, where it is known), and, unless they are
+        keys, ``lookahead`` and ``servers`` of *show*, and ``other_lookahead``.
     """
     keys = list(keys)
 
@@ -187,9 +188,15 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
     latencies = np.array([rows["latency_mean_ms"].to_numpy(float) for rows in others.values()])
     both = np.isfinite(latencies).any(axis=0)
     mine, latencies = mine[both], np.where(np.isfinite(latencies), latencies, np.inf)[:, both]
+    own = mine["latency_mean_ms"].to_numpy(float)
     table: pd.DataFrame = mine[keys].reset_index(drop=True)
-    table["speedup"] = latencies.min(axis=0) / mine["latency_mean_ms"].to_numpy()
+    table["speedup"] = latencies.min(axis=0) / own
     better = latencies.argmin(axis=0)
+    if interval := interval_of("latency_mean_ms", frame.columns):
+        noises = [rows[interval].fillna(0.0).to_numpy()[both] for rows in others.values()]
+        theirs = np.choose(better, noises)
+        noise = np.hypot(theirs, mine[interval].fillna(0.0).to_numpy())
+        table["slower"] = own - latencies.min(axis=0) > noise
     table["other"] = np.array([title_of(name) for name in others], object)[better]
     if "lookahead" in frame and "lookahead" not in keys:
         table["lookahead"] = mine["lookahead"].to_numpy()

@@ -26,7 +26,7 @@ from dsim.report.style import (
     sentence,
     words,
 )
-from dsim.study.columns import column_of
+from dsim.study.columns import STATUS, column_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -154,8 +154,10 @@ def _lines(chart: Chart, frame: pd.DataFrame) -> Drawn:
         caption += " Bars: 95 % intervals."
         table["low"] = (table[y] - table[interval]).clip(lower=0).round(6)
         table["high"] = (table[y] + table[interval]).round(6)
-    if len(table) < len(frame):
+    if STATUS in frame and (frame[STATUS] == "refused").any():
         caption += " Where a line ends, the load is more than can be served."
+    elif len(table) < len(frame):
+        caption += " Points without a value are left out."
     table[y] = table[y].round(6)
     table = table.drop(columns=[interval] if interval else [])
     numbers = is_number(frame[x])
@@ -204,8 +206,8 @@ def _marginal(chart: Chart, frame: pd.DataFrame) -> Drawn:
         )
     )
     caption = (
-        f"What each further step of the {words(x)} adds to the {label(y)} of "
-        f"{title_of(chart.show)}: where the bars vanish, more is of no use."
+        f"What each step to a larger value of {words(x)} adds to the {label(y)} of "
+        f"{title_of(chart.show)}. A step without a bar adds nothing."
     )
     return drawn, caption, len(table)
 

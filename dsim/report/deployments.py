@@ -63,7 +63,9 @@ def panels(
         for number, chart in enumerate(wanted, 1)
         for panel in draw(chart, frame, columns, number)
     ]
-    return [*drawn, _over_time(backlogs, len(wanted) + 1)] if backlogs else drawn
+    if any(one.over_time[:, 1].any() for one in backlogs):
+        drawn.append(_over_time(backlogs, len(wanted) + 1))
+    return drawn
 
 
 def _series(frame: pd.DataFrame) -> pd.Series[str]:
@@ -81,6 +83,13 @@ def _over_time(backlogs: Sequence[Backlog], number: int) -> Panel:
     """Requests in the system over time, in the last case of each series that was simulated."""
     last = {(one.variant, one.algorithm): one for one in backlogs}
     names = list(_series(pd.DataFrame(list(last), columns=["variant", "algorithm"])))
+    points = [
+        ", ".join(describe(column_of(key), value) for key, value in one.point.items())
+        for one in last.values()
+    ]
+    same = len(set(points)) == 1
+    if not same:
+        names = [f"{name}, {point}" for name, point in zip(names, points, strict=True)]
     columns = ["time_s", "in_system", "target", "drafter"]
     parts = [
         pd.DataFrame(np.round(one.over_time, 4), columns=columns).assign(series=name)
@@ -103,14 +112,11 @@ def _over_time(backlogs: Sequence[Backlog], number: int) -> Panel:
             ],
         )
     )
-    points = [dict(one.point) for one in last.values()]
-    where = ", ".join(describe(column_of(key), value) for key, value in points[0].items())
-    same = where and all(point == points[0] for point in points)
     return Panel(
         name=f"{number:02d}-backlog",
-        title=f"Backlog over time{f' (the last case simulated: {where})' if same else ''}",
-        caption="Requests in the system as arriving ones find them, averaged over a hundredth of "
-        "the run; each series in its last case that was simulated.",
+        title=f"Backlog over time{f' ({points[0]})' if same and points[0] else ''}",
+        caption="Requests in the system when another one arrives, averaged over each hundredth of "
+        "the run. Of each line of the charts above, the last point that was simulated.",
         chart=chart,
         marks=len(table),
     )

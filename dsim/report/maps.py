@@ -36,6 +36,9 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     edges = _cells(table, x, y)
     table["speedup"] = table["speedup"].round(4)
     low, high = float(table["speedup"].min()), float(table["speedup"].max())
+    slower = f"{(table['speedup'] < 1).mean():.1%} of the map"
+    if "slower" in table:
+        slower += f"; {table.pop('slower').mean():.1%} by more than the 95 % interval"
     top = max(high, 1.01)  # of the scale, which needs some length
     domain: list[float]
     if low < 1:
@@ -75,11 +78,10 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
             tooltip=tooltip,
         )
     )
-    slower = float((table["speedup"] < 1).mean())
     if high < 1:
         verdict = f"{show} is slower everywhere: the darker the pink, the slower."
     elif low < 1:
-        verdict = f"Pink: {show} is slower ({slower:.0%} of the map); blue: {show} is faster."
+        verdict = f"Pink: {show} is slower ({slower}); blue: {show} is faster."
     elif high == 1:
         verdict = f"{show} is as fast everywhere."
     else:

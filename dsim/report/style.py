@@ -91,8 +91,9 @@ def words(column: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """*text* with a capital letter at its start."""
-    return f"{text[:1].upper()}{text[1:]}"
+    """*text* with a capital letter at its start, unless it starts with a name like p99."""
+    named = any(letter.isdigit() for letter in text.partition(" ")[0])
+    return text if named else f"{text[:1].upper()}{text[1:]}"
 
 
 def describe(name: str, value: Any) -> str:

@@ -13,6 +13,7 @@ from dsim.report.style import PINK, legend
 from dsim.units import NS_PER_MS, to_ms
 
 MAX_SPANS = 3000
+MIN_RIMMED = 1 / 150  # of the time axis; a shorter bar would vanish under its white rim
 COLOURS = {
     "draft, accepted": "#2f7fc1",
     "draft, rejected": "#a9cbe8",
@@ -51,8 +52,13 @@ def panel(name: str, title: str, run: Any, longest_ms: float | None = None) -> P
     fates = [fate for fate in COLOURS if (rows["fate"] == fate).any()]
     chart: alt.Chart | alt.LayerChart = (
         alt.Chart(rows)
-        .mark_bar(cornerRadius=2, stroke="white", strokeWidth=0.5, strokeOpacity=0.5)
+        .mark_bar(cornerRadius=2, stroke="white", strokeOpacity=0.5)
         .encode(
+            strokeWidth=alt.condition(
+                alt.datum.end_ms - alt.datum.start_ms > MIN_RIMMED * longest_ms,
+                alt.value(0.5),
+                alt.value(0),
+            ),
             x=alt.X(
                 "start_ms:Q",
                 title="time (ms)",
@@ -76,10 +82,10 @@ def panel(name: str, title: str, run: Any, longest_ms: float | None = None) -> P
         )
     )
     if not marks.empty:
-        caption += " Dashed pink lines: a draft is rejected, and what was built on it is void."
+        caption += " Dashed pink lines: a draft is rejected, and what was built on it is discarded."
         chart += (
             alt.Chart(marks)
-            .mark_rule(color=PINK, strokeDash=[4, 3], strokeWidth=1.5)
+            .mark_rule(color=PINK, strokeDash=[4, 3], strokeWidth=1)
             .encode(
                 x="time_ms:Q",
                 tooltip=[

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from dsim.report import charts, style
+from dsim.report import analysis, charts, deployments, style
 from dsim.report.vega import Vega, specification
 from dsim.study.loader import loads
 from dsim.study.study import Chart
@@ -22,6 +23,16 @@ LOAD = pd.DataFrame(
         "throughput_per_s": [1.0, 2.0, 1.0, 2.0],
         "throughput_ci95_per_s": [0.1, 0.2, 0.1, 0.2],
     }
+)
+HEATMAP = Chart(kind="heatmap", x="drafter.latency_ms", y="acceptance.rate", against="nonsi")
+CELLS = pd.DataFrame(
+    [
+        (algorithm, x, y, ms, 0.5)
+        for x in (1.5, 3.0, 6.0)
+        for y in (0.2, 0.8)
+        for algorithm, ms in (("nonsi", 100.0), ("dsi", 60.0 + 30.0 * (x > 2) + 10.4 * (x > 5)))
+    ],
+    columns="algorithm drafter_latency_ms acceptance_rate latency_mean_ms latency_ci95_ms".split(),
 )
 
 
@@ -45,6 +56,38 @@ def test_bars_are_as_long_as_the_interval():
     assert table["high"].tolist() == [1.1, 2.2, 1.1, 2.2]
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [("ok", "Points without a value are left out."), ("refused", "more than can be served.")],
+)
+def test_a_caption_says_why_a_line_ends(status, words):
+    frame = LOAD.assign(throughput_per_s=[1.0, float("nan"), 1.0, 2.0])
+    if status == "refused":
+        frame = frame.assign(status=["steady", "refused", "steady", "steady"])
+    chart = Chart(kind="lines", x="workload.rate_per_s", y="throughput_per_s")
+    (panel,) = charts.draw(chart, frame, ["workload_rate_per_s"])
+    assert panel.caption.endswith(words)
+    assert ("served" in panel.caption) is (status == "refused")
+
+
+@pytest.mark.parametrize(("above_ms", "certain"), [(0.0, "0.0%"), (3.0, "33.3%")])
+def test_a_map_counts_slower_cells_as_the_table_does(above_ms, certain):
+    axes = ["drafter_latency_ms", "acceptance_rate"]
+    slow = (CELLS["algorithm"] == "dsi") & (CELLS["drafter_latency_ms"] > 5)
+    frame = CELLS.assign(latency_mean_ms=CELLS["latency_mean_ms"] + above_ms * slow)
+    at_best = analysis.best(frame, axes, [])
+    table = analysis.summarise(at_best, [])
+    assert table is not None
+    assert table.rows[1][:2] == ["DSI", certain]
+    (panel,) = charts.draw(HEATMAP, at_best, axes)
+    assert f"slower (33.3% of the map; {certain} by more than the 95 % interval)" in panel.caption
+
+
+def test_sentences_keep_names():
+    assert style.sentence("speed-up over SI") == "Speed-up over SI"
+    assert style.sentence("p99 latency") == "p99 latency"
+
+
 def test_axes_are_titled_in_words():
     for column in ("workload_rate_per_s", "cluster_drafter_mtbf_s", "ttft_p99_ms", "slo_ttft_ms"):
         assert "_" not in style.label(column)
@@ -55,6 +98,10 @@ def test_axes_are_titled_in_words():
 def test_few_values_are_the_ticks():
     assert style.ticks(pd.Series([6.0, 1.5, 3.0])).to_dict()["values"] == [1.5, 3.0, 6.0]
     assert "values" not in style.ticks(pd.Series(range(40))).to_dict()
+    (panel,) = charts.draw(HEATMAP, CELLS, ["drafter_latency_ms", "acceptance_rate"])
+    axes = specification(panel, width=400)["encoding"]
+    assert axes["x"]["axis"]["values"] == [1.5, 3.0, 6.0]
+    assert axes["y"]["axis"]["values"] == [0.2, 0.8]
 
 
 def test_a_legend_shows_long_names_whole():
@@ -63,6 +110,11 @@ def test_a_legend_shows_long_names_whole():
     assert legend["columns"] == 1
     assert legend["labelLimit"] > 7 * max(map(len, names))
     assert style.legend(["non-SI", "SI", "DSI"]).to_dict()["columns"] == 3
+    frame = LOAD.assign(series=[names[0]] * 2 + [names[1]] * 2)
+    chart = Chart(kind="lines", x="workload.rate_per_s", y="goodput_per_s")
+    (panel,) = charts.draw(chart, frame, ["workload_rate_per_s"])
+    layer, *_ = specification(panel, width=400)["layer"]
+    assert layer["encoding"]["color"]["legend"] == style.legend(names[:2]).to_dict()
 
 
 def test_names_that_no_orchestration_claims_have_colours_of_their_own():
@@ -88,6 +140,27 @@ def test_large_data_are_short_on_a_page():
     assert data["format"]["type"] == "csv"
     assert len(data["values"].splitlines()) == 1 + len(frame)
     assert len(json.dumps(data)) < 60 * len(frame)
+
+
+def backlog(rate, requests):
+    over_time = np.array([[0.0, requests, 0, 0], [1.0, requests, 0, 0]])
+    point = {"workload.rate_per_s": rate}
+    return deployments.Backlog(f"at {rate}", "si", point, over_time)
+
+
+def test_the_backlog_names_its_points_and_is_left_out_where_there_is_none():
+    chart = Chart(kind="lines", x="workload.rate_per_s", y="goodput_per_s")
+
+    def last(*backlogs):
+        return deployments.panels([chart], ["workload.rate_per_s"], LOAD, backlogs)[-1]
+
+    same = last(backlog(2, 1.0), backlog(2, 0.0)._replace(variant="other"))
+    assert same.title == "Backlog over time (request rate 2)"
+    other = last(backlog(2, 1.0), backlog(3, 0.0))
+    assert other.title == "Backlog over time"
+    names = set(other.chart.data["series"])
+    assert names == {"at 2, request rate 2", "at 3, request rate 3"}
+    assert "backlog" not in last(backlog(2, 0.0)).name
 
 
 @pytest.mark.parametrize("grid", ["lookahead = [1, 2, 3]\nacceptance.rate = [0.2, 0.8]"])

@@ -9,6 +9,7 @@ import pytest
 
 from dsim.cli.main import main
 from dsim.report import analysis, charts
+from dsim.report import page as reports
 from dsim.study.columns import column_of
 from dsim.study.grid import run_grid
 from dsim.study.loader import load, loads
@@ -146,6 +147,33 @@ def test_a_timeline_in_a_browser(browser, tmp_path):
     tooltip = opened.page.locator("#vg-tooltip-element.visible")
     tooltip.wait_for()
     assert "server" in tooltip.inner_text()
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+def test_legends_are_whole(browser, tmp_path, width):
+    text = """
+    tokens = 5
+    algorithms = ["si"]
+    [grid]
+    lookahead = [1, 2]
+    [[charts]]
+    kind = "lines"
+    x = "lookahead"
+    y = "ms_per_token"
+    """
+    names = ["EAGLE-3 on the target's GPUs", "SI on a GPU of its own", "Medusa, 4 heads"]
+    variants = "".join(f'[[variants]]\nname = "{n}"\nseed = {i}\n' for i, n in enumerate(names))
+    study = loads(text + variants)
+    table = run_grid(study).table.to_pandas()
+    (panel,) = charts.draw(study.charts[0], table.assign(series=table["variant"]), [])
+    reports.write(tmp_path / "page.html", reports.Page(title="legends"), [panel], option="--out")
+    opened = Page(browser, tmp_path / "page.html", width=width)
+    labels = opened.page.locator("g.role-legend-label text")
+    assert labels.all_text_contents() == names
+    svg = opened.page.locator("#chart-1 svg.marks").bounding_box()
+    for box in (labels.nth(i).bounding_box() for i in range(len(names))):
+        assert box["x"] + box["width"] <= svg["x"] + svg["width"]
 
 
 def test_a_page_cannot_be_broken_by_its_texts(tmp_path):

@@ -24,6 +24,7 @@ from dsim.tasks.validate.page import as_json, as_text, write_report
 from dsim.tasks.validate.result import noise_of
 from dsim.tasks.validate.run import validate as run_validation
 from dsim.tasks.validate.settings import Configuration, configurations, load
+from dsim.units import to_ms
 from tests import STUDIES
 
 MS = 1_000_000
@@ -383,6 +384,11 @@ def test_json_and_text_and_report(tmp_path) -> None:
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "Predicted against measured" in page
     assert page.count("DSI, lookahead 5, 2 targets, measured") >= 1
+    # Timelines can be compared by eye: all share one scale, which holds the longest.
+    charts = json.loads(re.search('id="charts">(.*?)</script>', page, re.S)[1])[1:]
+    ends = {(one.get("layer") or [one])[0]["encoding"]["x"]["scale"]["domain"][1] for one in charts}
+    assert ends == {max(to_ms(r.output.settled_ns[-1]) for rs in found.first.values() for r in rs)}
+    assert len(charts) == 2 * len(found.first) > 2
 
 
 def test_every_mistake_of_a_file_is_named(tmp_path) -> None:
