@@ -13,14 +13,13 @@ from dsim.cli.options import (
     executor_of,
     executor_options,
     plugin_option,
-    set_option,
     study_options,
 )
-from dsim.errors import UserError
+from dsim.errors import EngineError, UserError
 from dsim.words import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 INTERRUPTED = 130
 
@@ -34,25 +33,86 @@ def _interrupted(command: str, folder: Path) -> int:
     return INTERRUPTED
 
 
+RUN_OPTIONS = (
+    click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [results/STUDY]"),
+    executor_options,
+    click.option("--csv", is_flag=True, help="Write results.csv even for 200,000 rows or more."),
+    click.option("--force", is_flag=True, help="Replace other results in the folder."),
+    click.option("--yes", is_flag=True, help="Run even if the real-time waits exceed 15 minutes."),
+    click.option(
+        "--resume",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Resume the interrupted run in DIR.",
+    ),
+    click.option(
+        "--trace",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE.json",
+        help="Deployments: write a trace of every server, for ui.perfetto.dev.",
+    ),
+    click.option(
+        "--json",
+        "as_json",
+        is_flag=True,
+        help="Deployments: print one JSON object, and write no folder.",
+    ),
+    click.option("--open", "open_", is_flag=True, help="Open the report in a browser."),
+    click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+    plugin_option,
+)
+# Options that fit one kind of study only, and why they do not fit the other.
+OF_TEXTS = {
+    "engine": "a deployment is simulated by the event engine",
+    "backend": "a deployment is simulated",
+    "yes": "a deployment is simulated, without waits",
+    "csv": "results.csv of a deployment is always written",
+}
+OF_DEPLOYMENTS = {
+    "trace": "dsim simulate --timeline draws a single request",
+    "as_json": "dsim simulate --json prints a single case",
+}
+OF_SIMULATION = ("executor", "jobs", "ray_address")
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of ``dsim run``."""
+    for option in reversed(RUN_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _given(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Those of *names* that the command line gives: parameter and option."""
+    context = click.get_current_context()
+    return [
+        (name, parameter.opts[0])
+        for name in names
+        for parameter in context.command.params
+        if parameter.name == name
+        and context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+
+
 @click.command()
 @click.argument("study", type=StudyFile(), required=False, metavar="STUDY")
 @study_options
-@click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [results/STUDY]")
-@executor_options
-@click.option("--csv", is_flag=True, help="Write results.csv even for 200,000 rows or more.")
-@click.option("--force", is_flag=True, help="Replace other results in the folder.")
-@click.option("--yes", is_flag=True, help="Run even if the real-time waits exceed 15 minutes.")
-@click.option(
-    "--resume",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Resume the interrupted run in DIR.",
-)
-@click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@plugin_option
-def run(
+@run_options
+def run(study: Path | None, **options: Any) -> None:
+    """Run a study: its whole grid of cases, to a results folder with a report.
+
+    A study with a table workload, cluster or slo is of a deployment: many requests on servers that
+    they share (docs/cluster.md). Any other study follows single requests.
+
+    The folder gets results.parquet (and results.csv while there are under 200,000 rows),
+    report.html, every chart as PNG and SVG, the resolved study.toml and provenance.json.
+    """
+    _run(study, **options)
+
+
+def _run(
     study: Path | None,
+    *,
     overrides: Sequence[str],
     engine: str | None,
     backend: str | None,
@@ -64,48 +124,54 @@ def run(
     force: bool,
     yes: bool,
     resume: Path | None,
+    trace: Path | None,
+    as_json: bool,
     open_: bool,
     quiet: bool,
 ) -> None:
-    """Run a study: its whole grid of cases, to a results folder with a report.
-
-    The folder gets results.parquet (and results.csv while there are under 200,000 rows),
-    report.html, every chart as PNG and SVG, the resolved study.toml and provenance.json.
-    """
     from tqdm import tqdm
 
     from dsim.study import loader as studies
-    from dsim.tasks import waits as realtime
-    from dsim.tasks.run import RunInterrupted, run_study, unfinished_study
+    from dsim.study import requests
+    from dsim.study.folder import RunInterrupted, unfinished_study
+    from dsim.tasks import waits
+    from dsim.tasks.run import DEPLOYMENT, run_study, write_trace
 
     if resume is not None:
-        if study is not None or overrides or engine or backend or out:
+        if study is not None or overrides or engine or backend or out or as_json:
             raise UserError(
-                "--resume takes the study, --set, --engine, --backend and --out from its folder"
+                "--resume takes the study, --set, --engine, --backend and --out from its folder, "
+                "and writes one"
             )
         loaded, folder = unfinished_study(resume), resume
     elif study is None:
         raise UserError("name a study, like heatmap or my.toml; see dsim studies")
     else:
-        if engine:
-            overrides = [*overrides, f'engine="{engine}"']
-        if backend:
-            overrides = [*overrides, f'backend="{backend}"']
         loaded = studies.load(study, overrides)
-        if loaded.kind == "deployment":
-            raise UserError(f"{study}: this is a study of a deployment: use dsim load")
+        if loaded.kind != DEPLOYMENT:
+            more = [f'{k}="{v}"' for k, v in (("engine", engine), ("backend", backend)) if v]
+            overrides = [*overrides, *more]
+            loaded = studies.load(study, overrides) if more else loaded
         folder = out or default_folder(study, overrides, loaded.to_toml())
-    wallclock = loaded.settings["backend"] == "wallclock"
-    source = click.get_current_context().get_parameter_source
+    of_requests = loaded.kind == DEPLOYMENT
+    unfit, kind = (OF_TEXTS, "a deployment") if of_requests else (OF_DEPLOYMENTS, "single requests")
+    for name, option in _given(unfit):
+        raise UserError(f"{option}: this is a study of {kind}: {unfit[name]}")
+    wallclock = not of_requests and loaded.settings["backend"] == "wallclock"
     if wallclock:
-        for name in ("executor", "jobs", "ray_address"):
-            if source(name) is click.core.ParameterSource.COMMANDLINE:
-                option = f"--{name.replace('_', '-')}"
-                raise UserError(f"{option} is for simulation; real waits go one by one")
+        for _, option in _given(OF_SIMULATION):
+            raise UserError(f"{option} is for simulation; real waits go one by one")
     workers = executor_of(executor, jobs, ray_address)
-    total, unit = float(loaded.case_count), " cases"
+    if as_json:
+        found = requests.run_cases(loaded, executor=workers)
+        if trace is not None:
+            write_trace(found, trace)
+        click.echo(requests.as_json(found))
+        return
+    cases = len(list(loaded.cases())) if of_requests else loaded.case_count
+    total, unit = float(cases), " cases"
     if wallclock:
-        total, unit = realtime.check(loaded, yes=yes or resume is not None), " s"
+        total, unit = waits.check(loaded, yes=yes or resume is not None), " s"
         if not quiet:
             click.echo(f"… real waits of about {duration(total)}", err=True)
     bar = tqdm(
@@ -133,8 +199,16 @@ def run(
             click.echo(line)
         click.echo(f"\n{finished.cases:,} cases, {finished.rows:,} rows: {finished.folder}")
         click.echo(f"report: {finished.report}")
+    if trace is not None:
+        write_trace(finished.requests, trace)
+        if not quiet:
+            click.echo(f"trace: {trace} (open it at ui.perfetto.dev)")
     if open_:
         click.launch(str(finished.report))
+    if finished.failed:
+        raise EngineError(
+            f"the results are complete, but the report is not: {' '.join(finished.failed)}"
+        )
 
 
 def default_folder(study: Path, overrides: Sequence[str], resolved: str) -> Path:
@@ -146,100 +220,15 @@ def default_folder(study: Path, overrides: Sequence[str], resolved: str) -> Path
     return Path("results") / f"{study.stem}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
 
 
-@click.command()
+@click.command(hidden=True)
 @click.argument("study", type=StudyFile(), required=False, metavar="STUDY")
-@set_option(" --load")
-@click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [results/STUDY]")
-@executor_options
-@click.option("--force", is_flag=True, help="Replace other results in the folder.")
-@click.option(
-    "--resume",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Resume the interrupted run in DIR.",
-)
-@click.option(
-    "--trace",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.json",
-    help="Write a trace of every server, for ui.perfetto.dev.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, and write no folder.")
-@click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
-@plugin_option
-def load(
-    study: Path | None,
-    overrides: Sequence[str],
-    out: Path | None,
-    jobs: int | None,
-    executor: str,
-    ray_address: str | None,
-    force: bool,
-    resume: Path | None,
-    trace: Path | None,
-    as_json: bool,
-    open_: bool,
-    quiet: bool,
-) -> None:
-    """Run a load study: many requests on a deployment of shared servers.
-
-    Says how long requests take (to the first token, per token, to the last), what the deployment
-    delivers, what it wastes and what it costs. docs/cluster.md tells what is modelled.
-    """
-    from tqdm import tqdm
-
-    from dsim.study import loader as studies
-    from dsim.tasks import load as loads
-    from dsim.tasks.run import RunInterrupted
-
-    if resume is not None:
-        if study is not None or overrides or out or as_json:
-            raise UserError(
-                "--resume takes the study, --set and --out from its folder, and writes one"
-            )
-        loaded, folder = loads.unfinished_study(resume), resume
-    elif study is None:
-        raise UserError("name a study, like load or my.toml; see dsim studies")
-    else:
-        loaded = studies.load(study, overrides)
-        folder = out or default_folder(study, overrides, loaded.to_toml())
-    workers = executor_of(executor, jobs, ray_address)
-    total = len(list(loaded.cases()))
-    bar = tqdm(total=total, unit=" cases", disable=True if quiet or as_json else None, leave=False)
-
-    def progress(cases: int) -> None:
-        bar.update(cases)
-
-    if as_json:
-        found = loads.answers(loaded, executor=workers)
-        if trace is not None:
-            loads.write_trace(found, trace)
-        click.echo(loads.as_json(found))
-        return
-    try:
-        with bar:
-            report, found = loads.run_load(
-                loaded,
-                folder,
-                executor=workers,
-                force=force,
-                resume=resume is not None,
-                progress=progress,
-            )
-    except RunInterrupted:
-        sys.exit(_interrupted("load", folder))
-    if not quiet:
-        for line in loads.as_text(found):
-            click.echo(line)
-        click.echo(f"\n{total:,} cases: {folder}")
-        click.echo(f"report: {report}")
-    if trace is not None:
-        loads.write_trace(found, trace)
-        if not quiet:
-            click.echo(f"trace: {trace} (open it at ui.perfetto.dev)")
-    if open_:
-        click.launch(str(report))
+@study_options
+@run_options
+def load(study: Path | None, **options: Any) -> None:
+    """Run a study of a deployment: the former name of dsim run."""
+    if not options["quiet"]:
+        click.echo("dsim load is now dsim run, which takes every study", err=True)
+    _run(study, **options)
 
 
 @click.command()
@@ -250,7 +239,7 @@ def load(
 def plot(results: Path, out: Path | None, open_: bool) -> None:
     """Draw charts again from stored results, without simulating.
 
-    DIR is a results folder of dsim run; FILE a CSV or Parquet file with the columns that
+    DIR is a results folder of dsim run, of either kind of study; FILE a CSV or Parquet file with the columns that
     docs/results.md describes.
     """
     from dsim.tasks.run import plot as draw_again

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING
 
 import altair as alt
 import numpy as np
@@ -17,32 +18,16 @@ from dsim.study.columns import column_of
 from dsim.study.study import Chart
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
-    from numpy.typing import NDArray
+    from dsim.study.requests import Backlog
 
 DEFAULT_Y = ("latency_mean_ms", "latency_p99_ms", "ttft_p99_ms", "tokens_per_s")
 
 
-class Backlog(NamedTuple):
-    """How full one deployment was over time.
-
-    Attributes:
-        variant, algorithm: what was simulated.
-        point: its values of the axes, by setting.
-        over_time: float64 (bins, 4): time (s), requests in the system, and forwards that wait for a
-            target server and for a drafter server.
-    """
-
-    variant: str
-    algorithm: str
-    point: Mapping[str, Any]
-    over_time: NDArray[np.float64]
-
-
-def panels(
+def charts_of(
     charts: Sequence[Chart], axes: Sequence[str], frame: pd.DataFrame, backlogs: Sequence[Backlog]
-) -> list[Panel]:
+) -> list[tuple[int, Callable[[], list[Panel]]]]:
     """The charts that a study asks for, or some that it is likely to want.
 
     Args:
@@ -50,6 +35,9 @@ def panels(
         axes: the settings that its grid varies.
         frame: the results, one row a case.
         backlogs: the backlogs of the cases that were simulated.
+
+    Returns:
+        For each chart its number and a function that makes its panels.
     """
     frame = frame.assign(series=_series(frame))
     columns = [column_of(key) for key in axes]
@@ -58,14 +46,20 @@ def panels(
     if not wanted and numeric:
         known = [y for y in DEFAULT_Y if y in frame]
         wanted = [Chart(kind="lines", x=numeric[0], y=y) for y in known]
-    drawn = [
-        dataclasses.replace(panel, name=panel.name.replace("-lines-", "-", 1))
-        for number, chart in enumerate(wanted, 1)
-        for panel in draw(chart, frame, columns, number)
+
+    def lines(chart: Chart, number: int) -> list[Panel]:
+        return [
+            dataclasses.replace(panel, name=panel.name.replace("-lines-", "-", 1))
+            for panel in draw(chart, frame, columns, number)
+        ]
+
+    made: list[tuple[int, Callable[[], list[Panel]]]] = [
+        (number, partial(lines, chart, number)) for number, chart in enumerate(wanted, 1)
     ]
+    number = len(wanted) + 1
     if any(one.over_time[:, 1].any() for one in backlogs):
-        drawn.append(_over_time(backlogs, len(wanted) + 1))
-    return drawn
+        made.append((number, lambda: [_over_time(backlogs, number)]))
+    return made
 
 
 def _series(frame: pd.DataFrame) -> pd.Series[str]:

@@ -6,7 +6,6 @@ whether the run was interrupted.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -20,12 +19,12 @@ from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study.build import acceptance_of, case_of, latency_of, targets_of
 from dsim.study.columns import COLUMNS, column_of
 from dsim.study.executors import Executor, Store
+from dsim.study.results import StudyResult
 from dsim.study.study import Axis, Study, points
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    import pyarrow as pa
     from numpy.typing import NDArray
 
     from dsim.model.case import Case
@@ -46,23 +45,6 @@ CELLS_AT_ONCE = 2**22  # draws of one batch in the vector engine
 TIMINGS_AT_ONCE = 512
 CHUNKS = 256  # into how many pieces, at most, event cases are cut for workers and for resuming
 HERE = Executor()  # in this process
-
-
-@dataclasses.dataclass(frozen=True)
-class GridResult:
-    """The results of a study.
-
-    Attributes:
-        table: one row per case and algorithm.
-        cases: how many cases the grid has.
-        left_out: how many DSI cases were left out, having more than ``max_targets`` servers.
-        engines: rows by engine.
-    """
-
-    table: pa.Table
-    cases: int
-    left_out: int
-    engines: Mapping[str, int]
 
 
 class _Grid:
@@ -208,7 +190,7 @@ class _Grid:
 
     # The table
 
-    def result(self, extra: Mapping[str, Floats] | None = None) -> GridResult:
+    def result(self, extra: Mapping[str, Floats] | None = None) -> StudyResult:
         """The table of all that was run; *extra* columns have the shape of the outcomes."""
         import pyarrow as pa
 
@@ -293,7 +275,7 @@ class _Grid:
         vectors = int(flat(self.by_vector)[slice(None) if rows is None else rows].sum())
         total = int(kept.sum())
         engines = {"events": total - vectors, "vector": vectors}
-        return GridResult(
+        return StudyResult(
             table=pa.table(columns),
             cases=cases,
             left_out=len(kept) - total,
@@ -390,7 +372,7 @@ def run_grid(
     executor: Executor = HERE,
     store: Store | None = None,
     progress: Callable[[int], None] = lambda _: None,
-) -> GridResult:
+) -> StudyResult:
     """Run all cases of *study*.
 
     Args:

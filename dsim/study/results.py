@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import platform
@@ -15,12 +16,35 @@ from dsim.orchestrations.plugins import fingerprints
 from dsim.study.columns import BY_NAME, STATUS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
     import pyarrow as pa
 
 MAX_CSV_ROWS = 200_000
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyResult:
+    """The results of all cases of a study, of either kind.
+
+    Attributes:
+        table: one row per case and algorithm.
+        cases: how many cases the grid has.
+        left_out: how many DSI cases were left out, having more than ``max_targets`` servers.
+        engines: rows by engine.
+        notes: what a reader of a deployment's results must not overlook.
+        backlogs: backlogs of a deployment's cases over time.
+        requests: results of a deployment's cases.
+    """
+
+    table: pa.Table
+    cases: int
+    left_out: int
+    engines: Mapping[str, int]
+    notes: Sequence[str] | None = None
+    backlogs: Sequence[Any] = ()
+    requests: Sequence[Any] = ()
 
 
 def write_table(path: Path, table: pa.Table) -> None:

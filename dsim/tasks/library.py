@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from dsim.engines import simulate as engine_room
 from dsim.errors import Problem, UserError
 from dsim.orchestrations import DEFAULT, ORCHESTRATIONS, orchestration_of
-from dsim.study import grid, loader
+from dsim.study import loader
 from dsim.study import study as studies
-from dsim.study.columns import column_of
 from dsim.study.executors import Executor
+from dsim.study.folder import results_folder
 from dsim.study.settings import BY_KEY
 from dsim.study.shipped import path_of
-from dsim.tasks import load as load_task
 from dsim.tasks.simulate import case_from, describe
 from dsim.words import nearest
 
@@ -28,8 +27,7 @@ if TYPE_CHECKING:
 
     from dsim.model.case import Case
     from dsim.report.charts import Panel
-
-    Found = grid.GridResult | list[load_task.Answer]
+    from dsim.study.results import StudyResult
 
 COUNTS = ("target_passes", "wasted_passes", "drafts", "wasted_drafts", "peak_targets")
 # Keywords of `simulate` that are shorter than the names of their settings.
@@ -291,42 +289,23 @@ class Results:
         study: the study that was run.
     """
 
-    def __init__(
-        self, study: studies.Study, found: grid.GridResult | list[load_task.Answer]
-    ) -> None:
+    def __init__(self, study: studies.Study, found: StudyResult) -> None:
         self.study = study
         self._found = found
 
     @cached_property
     def table(self) -> pd.DataFrame:
         """One row per case and algorithm; ``docs/results.md`` describes the columns."""
-        if isinstance(self._found, list):
-            return load_task.table(self._found)
         frame: pd.DataFrame = self._found.table.to_pandas()
         return frame
 
     @cached_property
     def charts(self) -> list[alt.Chart]:
         """The charts that the study asks for, or those that fit its axes."""
-        from dsim.report import analysis, charts
+        from dsim.tasks.drawing import view_of
 
-        if isinstance(self._found, list):
-            panels = load_task.panels_of(self.study, self._found, self.table)
-            return [_sized(panel) for panel in panels]
-        minimise = [column_of(key) for key in self.study.settings["minimise"]]
-        axes = analysis.axes_of(self.study)
-        wanted: Sequence[studies.Chart] = self.study.charts
-        if not wanted:
-            further, wanted = analysis.guess(self.table, [a for a in axes if a not in minimise])
-            minimise += further
-        at_best = analysis.best(self.table, axes, minimise)
-        shown = [name for name in axes if name not in minimise]
-        panels = [
-            panel
-            for number, chart in enumerate(wanted, 1)
-            for panel in charts.draw(chart, at_best, shown, number)
-        ]
-        return [_sized(panel) for panel in panels]
+        view = view_of(self.table, self.study, backlogs=self._found.backlogs)
+        return [_sized(panel) for _, make in view.charts for panel in make()]
 
     def save(self, folder: Path | str, *, force: bool = False) -> Path:
         """Write a results folder like that of ``dsim run``.
@@ -345,9 +324,7 @@ class Results:
 
         folder = Path(folder)
         resolved = self.study.to_toml()
-        with running.results_folder(folder, resolved, "run", force=force, resume=False):
-            if isinstance(self._found, list):
-                return load_task.write_results(self.study, self._found, folder)
+        with results_folder(folder, resolved, force=force, resume=False):
             return running.write_results(
                 self.study, resolved, self._found, folder, None, csv=False
             ).report
@@ -395,13 +372,9 @@ def run(
         checked = Study.load(study, set=set)
     else:
         checked = Study.from_dict(study, set=set)
-    if checked.kind == "deployment":
-        return Results(checked, load_task.answers(checked, executor=Executor(jobs=jobs)))
-    if checked.settings["backend"] == "wallclock":
-        from dsim.tasks import waits
+    from dsim.tasks.run import simulate as run_cases
 
-        return Results(checked, waits.run_grid(checked))
-    return Results(checked, grid.run_grid(checked, executor=Executor(jobs=jobs)))
+    return Results(checked, run_cases(checked, executor=Executor(jobs=jobs)))
 
 
 def _sized(panel: Panel, width: int = 0) -> Any:

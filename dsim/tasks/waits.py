@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dsim.model.case import Case
-    from dsim.study.grid import GridResult
+    from dsim.study.results import StudyResult
     from dsim.study.study import Study
 
 LONGEST_S = 15 * 60  # of waiting, without being asked to
@@ -163,7 +163,7 @@ def run_grid(
     *,
     store: Store | None = None,
     progress: Callable[[float], None] = lambda _: None,
-) -> GridResult:
+) -> StudyResult:
     """Run all cases of *study* in real time, one after the other.
 
     Args:

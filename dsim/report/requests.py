@@ -1,0 +1,130 @@
+"""Tables of a deployment's results: how fast requests are served, and what that takes."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from dsim.orchestrations import ORCHESTRATIONS, title_of
+from dsim.report.tables import TextTable
+from dsim.words import show
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+FAST = (
+    "Times in ms: to the first token (TTFT), per output token after it (TPOT), to the last token "
+    "(latency: mean ± 95 % interval). Requests and tokens finished in a second. "
+    "↗: the backlog grows. load: offered load of a case that was skipped, since its demand exceeds "
+    "its capacity."
+)
+TAKES = (
+    "GPUs: number reserved. Targets, drafters: utilisation of their servers. Waste: share of the "
+    "passes that were cancelled."
+)
+OF_FURTHER = "Further: utilisation of the servers of further drafters."
+OF_PRICE = (
+    "Price / M tokens: cluster.price_per_gpu_hour × the GPUs reserved, idle or not, × the hours "
+    "from the first moment of the run to the last, for a million tokens of finished requests."
+)
+OF_ENERGY = (
+    "J / request, kWh / M tokens: energy that these GPUs used in that time, cluster.*_watts while "
+    "their server computed and cluster.*_idle_watts while it did not, for a finished request and "
+    "for a million of their tokens. The warm-up counts in price and energy."
+)
+
+
+def tables(frame: pd.DataFrame, axes: Sequence[str]) -> tuple[TextTable, TextTable]:
+    """For people: how fast requests are served, and what that takes.
+
+    Args:
+        frame: the results, one row a case.
+        axes: the columns that tell its cases apart, the variant left out.
+    """
+
+    def any_of(column: str) -> bool:
+        return bool(frame[column].notna().any()) if column in frame else False
+
+    with_slo = any_of("goodput_per_s")
+    with_more = any_of("more_drafter_utilisation")
+    with_price = bool((frame["price_per_million"] > 0).any())
+    with_energy = any_of("kwh_per_million")
+    variants = bool(frame["variant"].any())
+    heads = [*(["variant"] if variants else []), "algorithm"]
+    heads += [axis.rpartition(".")[2] for axis in axes]
+    fast_heads = [*heads, "TTFT p50", "p99", "TPOT", "latency", "p99", "req/s", "tok/s"]
+    fast_heads += ["goodput/s"] if with_slo else []
+    takes_heads = [*heads, "GPUs", "targets", "drafters", *(["further"] if with_more else [])]
+    takes_heads += ["waste", *(["price / M tokens"] if with_price else [])]
+    takes_heads += ["J / request", "kWh / M tokens"] if with_energy else []
+    fast, takes = [], []
+    for row in frame.to_dict("records"):
+        name = [*([row["variant"]] if variants else []), title_of(row["algorithm"])]
+        name += [_value(row[axis.replace(".", "_")]) for axis in axes]
+        if row["status"] == "refused":
+            line = [*name, f"load {max(row['offered_target'], row['offered_drafter']):.2f}"]
+            fast.append(line + ["–"] * (len(fast_heads) - len(line)))
+            line = [*name, f"{row['gpus']:g}"]
+            takes.append(line + ["–"] * (len(takes_heads) - len(line)))
+            continue
+        half = row["latency_mean_ci95_ms"]
+        interval = "" if math.isnan(half) else f" ± {half:.0f}"
+        grows = " ↗" if row["status"] == "backlog grows" else ""
+        line = [
+            *name,
+            f"{row['ttft_p50_ms']:.0f}",
+            f"{row['ttft_p99_ms']:.0f}",
+            f"{row['tpot_mean_ms']:.1f}",
+            f"{row['latency_mean_ms']:.0f}{interval}{grows}",
+            f"{row['latency_p99_ms']:.0f}",
+            f"{row['throughput_per_s']:.2f}",
+            f"{row['tokens_per_s']:.0f}",
+        ]
+        fast.append(line + ([f"{row['goodput_per_s']:.2f}"] if with_slo else []))
+        own = ORCHESTRATIONS.get(row["algorithm"])
+        drafts = own is None or own.traits.drafts
+        line = [*name, f"{row['gpus']:g}", _share(row["target_utilisation"])]
+        line += [_share(row["drafter_utilisation"]) if drafts else "–"]
+        line += [_share(row["more_drafter_utilisation"])] if with_more else []
+        line += [_share(row["wasted_pass_share"])]
+        line += [f"{row['price_per_million']:.2f}"] if with_price else []
+        if with_energy:
+            line += [f"{row['joules_per_request']:.4g}", f"{row['kwh_per_million']:.3g}"]
+        takes.append(line)
+    caption = [TAKES]
+    caption += [OF_FURTHER] if with_more else []
+    caption += [OF_PRICE] if with_price else []
+    caption += [OF_ENERGY] if with_energy else []
+    return (
+        TextTable(title="At a glance", caption=FAST, head=fast_heads, rows=fast, numbers=True),
+        TextTable(
+            title="What it takes",
+            caption=" ".join(caption),
+            head=takes_heads,
+            rows=takes,
+            numbers=True,
+        ),
+    )
+
+
+def skipped(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
+    """A note for each case that was not simulated; the reason in full is known to the run only."""
+    notes = []
+    for row in frame[frame["status"] == "refused"].to_dict("records"):
+        name = [row["variant"], row["algorithm"]]
+        name += [f"{axis} = {show(row[axis.replace('.', '_')])}" for axis in axes]
+        load = max(row["offered_target"], row["offered_drafter"])
+        notes.append(
+            f"Not simulated: {', '.join(filter(None, name))}: the offered load is {load:.2f}."
+        )
+    return notes
+
+
+def _value(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _share(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.0%}"

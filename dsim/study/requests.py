@@ -1,0 +1,370 @@
+"""All cases of a deployment: requests in, results table out."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dsim.deployment.metrics import Metrics, measure
+from dsim.deployment.offered_load import Load, availability, offered_load
+from dsim.deployment.outcome import RunCounts, Tally
+from dsim.deployment.serve import serve
+from dsim.errors import Problem, UserError
+from dsim.study.columns import DEPLOYMENT_COLUMNS, QUANTITIES, STATISTICS, column_of
+from dsim.study.executors import Executor, Store
+from dsim.study.results import StudyResult
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+    from dsim.study.study import DeploymentCase, Study
+
+OUTCOMES = tuple(column.name for column in DEPLOYMENT_COLUMNS)
+BINS = 100
+BACKLOG_FILE = "backlog.parquet"
+OVER_TIME = ("time_s", "in_system", "target", "drafter")
+HERE = Executor()  # in this process
+
+
+class CaseResult(NamedTuple):
+    """What came of one case.
+
+    Attributes:
+        case: the case.
+        offered: its offered load, where that is known.
+        refused: why it was not simulated; empty if it was.
+        metrics: its metrics; ``None`` if it was refused.
+        over_time: float64 (bins, 4): time (s), requests in the system, and forwards that wait for a
+            target and for a drafter server, as arrivals of the first replication found them.
+    """
+
+    case: DeploymentCase
+    offered: Load | None
+    refused: str
+    metrics: Metrics | None
+    over_time: np.ndarray | None
+
+    @property
+    def status(self) -> str:
+        """``ok``, ``backlog grows`` or ``refused``."""
+        if self.metrics is None:
+            return "refused"
+        return "ok" if self.metrics.stable else "backlog grows"
+
+
+def refusal(case: DeploymentCase, offered: Load | None, max_load: float = 1.0) -> str:
+    """Why *case* cannot be served, in words, or nothing."""
+    if offered is None or offered.worst[1] < max_load:
+        return ""
+    fleet, load = offered.worst
+    d = case.deployment
+    specs = [d.targets] if fleet == "target" else d.drafter_specs
+    servers = sum(spec.servers for spec in specs)
+    least = "" if offered.exact else "at least "
+    more = math.ceil(servers * load / max_load + 1e-9)
+    failing = d.faults if fleet == "target" else d.drafter_faults
+    up = f" (each is up for {availability(failing):.1%} of the time)" if failing.mtbf_ns else ""
+    return (
+        f"the offered load of the {servers} {fleet} "
+        f"server{'s' if servers > 1 else ''} is {least}{load:.2f}{up}: "
+        f"more work arrives than can be done, and the queue would grow for ever. "
+        f"It takes fewer than {offered.most_per_s * max_load:.3g} requests / s, "
+        f"or {more if more > servers else more + 1} {fleet} servers or more"
+        + (" (of each drafter as many times more)" if len(specs) > 1 else "")
+    )
+
+
+def check(case: DeploymentCase) -> str:
+    """What else is wrong with *case*, known only once its lengths are drawn, or nothing."""
+    deployment, workload = case.deployment, case.workload
+    for replication in range(case.replications):
+        prompts, outputs = workload.lengths(deployment.seed, replication)
+        longest = int((prompts + outputs).max())
+        for model, spec in (("target", deployment.targets), ("drafter", deployment.drafters)):
+            if 0 < spec.kv_tokens < longest:
+                return (
+                    f"cluster.{model}_kv_tokens: expected room for the longest request "
+                    f"({longest} tokens), got {spec.kv_tokens}"
+                )
+        if deployment.acceptance.model == "trace":
+            shortest, most = min(map(len, deployment.acceptance.traces)), int(outputs.max())
+            if shortest < most:
+                return (
+                    f"acceptance.trace: expected at least {most} draws (the longest answer), "
+                    f"got {shortest}"
+                )
+    return ""
+
+
+def simulate(case: DeploymentCase, max_load: float = 1.0) -> CaseResult:
+    """Simulate *case*, unless its load cannot be served."""
+    return _result_of(case, [replicate(case, r, max_load) for r in range(case.replications)])
+
+
+def replicate(case: DeploymentCase, replication: int, max_load: float = 1.0) -> Replicated:
+    """Simulate one replication of *case*, unless its load cannot be served."""
+    offered = offered_load(case.deployment, case.workload)
+    refused = refusal(case, offered, max_load)
+    run = None if refused else serve(case.deployment, case.workload, replication)
+    return Replicated(offered, refused, run)
+
+
+def _result_of(case: DeploymentCase, parts: Sequence[Replicated]) -> CaseResult:
+    """The result of *case* from all its replications."""
+    offered, refused, _ = parts[0]
+    runs = [part.run for part in parts if part.run is not None]
+    if not runs:
+        return CaseResult(case, offered, refused, None, None)
+    metrics = measure(case.deployment, runs, warm_up=case.warm_up)
+    return CaseResult(case, offered, "", metrics, _over_time(runs[0]))
+
+
+def _over_time(run: RunCounts) -> np.ndarray:
+    bins = min(BINS, len(run.fate))
+    rows = np.column_stack([run.arrival_ns / 1e9, run.found])
+    return np.array([part.mean(axis=0) for part in np.array_split(rows, bins)])
+
+
+class Backlog(NamedTuple):
+    """How full one deployment was over time.
+
+    Attributes:
+        variant, algorithm: what was simulated.
+        point: its values of the axes, by setting.
+        over_time: float64 (bins, 4): time (s), requests in the system, and forwards that wait for a
+            target server and for a drafter server.
+    """
+
+    variant: str
+    algorithm: str
+    point: Mapping[str, Any]
+    over_time: np.ndarray
+
+
+class Replicated(NamedTuple):
+    """One replication of a case: the offered load, why it was refused, or the run."""
+
+    offered: Load | None
+    refused: str
+    run: RunCounts | None
+
+
+def packed(one: Replicated) -> str:
+    """*one* as JSON: what workers send and what is kept. No digit is lost."""
+    run = None
+    if one.run is not None:
+        values = {f.name: getattr(one.run, f.name) for f in dataclasses.fields(RunCounts)}
+        run = {k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in values.items()}
+        run["tallies"] = [dataclasses.asdict(tally) for tally in one.run.tallies]
+    offered = dataclasses.asdict(one.offered) if one.offered else None
+    return json.dumps({"offered": offered, "refused": one.refused, "run": run})
+
+
+def unpacked(text: str) -> Replicated:
+    """What :func:`packed` made *text* of."""
+    record = json.loads(text)
+    run = record["run"]
+    if run is not None:
+        tallies = (Tally(**{**t, "busy_ns": tuple(t["busy_ns"])}) for t in run.pop("tallies"))
+        arrays = {k: np.array(v, dtype=np.int64) for k, v in run.items() if isinstance(v, list)}
+        run = RunCounts(**{**run, **arrays, "tallies": tuple(tallies)})
+    offered = Load(**record["offered"]) if record["offered"] else None
+    return Replicated(offered, record["refused"], run)
+
+
+def _tasks(cases: Sequence[DeploymentCase]) -> list[tuple[int, int]]:
+    """What there is to simulate: (number of the case, replication)."""
+    return [(number, r) for number, case in enumerate(cases) for r in range(case.replications)]
+
+
+def _prepare(study: Study) -> Callable[[tuple[int, int]], str]:
+    """What simulates a replication of a case of *study*."""
+    cases, max_load = list(study.cases()), study.settings["max_load"]
+
+    def do(task: tuple[int, int]) -> str:
+        number, replication = task
+        return packed(replicate(cases[number], replication, max_load))
+
+    return do
+
+
+def run_cases(
+    study: Study,
+    *,
+    executor: Executor = HERE,
+    store: Store | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> list[CaseResult]:
+    """Every case of *study*, in order, wherever they are simulated.
+
+    Args:
+        study: a study of a deployment.
+        executor: runs the replications of the cases.
+        store: where finished runs are kept, to go on from after an interruption.
+        progress: called with the number of cases that have just been finished.
+
+    Raises:
+        UserError: a case cannot be simulated, or none can be served.
+    """
+    cases = list(study.cases())
+    problems = [Problem(study.source, case.name, what) for case in cases if (what := check(case))]
+    if problems:
+        raise UserError(*problems)
+    work = sum(
+        one.workload.count * one.replications * max(1, one.workload.output.mean_tokens)
+        for one in cases
+    )
+    tasks = _tasks(cases)
+    by_number: dict[int, CaseResult] = {}
+    parts: dict[int, dict[int, Replicated]] = {number: {} for number in range(len(cases))}
+
+    def done(task: int, text: str) -> None:
+        number, replication = tasks[task]
+        parts[number][replication] = unpacked(text)
+        case = cases[number]
+        if len(parts[number]) == case.replications:
+            of_case = parts.pop(number)
+            by_number[number] = _result_of(case, [of_case[r] for r in range(case.replications)])
+            progress(1)
+
+    executor.for_work(work).each(_prepare, study, tasks, store or Store(), done)
+    found = [by_number[number] for number in range(len(cases))]
+    if all(one.metrics is None for one in found):
+        raise UserError(*(Problem(study.source, one.case.name, one.refused) for one in found))
+    return found
+
+
+def values_of(metrics: Metrics) -> dict[str, float]:
+    """The columns of :data:`OUTCOMES`."""
+    row: dict[str, float] = {}
+    for quantity in QUANTITIES:
+        for statistic in STATISTICS:
+            estimate = getattr(metrics, quantity)[statistic]
+            row[f"{quantity}_{statistic}_ms"] = estimate.value
+            row[f"{quantity}_{statistic}_ci95_ms"] = estimate.ci95
+    row |= {f"{name}_ci95": half for name, half in metrics.intervals.items()}
+    for name in OUTCOMES:
+        if name not in row:
+            row[name] = float(getattr(metrics, name))
+    return {name: row[name] for name in OUTCOMES}
+
+
+def table(found: Sequence[CaseResult]) -> pd.DataFrame:
+    """One row for each case."""
+    import pandas as pd
+
+    rows = []
+    for one in found:
+        d, metrics = one.case.deployment, one.metrics
+        rows.append(
+            {
+                "variant": one.case.variant,
+                "algorithm": d.algorithm,
+                **{column_of(key): value for key, value in one.case.point.items()},
+                "lookahead": d.lookahead,
+                "gpus": d.gpus,
+                "requests": one.case.workload.count,
+                "repeats": one.case.replications,
+                "status": one.status,
+                "offered_target": one.offered.target if one.offered else math.nan,
+                "offered_drafter": one.offered.drafter if one.offered else math.nan,
+                **(values_of(metrics) if metrics else dict.fromkeys(OUTCOMES, math.nan)),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def notes(found: Sequence[CaseResult]) -> list[str]:
+    """What the reader of the results must not overlook."""
+    lines = [f"Not simulated: {one.case.name}: {one.refused}." for one in found if one.refused]
+    lines += [
+        f"The backlog grew all through the run of {one.case.name}: it cannot keep up, and its "
+        "latencies say only how long this run was."
+        for one in found
+        if one.status == "backlog grows"
+    ]
+    return lines
+
+
+def backlogs(found: Sequence[CaseResult]) -> list[Backlog]:
+    """The backlogs of the cases that were simulated."""
+    return [
+        Backlog(one.case.variant, one.case.deployment.algorithm, one.case.point, one.over_time)
+        for one in found
+        if one.over_time is not None
+    ]
+
+
+def run_deployment(
+    study: Study,
+    *,
+    executor: Executor = HERE,
+    store: Store | None = None,
+    progress: Callable[[int], None] = lambda _: None,
+) -> StudyResult:
+    """Run every case of a deployment; see :func:`run_cases`, of whose results it makes a table.
+
+    Raises:
+        UserError: a case cannot be simulated, or none can be served.
+    """
+    import pyarrow as pa
+
+    found = run_cases(study, executor=executor, store=store, progress=progress)
+    arrow = pa.Table.from_pandas(table(found), preserve_index=False)
+    return StudyResult(
+        table=arrow.replace_schema_metadata(None),
+        cases=len(found),
+        left_out=0,
+        engines={"events": len(found)},
+        notes=notes(found),
+        backlogs=backlogs(found),
+        requests=found,
+    )
+
+
+def write_backlogs(path: Path, found: Sequence[Backlog]) -> None:
+    """Write backlogs as Parquet, so that their chart can be drawn again."""
+    import pandas as pd
+
+    parts = [
+        pd.DataFrame(one.over_time, columns=list(OVER_TIME)).assign(
+            variant=one.variant, algorithm=one.algorithm, **one.point
+        )
+        for one in found
+    ]
+    pd.concat(parts).to_parquet(path, index=False)
+
+
+def read_backlogs(path: Path) -> list[Backlog]:
+    """The backlogs in *path*; none if there is no such file."""
+    import pandas as pd
+
+    if not path.is_file():
+        return []
+    frame = pd.read_parquet(path)
+    keys = [name for name in frame.columns if name not in OVER_TIME]
+    axes = keys[2:]
+    found = []
+    for key, part in frame.groupby(keys, sort=False):
+        variant, algorithm, *values = key
+        point = dict(zip(axes, values, strict=True))
+        over_time = part[list(OVER_TIME)].to_numpy()
+        found.append(Backlog(str(variant), str(algorithm), point, over_time))
+    return found
+
+
+def as_json(found: Sequence[CaseResult]) -> str:
+    """One JSON object; what is not known is null."""
+    rows = [
+        {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
+        for row in table(found).to_dict("records")
+    ]
+    refused = [{"case": one.case.name, "why": one.refused} for one in found if one.refused]
+    return json.dumps({"cases": rows, "refused": refused})

@@ -1,0 +1,243 @@
+"""Results of either kind as charts, tables and a page; used by ``dsim run`` and ``dsim plot``."""
+
+from __future__ import annotations
+
+import contextlib
+import textwrap
+from typing import TYPE_CHECKING, NamedTuple
+
+from dsim.errors import EngineError
+from dsim.report import analysis, charts, deployments
+from dsim.report import page as pages
+from dsim.report import requests as request_tables
+from dsim.report.tables import TextTable, settings_rows, text_table
+from dsim.report.vega import Vega
+from dsim.study.columns import DEPLOYMENT_SETTINGS, column_of
+from dsim.study.deployment_settings import DEPLOYMENT
+from dsim.study.results import of_deployments
+from dsim.study.settings import SETTINGS
+from dsim.tasks import waits
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    import pandas as pd
+
+    from dsim.report.charts import Panel
+    from dsim.study.requests import Backlog
+    from dsim.study.study import Study
+
+TEXT_WIDTH = 100  # of text on a terminal
+
+
+class Drawn(NamedTuple):
+    """What was drawn.
+
+    Attributes:
+        lines: the summary, for people.
+        failed: a sentence for each chart that could not be drawn.
+    """
+
+    lines: list[str]
+    failed: list[str]
+
+
+class View(NamedTuple):
+    """What a page shows of results, whatever their kind.
+
+    Attributes:
+        title: heading where the study has none.
+        facts: (name, value) pairs under the heading.
+        notes: what a reader must not overlook.
+        before, after: tables above and below the charts.
+        charts: for each chart its number and a function that makes its panels.
+    """
+
+    title: str
+    facts: list[tuple[str, str]]
+    notes: list[str]
+    before: Sequence[TextTable]
+    after: Sequence[TextTable]
+    charts: Iterable[tuple[int, Callable[[], list[Panel]]]]
+
+
+def draw_into(
+    folder: Path,
+    frame: pd.DataFrame,
+    study: Study | None,
+    record: str,
+    vega: Vega | None,
+    *,
+    left_out: int = 0,
+    notes: Sequence[str] | None = None,
+    backlogs: Sequence[Backlog] = (),
+    title: str = "",
+) -> Drawn:
+    """Draw the charts and the report of results.
+
+    A chart that cannot be drawn is named on the page, and takes nothing else with it.
+
+    Args:
+        folder: where to write; it exists.
+        frame: the results.
+        study: the study that they come from, if known.
+        record: their provenance, as JSON, if known.
+        vega: the process that draws; started here if need be.
+        left_out: how many cases were left out for their number of target servers.
+        notes: notes of the run; ``None``: those that can be told from the results.
+        backlogs: backlogs of the cases of a deployment.
+        title: heading, without a study.
+    """
+    view = view_of(frame, study, left_out=left_out, notes=notes, backlogs=backlogs)
+    panels: list[Panel] = []
+    failed: list[str] = []
+    shown = list(view.notes)
+    for number, make in view.charts:
+        try:
+            made = make()
+        except Exception as error:  # whatever is wrong with a chart, the results stay
+            failed.append(f"Chart {number} cannot be drawn: {type(error).__name__}: {error}.")
+            continue
+        panels += made
+        if not made:
+            shown.append(f"Chart {number} has nothing to show: no such case was simulated.")
+    settings = DEPLOYMENT.settings if of_deployments(frame) else SETTINGS
+
+    def page() -> pages.Page:
+        return pages.Page(
+            title=(study.settings["title"] if study else title) or view.title,
+            description=study.settings["description"] if study else "",
+            facts=view.facts,
+            notes=[*shown, *failed],
+            before=view.before,
+            after=view.after,
+            settings=settings_rows(settings, study) if study else (),
+            provenance=record,
+            study=study.to_toml() if study else "",
+        )
+
+    with contextlib.ExitStack() as stack:
+        text = "" if panels else pages.html(page(), panels)
+        if panels:
+            vega = vega or stack.enter_context(Vega())
+            pictures = [vega.pictures(panel) for panel in panels]
+            text = pages.html(page(), panels, vega.script())
+            good = []
+            for panel, made_pictures in zip(panels, pictures, strict=True):
+                try:
+                    png, svg = made_pictures.result()
+                except EngineError as error:
+                    failed.append(f"Chart “{panel.title}” cannot be drawn: {error}.")
+                    continue
+                good.append(panel)
+                (folder / f"{panel.name}.png").write_bytes(png)
+                (folder / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
+            if len(good) < len(panels):
+                text = pages.html(page(), good, vega.script())
+    (folder / "report.html").write_text(text, encoding="utf-8")
+    lines = [*shown, *failed]
+    for table in (*view.before, *view.after):
+        lines += text_table(table.head, table.rows)
+        if table.numbers:
+            lines += [*textwrap.wrap(table.caption, TEXT_WIDTH), ""]
+    return Drawn(lines[:-1] if lines and not lines[-1] else lines, failed)
+
+
+def view_of(
+    frame: pd.DataFrame,
+    study: Study | None,
+    *,
+    left_out: int = 0,
+    notes: Sequence[str] | None = None,
+    backlogs: Sequence[Backlog] = (),
+) -> View:
+    """What a page shows of results; for the arguments see :func:`draw_into`."""
+    if of_deployments(frame):
+        return _of_deployment(frame, study, notes, backlogs)
+    return _of_texts(frame, study, left_out)
+
+
+def _of_texts(frame: pd.DataFrame, study: Study | None, left_out: int) -> View:
+    frame = frame if study else analysis.plain_columns(frame)
+    axes = analysis.axes_of(study) if study else analysis.axes_in(frame)
+    minimise = [column_of(key) for key in study.settings["minimise"]] if study else []
+    wanted = list(study.charts) if study else []
+    if not wanted:
+        further, wanted = analysis.guess(frame, [name for name in axes if name not in minimise])
+        minimise += further
+    at_best = analysis.best(frame, axes, minimise)
+    shown = [name for name in axes if name not in minimise]
+    notes = []
+    if left_out:
+        limit = study.settings["max_targets"] if study else "?"
+        notes.append(
+            f"{left_out:,} DSI cases were left out: they need more than max_targets = {limit} "
+            "target servers."
+        )
+    if not wanted:
+        notes.append("There is no chart: no setting varies that could be an axis.")
+    notes += waits.notes(frame)
+    facts = [("rows", f"{len(frame):,}")]
+    if study is not None:
+        facts = [
+            ("cases", f"{study.case_count:,}"),
+            ("tokens", _span(frame, "tokens")),
+            ("repeats", f"{study.settings['repeats']:,}"),
+            ("seed", str(study.settings["seed"])),
+        ]
+    if "backend" in frame and set(frame["backend"]) != {"simulated"}:
+        facts.append(("backend", " and ".join(sorted(map(str, frame["backend"].unique())))))
+    if "engine" in frame:
+        facts.append(("engine", " and ".join(sorted(map(str, frame["engine"].unique())))))
+    if minimise:
+        facts.append(("each algorithm at its best", ", ".join(minimise)))
+    summary = analysis.summarise(at_best, minimise)
+    return View(
+        title="Results of dsim",
+        facts=facts,
+        notes=notes,
+        before=[summary] if summary else (),
+        after=(),
+        charts=[
+            (n, lambda n=n, chart=chart: charts.draw(chart, at_best, shown, n))  # type: ignore[misc]
+            for n, chart in enumerate(wanted, 1)
+        ],
+    )
+
+
+def _of_deployment(
+    frame: pd.DataFrame,
+    study: Study | None,
+    notes: Sequence[str] | None,
+    backlogs: Sequence[Backlog],
+) -> View:
+    if "variant" not in frame:
+        frame = frame.assign(variant="")
+    known = {column.name for column in DEPLOYMENT_SETTINGS}
+    if study is None:
+        columns = list(frame.columns)
+        axes = [c for c in columns[: columns.index("gpus")] if c not in known]
+    else:
+        axes = [axis.key for axis in study.grid]
+    facts = [
+        ("cases", f"{len(frame):,}"),
+        ("requests", f"{int(frame['requests'].iloc[0]):,}"),
+        ("repeats", str(int(frame["repeats"].iloc[0]))),
+    ]
+    if study is not None:
+        facts.append(("seed", str(study.settings["seed"])))
+    wanted = study.charts if study else ()
+    return View(
+        title="A deployment under load",
+        facts=facts,
+        notes=list(request_tables.skipped(frame, axes) if notes is None else notes),
+        before=(),
+        after=request_tables.tables(frame, axes),
+        charts=deployments.charts_of(wanted, axes, frame, backlogs),
+    )
+
+
+def _span(frame: pd.DataFrame, column: str) -> str:
+    low, high = frame[column].min(), frame[column].max()
+    return f"{low:,}" if low == high else f"{low:,} … {high:,}"
