@@ -239,8 +239,8 @@ def load(study: Path | None, **options: Any) -> None:
 def plot(results: Path, out: Path | None, open_: bool) -> None:
     """Draw charts again from stored results, without simulating.
 
-    DIR is a results folder of dsim run, of either kind of study; FILE a CSV or Parquet file with the columns that
-    docs/results.md describes.
+    DIR is a results folder of dsim run, of either kind of study; FILE a CSV or Parquet file with
+    the columns that docs/results.md describes.
     """
     from dsim.tasks.run import plot as draw_again
 

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsim.errors import Problem, UserError
-from dsim.files import write_whole
 from dsim.orchestrations.plugins import options
 from dsim.study import loader
 from dsim.study.executors import Store
@@ -67,10 +66,10 @@ class PartStore(Store):
     def get(self, number: int) -> Any:
         """See :class:`dsim.study.executors.Store`."""
         try:
-            seal, content = self._path(number).read_bytes()[:32], b""
-            content = self._path(number).read_bytes()[32:]
+            stored = self._path(number).read_bytes()
         except FileNotFoundError:
             return None
+        seal, content = stored[:32], stored[32:]
         if seal != self._seal(content):
             self.unusable += 1
             return None
@@ -127,7 +126,9 @@ def results_folder(
             try:
                 with disk_errors(folder):
                     work.mkdir(exist_ok=True)
-                    write_whole(work / STUDY, resolved, str(folder))
+                    half = work / f"{STUDY}.half"
+                    half.write_text(resolved, encoding="utf-8")
+                    half.replace(work / STUDY)
                     yield PartStore(work, resolved)
             except UserError:
                 _tidy(work)

@@ -195,6 +195,22 @@ def _prepare(study: Study) -> Callable[[tuple[int, int]], str]:
     return do
 
 
+class SimulatedOnly(Store):
+    """Refusals are not stored: recomputing one is as fast as reading it."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    def get(self, number: int) -> Any:
+        """See :class:`dsim.study.executors.Store`."""
+        return self.store.get(number)
+
+    def put(self, number: int, result: str) -> None:
+        """See :class:`dsim.study.executors.Store`."""
+        if not json.loads(result)["refused"]:
+            self.store.put(number, result)
+
+
 def run_cases(
     study: Study,
     *,
@@ -234,7 +250,7 @@ def run_cases(
             by_number[number] = _result_of(case, [of_case[r] for r in range(case.replications)])
             progress(1)
 
-    executor.for_work(work).each(_prepare, study, tasks, store or Store(), done)
+    executor.for_work(work).each(_prepare, study, tasks, SimulatedOnly(store or Store()), done)
     found = [by_number[number] for number in range(len(cases))]
     if all(one.metrics is None for one in found):
         raise UserError(*(Problem(study.source, one.case.name, one.refused) for one in found))

@@ -17,13 +17,11 @@ from dsim.study import loader as studies
 from dsim.study import requests
 from dsim.study.folder import (
     CHART_FILES,
-    RunInterrupted,
     disk_errors,
     move_in,
     new_folder,
     remove_old,
     results_folder,
-    unfinished_study,
 )
 from dsim.study.grid import HERE, run_grid
 from dsim.study.results import MAX_CSV_ROWS, provenance, read_results, write_csv, write_table
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from dsim.study.results import StudyResult
     from dsim.study.study import Study
 
-__all__ = ["RunInterrupted", "unfinished_study"]
 MAX_TRACED = 12
 DEPLOYMENT = "deployment"  # the kind of a study
 
@@ -149,7 +146,7 @@ def write_results(
         write_csv(new / "results.csv", result.table)
     if result.backlogs:
         requests.write_backlogs(new / requests.BACKLOG_FILE, result.backlogs)
-    write_whole(new / "study.toml", resolved, str(folder))
+    (new / "study.toml").write_text(resolved, encoding="utf-8")
     settings = study.settings
     if study.kind == DEPLOYMENT:
         settings = {**settings, "engine": "events"}
@@ -165,7 +162,7 @@ def write_results(
         notes=result.notes,
         backlogs=result.backlogs,
     )
-    write_whole(new / "provenance.json", record, str(folder))
+    (new / "provenance.json").write_text(record, encoding="utf-8")
     move_in(folder)
     return Finished(
         folder=folder,

@@ -169,7 +169,7 @@ def test_a_killed_worker_loses_nothing(tmp_path, what, options, whole):
         start_new_session=True,
     )
     kept = tmp_path / "hurt" / ".unfinished"
-    wait_for(lambda: list(kept.glob("chunk-*")), process)
+    wait_for(lambda: list(kept.glob("part-*")), process)
     victims = workers(process.pid)
     assert victims
     os.kill(victims[0], signal.SIGKILL)
@@ -191,14 +191,14 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, what, options, w
         start_new_session=True,
     )
     kept = tmp_path / "cut" / ".unfinished"
-    wait_for(lambda: list(kept.glob("chunk-*")), process)
+    wait_for(lambda: list(kept.glob("part-*")), process)
     below = children(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 130
     assert errors.strip() == f"interrupted; go on with: dsim {what} --resume cut"
     assert not left_of(below)
-    before = {path.name: path.stat().st_mtime_ns for path in kept.glob("chunk-*")}
+    before = {path.name: path.stat().st_mtime_ns for path in kept.glob("part-*")}
     assert before
     resume = [sys.executable, "-c", DSIM, what, "--resume", "cut", "--quiet", *options]
     subprocess.run(resume, cwd=tmp_path, check=True)

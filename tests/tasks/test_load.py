@@ -23,10 +23,10 @@ from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance
 from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
+from dsim.study import requests as loading
 from dsim.study.columns import DEPLOYMENT_COLUMNS, DEPLOYMENT_SETTINGS
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.loader import loads
-from dsim.tasks import load as loading
 from tests import STUDIES
 from tests.deployment.strategies import deployments, workloads
 
@@ -258,7 +258,7 @@ def test_pools_of_drafters_share_their_load():
 
 def test_an_unstable_load_is_named_and_explained(tmp_path):
     path = small(tmp_path)
-    result = dsim("load", path, "--set", "workload.rate_per_s=50", "--json")
+    result = dsim("run", path, "--set", "workload.rate_per_s=50", "--json")
     assert result.exit_code == 2
     assert "nonsi: the offered load of the 2 target servers is 7.50" in result.output
     assert "It takes fewer than 6.67 requests / s, or 16 target servers or more" in result.output
@@ -269,7 +269,7 @@ def test_an_unstable_load_is_named_and_explained(tmp_path):
 
 def test_cases_that_can_be_served_are_simulated_beside(tmp_path):
     path = small(tmp_path, "[grid]\nworkload.rate_per_s = [1.0, 50.0]\n")
-    result = dsim("load", path, "--json")
+    result = dsim("run", path, "--json")
     assert result.exit_code == 0
     answer = json.loads(result.output)
     by = {(c["algorithm"], c["workload_rate_per_s"]): c for c in answer["cases"]}
@@ -285,7 +285,7 @@ def test_cases_that_can_be_served_are_simulated_beside(tmp_path):
 def test_a_load_study_writes_its_folder(tmp_path):
     path = small(tmp_path, "[grid]\nworkload.rate_per_s = [0.5, 1.0]\n")
     out = tmp_path / "out"
-    result = dsim("load", path, "--out", out, "--jobs", 1)
+    result = dsim("run", path, "--out", out, "--jobs", 1)
     assert result.exit_code == 0, result.output
     assert "non-SI" in result.output
     names = {p.name for p in out.iterdir()}
@@ -304,13 +304,13 @@ def test_a_load_study_writes_its_folder(tmp_path):
     assert [name for name in frame.columns if name not in axes] == documented
     page = (out / "report.html").read_text()
     assert "Backlog over time" in page
-    assert dsim("load", path, "--out", out, "--jobs", 1).exit_code == 0  # the same again is fine
-    other = dsim("load", path, "--out", out, "--set", "tokens=11")
+    assert dsim("run", path, "--out", out, "--jobs", 1).exit_code == 0  # the same again is fine
+    other = dsim("run", path, "--out", out, "--set", "tokens=11")
     assert other.exit_code == 2
     assert "--force" in other.output
 
 
-@pytest.mark.parametrize("which", ["dsim.study.results.write_csv", "pathlib.Path.write_text"])
+@pytest.mark.parametrize("which", ["dsim.tasks.run.write_csv", "pathlib.Path.write_text"])
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, which):
     """Cases that were finished before stay, and are not simulated again."""
     path, out = small(tmp_path), tmp_path / "out"
@@ -320,7 +320,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, which):
 
     with monkeypatch.context() as patched:
         patched.setattr(which, full)
-        result = dsim("load", path, "--out", out, "--jobs", 1)
+        result = dsim("run", path, "--out", out, "--jobs", 1)
     assert result.exit_code == 2
     assert "there is no room for the results" in result.output
     if which == "pathlib.Path.write_text":
@@ -329,7 +329,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch, which):
     assert {p.name for p in out.iterdir()} == {".unfinished"}
     assert not (out / ".unfinished" / "new").exists()
     monkeypatch.setattr(loading, "replicate", None)
-    assert dsim("load", "--resume", out, "--jobs", 1).exit_code == 0
+    assert dsim("run", "--resume", out, "--jobs", 1).exit_code == 0
 
 
 def test_a_chart_over_names_has_a_place_for_each(tmp_path):
@@ -339,9 +339,10 @@ def test_a_chart_over_names_has_a_place_for_each(tmp_path):
         f'{SMALL.replace("40", "250")}[grid]\ncluster.target_discipline = ["lifo", "fifo"]\n'
         '[[charts]]\nkind = "lines"\nx = "cluster.target_discipline"\ny = "latency_mean_ms"\n'
     )
-    found = loading.answers(study)
+    found = loading.run_cases(study)
     axes = ["cluster.target_discipline"]
-    panel, *_ = charts.panels(study.charts, axes, loading.table(found), [])
+    (_, make), *_ = charts.charts_of(study.charts, axes, loading.table(found), [])
+    (panel,) = make()
     layers = panel.chart.to_dict()["layer"]
     axes = [layer["encoding"]["x"] for layer in layers]
     assert all((x["type"], x["sort"]) == ("nominal", None) for x in axes)  # as in the study
@@ -350,7 +351,7 @@ def test_a_chart_over_names_has_a_place_for_each(tmp_path):
 
 def test_a_study_that_cannot_be_served_leaves_no_folder(tmp_path):
     out = tmp_path / "out"
-    result = dsim("load", small(tmp_path), "--set", "workload.rate_per_s=50", "--out", out)
+    result = dsim("run", small(tmp_path), "--set", "workload.rate_per_s=50", "--out", out)
     assert result.exit_code == 2
     assert not out.exists()
 
@@ -371,7 +372,7 @@ def test_a_workload_is_replayed_from_a_file(tmp_path):
     (tmp_path / "w.csv").write_text("arrival_s,prompt_tokens,output_tokens\n0.5,3,2\n0,1,4\n")
     path = small(tmp_path)
     result = dsim(
-        "load",
+        "run",
         path,
         "--json",
         "--set",
@@ -519,7 +520,7 @@ def test_traces_keep_to_the_format(deployment, workload):
 def test_the_trace_of_a_study(tmp_path):
     path, trace = small(tmp_path), tmp_path / "t.json"
     result = dsim(
-        "load", path, "--out", tmp_path / "out", "--trace", trace, "--set", "workload.requests=5"
+        "run", path, "--out", tmp_path / "out", "--trace", trace, "--set", "workload.requests=5"
     )
     assert result.exit_code == 0, result.output
     names = [
@@ -529,7 +530,7 @@ def test_the_trace_of_a_study(tmp_path):
     ]
     assert names == [f"{w}: {a}" for a in ("non-SI", "SI", "DSI") for w in ("servers", "requests")]
     many = dsim(
-        "load", small(tmp_path, "[grid]\nlookahead = [1, 2, 3, 4, 5]\n"), "--json", "--trace", trace
+        "run", small(tmp_path, "[grid]\nlookahead = [1, 2, 3, 4, 5]\n"), "--json", "--trace", trace
     )
     assert many.exit_code == 2
     assert "expected at most 12 cases, got 15" in many.output
@@ -547,12 +548,12 @@ WATTS = (
 
 def test_energy_is_absent_unless_watts_are_given(tmp_path):
     path = small(tmp_path)
-    without = dsim("load", path, "--json")
+    without = dsim("run", path, "--json")
     assert all(case["kwh_per_million"] is None for case in json.loads(without.output)["cases"])
     options = [part for pair in WATTS for part in ("--set", pair)]
-    with_watts = dsim("load", path, *options, "--out", tmp_path / "out")
+    with_watts = dsim("run", path, *options, "--out", tmp_path / "out")
     assert "kWh / M tokens" in with_watts.output
-    assert "kWh / M tokens" not in dsim("load", path, "--out", tmp_path / "other").output
+    assert "kWh / M tokens" not in dsim("run", path, "--out", tmp_path / "other").output
     frame = pd.read_parquet(tmp_path / "out" / "results.parquet")
     assert (frame["joules_per_request"] > 0).all()
     assert "kWh / M tokens" in (tmp_path / "out" / "report.html").read_text()

@@ -23,11 +23,12 @@ from dsim.errors import UserError
 from dsim.study.build import case_of
 from dsim.study.columns import COLUMNS
 from dsim.study.executors import Executor, Store
+from dsim.study.folder import PartStore, RunInterrupted, unfinished_study
 from dsim.study.grid import run_grid
 from dsim.study.loader import load, loads
 from dsim.study.results import read_results
 from dsim.study.study import points
-from dsim.tasks.run import RunInterrupted, plot, run_study, unfinished_study
+from dsim.tasks.run import plot, run_study
 from tests import ROOT
 
 SMALL = """
@@ -209,13 +210,13 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, text, monkeypatc
     # Nobody writes over it by accident.
     with pytest.raises(UserError, match=f"go on with: dsim run --resume {folder}"):
         run_study(study, folder)
-    before = len(list((folder / ".unfinished").glob("chunk-*.npy")))
+    before = len(list((folder / ".unfinished").glob("part-*")))
     assert before == (5 if text == RANDOM else 0)
     done = []
     monkeypatch.setattr(
-        runs.ChunkStore,
+        PartStore,
         "put",
-        lambda self, number, _, put=runs.ChunkStore.put: (
+        lambda self, number, _, put=PartStore.put: (
             done.append(number),
             put(self, number, _),
         )[1],
@@ -235,12 +236,13 @@ def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     process = subprocess.Popen([*command, "--out", "cut"], cwd=tmp_path, start_new_session=True)
     unfinished = tmp_path / "cut" / ".unfinished"
     for _ in range(6000):
-        if len(list(unfinished.glob("chunk-*.npy"))) >= 3 or process.poll() is not None:
+        if len(list(unfinished.glob("part-*"))) >= 3 or process.poll() is not None:
             break
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    assert [path.name for path in (tmp_path / "cut").iterdir()] == [".unfinished"]
+    left = {path.name for path in (tmp_path / "cut").iterdir()}
+    assert left == {".unfinished", ".lock"}  # which the next run removes
     subprocess.run([*command[:4], "--resume", "cut", "--quiet"], cwd=tmp_path, check=True)
     subprocess.run([*command, "--out", "whole"], cwd=tmp_path, check=True)
     assert contents(tmp_path / "cut") == contents(tmp_path / "whole")
@@ -254,7 +256,7 @@ def test_control_c_says_how_to_go_on(tmp_path):
     )
     unfinished = tmp_path / "cut" / ".unfinished"
     for _ in range(6000):
-        if list(unfinished.glob("chunk-*.npy")) or process.poll() is not None:
+        if list(unfinished.glob("part-*")) or process.poll() is not None:
             break
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
@@ -337,7 +339,7 @@ def test_a_full_disk_keeps_what_was_finished(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="there is no room"):
         run_study(study, folder)
     names = sorted(path.name for path in (folder / ".unfinished").iterdir())
-    assert names == [f"chunk-000{i}.npy" for i in range(4)] + ["study.toml"]
+    assert names == [f"part-00000{i}" for i in range(4)] + ["study.toml"]
     monkeypatch.undo()
     run_study(unfinished_study(folder), folder, resume=True)
     run_study(study, tmp_path / "whole")

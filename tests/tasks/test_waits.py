@@ -12,12 +12,13 @@ from click.testing import CliRunner
 from dsim.cli.main import main
 from dsim.errors import UserError
 from dsim.study.columns import WALLCLOCK_COLUMNS
+from dsim.study.folder import PartStore, RunInterrupted, unfinished_study
 from dsim.study.grid import OUTCOMES, Store, empty_grid
 from dsim.study.grid import run_grid as simulate
 from dsim.study.loader import loads
 from dsim.study.results import read_results
 from dsim.tasks import waits as realtime
-from dsim.tasks.run import RunInterrupted, run_study, unfinished_study
+from dsim.tasks.run import run_study
 
 pytestmark = pytest.mark.wallclock
 
@@ -111,11 +112,11 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path):
     out = tmp_path / "out"
     with pytest.raises(RunInterrupted):
         run_study(loads(SMALL), out, progress=stop_soon)
-    kept = {p.name: np.load(p) for p in (out / ".unfinished").glob("chunk-*.npy")}
-    assert len(kept) == 2  # two jobs of two repeats each had ended
+    parts = out / ".unfinished"
+    assert len(list(parts.glob("part-*"))) == 2  # two jobs of two repeats each had ended
+    first = PartStore(parts, loads(SMALL).to_toml()).get(0)
     run_study(unfinished_study(out), out, resume=True)
     table = read_results(out / "results.parquet")
-    first = kept["chunk-0000.npy"]
     assert table["latency_mean_ms"][0] == first[OUTCOMES.index("latency_mean_ms")]
     assert not (out / ".unfinished").exists()
 
