@@ -250,7 +250,7 @@ def table(advice: Advice) -> tuple[list[str], list[list[str]]]:
         interval = "" if math.isnan(mean.ci95) else f" ± {mean.ci95:.0f}"
         cells = {
             "algorithm": layout.orchestration.title,
-            "k": str(layout.lookahead or "–"),
+            "lookahead": str(layout.lookahead or "–"),
             "targets": str(layout.targets),
             "GPUs each": str(layout.degree),
             "drafter GPUs": str(layout.drafter_gpus or "–"),
@@ -283,13 +283,16 @@ def as_text(advice: Advice) -> list[str]:
     facts = ", ".join(f"{name} {value}" for name, value in advice.question.facts())
     lines = [*textwrap.wrap(f"Given: {facts}.", TEXT_WIDTH), "", advice.verdict, ""]
     if advice.ranking:
-        head, rows = table(advice)
-        estimated = plural(len(advice.forecasts), "layout")
-        was = "was" if len(advice.forecasts) == 1 else "were"
-        this = "this one" if len(rows) == 1 else f"these {len(rows)}"
-        lines += [*text_table(head, rows), "", *advice.sensitivity]
-        lines += [
-            f"{estimated} {was} estimated, and {this} simulated; latency: mean ± 95 % interval. "
-            "The sensitivity is by the estimates."
-        ]
+        lines += [*text_table(*table(advice)), "", *advice.sensitivity, reading(advice)]
     return lines
+
+
+def reading(advice: Advice) -> str:
+    """How the table of the ranking is to be read."""
+    estimated = plural(len(advice.forecasts), "layout")
+    was = "was" if len(advice.forecasts) == 1 else "were"
+    this = "this one" if len(advice.ranking) == 1 else f"these {len(advice.ranking)}"
+    return (
+        f"{estimated} {was} estimated, and {this} simulated; latency: mean ± 95 % interval. "
+        "The sensitivity is by the estimates."
+    )

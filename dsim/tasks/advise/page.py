@@ -9,8 +9,9 @@ import pandas as pd
 
 from dsim.report import page as report
 from dsim.report.charts import Panel
+from dsim.report.style import colour, legend
 from dsim.report.tables import TextTable
-from dsim.tasks.advise.answer import as_rows, table
+from dsim.tasks.advise.answer import as_rows, reading, table
 from dsim.tasks.advise.layouts import candidates
 
 if TYPE_CHECKING:
@@ -30,17 +31,17 @@ def pareto_panel(advice: Advice) -> Panel:
     ticks = alt.Axis(tickCount=6, format="~g", labelOverlap="greedy")
     x = alt.X("gpu_s:Q", title="GPU-seconds reserved per 1,000 tokens", axis=ticks)
     y = alt.Y("latency_mean_ms:Q", title="mean latency of a request (ms)")
-    known = candidates()
-    colours = alt.Scale(domain=[o.title for o in known], range=[o.colour for o in known])
-    shapes = alt.Scale(domain=["Pareto-optimal", "dominated"], range=["circle", "cross"])
+    names = {one.title: one.name for one in candidates()}
+    kinds = ["Pareto-optimal", "dominated"]
+    shapes = alt.Scale(domain=kinds, range=["circle", "cross"])
     points = (
         alt.Chart(frame)
         .mark_point(filled=True, size=80, opacity=1)
         .encode(
             x=x,
             y=y,
-            color=alt.Color("name:N", title=None, scale=colours, legend=alt.Legend(orient="top")),
-            shape=alt.Shape("kind:N", title=None, scale=shapes, legend=alt.Legend(orient="top")),
+            color=colour("name", names),
+            shape=alt.Shape("kind:N", title=None, scale=shapes, legend=legend(kinds)),
             tooltip=[
                 alt.Tooltip("layout:N", title="layout"),
                 alt.Tooltip("latency_mean_ms:Q", title="latency (ms)", format=".4~g"),
@@ -56,8 +57,9 @@ def pareto_panel(advice: Advice) -> Panel:
     return Panel(
         name="01-pareto",
         title="Latency against GPU time",
-        caption="Simulated layouts. Dots on the dashed line are Pareto-optimal; crosses are "
-        "dominated. Hover for details.",
+        caption="Simulated layouts; lower is faster, further left is cheaper. Dots on the dashed "
+        "line are Pareto-optimal: no other layout is as good in both and better in one. Crosses "
+        "are dominated by such a layout. Hover over a mark for its layout.",
         chart=front + points,
         marks=len(frame),
     )
@@ -72,7 +74,7 @@ def write_page(advice: Advice, path: Path) -> None:
     head, rows = table(advice)
     at_a_glance = TextTable(
         title="At a glance",
-        caption=" ".join(advice.sensitivity),
+        caption=" ".join([*advice.sensitivity, reading(advice)]),
         head=head,
         rows=rows,
         numbers=True,
