@@ -31,9 +31,9 @@ def main() -> None:
     import numpy as np
     import torch
 
-    from dsim.backends.torch.backend import WARM_UP_WIDTHS, static_tokens
+    from dsim.backends.torch.decoders import StaticTransformer, Transformer, nothing_learns
     from dsim.backends.torch.models import ModelSpec, load_config, load_model
-    from dsim.backends.torch.worker import StaticTransformer, Transformer, nothing_learns
+    from dsim.backends.torch.placement import WARM_UP_WIDTHS, static_tokens
     from dsim.system import available_cores
 
     os.sched_setaffinity(0, available_cores()[-1:])

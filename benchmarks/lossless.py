@@ -24,8 +24,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dsim.backends.torch.backend import Fleet
     from dsim.backends.torch.verify import Rule, Sampling
+    from dsim.backends.torch.workers import Workers
 
 LOOKAHEADS = (1, 2, 3, 5, 8)
 NEAR = 0.1  # a gap below which two logits are nearly tied
@@ -90,7 +90,7 @@ class Kept:
 
 
 def text_of(
-    fleet: Fleet,
+    workers: Workers,
     prompt: list[int],
     tokens: int,
     rule: Rule,
@@ -99,7 +99,7 @@ def text_of(
     targets: int = 1,
 ) -> tuple[list[int], int, int]:
     """What comes out, how many drafts were accepted, and how many were judged."""
-    run = fleet.run(algorithm, prompt, tokens, rule, lookahead=lookahead, targets=targets)
+    run = workers.run(algorithm, prompt, tokens, rule, lookahead=lookahead, targets=targets)
     return list(run.output.tokens), run.output.accepted, run.judged
 
 
@@ -117,9 +117,10 @@ def main() -> None:
     options.add_argument("--keep", type=Path, metavar="FILE", help="go on from it")
     args = options.parse_args()
 
-    from dsim.backends.torch.backend import Fleet
-    from dsim.backends.torch.models import load_model, load_pair, specs
+    from dsim.backends.torch.models import load_model, specs
+    from dsim.backends.torch.pair import load_pair
     from dsim.backends.torch.verify import Match, Sampling
+    from dsim.backends.torch.workers import Workers
     from dsim.tasks.generate import encode
 
     pair = load_pair(*specs(args.target, args.drafter, dtype=args.dtype))
@@ -134,8 +135,8 @@ def main() -> None:
     exact = load_model(specs(args.target, args.drafter)[0], "cpu")  # float32: gaps without rounding
     compiled = max(map(len, prompts)) + args.tokens if args.compile else 0
     kept = Kept(args.keep, {k: str(v) for k, v in vars(args).items() if k != "keep"})
-    fleet = Fleet(pair, 2, share=True, watchdog_ns=PATIENCE_NS, compiled_tokens=compiled)
-    with fleet:
+    workers = Workers(pair, 2, share=True, watchdog_ns=PATIENCE_NS, compiled_tokens=compiled)
+    with workers:
         for name, sampling in (
             ("greedy", Sampling()),
             ("sampled", Sampling(temperature=0.8, seed=1)),
@@ -144,7 +145,7 @@ def main() -> None:
             everywhere: list[float] = []
             parted: dict[tuple[int, int], float] = {}  # by prompt and position
             for number, prompt in enumerate(prompts):
-                find = functools.partial(text_of, fleet, prompt, args.tokens, rule)
+                find = functools.partial(text_of, workers, prompt, args.tokens, rule)
                 expected, _, _ = kept(f"{name} {number}", find)
                 ahead = gaps(exact, prompt, expected, sampling)
                 everywhere += ahead.tolist()

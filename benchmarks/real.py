@@ -92,9 +92,10 @@ def main() -> None:
 
     import torch
 
-    from dsim.backends.torch.backend import Fleet
-    from dsim.backends.torch.models import load_model, load_pair, specs
+    from dsim.backends.torch.models import load_model, specs
+    from dsim.backends.torch.pair import load_pair
     from dsim.backends.torch.verify import Match
+    from dsim.backends.torch.workers import Workers
     from dsim.system import available_cores
 
     pair = load_pair(*specs(args.target, args.drafter, dtype=args.dtype))
@@ -124,13 +125,13 @@ def main() -> None:
 
     rule = Match()
     compiled = max(map(len, prompts)) + args.tokens if args.compile else 0
-    with Fleet(pair, 1, share=True, compiled_tokens=compiled) as fleet:
+    with Workers(pair, 1, share=True, compiled_tokens=compiled) as workers:
         # The loops of this process run where dsim's target runs, with nobody else there.
         os.sched_setaffinity(0, cores[-1:])
 
         def dsim(algorithm: str, prompt: list[int], *, all_cores: bool = False) -> list[int]:
             os.sched_setaffinity(0, cores)
-            run = fleet.run(
+            run = workers.run(
                 algorithm,
                 prompt,
                 args.tokens,

@@ -16,7 +16,8 @@ from collections import deque
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from dsim.backends.live import Line, LiveEnvironment, Reply, exchange
+from dsim.backends.lines import Line, Reply, exchange
+from dsim.backends.live import LiveEnvironment
 from dsim.backends.simulated import Simulated
 from dsim.events.output import Output
 from dsim.events.run import Run
@@ -40,7 +41,7 @@ SLACK_NS = 300_000  # waits sleep up to here before their end; the rest is waite
 
 
 class Box:
-    """What a :class:`dsim.backends.live.Line` takes for its pipe, to a thread of this process.
+    """What a :class:`dsim.backends.lines.Line` takes for its pipe, to a thread of this process.
 
     Nothing is pickled. The thread takes from :attr:`requests` and calls :meth:`reply`; all else is
     for the parent.

@@ -63,10 +63,10 @@ def generate(prompt: str, **options: Any) -> None:
     names = COMPARED if options["compare"] else (options["algorithm"],)
     pair = generation.pair_from_options(options)
     ids = generation.encode(pair, prompt, chat=options["chat"])
-    with generation.fleet_of(pair, options, names, len(ids) + options["tokens"]) as fleet:
+    with generation.workers_of(pair, options, names, len(ids) + options["tokens"]) as workers:
         quiet = options["as_json"]
         made = generation.generate(
-            fleet,
+            workers,
             ids,
             names,
             rule,
@@ -76,12 +76,12 @@ def generate(prompt: str, **options: Any) -> None:
             write=None if quiet else lambda piece: click.echo(piece, nl=False),
         )
         if options["timeline"] is not None:
-            described = f"{fleet.pair.target}, {fleet.pair.drafter}; {options['tokens']} tokens."
+            described = f"{pair.target}, {pair.drafter}; {options['tokens']} tokens."
             generation.write_timeline(made, options["timeline"], described)
         if quiet:
             click.echo(generation.as_json(made))
             return
-        click.echo("\n\n" + generation.as_text(made, rule, fleet))
+        click.echo("\n\n" + generation.as_text(made, rule, workers))
 
 
 @click.command()
@@ -191,7 +191,8 @@ def refuse_ignored(study: Path | None) -> None:
 def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[str, Any]) -> None:
     """Measure the pairs of *study*; each becomes a profile."""
     from dsim.tasks import generate as generation
-    from dsim.tasks.measure import study as measuring
+    from dsim.tasks.measure import pairs as measuring
+    from dsim.tasks.measure.settings import load
 
     context = click.get_current_context()
     given = {
@@ -199,14 +200,14 @@ def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[st
         for key in ("tokens", "prompts", "dtype", "seed", "repeats")
         if context.get_parameter_source(key) is click.core.ParameterSource.COMMANDLINE
     }
-    loaded = measuring.load(study, given)
+    loaded = load(study, given)
     found = []
     for one in measuring.run(
         loaded,
         what,
         pairs,
         options["out"],
-        lambda pair: generation.fleet_of(
+        lambda pair: generation.workers_of(
             pair, options | {"targets": options["targets"] or 1}, ["nonsi"]
         ),
         progress=lambda now: click.echo(f"… {now}", err=True),
@@ -287,7 +288,7 @@ def latency(
         return
     from dsim.backends.torch import prompts
     from dsim.tasks import generate as generation
-    from dsim.tasks.measure import measure as measuring
+    from dsim.tasks.measure import latency as measuring
 
     known = prompts.load(options["prompt_set"], "--prompt-set")[: options["prompts"]]
     options |= {
@@ -298,9 +299,9 @@ def latency(
     pair = generation.pair_from_options(options)
     ids = [generation.encode(pair, prompt.text, chat=False) for prompt in known]
     longest = max(max(map(len, ids)) + options["tokens"], max(contexts) + max(widths))
-    with generation.fleet_of(pair, options, ["nonsi"], longest) as fleet:
+    with generation.workers_of(pair, options, ["nonsi"], longest) as workers:
         table = measuring.latency(
-            fleet,
+            workers,
             ids,
             tokens=options["tokens"],
             widths=widths,
@@ -351,7 +352,7 @@ def acceptance(
         return
     from dsim.backends.torch import prompts
     from dsim.tasks import generate as generation
-    from dsim.tasks.measure import measure as measuring
+    from dsim.tasks.measure import acceptance as measuring
 
     rule = generation.rule_from_options(options)
     known = prompts.load(options["prompt_set"], "--prompt-set")[: options["prompts"]]
@@ -359,9 +360,9 @@ def acceptance(
     ids = [generation.encode(pair, p.text, chat=options["chat"]) for p in known]
     options["targets"] = options["targets"] or 1
     longest = max(map(len, ids)) + options["tokens"]
-    with generation.fleet_of(pair, options, ["nonsi"], longest) as fleet:
+    with generation.workers_of(pair, options, ["nonsi"], longest) as workers:
         report = measuring.acceptance(
-            fleet,
+            workers,
             [(p.task, one) for p, one in zip(known, ids, strict=True)],
             rule,
             tokens=options["tokens"],

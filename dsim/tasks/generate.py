@@ -6,11 +6,13 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from dsim.backends.torch.backend import Fleet, LiveRun, device_names
-from dsim.backends.torch.models import load_pair, specs
+from dsim.backends.torch.models import specs
+from dsim.backends.torch.pair import load_pair
+from dsim.backends.torch.placement import device_names
 from dsim.backends.torch.verify import Rule, Sampling, Surprise, rule_of
+from dsim.backends.torch.workers import Workers
 from dsim.errors import Problem, UserError
-from dsim.orchestrations import title_of
+from dsim.orchestrations import REFERENCES, title_of
 from dsim.report.tables import text_table
 from dsim.system import available_cores
 
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
-    from dsim.backends.torch.models import Pair
+    from dsim.backends.torch.backend import LiveRun
+    from dsim.backends.torch.pair import Pair
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,7 +142,7 @@ def pair_from_options(options: Mapping[str, Any]) -> Pair:
     """The models that command-line options ask for.
 
     Raises:
-        UserError, EngineError: see :func:`dsim.backends.torch.models.load_pair`.
+        UserError, EngineError: see :func:`dsim.backends.torch.pair.load_pair`.
     """
     return load_pair(
         *specs(
@@ -152,12 +155,12 @@ def pair_from_options(options: Mapping[str, Any]) -> Pair:
     )
 
 
-def fleet_of(
+def workers_of(
     pair: Pair,
     options: Mapping[str, Any],
     algorithms: Collection[str],
     text_tokens: int = 0,
-) -> Fleet:
+) -> Workers:
     """The workers of *pair*, as command-line options ask for, warm.
 
     Args:
@@ -167,11 +170,11 @@ def fleet_of(
         text_tokens: of the longest text, with its prompt; ``--compile`` wants to know.
 
     Raises:
-        UserError, EngineError: see :class:`dsim.backends.torch.backend.Fleet`.
+        UserError, EngineError: see :class:`dsim.backends.torch.workers.Workers`.
     """
     devices = device_names(options["devices"])
     targets = options["targets"] or default_targets(pair, devices, options["threads"])
-    return Fleet(
+    return Workers(
         pair,
         targets,
         devices=devices,
@@ -184,7 +187,7 @@ def fleet_of(
 
 
 def generate(
-    fleet: Fleet,
+    workers: Workers,
     prompt: list[int],
     algorithms: Sequence[str],
     rule: Rule,
@@ -197,7 +200,7 @@ def generate(
     """Continue *prompt* by each of *algorithms*.
 
     Args:
-        fleet: the models.
+        workers: the models.
         prompt: token ids.
         algorithms: ``nonsi``, ``si``, ``dsi``.
         rule: how drafts are judged.
@@ -208,33 +211,33 @@ def generate(
     """
     made = []
     for number, algorithm in enumerate(algorithms):
-        stream = Streamer(fleet.pair.tokenizer, write) if write and not number else None
-        run = fleet.run(
+        stream = Streamer(workers.pair.tokenizer, write) if write and not number else None
+        run = workers.run(
             algorithm,
             prompt,
             tokens,
             rule,
             lookahead=lookahead,
-            stop_ids=frozenset() if ignore_eos else fleet.pair.stop_ids,
+            stop_ids=frozenset() if ignore_eos else workers.pair.stop_ids,
             on_settled=stream,
             keep_history=True,
         )
         ids = [int(token) for token in run.output.tokens[: run.output.settled]]
-        text = fleet.pair.tokenizer.decode(ids, skip_special_tokens=True)
-        nats = None if rule.lossless else surprise_nats(fleet, prompt, ids)
+        text = workers.pair.tokenizer.decode(ids, skip_special_tokens=True)
+        nats = None if rule.lossless else surprise_nats(workers, prompt, ids)
         made.append(
             Generated(algorithm=algorithm, run=run, token_ids=ids, text=text, surprise_nats=nats)
         )
     return made
 
 
-def surprise_nats(fleet: Fleet, prompt: list[int], text: list[int]) -> float:
+def surprise_nats(workers: Workers, prompt: list[int], text: list[int]) -> float:
     """How much the target is surprised by *text* after *prompt*: the mean of -ln p, in nats.
 
     Raises:
         EngineError: a worker died or failed.
     """
-    _, own = fleet.answers(prompt, text, Surprise(text=tuple(text)))
+    _, own = workers.answers(prompt, text, Surprise(text=tuple(text)))
     return float(sum(answer.more for answer in own) / len(own))
 
 
@@ -243,10 +246,10 @@ def as_json(made: Sequence[Generated]) -> str:
     return "\n".join(json.dumps(one.row) for one in made)
 
 
-def as_text(made: Sequence[Generated], rule: Rule, fleet: Fleet) -> str:
+def as_text(made: Sequence[Generated], rule: Rule, workers: Workers) -> str:
     """A table for people."""
     wall = {one.algorithm: one.run.wall_ns for one in made}
-    references = [name for name in ("nonsi", "si") if name in wall and len(wall) > 1]
+    references = [name for name in REFERENCES if name in wall and len(wall) > 1]
     head = ["", "wall", "first token", "tokens/s", *(f"vs {title_of(name)}" for name in references)]
     head += ["accepted", "passes", "wasted", "drafts", "between forwards"]
     rows = []
@@ -271,13 +274,13 @@ def as_text(made: Sequence[Generated], rule: Rule, fleet: Fleet) -> str:
     if len(made) > 1 and rule.name == "match":
         same = all(one.token_ids == made[0].token_ids for one in made)
         lines += ["", "all gave the same tokens" if same else first_difference(made)]
-    elif len(made) > 1 and not rule.lossless and "nonsi" in by_name:
-        reference = by_name["nonsi"]
+    elif len(made) > 1 and not rule.lossless and REFERENCES[0] in by_name:
+        reference = by_name[REFERENCES[0]]
         for one in made:
             if one is not reference:
                 lines += ["", f"{title_of(one.algorithm)}: {divergence(reference, one)}"]
-    if fleet.contention:
-        lines += ["", f"mind: {fleet.contention}; they slow each other"]
+    if workers.contention:
+        lines += ["", f"warning: {workers.contention}; they slow each other"]
     return "\n".join(lines)
 
 

@@ -12,9 +12,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsim.backends.live import Line, Pipe
-from dsim.backends.torch import backend, worker
-from dsim.backends.torch.models import ModelSpec, load_model, load_pair, specs
+from dsim.backends.lines import Line, Pipe
+from dsim.backends.torch import decoders as decoding
+from dsim.backends.torch import placement, worker, workers
+from dsim.backends.torch.models import ModelSpec, load_model, specs
+from dsim.backends.torch.pair import load_pair
+from dsim.backends.torch.protocol import WorkerSetup
 from dsim.backends.torch.verify import Match, Sampling
 from dsim.errors import EngineError, UserError
 from dsim.units import NS_PER_S
@@ -72,8 +75,8 @@ def decoders(request, folder):
     else:
         model = sliding_model() if request.param == "sliding windows" else learned_positions()
     return (
-        worker.Transformer(model, "cpu", VOCAB),
-        worker.StaticTransformer(model, "cpu", VOCAB, ROOM, compiled=False),
+        decoding.Transformer(model, "cpu", VOCAB),
+        decoding.StaticTransformer(model, "cpu", VOCAB, ROOM, compiled=False),
     )
 
 
@@ -104,7 +107,7 @@ def test_a_static_cache_gives_the_logits_of_one_that_grows(decoders, forwards) -
 
 def test_a_text_that_is_too_long_is_an_error_and_leaves_the_cache_in_order(folder) -> None:
     model = load_model(ModelSpec(name=str(folder / "target")), "cpu")
-    static = worker.StaticTransformer(model, "cpu", VOCAB, ROOM, compiled=False)
+    static = decoding.StaticTransformer(model, "cpu", VOCAB, ROOM, compiled=False)
     expected, _ = static.forward([3] * ROOM, 1)
     with pytest.raises(EngineError, match=f"has {ROOM + 1} tokens.* room for {ROOM}"):
         static.forward([3] * (ROOM + 1), 1)
@@ -118,7 +121,7 @@ def test_what_is_not_finite_does_not_outlast_its_text(folder) -> None:
     model = load_model(ModelSpec(name=str(folder / "target")), "cpu")
     with torch.no_grad():
         model.model.embed_tokens.weight[9] = float("nan")
-    static = worker.StaticTransformer(model, "cpu", VOCAB, ROOM, compiled=False)
+    static = decoding.StaticTransformer(model, "cpu", VOCAB, ROOM, compiled=False)
     expected, _ = static.forward([3, 4, 5], 2)
     static.reset()
     assert np.isnan(static.forward([3, 4, 5, 6, 9, 6], 1)[0]).all()
@@ -128,7 +131,7 @@ def test_what_is_not_finite_does_not_outlast_its_text(folder) -> None:
 
 def test_few_widths_are_ever_compiled(folder) -> None:
     model = load_model(ModelSpec(name=str(folder / "target")), "cpu")
-    static = worker.StaticTransformer(model, "cpu", VOCAB, ROOM, compiled=False)
+    static = decoding.StaticTransformer(model, "cpu", VOCAB, ROOM, compiled=False)
     step, seen = static.step, set()
 
     def compiled_step(ids, start, rows):
@@ -141,19 +144,19 @@ def test_few_widths_are_ever_compiled(folder) -> None:
         for rows in (1, width):
             static.reset()
             static.forward([3] * width, rows)
-    assert seen == {(1, width) for width in worker.STATIC_WIDTHS}
+    assert seen == {(1, width) for width in decoding.STATIC_WIDTHS}
 
 
 @given(text=st.integers(1, 5000), context=st.integers(1, 6000))
 def test_a_cache_has_room_for_the_text_and_no_more_than_the_model_can_read(text, context) -> None:
-    room = backend.static_tokens(text, context)
+    room = placement.static_tokens(text, context)
     assert min(text, context) <= room <= context
-    assert room == context or (room % 64 == 0 and room - text >= worker.STATIC_WIDTHS[-1])
-    assert backend.static_tokens(0, context) == 0
+    assert room == context or (room % 64 == 0 and room - text >= decoding.STATIC_WIDTHS[-1])
+    assert placement.static_tokens(0, context) == 0
 
 
-class Threads(backend.Fleet):
-    """A fleet whose workers are threads, each with the decoders that it is given."""
+class Threads(workers.Workers):
+    """A workers whose workers are threads, each with the decoders that it is given."""
 
     def __init__(self, pair, decoders) -> None:
         self.pair, self.watchdog_ns, self.threads = pair, 3600 * NS_PER_S, 0
@@ -175,9 +178,9 @@ class Threads(backend.Fleet):
 
 
 def three_algorithms_agree(pair, static, dynamic) -> None:
-    """On fleets of *static* and *dynamic* decoders (made from (specification)), texts are equal."""
+    """Workers with *static* and *dynamic* decoders, made from (specification), agree."""
     accepted = 0
-    with Threads(pair, static) as fleet, Threads(pair, dynamic) as reference:
+    with Threads(pair, static) as workers, Threads(pair, dynamic) as reference:
         for sampling in (Sampling(), Sampling(temperature=0.8, seed=7)):
             rule = Match(sampling)
             for prompt in ([3, 4, 5, 6], [9], [20 + i for i in range(19)]):
@@ -186,7 +189,7 @@ def three_algorithms_agree(pair, static, dynamic) -> None:
                 runs += [("si", k, 1) for k in (1, 2, 3, 5, 8)]
                 runs += [("dsi", k, n) for k in (1, 2, 3, 5, 8) for n in (1, 2)]
                 for algorithm, lookahead, targets in runs:
-                    run = fleet.run(
+                    run = workers.run(
                         algorithm, prompt, TOKENS, rule, lookahead=lookahead, targets=targets
                     )
                     assert run.output.tokens == expected, (algorithm, lookahead, targets)
@@ -201,7 +204,7 @@ def test_si_and_dsi_give_the_tokens_of_the_target_with_static_caches(folder) -> 
         "drafter": load_model(pair.drafter, "cpu"),
     }
 
-    def fleet_of(make):
+    def workers_of(make):
         return [
             {role: make(models[role]) for role in roles}
             for roles in (["drafter"], ["target", "drafter"], ["target"])
@@ -209,8 +212,8 @@ def test_si_and_dsi_give_the_tokens_of_the_target_with_static_caches(folder) -> 
 
     three_algorithms_agree(
         pair,
-        fleet_of(lambda m: worker.StaticTransformer(m, "cpu", VOCAB, 64, compiled=False)),
-        fleet_of(lambda m: worker.Transformer(m, "cpu", VOCAB)),
+        workers_of(lambda m: decoding.StaticTransformer(m, "cpu", VOCAB, 64, compiled=False)),
+        workers_of(lambda m: decoding.Transformer(m, "cpu", VOCAB)),
     )
 
 
@@ -222,20 +225,20 @@ def test_no_compiler(monkeypatch) -> None:
         with pytest.raises(
             UserError, match=rf"--compile: no C\+\+ compiler is here \({compiler}\)"
         ):
-            backend.check_compiler(["cpu", "cpu"])
-    backend.check_compiler(["cuda:0", "cuda:1"])
+            placement.check_compiler(["cpu", "cpu"])
+    placement.check_compiler(["cuda:0", "cuda:1"])
     monkeypatch.setenv("CXX", "my-own-c++")
     with pytest.raises(UserError, match=r"my-own-c\+\+"):
-        backend.check_compiler(["cuda:0", "cpu"])
+        placement.check_compiler(["cuda:0", "cpu"])
     monkeypatch.setattr(shutil, "which", lambda name: f"/bin/{name}")
-    backend.check_compiler(["cpu"])
+    placement.check_compiler(["cpu"])
 
 
 def test_a_compilers_error_is_one_line() -> None:
     many = "CppCompileError: C++ compile error\n\nCommand:\ng++ x\n\nx.cpp:3: fatal error: Python.h"
-    assert worker.gist(RuntimeError(many)) == "x.cpp:3: fatal error: Python.h"
-    assert worker.gist(RuntimeError("what\nelse")) == "what"
-    assert worker.gist(ValueError()) == "ValueError"
+    assert decoding.gist(RuntimeError(many)) == "x.cpp:3: fatal error: Python.h"
+    assert decoding.gist(RuntimeError("what\nelse")) == "what"
+    assert decoding.gist(ValueError()) == "ValueError"
 
 
 def test_compiled_models_give_the_same_tokens_and_compile_nothing_later(folder, monkeypatch):
@@ -245,11 +248,11 @@ def test_compiled_models_give_the_same_tokens_and_compile_nothing_later(folder, 
     import torch
     import torch._inductor.config
 
-    monkeypatch.setattr(worker, "STATIC_WIDTHS", (1, 4))
+    monkeypatch.setattr(decoding, "STATIC_WIDTHS", (1, 4))
     monkeypatch.setattr(torch._inductor.config, "compile_threads", 1)
     monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")
     target, drafter = specs(str(folder / "target"), str(folder / "drafter"))
-    setup = worker.Setup(
+    setup = WorkerSetup(
         specs={"target": target, "drafter": drafter},
         device="cpu",
         cores=(),
@@ -260,10 +263,10 @@ def test_compiled_models_give_the_same_tokens_and_compile_nothing_later(folder, 
     )
     threads = torch.get_num_threads()
     try:
-        decoders = worker.load(setup)
+        decoders = decoding.load(setup)
         torch.compiler.set_stance("fail_on_recompile")
         for role, spec in setup.specs.items():
-            dynamic = worker.Transformer(load_model(spec, "cpu"), "cpu", VOCAB)
+            dynamic = decoding.Transformer(load_model(spec, "cpu"), "cpu", VOCAB)
             static = decoders[role]
             step, eager = static.compiled_step, static.step
             assert step is not eager

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from simpy.core import EmptySchedule
 
-from dsim.backends import live
-from dsim.backends.live import Line, LiveEnvironment, Pipe, Reply, SystemClock, exchange
+from dsim.backends import lines
+from dsim.backends.lines import Line, Pipe, Reply, SystemClock, exchange
+from dsim.backends.live import LiveEnvironment
 from dsim.errors import EngineError
 from dsim.events.order import PASS
 from dsim.events.output import Output
@@ -425,7 +426,7 @@ def test_a_pipe_says_what_is_there_and_outlives_a_change_of_process() -> None:
 @pytest.mark.parametrize("poll", [True, False])
 def test_real_pipes_and_the_real_clock(monkeypatch, poll: bool) -> None:
     if not poll:  # as on a system without that call
-        monkeypatch.setattr(live, "HAVE_POLL", False)
+        monkeypatch.setattr(lines, "HAVE_POLL", False)
     ours, theirs = map(Pipe, multiprocessing.Pipe())
     assert list(SystemClock().wait([ours], 1000)) == []
 

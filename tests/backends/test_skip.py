@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from dsim.backends.torch.models import load_pair, specs
+from dsim.backends.torch.models import specs
+from dsim.backends.torch.pair import load_pair
 from dsim.errors import UserError
 from tests.tiny import CONTEXT, need_torch, write_model
 
@@ -59,10 +60,10 @@ def test_the_choice_is_the_best_step_by_step(folder) -> None:
     for number in range(3, 3 + skip.PROMPTS):
         ids = pair.tokenizer(f"w{number} w{number + 7} w{number + 20}").input_ids
         texts.append((len(ids), skip.continued(decoder, ids)))
-    assert skip.match(model, texts, ()).tokens == skip.PROMPTS * skip.TOKENS
-    both = skip.match(model, texts, (1, 3))
+    assert skip.read(model, texts, ()).tokens == skip.PROMPTS * skip.TOKENS
+    both = skip.read(model, texts, (1, 3))
     (third,) = set(pair.drafter.skip) - {1, 3}
-    found = {layer: skip.match(model, texts, (*sorted({1, 3, layer}),)) for layer in (0, 2)}
+    found = {layer: skip.read(model, texts, (*sorted({1, 3, layer}),)) for layer in (0, 2)}
     best = max(found, key=lambda layer: (found[layer].tokens, found[layer].log_probability))
     assert third == best
     assert found[best].tokens <= both.tokens
@@ -72,7 +73,7 @@ def test_the_choice_is_the_best_step_by_step(folder) -> None:
     }
     assert [layer.self_attn.layer_idx for layer in model.model.layers] == list(range(LAYERS))
     assert model.config.num_hidden_layers == LAYERS
-    assert skip.match(model, texts, ()).tokens == skip.PROMPTS * skip.TOKENS
+    assert skip.read(model, texts, ()).tokens == skip.PROMPTS * skip.TOKENS
 
 
 def test_a_whole_run_with_chosen_layers(folder) -> None:

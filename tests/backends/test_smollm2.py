@@ -72,17 +72,19 @@ def made(wheel):
 
 
 @pytest.fixture(scope="module")
-def fleet(made):
-    from dsim.backends.torch.backend import Fleet
-    from dsim.backends.torch.models import load_pair, specs
+def workers(made):
+    from dsim.backends.torch.models import specs
+    from dsim.backends.torch.pair import load_pair
+    from dsim.backends.torch.workers import Workers
 
     pair = load_pair(*specs(*map(str, made)))
-    with Fleet(pair, 2, share=True) as fleet:
-        yield fleet
+    with Workers(pair, 2, share=True) as workers:
+        yield workers
 
 
 def test_the_two_folders_are_ordinary_models_with_one_tokenizer(made) -> None:
-    from dsim.backends.torch.models import load_pair, specs
+    from dsim.backends.torch.models import specs
+    from dsim.backends.torch.pair import load_pair
 
     pair = load_pair(*specs(*map(str, made)))
     assert pair.vocab == 49_152
@@ -98,38 +100,38 @@ def test_the_two_folders_are_ordinary_models_with_one_tokenizer(made) -> None:
     assert stored.stat().st_size < 25e6
 
 
-def test_the_target_knows_something(fleet) -> None:
+def test_the_target_knows_something(workers) -> None:
     """Wrong weights or rotary halves would show here."""
     from dsim.backends.torch.verify import Match
     from dsim.tasks.generate import encode
 
-    given = encode(fleet.pair, "The capital of France is", chat=False)
-    run = fleet.run("nonsi", given, 4, Match())
-    assert "Paris" in fleet.pair.tokenizer.decode(run.output.tokens)
+    given = encode(workers.pair, "The capital of France is", chat=False)
+    run = workers.run("nonsi", given, 4, Match())
+    assert "Paris" in workers.pair.tokenizer.decode(run.output.tokens)
 
 
 @pytest.mark.parametrize("chat", [False, True])
-def test_the_drafter_often_agrees(fleet, chat) -> None:
+def test_the_drafter_often_agrees(workers, chat) -> None:
     """Layers that were not trained agree on hardly a token in twenty."""
     from dsim.backends.torch.verify import Match
     from dsim.tasks.generate import encode
-    from dsim.tasks.measure.measure import acceptance
+    from dsim.tasks.measure.acceptance import acceptance
 
-    prompts = [("questions", encode(fleet.pair, text, chat=chat)) for text in QUESTIONS]
-    rate = acceptance(fleet, prompts, Match(), tokens=32).as_dict["rate"]
+    prompts = [("questions", encode(workers.pair, text, chat=chat)) for text in QUESTIONS]
+    rate = acceptance(workers, prompts, Match(), tokens=32).as_dict["rate"]
     assert 0.25 < rate < 0.98
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
-def test_speculation_is_lossless_in_float32(fleet, temperature) -> None:
+def test_speculation_is_lossless_in_float32(workers, temperature) -> None:
     from dsim.backends.torch.verify import Match, Sampling
     from dsim.tasks.generate import encode
 
-    asked = encode(fleet.pair, QUESTIONS[0], chat=True)
+    asked = encode(workers.pair, QUESTIONS[0], chat=True)
     rule = Match(Sampling(temperature=temperature, seed=3))
-    expected = fleet.run("nonsi", asked, 32, rule).output.tokens
+    expected = workers.run("nonsi", asked, 32, rule).output.tokens
     for algorithm, lookahead, targets in (("si", 3, 1), ("dsi", 2, 2), ("dsi", 5, 1)):
-        run = fleet.run(algorithm, asked, 32, rule, lookahead=lookahead, targets=targets)
+        run = workers.run(algorithm, asked, 32, rule, lookahead=lookahead, targets=targets)
         assert run.output.tokens == expected, (algorithm, lookahead)
         assert 0 < run.output.accepted < 32
 

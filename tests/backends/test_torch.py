@@ -8,18 +8,20 @@ import threading
 import numpy as np
 import pytest
 
-from dsim.backends.live import Line, exchange
+from dsim.backends.lines import Line, exchange
 from dsim.backends.torch import worker
-from dsim.backends.torch.backend import Fleet
+from dsim.backends.torch.decoders import Transformer
 from dsim.backends.torch.models import (
     ModelSpec,
     check_tokenizers,
     load_model,
-    load_pair,
     load_tokenizer,
     specs,
 )
+from dsim.backends.torch.pair import load_pair
+from dsim.backends.torch.protocol import Begin, Done
 from dsim.backends.torch.verify import Match, Rejection, Sampling, TopN, choose
+from dsim.backends.torch.workers import Workers
 from dsim.engines.simulate import run_events
 from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance
@@ -41,9 +43,9 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def fleet(folder):
+def workers(folder):
     pair = load_pair(*specs(str(folder / "target"), str(folder / "drafter")))
-    with Fleet(pair, 2, share=True) as workers:
+    with Workers(pair, 2, share=True) as workers:
         yield workers
     assert not multiprocessing.active_children()
 
@@ -69,7 +71,7 @@ def alone(model, prompt: list[int], tokens: int, sampling: Sampling) -> list[int
     ],
     ids=["greedy", "sampled", "top-k and top-p"],
 )
-def test_si_and_dsi_give_exactly_the_tokens_of_the_target(fleet, folder, sampling) -> None:
+def test_si_and_dsi_give_exactly_the_tokens_of_the_target(workers, folder, sampling) -> None:
     import torch
 
     model = load_model(ModelSpec(name=str(folder / "target")), "cpu")
@@ -90,7 +92,7 @@ def test_si_and_dsi_give_exactly_the_tokens_of_the_target(fleet, folder, samplin
         runs += [("si", k, 1) for k in (1, 2, 3, 5, 8)]
         runs += [("dsi", k, targets) for k in (1, 2, 3, 5, 8) for targets in (1, 2)]
         for algorithm, lookahead, targets in runs:
-            run = fleet.run(
+            run = workers.run(
                 algorithm, prompt, TOKENS, Match(sampling), lookahead=lookahead, targets=targets
             )
             assert run.output.tokens == expected, (algorithm, lookahead, targets)
@@ -98,7 +100,7 @@ def test_si_and_dsi_give_exactly_the_tokens_of_the_target(fleet, folder, samplin
     assert accepted > 20, "the drafter is no use, so little was tested"
 
 
-def test_a_lossy_text_says_how_far_it_is_from_the_targets_own(fleet, folder) -> None:
+def test_a_lossy_text_says_how_far_it_is_from_the_targets_own(workers, folder) -> None:
     import torch
 
     from dsim.tasks.generate import as_text, generate
@@ -106,7 +108,7 @@ def test_a_lossy_text_says_how_far_it_is_from_the_targets_own(fleet, folder) -> 
     model = load_model(ModelSpec(name=str(folder / "target")), "cpu")
     rule = TopN(n=8)
     made = generate(
-        fleet, PROMPTS[0], ("nonsi", "si"), rule, tokens=TOKENS, lookahead=4, ignore_eos=True
+        workers, PROMPTS[0], ("nonsi", "si"), rule, tokens=TOKENS, lookahead=4, ignore_eos=True
     )
     assert made[0].token_ids != made[1].token_ids, "so lenient, and still the same"
     for one in made:
@@ -116,31 +118,31 @@ def test_a_lossy_text_says_how_far_it_is_from_the_targets_own(fleet, folder) -> 
         expected = torch.nn.functional.cross_entropy(logits, torch.tensor(one.token_ids))
         assert one.surprise_nats == pytest.approx(float(expected), rel=1e-4)
         assert one.row["surprise_nats"] == one.surprise_nats
-    text = as_text(made, rule, fleet)
+    text = as_text(made, rule, workers)
     assert f"surprises the target by {made[1].surprise_nats:.3f} nats" in text
-    (own,) = generate(fleet, PROMPTS[0], ("si",), Match(), tokens=4, lookahead=4)
+    (own,) = generate(workers, PROMPTS[0], ("si",), Match(), tokens=4, lookahead=4)
     assert own.surprise_nats is None
 
 
-def test_widths_and_contexts_are_what_the_caches_lacked(fleet) -> None:
+def test_widths_and_contexts_are_what_the_caches_lacked(workers) -> None:
     prompt = PROMPTS[2]
     for algorithm in ("nonsi", "si", "dsi"):
-        run = fleet.run(algorithm, prompt, TOKENS, Match(), lookahead=3, cached=True)
+        run = workers.run(algorithm, prompt, TOKENS, Match(), lookahead=3, cached=True)
         for span in run.spans:
             assert span.width + span.context == len(prompt) + span.end
             assert span.width >= span.end - span.first + 1
         if algorithm == "nonsi":
             assert [s.width for s in run.spans] == [1] * TOKENS
-    cold = fleet.run("nonsi", prompt, 2, Match())
+    cold = workers.run("nonsi", prompt, 2, Match())
     assert [s.width for s in cold.spans] == [len(prompt), 1]
 
 
-def test_a_recorded_trace_replays_the_run(fleet) -> None:
+def test_a_recorded_trace_replays_the_run(workers) -> None:
     """What is predicted from a trace is, but for the times, what happens."""
     rule = Match(Sampling(temperature=0.8, seed=3))
     for prompt in PROMPTS:
-        text = fleet.run("nonsi", prompt, TOKENS, rule).output.tokens
-        drafts, own = fleet.answers(prompt, text, rule)
+        text = workers.run("nonsi", prompt, TOKENS, rule).output.tokens
+        drafts, own = workers.answers(prompt, text, rule)
         assert [answer.token for answer in own] == text
         trace = "".join(str(int(d.token == t)) for d, t in zip(drafts, text, strict=True))
         for lookahead in (1, 3, 5):
@@ -156,7 +158,7 @@ def test_a_recorded_trace_replays_the_run(fleet) -> None:
                 preemptible=False,
             )
             ideal = run_events(case, "si", 0, keep_history=True)
-            real = fleet.run("si", prompt, TOKENS, rule, lookahead=lookahead, cached=True)
+            real = workers.run("si", prompt, TOKENS, rule, lookahead=lookahead, cached=True)
             assert real.output.accepted == ideal.output.accepted
             assert real.output.rejections == ideal.output.rejections
             # Widths, too: a forward took as long as the tokens it fed.
@@ -166,10 +168,10 @@ def test_a_recorded_trace_replays_the_run(fleet) -> None:
                 assert took == [s.width + extra for s in real.spans if s.role == role]
 
 
-def test_rejection_sampling_runs_by_every_algorithm(fleet) -> None:
+def test_rejection_sampling_runs_by_every_algorithm(workers) -> None:
     rule = Rejection(Sampling(temperature=0.8, seed=3))
     for algorithm in ("nonsi", "si", "dsi"):
-        run = fleet.run(algorithm, [3, 4], TOKENS, rule, lookahead=3)
+        run = workers.run(algorithm, [3, 4], TOKENS, rule, lookahead=3)
         assert len(run.output.tokens) == TOKENS
         assert all(0 <= token < VOCAB for token in run.output.tokens)
 
@@ -178,7 +180,7 @@ def test_the_cache_is_cut_back_and_filled_up(folder) -> None:
     import torch
 
     model = load_model(ModelSpec(name=str(folder / "target")), "cpu")
-    decoder = worker.Transformer(model, "cpu", VOCAB)
+    decoder = Transformer(model, "cpu", VOCAB)
     rng = np.random.default_rng(0)
     text: list[int] = [3]
     for _ in range(30):
@@ -197,7 +199,7 @@ def test_layers_are_skipped(folder) -> None:
     target, drafter = specs(str(folder / "target"), "skip:0")
     assert load_pair(target, drafter).drafter.skip == (0,)
     model = load_model(drafter, "cpu")
-    decoder = worker.Transformer(model, "cpu", VOCAB)
+    decoder = Transformer(model, "cpu", VOCAB)
     logits, width = decoder.forward([3, 4, 5], 1)
     assert (len(decoder.cache.layers), width) == (1, 3)
     again, width = decoder.forward([3, 4, 5], 1)
@@ -215,17 +217,17 @@ def test_logits_that_are_not_finite(folder) -> None:
     with torch.no_grad():
         model.model.embed_tokens.weight[9] = float("nan")
     ours, theirs = multiprocessing.Pipe()
-    decoder = worker.Transformer(model, "cpu", VOCAB)
+    decoder = Transformer(model, "cpu", VOCAB)
     thread = threading.Thread(target=worker.serve, args=(theirs, {"target": decoder}))
     thread.start()
     line = Line("target 1", 0, ours)
-    exchange([line], [worker.Begin([3], Match())])
+    exchange([line], [Begin([3], Match())])
     (reply,) = exchange([line], [([4], 0)])
-    assert len(worker.Done.unpack(reply.value).answers) == 2
+    assert len(Done.unpack(reply.value).answers) == 2
     with pytest.raises(Exception, match=r"target 1 failed: the logits of token [12] are not"):
         exchange([line], [([4, 9], 1)])
     (reply,) = exchange([line], [([4, 8], 1)])  # it lives on, its cache in order
-    assert worker.Done.unpack(reply.value).width == 2
+    assert Done.unpack(reply.value).width == 2
     ours.send(None)
     thread.join()
 
@@ -257,10 +259,10 @@ def test_tokenizers_that_differ(tmp_path, folder) -> None:
     check_tokenizers(same, same)
 
 
-def test_a_prompt_longer_than_the_context(fleet) -> None:
+def test_a_prompt_longer_than_the_context(workers) -> None:
     with pytest.raises(UserError, match=f"{CONTEXT:,} that the models can read"):
-        fleet.run("nonsi", [3] * (CONTEXT - 3), 4, Match())
-    run = fleet.run("dsi", [3] * (CONTEXT - 4), 4, Match())
+        workers.run("nonsi", [3] * (CONTEXT - 3), 4, Match())
+    run = workers.run("dsi", [3] * (CONTEXT - 4), 4, Match())
     assert len(run.output.tokens) == 4
 
 
@@ -273,14 +275,14 @@ def words(tmp_path):
     return file
 
 
-def test_generate_streams_and_compares(fleet) -> None:
+def test_generate_streams_and_compares(workers) -> None:
     from dsim.tasks import generate as generation
 
-    ids = generation.encode(fleet.pair, "w3 w4 w5", chat=False)
+    ids = generation.encode(workers.pair, "w3 w4 w5", chat=False)
     assert ids == [3, 4, 5]
     pieces: list[str] = []
     made = generation.generate(
-        fleet,
+        workers,
         ids,
         ("nonsi", "si", "dsi"),
         Match(),
@@ -299,47 +301,48 @@ def test_generate_streams_and_compares(fleet) -> None:
         assert row["orchestration_ms"] <= row["wall_ms"]
     assert made[0].row["target_passes"] == 20
     assert made[1].row["target_passes"] < 20
-    assert "all gave the same tokens" in generation.as_text(made, Match(), fleet)
+    assert "all gave the same tokens" in generation.as_text(made, Match(), workers)
 
 
-def test_a_timeline_of_real_passes(fleet, tmp_path) -> None:
+def test_a_timeline_of_real_passes(workers, tmp_path) -> None:
     from dsim.tasks import generate as generation
 
-    made = generation.generate(fleet, [3, 4], ("dsi",), Match(), tokens=12, lookahead=2)
+    made = generation.generate(workers, [3, 4], ("dsi",), Match(), tokens=12, lookahead=2)
     generation.write_timeline(made, tmp_path / "line.html", "tiny")
     assert "target 2" in (tmp_path / "line.html").read_text("utf-8")
 
 
-def test_measured_latencies_and_acceptance(fleet, tmp_path) -> None:
+def test_measured_latencies_and_acceptance(workers, tmp_path) -> None:
     from dsim.study import loader as study
     from dsim.study.build import case_of
-    from dsim.tasks.measure import measure as measuring
+    from dsim.tasks.measure import acceptance as accepting
+    from dsim.tasks.measure import latency as timing
 
-    table = measuring.latency(fleet, PROMPTS, tokens=4, widths=[1, 3], contexts=[8, 16], repeats=3)
+    table = timing.latency(workers, PROMPTS, tokens=4, widths=[1, 3], contexts=[8, 16], repeats=3)
     shapes = [(r["context"], r["width"], r["co_running"]) for r in table.rows]
     assert shapes == [(c, w, load) for c in (8, 16) for w in (1, 3) for load in (0, 1)]
     assert all(0 < r["p25_ms"] <= r["p50_ms"] <= r["p75_ms"] for r in table.rows)
     assert len(table.ttft_ms) == len(table.tpot_ms) == 3
-    made = study.loads(measuring.latency_toml(table, "target"))
+    made = study.loads(timing.latency_toml(table, "target"))
     assert case_of(made.of_variant(0)).target.table[0][0] == 1
     with pytest.raises(UserError, match="together reach"):
-        measuring.latency(fleet, [], tokens=4, widths=[9], contexts=[CONTEXT], repeats=1)
+        timing.latency(workers, [], tokens=4, widths=[9], contexts=[CONTEXT], repeats=1)
 
     rule = Match()
-    report = measuring.acceptance(fleet, [("a", p) for p in PROMPTS], rule, tokens=TOKENS)
+    report = accepting.acceptance(workers, [("a", p) for p in PROMPTS], rule, tokens=TOKENS)
     for prompt, trace in zip(PROMPTS, report.traces, strict=True):
-        run = fleet.run("si", prompt, TOKENS, rule, lookahead=1)
+        run = workers.run("si", prompt, TOKENS, rule, lookahead=1)
         # With one draft a round, each verdict is that of its position.
         assert all(trace[position] == "0" for position in run.output.rejections)
         assert run.output.accepted == run.judged - len(run.output.rejections)
-    measuring.write_traces(report, tmp_path / "traces.txt")
+    accepting.write_traces(report, tmp_path / "traces.txt")
     read = study.read_traces((tmp_path / "traces.txt").read_text("utf-8"))
     assert read == report.traces
-    assert "acceptance rate" in measuring.acceptance_text(report)
+    assert "acceptance rate" in accepting.acceptance_text(report)
 
 
 def test_the_two_estimators_of_the_acceptance_rate() -> None:
-    from dsim.tasks.measure.measure import paper_rate_of, rate_of
+    from dsim.tasks.measure.acceptance import paper_rate_of, rate_of
 
     draws = np.array([[1, 1, 0, 1], [0, 1, 1, 1], [1, 1, 1, 1]], dtype=bool)
     assert rate_of(draws)[0] == pytest.approx(10 / 12)
@@ -347,7 +350,7 @@ def test_the_two_estimators_of_the_acceptance_rate() -> None:
     assert rate_of(draws[:1]) == (0.75, None)
 
 
-def test_validation_with_real_passes(fleet) -> None:
+def test_validation_with_real_passes(workers) -> None:
     from dsim.tasks.validate import run, settings
     from dsim.tasks.validate.bench import TorchBench
 
@@ -364,25 +367,25 @@ def test_validation_with_real_passes(fleet) -> None:
             "torch.equal_budget": True,
         },
     )
-    bench = TorchBench(fleet, [[3, 4], [5, 6], [7, 8]], Match(), 12)
+    bench = TorchBench(workers, [[3, 4], [5, 6], [7, 8]], Match(), 12)
     bench.close = lambda: None  # the workers serve other tests too
     found = run.validate(given, bench=bench)
     claims = {claim.claim: claim for claim in found.claims}
     assert claims["lossless"].holds
     assert len(found.rows) == 1 + 2 + 2 * 2 + 1 + 2
     cores = {row.cores for row in found.rows if row.configuration.all_cores}
-    assert cores == {fleet.all_cores()[1]}
+    assert cores == {workers.all_cores()[1]}
     assert "the predicted winner wins, at equal budget" in claims
     assert all((row.measured_ms > 0).all() for row in found.rows)
-    assert "share 2 cores" in " ".join(found.notes) or len(fleet.contention) == 0
+    assert "share 2 cores" in " ".join(found.notes) or len(workers.contention) == 0
     assert 0 < found.calibration.rate < 1
 
 
-def test_a_run_after_another_algorithm_is_thrown_away(fleet) -> None:
+def test_a_run_after_another_algorithm_is_thrown_away(workers) -> None:
     from dsim.tasks.validate.bench import TorchBench
     from dsim.tasks.validate.settings import Configuration
 
-    bench = TorchBench(fleet, [[3, 4], [5, 6]], Match(), 6)
+    bench = TorchBench(workers, [[3, 4], [5, 6]], Match(), 6)
     plain, runs = bench._run, []
     bench._run = lambda *args: runs.append(args) or plain(*args)
     nonsi, si, dsi = (Configuration(name, 1, 1) for name in ("nonsi", "si", "dsi"))

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsim.backends.torch import worker
+from dsim.backends.torch.protocol import Begin, Done
 from dsim.backends.torch.verify import Match
 
 VOCAB = 7
@@ -55,7 +56,7 @@ class Script:
 
 def numbers(messages) -> tuple[list[int], Script, Counting]:
     """The numbers that :func:`worker.serve` answers."""
-    pipe, model = Script([(0, (0, worker.Begin([1], Match()))), *messages]), Counting()
+    pipe, model = Script([(0, (0, Begin([1], Match()))), *messages]), Counting()
     worker.serve(pipe, {"drafter": model})
     assert all(message[4] is None for message in pipe.sent)
     return [message[0] for message in pipe.sent[1:]], pipe, model
@@ -65,7 +66,7 @@ def test_a_chain_reads_its_own_answers_and_ends_where_it_should() -> None:
     answered, pipe, model = numbers([(1, (1, ([2, 3], 2, "drafter", 3))), (9, None)])
     assert answered == [1, 2, 3, 4]
     assert model.read == [[1, 2, 3], [1, 2, 3, 6], [1, 2, 3, 6, 5], [1, 2, 3, 6, 5, 3]]
-    tokens = [worker.Done.unpack(message[3]).answers[0].token for message in pipe.sent[1:]]
+    tokens = [Done.unpack(message[3]).answers[0].token for message in pipe.sent[1:]]
     assert tokens == [6, 5, 3, 6]
     starts = [(message[1], message[2]) for message in pipe.sent]
     assert all(a[1] <= b[0] <= b[1] for a, b in itertools.pairwise(starts))
@@ -132,7 +133,7 @@ class Slow(Counting):
 def test_an_answer_waits_only_for_what_is_likely_to_come_in_time(
     monkeypatch, took, stop, batches
 ) -> None:
-    begin = worker.Begin([1], Match(), hold_ns=20, stop_ids=frozenset({stop}))
+    begin = Begin([1], Match(), hold_ns=20, stop_ids=frozenset({stop}))
     chain = (1, ([2, 3], 2, "drafter", len(took) - 1))
     pipe, model = Script([(0, (0, begin)), (1, chain), (1 + len(took), None)]), Slow(took)
     monkeypatch.setattr(worker.time, "perf_counter_ns", lambda: model.now_ns)
@@ -179,7 +180,7 @@ def test_a_worker_with_both_models_goes_on_with_si(k, wanted, hold_ns, cut_after
     made = [len(turns), cut_after][cut_after is not None and cut_after < len(turns)]
     # A message that it finds when it has computed so many answers ends the chain.
     pipe = Script([])
-    begin = (0, worker.Begin([1], Match(), hold_ns=hold_ns))
+    begin = (0, Begin([1], Match(), hold_ns=hold_ns))
     first = (1, ([], 0, "drafter", min(k, wanted - 1) - 1, (0, k, wanted)))
     later = [(made, None)] if made == len(turns) else []
     script = [begin, first, *later, (500, ([4], 1, "target")), None]
@@ -193,7 +194,7 @@ def test_a_worker_with_both_models_goes_on_with_si(k, wanted, hold_ns, cut_after
     assert drafter.read == drafts[: counts[0]]
     assert target.read == [*passes[: counts[1]], [1, 4]]
     # Each pass speaks of every draft of its block, and of the position after them.
-    answers = [len(worker.Done.unpack(message[3]).answers) for message in pipe.sent[1 : made + 1]]
+    answers = [len(Done.unpack(message[3]).answers) for message in pipe.sent[1 : made + 1]]
     drafted = 0
     for role, count in zip(turns, answers, strict=False):
         assert count == (1 if role == "drafter" else drafted + 1)
@@ -208,7 +209,7 @@ def test_a_failure_ends_a_chain() -> None:
                 raise ValueError("no more")
             return super().forward(tokens, rows)
 
-    begin = (0, (0, worker.Begin([1], Match())))
+    begin = (0, (0, Begin([1], Match())))
     pipe = Script([begin, (1, (1, ([], 0, "drafter", 9))), (9, None)])
     worker.serve(pipe, {"drafter": Failing()})
     assert [message[0] for message in pipe.sent] == [0, 1, 2, 3]

@@ -14,10 +14,13 @@ import pytest
 from click.testing import CliRunner
 
 from dsim import make_case
-from dsim.backends.torch.backend import Fleet, LiveOutput, beside, check_prompt, place
-from dsim.backends.torch.models import ModelSpec, Pair
+from dsim.backends.torch.backend import LiveOutput
+from dsim.backends.torch.decoders import common_prefix, lookup
+from dsim.backends.torch.models import ModelSpec
+from dsim.backends.torch.pair import Pair
+from dsim.backends.torch.placement import beside, place
 from dsim.backends.torch.verify import Match
-from dsim.backends.torch.worker import common_prefix, lookup
+from dsim.backends.torch.workers import Workers, check_prompt
 from dsim.cli.main import main
 from dsim.engines import simulate
 from dsim.errors import EngineError, UserError
@@ -43,18 +46,18 @@ OUTPUT = [7, 8, 5, 6] * 8  # what looking up makes of it
 
 
 @pytest.fixture
-def fleet():
-    with Fleet(PAIR, 2, share=True, watchdog_ns=60 * NS_PER_S) as workers:
+def workers():
+    with Workers(PAIR, 2, share=True, watchdog_ns=60 * NS_PER_S) as workers:
         pids = [process.pid for process in workers.processes]
         yield workers
     assert not alive(pids), "a worker is left"
 
 
 @pytest.mark.parametrize("algorithm", ["nonsi", "si", "dsi"])
-def test_workers_answer_and_none_is_left(fleet, algorithm: str) -> None:
+def test_workers_answer_and_none_is_left(workers, algorithm: str) -> None:
     for targets in (1, 2):
         heard: list[int] = []
-        run = fleet.run(
+        run = workers.run(
             algorithm,
             PROMPT,
             len(OUTPUT),
@@ -75,20 +78,20 @@ def test_workers_answer_and_none_is_left(fleet, algorithm: str) -> None:
             assert all(a.end_ns <= b.start_ns for a, b in itertools.pairwise(mine))
 
 
-def messages(fleet, algorithm: str, **more) -> tuple[dict[str, list], list]:
+def messages(workers, algorithm: str, **more) -> tuple[dict[str, list], list]:
     """What the workers are told in one run, by name, and its spans."""
-    told: dict[str, list] = {line.name: [] for line in fleet.lines}
+    told: dict[str, list] = {line.name: [] for line in workers.lines}
     with pytest.MonkeyPatch.context() as patch:
-        for line in fleet.lines:
+        for line in workers.lines:
             post, mine = line.post, told[line.name]
             patch.setattr(line, "post", lambda m, post=post, mine=mine: (mine.append(m), post(m)))
-        run = fleet.run(algorithm, PROMPT, len(OUTPUT), Match(), lookahead=3, **more)
+        run = workers.run(algorithm, PROMPT, len(OUTPUT), Match(), lookahead=3, **more)
     assert run.output.tokens == OUTPUT
     return told, run.spans
 
 
-def test_si_asks_one_worker_once(fleet) -> None:
-    told, spans = messages(fleet, "si")
+def test_si_asks_one_worker_once(workers) -> None:
+    told, spans = messages(workers, "si")
     assert len(told["drafter"]) == 1, "it is told of the text, and no more"
     passes = [span for span in spans if span.role == "target"]
     # It goes on by itself, guessing the verdicts by the same rule, and is told to stop.
@@ -98,68 +101,68 @@ def test_si_asks_one_worker_once(fleet) -> None:
     assert sum(span.role == "drafter" for span in spans) > 2 * len(passes)
 
 
-def test_non_si_asks_once(fleet) -> None:
-    told, spans = messages(fleet, "nonsi")
+def test_non_si_asks_once(workers) -> None:
+    told, spans = messages(workers, "nonsi")
     assert len(told["target 1"]) == 2
     assert len(spans) == len(OUTPUT)
 
 
 def test_si_by_two_workers_if_nobody_said_that_it_was_to_come() -> None:
-    with Fleet(PAIR, 1, share=True, algorithms=("nonsi",)) as fleet:
-        assert not fleet.together
-        told, _ = messages(fleet, "si")
+    with Workers(PAIR, 1, share=True, algorithms=("nonsi",)) as workers:
+        assert not workers.together
+        told, _ = messages(workers, "si")
         assert len(told["drafter"]) > 2
 
 
 @pytest.mark.parametrize("algorithm", ["nonsi", "si", "dsi"])
-def test_all_cores_for_one_server(fleet, algorithm: str) -> None:
+def test_all_cores_for_one_server(workers, algorithm: str) -> None:
     given = []
     for all_cores in (False, True, False):
-        told, _ = messages(fleet, algorithm, all_cores=all_cores)
+        told, _ = messages(workers, algorithm, all_cores=all_cores)
         (_, begin), *_ = told["target 1"]
         given.append((begin.cores, begin.threads))
     # Its drafter needs no core, so two workers of one thread have what one gets.
-    own = (fleet.cores[1] or tuple(available_cores()), 1)
-    assert given == [own, own if algorithm == "dsi" else fleet.all_cores(), own]
-    assert fleet.all_cores()[1] == min(2, len(available_cores()))
+    own = (workers.cores[1] or tuple(available_cores()), 1)
+    assert given == [own, own if algorithm == "dsi" else workers.all_cores(), own]
+    assert workers.all_cores()[1] == min(2, len(available_cores()))
 
 
 def test_the_cores_of_all_workers() -> None:
-    fleet = object.__new__(Fleet)
-    fleet.pair, fleet.threads, fleet.lines = PAIR, 2, [None] * 3
-    fleet.everywhere, fleet.cores = ["cpu"] * 3, [(), (0, 1), (2, 3)]
-    assert fleet.all_cores() == ((0, 1, 2, 3), 4)
-    fleet.everywhere = ["cpu", "cuda:0", "cuda:1"]
+    workers = object.__new__(Workers)
+    workers.pair, workers.threads, workers.lines = PAIR, 2, [None] * 3
+    workers.everywhere, workers.cores = ["cpu"] * 3, [(), (0, 1), (2, 3)]
+    assert workers.all_cores() == ((0, 1, 2, 3), 4)
+    workers.everywhere = ["cpu", "cuda:0", "cuda:1"]
     with pytest.raises(UserError, match="several GPUs cannot work on one forward"):
-        fleet.all_cores()
+        workers.all_cores()
 
 
 @pytest.mark.parametrize("victim", ["drafter", "target 1"])
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_worker_killed_during_a_pass(fleet, victim: str, signal_) -> None:
-    (process,) = (p for p in fleet.processes if p.name == f"dsim {victim}")
+def test_a_worker_killed_during_a_pass(workers, victim: str, signal_) -> None:
+    (process,) = (p for p in workers.processes if p.name == f"dsim {victim}")
 
     def kill() -> None:
         time.sleep(0.3)
         os.kill(process.pid, signal_)
         os.kill(process.pid, signal.SIGCONT)
 
-    fleet.begin(PROMPT, Match(), read=False, tokens=20)
+    workers.begin(PROMPT, Match(), read=False, tokens=20)
     os.kill(process.pid, signal.SIGSTOP)  # so that it is at a pass when it dies
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(EngineError, match=f"{victim} (died|failed).*{signal_.name}"):
-        run_begun(fleet, "dsi")
+        run_begun(workers, "dsi")
     killer.join()
 
 
-def run_begun(fleet, algorithm: str):
+def run_begun(workers, algorithm: str):
     """A run whose workers have been told of the text already."""
-    begin, fleet.begin = fleet.begin, lambda *_args, **_more: None
+    begin, workers.begin = workers.begin, lambda *_args, **_more: None
     try:
-        return fleet.run(algorithm, PROMPT, 20, Match(), lookahead=2)
+        return workers.run(algorithm, PROMPT, 20, Match(), lookahead=2)
     finally:
-        fleet.begin = begin
+        workers.begin = begin
 
 
 def test_a_worker_without_a_model_needs_no_torch() -> None:
@@ -170,20 +173,20 @@ def test_a_worker_without_a_model_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_a_worker_killed_while_idle(fleet) -> None:
-    process = fleet.processes[2]
+def test_a_worker_killed_while_idle(workers) -> None:
+    process = workers.processes[2]
     process.kill()
     process.join()
     with pytest.raises(EngineError, match=r"target 2 died .*SIGKILL"):
-        fleet.run("dsi", PROMPT, 20, Match(), lookahead=2)
+        workers.run("dsi", PROMPT, 20, Match(), lookahead=2)
 
 
-def test_a_worker_that_hangs(fleet) -> None:
-    fleet.begin(PROMPT, Match(), read=False, tokens=20)
-    fleet.watchdog_ns = NS_PER_S // 2
-    os.kill(fleet.processes[1].pid, signal.SIGSTOP)
+def test_a_worker_that_hangs(workers) -> None:
+    workers.begin(PROMPT, Match(), read=False, tokens=20)
+    workers.watchdog_ns = NS_PER_S // 2
+    os.kill(workers.processes[1].pid, signal.SIGSTOP)
     with pytest.raises(EngineError, match=r"target 1 hangs in the pass over 0 tokens.*0\.5 s"):
-        run_begun(fleet, "nonsi")
+        run_begun(workers, "nonsi")
 
 
 def test_workers_end_when_their_parent_is_killed() -> None:
@@ -198,13 +201,13 @@ def test_ctrl_c_leaves_no_process() -> None:
 
 SCRIPT = """
 import sys
-from tests.backends.test_workers import Fleet, Match, PAIR, PROMPT
+from tests.backends.test_workers import Workers, Match, PAIR, PROMPT
 if __name__ == "__main__":
     try:
-        with Fleet(PAIR, 2, share=True) as fleet:
-            print(*(process.pid for process in fleet.processes), flush=True)
+        with Workers(PAIR, 2, share=True) as workers:
+            print(*(process.pid for process in workers.processes), flush=True)
             while True:
-                fleet.run("dsi", PROMPT, 300, Match(), lookahead=2)
+                workers.run("dsi", PROMPT, 300, Match(), lookahead=2)
     except KeyboardInterrupt:
         sys.exit("stopped")
 """
@@ -244,7 +247,7 @@ def test_a_model_that_does_not_load_is_an_error_and_leaves_no_process(tmp_path) 
 
     pair = dataclasses.replace(PAIR, target=ModelSpec(name=str(tmp_path)))
     with pytest.raises(EngineError, match=r"target 1 failed: .*\(while loading\)"):
-        Fleet(pair, 1, share=True)
+        Workers(pair, 1, share=True)
     assert not multiprocessing.active_children()
 
 
@@ -268,7 +271,7 @@ def test_cores_are_shared_only_when_asked_for() -> None:
 
 def test_no_device_is_named_in_vain() -> None:
     with pytest.raises(UserError, match="names 3 devices, for a drafter and 1 target servers"):
-        Fleet(PAIR, 1, devices=["cpu"] * 3, share=True)
+        Workers(PAIR, 1, devices=["cpu"] * 3, share=True)
     assert generate.default_targets(PAIR, ["cpu"] * 4, 1) == 3
 
 
@@ -282,8 +285,8 @@ def test_a_prompt_that_does_not_fit() -> None:
 
 @pytest.mark.parametrize("algorithm", ["nonsi", "si", "dsi"])
 @pytest.mark.parametrize("stop", [5, 6, 7, 8, 9])
-def test_the_text_ends_at_a_stop_token(fleet, algorithm: str, stop: int) -> None:
-    run = fleet.run(algorithm, PROMPT, 12, Match(), lookahead=5, stop_ids=frozenset({stop}))
+def test_the_text_ends_at_a_stop_token(workers, algorithm: str, stop: int) -> None:
+    run = workers.run(algorithm, PROMPT, 12, Match(), lookahead=5, stop_ids=frozenset({stop}))
     expected = OUTPUT[: OUTPUT.index(stop) + 1] if stop in OUTPUT else OUTPUT[:12]
     assert run.output.tokens == expected
     assert len(run.output.settled_ns) == run.output.settled == len(expected)
@@ -319,8 +322,8 @@ def test_what_runs_when_a_draft_ends_the_text_is_cancelled(monkeypatch) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["nonsi", "si"])
-def test_an_answer_waits_for_no_more_than_a_blink(fleet, algorithm: str) -> None:
-    told, _ = messages(fleet, algorithm, stop_ids=frozenset({49}))
+def test_an_answer_waits_for_no_more_than_a_blink(workers, algorithm: str) -> None:
+    told, _ = messages(workers, algorithm, stop_ids=frozenset({49}))
     (_, begin), *_ = told["target 1"]
     assert 0 < begin.hold_ns <= 50_000_000
     assert begin.stop_ids == {49}
@@ -328,17 +331,17 @@ def test_an_answer_waits_for_no_more_than_a_blink(fleet, algorithm: str) -> None
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no such call on this system")
 def test_workers_run_where_they_were_placed() -> None:
-    with Fleet(PAIR, 1, share=True) as fleet:  # looking words up needs no core of its own
+    with Workers(PAIR, 1, share=True) as workers:  # looking words up needs no core of its own
 
         def where() -> list[set[int]]:
-            return [os.sched_getaffinity(process.pid) for process in fleet.processes]
+            return [os.sched_getaffinity(process.pid) for process in workers.processes]
 
         placed = [set(available_cores()), set(available_cores()[:1])]
-        fleet.run("dsi", PROMPT, 8, Match())
+        workers.run("dsi", PROMPT, 8, Match())
         assert where() == placed
-        fleet.run("nonsi", PROMPT, 8, Match(), all_cores=True)
-        assert where() == [set(fleet.all_cores()[0])] * 2
-        fleet.run("dsi", PROMPT, 8, Match())
+        workers.run("nonsi", PROMPT, 8, Match(), all_cores=True)
+        assert where() == [set(workers.all_cores()[0])] * 2
+        workers.run("dsi", PROMPT, 8, Match())
         assert where() == placed
 
 
@@ -392,7 +395,7 @@ def test_workers_load_what_the_command_is_going_to_run(monkeypatch, words, expec
         seen.append(algorithms)
         raise UserError("enough")
 
-    monkeypatch.setattr(generate, "Fleet", told)
+    monkeypatch.setattr(generate, "Workers", told)
     monkeypatch.setattr(generate, "pair_from_options", lambda _: PAIR)
     monkeypatch.setattr(generate, "encode", lambda *_, **__: PROMPT)
     result = CliRunner().invoke(main, words.split())

@@ -16,7 +16,8 @@ from dsim.tasks.advise import search
 from dsim.tasks.advise.forecast import forecasts
 from dsim.tasks.advise.layouts import deployment_of, layouts, pass_latency
 from dsim.tasks.advise.question import Question
-from dsim.tasks.measure.measure import AcceptanceReport, LatencyTable, latency_json
+from dsim.tasks.measure.acceptance import AcceptanceReport
+from dsim.tasks.measure.latency import LatencyTable, latency_json
 from tests import ROOT
 
 QUICK = ["--gpus", "3", "--tokens", "20", "--json"]

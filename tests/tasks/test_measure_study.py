@@ -9,12 +9,13 @@ from importlib.util import find_spec
 import pytest
 from click.testing import CliRunner
 
-import dsim.tasks.measure.study as measuring
+import dsim.tasks.measure.pairs as measuring
 from dsim.backends.torch import models
 from dsim.backends.torch.hubsets import TEMPLATES, HubSet
 from dsim.cli.main import main
 from dsim.errors import UserError
 from dsim.study import profile
+from dsim.tasks.measure.settings import load
 from tests import STUDIES
 from tests.tiny import write_model
 
@@ -86,7 +87,7 @@ def test_without_the_extra(monkeypatch):
 
 @pytest.mark.parametrize("name", ["latency", "acceptance"])
 def test_the_studies_list_the_papers_pairs(name):
-    study = measuring.load(STUDIES / f"{name}.toml")
+    study = load(STUDIES / f"{name}.toml")
     assert len(study.pairs) == 11
     assert [pair["name"] for pair in study.chosen([])] == ["ships"]
     assert len(study.chosen(["all"])) == 11
@@ -111,7 +112,7 @@ def test_every_mistake_of_a_study_at_once(tmp_path):
         '[[sets]]\nname = "x"\npath = "y"\ntemplate = "alpacca"\n[[pairs]]\n'
     )
     with pytest.raises(UserError) as caught:
-        measuring.load(path)
+        load(path)
     text = str(caught.value)
     for words in (
         'tokns: unknown setting; did you mean "tokens"?',
@@ -168,7 +169,7 @@ def test_an_unknown_pair_is_named(monkeypatch):
 def load_text(tmp_path, text):
     path = tmp_path / "m.toml"
     path.write_text(text)
-    return measuring.load(path)
+    return load(path)
 
 
 def test_the_target_without_layers_is_of_the_targets_revision(tmp_path):
@@ -210,13 +211,13 @@ def test_the_latency_of_layers_that_are_chosen(tmp_path):
     )
     timed = []
 
-    def fleet_of(pair):
+    def workers_of(pair):
         timed.append(pair.target)
-        return Fleet(pair, 1, share=True)
+        return Workers(pair, 1, share=True)
 
-    from dsim.backends.torch.backend import Fleet
+    from dsim.backends.torch.workers import Workers
 
-    (one,) = measuring.run(study, "latency", (), tmp_path / "out", fleet_of)
+    (one,) = measuring.run(study, "latency", (), tmp_path / "out", workers_of)
     assert not one.skipped
     assert [len(spec.skip) for spec in timed] == [0, 1]
     assert " without layers " in one.profile.drafter.model

@@ -265,7 +265,7 @@ def test_the_document_is_the_same_with_real_waits(table1):
 
 @pytest.mark.parametrize("failing", ["latency", "acceptance", None])
 def test_a_pair_needs_both_measurements_of_this_run(tmp_path, monkeypatch, failing):
-    import dsim.tasks.measure.study as measuring
+    import dsim.tasks.measure.pairs as measuring
     from dsim.backends.torch import models
     from dsim.study import profile
 

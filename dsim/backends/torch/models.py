@@ -1,4 +1,4 @@
-"""Real models: what they are called, how they are loaded, and whether two of them fit together."""
+"""Models: how they are named, and how they are loaded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dsim.errors import EngineError, Problem, UserError
+from dsim.words import nearest
 
 DTYPES = ("float32", "bfloat16", "float16")
 NGRAM = "ngram"
@@ -101,8 +102,6 @@ def specs(
     """
     problems = []
     if dtype not in DTYPES:
-        from dsim.words import nearest
-
         problems.append(
             Problem(
                 "--dtype",
@@ -225,86 +224,6 @@ def load_tokenizer(spec: ModelSpec, option: str = "--target") -> Any:
         UserError: it cannot be loaded.
     """
     return _from_pretrained("AutoTokenizer", spec, option)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Pair:
-    """A target and a drafter that fit together.
-
-    Attributes:
-        target, drafter: which ones.
-        tokenizer: that of both.
-        vocab: how many tokens both know.
-        context_tokens: the longest text, prompt and output, that both can read.
-        stop_ids: the tokens that end a text.
-    """
-
-    target: ModelSpec
-    drafter: ModelSpec
-    tokenizer: Any
-    vocab: int
-    context_tokens: int
-    stop_ids: frozenset[int]
-
-
-def load_pair(target: ModelSpec, drafter: ModelSpec) -> Pair:
-    """See that *target* and *drafter* exist and have one tokenizer; weights are not loaded yet.
-
-    Raises:
-        UserError: one cannot be loaded, or their tokenizers differ.
-    """
-    config = load_config(target, "--target")
-    tokenizer = load_tokenizer(target, "--target")
-    configs = [config]
-    if not drafter.is_ngram and drafter.name != target.name:
-        configs.append(load_config(drafter, "--drafter"))
-        check_tokenizers(tokenizer, load_tokenizer(drafter, "--drafter"))
-    elif drafter.skip or drafter.skip_auto:
-        load_config(drafter, "--drafter")
-    ids = getattr(config, "eos_token_id", None)
-    stop_ids = {*([ids] if isinstance(ids, int) else ids or ()), tokenizer.eos_token_id}
-    contexts = [c.max_position_embeddings for c in configs if hasattr(c, "max_position_embeddings")]
-    pair = Pair(
-        target=target,
-        drafter=drafter,
-        tokenizer=tokenizer,
-        vocab=min(c.vocab_size for c in configs),
-        context_tokens=min(contexts, default=2**31),
-        stop_ids=frozenset(stop_ids - {None}),
-    )
-    if not drafter.skip_auto:
-        return pair
-    from dsim.backends.torch import skip
-
-    return skip.resolve(pair)
-
-
-def check_tokenizers(target: Any, drafter: Any) -> None:
-    """See that two tokenizers are the same: same tokens, same ids, same cuts.
-
-    Raises:
-        UserError: they differ.
-    """
-    ours, theirs = target.get_vocab(), drafter.get_vocab()
-    if ours != theirs:
-        differing = sorted(
-            token for token in ours.keys() | theirs.keys() if ours.get(token) != theirs.get(token)
-        )
-        token = differing[0]
-        raise UserError(
-            Problem(
-                "--drafter",
-                "",
-                f"its tokenizer differs from the target's in {len(differing):,} tokens of "
-                f"{len(ours):,} (like {token!r}: {theirs.get(token)} instead of "
-                f"{ours.get(token)}); a drafter needs the target's tokenizer",
-            )
-        )
-    probe = "Once upon a time, 3 cats' naïve  plan\n\tdef f(x): return x + 1"
-    if target(probe).input_ids != drafter(probe).input_ids:
-        raise UserError(
-            Problem("--drafter", "", "its tokenizer cuts text into other tokens than the target's")
-        )
 
 
 def load_model(spec: ModelSpec, device: str) -> Any:

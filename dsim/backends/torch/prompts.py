@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from dsim.errors import Problem, UserError
+from dsim.words import nearest
 
 FOLDER = Path(__file__).parents[2] / "prompts"
 EVERY = "all"  # the name of all sets that ship, one after the other
@@ -41,8 +42,6 @@ def load(name: str, option: str = "--prompts") -> list[Prompt]:
     Raises:
         UserError: there is no such set or file, or it holds something else.
     """
-    from dsim.words import nearest
-
     if name == EVERY:
         return [prompt for one in shipped() for prompt in load(one, option)]
     path = FOLDER / f"{name}.jsonl" if name in shipped() else Path(name)

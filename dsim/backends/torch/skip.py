@@ -12,9 +12,9 @@ import dataclasses
 import functools
 from typing import TYPE_CHECKING, Any
 
-from dsim.backends.torch.models import ModelSpec, Pair, load_model, skip_layers
-from dsim.backends.torch.worker import Transformer, nothing_learns
-from dsim.errors import EngineError, Problem, UserError
+from dsim.backends.torch.decoders import Transformer, nothing_learns
+from dsim.backends.torch.models import ModelSpec, load_model, skip_layers
+from dsim.errors import EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ TOKENS = 32  # that the target continues each of them by
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Match:
+class Reading:
     """How well a target without some layers does as its own drafter.
 
     Attributes:
@@ -33,38 +33,6 @@ class Match:
 
     tokens: int
     log_probability: float
-
-
-def resolve(pair: Pair) -> Pair:
-    """*pair* with the layers chosen that ``skip:auto=N`` leaves open.
-
-    Raises:
-        UserError: there are not so many layers, or the prompts cannot be read or are too long.
-        EngineError: the target cannot be loaded.
-    """
-    skip = chosen_layers(pair.target, pair.drafter.skip_auto, _prompts(pair))
-    return dataclasses.replace(
-        pair, drafter=dataclasses.replace(pair.drafter, skip=skip, skip_auto=0)
-    )
-
-
-def _prompts(pair: Pair) -> tuple[tuple[int, ...], ...]:
-    """The token ids that the layers are chosen on."""
-    from dsim.backends.torch import prompts
-
-    known = prompts.load(pair.drafter.skip_prompts, "--drafter")[:PROMPTS]
-    found = tuple(tuple(pair.tokenizer(one.text).input_ids) for one in known)
-    for one, ids in zip(known, found, strict=True):
-        if not 0 < len(ids) <= pair.context_tokens - TOKENS:
-            raise UserError(
-                Problem(
-                    "--drafter",
-                    "",
-                    f"prompt {one.id} of {pair.drafter.skip_prompts} has {len(ids):,} tokens; "
-                    f"expected 1 to {pair.context_tokens - TOKENS:,}",
-                )
-            )
-    return found
 
 
 @functools.cache
@@ -83,13 +51,13 @@ def chosen_layers(
     for _ in range(count):
         best = max(
             (layer for layer in range(len(_layers(model))) if layer not in skip),
-            key=lambda layer: _key(match(model, texts, (*skip, layer)), layer),
+            key=lambda layer: _key(read(model, texts, (*skip, layer)), layer),
         )
         skip = tuple(sorted((*skip, best)))
     return skip
 
 
-def _key(found: Match, layer: int) -> tuple[int, float, int]:
+def _key(found: Reading, layer: int) -> tuple[int, float, int]:
     return found.tokens, found.log_probability, -layer
 
 
@@ -110,7 +78,7 @@ def continued(decoder: Transformer, ids: Sequence[int]) -> list[int]:
     return text
 
 
-def match(model: Any, texts: Sequence[tuple[int, Sequence[int]]], skip: Sequence[int]) -> Match:
+def read(model: Any, texts: Sequence[tuple[int, Sequence[int]]], skip: Sequence[int]) -> Reading:
     """How well *model* reads *texts* without the layers *skip*.
 
     Args:
@@ -130,7 +98,7 @@ def match(model: Any, texts: Sequence[tuple[int, Sequence[int]]], skip: Sequence
             same += int((logits.argmax(-1) == own).sum())
             surely += float(logits.log_softmax(-1).gather(1, own[:, None]).sum())
             total += len(own)
-    return Match(tokens=same, log_probability=surely / total)
+    return Reading(tokens=same, log_probability=surely / total)
 
 
 @contextlib.contextmanager

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 
 from dsim.errors import EngineError, Problem, UserError
+from dsim.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -313,8 +314,6 @@ def rule_of(name: str, sampling: Sampling, *, leniency: float = 0.5, n: int = 3)
     if n < 1:
         problems.append(Problem("top-n", "", f"expected ≥ 1, got {n}"))
     if name not in RULES:
-        from dsim.words import nearest
-
         expected = ", ".join(RULES)
         problems.append(
             Problem("rule", "", f"expected one of {expected}, got {name!r}{nearest(name, RULES)}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from dsim.tasks.measure.study import Measured
+    from dsim.tasks.measure.pairs import Measured
 
 
 def measured_pairs(
@@ -36,16 +36,16 @@ def measured_pairs(
     except UserError as error:
         skipped.append(f"acceptance rate and latency of the pair that ships: {error}")
         return []
-    from dsim.backends.torch.backend import Fleet
-    from dsim.tasks.measure import study as measuring
+    from dsim.backends.torch.workers import Workers
+    from dsim.tasks.measure import pairs, settings
 
     measured: dict[str, dict[str, Measured]] = {}  # by pair, then by what was measured
     for what in ("latency", "acceptance"):
-        listed = measuring.load(path_of(what), {"tokens": 64} if what == "acceptance" else {})
+        listed = settings.load(path_of(what), {"tokens": 64} if what == "acceptance" else {})
         progress(f"{what} of the pair that ships")
         try:
-            for one in measuring.run(
-                listed, what, (), folder / "profiles", lambda pair: Fleet(pair, 1), progress
+            for one in pairs.run(
+                listed, what, (), folder / "profiles", lambda pair: Workers(pair, 1), progress
             ):
                 if one.skipped:
                     skipped.append(f"{what} of {one.pair['name']}: {one.skipped}")

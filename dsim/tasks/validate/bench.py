@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from dsim.backends.wallclock import Waiters, run_wallclock
 from dsim.engines.simulate import run_events
 from dsim.errors import Problem, UserError
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
+from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
 from dsim.system import available_cores
 from dsim.units import to_ns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from dsim.backends.torch.backend import Fleet, LiveRun, Span
+    from dsim.backends.torch.backend import LiveRun, Span
     from dsim.backends.torch.verify import Rule
-    from dsim.backends.wallclock import Waiters
+    from dsim.backends.torch.workers import Workers
     from dsim.events.run import Run
     from dsim.tasks.validate.settings import Configuration
 
@@ -69,8 +71,6 @@ class WallclockBench:
     """Waits of given latencies, verdicts from draws."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
-        from dsim.backends.wallclock import Waiters
-
         self.tokens = settings["tokens"]
         self.seed = settings["seed"]
         self.acceptance = Acceptance(rate=settings["wallclock.acceptance_rate"])
@@ -82,8 +82,6 @@ class WallclockBench:
 
     def measure(self, text: int, configuration: Configuration) -> Measured:
         """See :class:`Bench`."""
-        from dsim.backends.wallclock import run_wallclock
-
         case = Case(
             tokens=self.tokens,
             lookahead=configuration.lookahead,
@@ -123,14 +121,16 @@ class TorchBench:
     """Real models on real prompts. Every server has read the prompt before time zero.
 
     Args:
-        fleet: the workers.
+        workers: the workers.
         prompts: token ids, one list a text.
         rule: how drafts are judged; ``match``.
         tokens: ``N``; texts do not end before.
     """
 
-    def __init__(self, fleet: Fleet, prompts: Sequence[list[int]], rule: Rule, tokens: int) -> None:
-        self.fleet = fleet
+    def __init__(
+        self, workers: Workers, prompts: Sequence[list[int]], rule: Rule, tokens: int
+    ) -> None:
+        self.workers = workers
         self.prompts = prompts
         self.rule = rule
         self.tokens = tokens
@@ -154,7 +154,7 @@ class TorchBench:
         )
 
     def _run(self, text: int, configuration: Configuration) -> LiveRun:
-        return self.fleet.run(
+        return self.workers.run(
             configuration.algorithm,
             self.prompts[text],
             self.tokens,
@@ -170,8 +170,8 @@ class TorchBench:
         """See :class:`Bench`. Not timed: it says what is accepted, not how long anything takes."""
         if text not in self.traces:
             prompt = self.prompts[text]
-            tokens = self.fleet.run("nonsi", prompt, self.tokens, self.rule).output.tokens
-            drafts, _ = self.fleet.answers(prompt, tokens, self.rule)
+            tokens = self.workers.run(REFERENCES[0], prompt, self.tokens, self.rule).output.tokens
+            drafts, _ = self.workers.answers(prompt, tokens, self.rule)
             self.traces[text] = "".join(
                 "01"[draft.token == token] for draft, token in zip(drafts, tokens, strict=True)
             )
@@ -180,17 +180,20 @@ class TorchBench:
 
     def cores(self, configuration: Configuration) -> int | None:
         """See :class:`Bench`."""
-        fleet = self.fleet
-        if set(fleet.everywhere) != {"cpu"}:
+        workers = self.workers
+        if set(workers.everywhere) != {"cpu"}:
             return None
         if configuration.all_cores:
-            return fleet.all_cores()[1]
-        overlaps = configuration.algorithm == "dsi" and not fleet.pair.drafter.is_ngram
-        return min(fleet.threads * (configuration.targets + overlaps), len(available_cores()))
+            return workers.all_cores()[1]
+        overlaps = (
+            ORCHESTRATIONS[configuration.algorithm].traits.overlaps
+            and not workers.pair.drafter.is_ngram
+        )
+        return min(workers.threads * (configuration.targets + overlaps), len(available_cores()))
 
     def close(self) -> None:
         """See :class:`Bench`."""
-        self.fleet.close()
+        self.workers.close()
 
 
 def _forwarded(span: Span) -> Forwarded:
@@ -207,9 +210,11 @@ def bench_of(settings: Mapping[str, Any]) -> Bench:
     if settings["backend"] == "wallclock":
         return WallclockBench(settings)
     from dsim.backends.torch import prompts
-    from dsim.backends.torch.backend import Fleet, check_prompt, device_names
-    from dsim.backends.torch.models import load_pair, specs
+    from dsim.backends.torch.models import specs
+    from dsim.backends.torch.pair import load_pair
+    from dsim.backends.torch.placement import device_names
     from dsim.backends.torch.verify import Match, Sampling
+    from dsim.backends.torch.workers import Workers, check_prompt
 
     devices = device_names(settings["torch.devices"])
     if settings["torch.equal_budget"] and set(devices) != {"cpu"}:
@@ -250,7 +255,7 @@ def bench_of(settings: Mapping[str, Any]) -> Bench:
     ids = [list(pair.tokenizer(known[i].text).input_ids) for i in order]
     for one in ids:
         check_prompt(pair, one, settings["tokens"])
-    fleet = Fleet(
+    workers = Workers(
         pair,
         max(settings["targets"]),
         devices=devices,
@@ -261,4 +266,4 @@ def bench_of(settings: Mapping[str, Any]) -> Bench:
         ),
     )
     sampling = Sampling(temperature=settings["torch.temperature"], seed=settings["seed"])
-    return TorchBench(fleet, ids, Match(sampling), settings["tokens"])
+    return TorchBench(workers, ids, Match(sampling), settings["tokens"])

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsim.model.statistics import half_width
+from dsim.orchestrations import COMPARED
 from dsim.tasks.validate.result import Claim, errors_of
 from dsim.tasks.validate.settings import Configuration
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from dsim.tasks.validate.result import Row
 
 
+NONSI, SI, DSI = COMPARED  # the claims are about these three
 FLAT = 1.05  # a pass of k + 1 tokens at most this much dearer than one of 1: "costs the same"
 
 
@@ -38,12 +40,12 @@ def claims_of(
             )
         )
     by = {row.configuration: row for row in rows}
-    plain = next((row for row in rows if row.configuration.algorithm == "nonsi"), None)
-    dsi = [row for row in rows if row.configuration.algorithm == "dsi"]
+    plain = next((row for row in rows if row.configuration.algorithm == NONSI), None)
+    dsi = [row for row in rows if row.configuration.algorithm == DSI]
     if plain is not None and dsi:
         claims.append(_not_slower("DSI ≤ non-SI", [(d, plain) for d in dsi], calibration))
     pairs = [
-        (d, by[si]) for d in dsi if (si := Configuration("si", d.configuration.lookahead, 1)) in by
+        (d, by[si]) for d in dsi if (si := Configuration(SI, d.configuration.lookahead, 1)) in by
     ]
     if pairs:
         claims.append(_not_slower("DSI ≤ SI", pairs, calibration))
@@ -137,5 +139,5 @@ def _noise(a: Row, b: Row) -> float:
 def cost_curve(calibration: Calibration, configuration: Configuration) -> float:
     """What a pass of k + 1 tokens in DSI costs, in passes of one token of non-SI, if there is."""
     loaded = calibration.costs[configuration]["target"]
-    alone = calibration.costs.get(Configuration("nonsi", 1, 1), {}).get("target", loaded)
+    alone = calibration.costs.get(Configuration(NONSI, 1, 1), {}).get("target", loaded)
     return loaded.at_width(configuration.lookahead + 1) / alone.table[0][1]

@@ -36,7 +36,7 @@ from dsim.tasks.validate.settings import configurations
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dsim.backends.torch.backend import Fleet
+    from dsim.backends.torch.workers import Workers
     from dsim.tasks.validate.bench import Bench, Forwarded, Measured
     from dsim.tasks.validate.settings import Configuration
 
@@ -97,8 +97,8 @@ def validate(
     wanted = configurations(settings)
     progress("starting the workers")
     bench = bench or bench_of(settings)
-    fleet: Fleet | None = getattr(bench, "fleet", None)
-    contention = "" if fleet is None else fleet.contention
+    workers: Workers | None = getattr(bench, "workers", None)
+    contention = "" if workers is None else workers.contention
     try:
         calibration_texts = range(settings["calibration_prompts"])
         texts = range(len(calibration_texts), len(calibration_texts) + settings["prompts"])
@@ -124,8 +124,8 @@ def validate(
                 seen[c].append(steady.measure(other, c).forwards)
                 found[c][number].append(steady.measure(texts[number], c))
     except BaseException:
-        if fleet is not None:
-            fleet.close(force=True)
+        if workers is not None:
+            workers.close(force=True)
         raise
     finally:
         bench.close()
@@ -180,7 +180,7 @@ def validate(
         )
         first[c] = (simulated, found[c][0][0].run)
     notes = []
-    if fleet is not None and contention:
+    if workers is not None and contention:
         notes.append(f"{contention}; they slow each other")
     if steady.stalls:
         notes.append(

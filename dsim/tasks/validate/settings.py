@@ -7,9 +7,8 @@ import tomllib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsim.errors import Problem, UserError
-from dsim.orchestrations import title_of
+from dsim.orchestrations import COMPARED, ORCHESTRATIONS, orchestration_of, title_of
 from dsim.study.setting import Setting
-from dsim.study.settings import ALGORITHMS
 from dsim.words import nearest, show
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def _setting(key: str, type_: str, default: Any, meaning: str, **more: Any) -> S
 # Those that end in [] are lists, and each element is checked.
 SETTINGS = (
     _setting("backend", "str", "wallclock", "what to measure", choices=BACKENDS),
-    _setting("algorithms", "list of str", list(ALGORITHMS), "which ones", choices=ALGORITHMS),
+    _setting("algorithms", "list of str", list(COMPARED), "orchestrations to run"),
     _setting("lookahead[]", "int", [1, 3, 5], "k, drafts per block", low=1),
     _setting("targets[]", "int", [1], "S, target servers of DSI", low=1, high=64),
     _setting("tokens", "int", 50, "N, tokens of each text", low=2),
@@ -105,9 +104,9 @@ class Configuration(NamedTuple):
     """What is predicted and measured: one algorithm with its numbers (1 where it has none).
 
     Attributes:
-        algorithm: ``nonsi``, ``si`` or ``dsi``.
-        lookahead: ``k``.
-        targets: ``S``.
+        algorithm: name of the orchestration.
+        lookahead: ``k``, drafts per block.
+        targets: ``S``, target servers.
         all_cores: whether non-SI or SI, in which nothing overlaps, has the cores of all servers.
     """
 
@@ -118,21 +117,30 @@ class Configuration(NamedTuple):
 
     def __str__(self) -> str:
         name = title_of(self.algorithm)
-        if self.algorithm != "nonsi":
+        if ORCHESTRATIONS[self.algorithm].traits.drafts:
             name += f", lookahead {self.lookahead}"
         servers = f", {self.targets} targets" if self.targets > 1 else ""
         return f"{name}{servers}{', all cores' * self.all_cores}"
 
 
 def configurations(settings: Mapping[str, Any]) -> list[Configuration]:
-    """Every configuration that *settings* ask for."""
+    """Every configuration that *settings* ask for.
+
+    Raises:
+        UserError: an algorithm is unknown, or is simulated only.
+    """
     wanted: list[Configuration] = []
-    for algorithm in ALGORITHMS:
-        if algorithm not in settings["algorithms"]:
+    for name in settings["algorithms"]:
+        if not orchestration_of(name).traits.live:
+            raise UserError(f"{title_of(name)} is simulated only")
+    for name, orchestration in ORCHESTRATIONS.items():
+        if name not in settings["algorithms"]:
             continue
-        lookaheads = [1] if algorithm == "nonsi" else settings["lookahead"]
-        targets = settings["targets"] if algorithm == "dsi" else [1]
-        wanted += [Configuration(algorithm, *kt) for kt in itertools.product(lookaheads, targets)]
+        traits = orchestration.traits
+        lookaheads = settings["lookahead"] if traits.drafts else [1]
+        targets = settings["targets"] if traits.several_targets else [1]
+        wanted += [Configuration(name, *kt) for kt in itertools.product(lookaheads, targets)]
     if settings["backend"] == "torch" and settings["torch.equal_budget"]:
-        wanted += [c._replace(all_cores=True) for c in wanted if c.algorithm != "dsi"]
+        alone = [c for c in wanted if not ORCHESTRATIONS[c.algorithm].traits.overlaps]
+        wanted += [c._replace(all_cores=True) for c in alone]
     return wanted

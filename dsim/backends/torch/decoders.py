@@ -1,0 +1,320 @@
+"""Decoders: models that read tokens and give logits, each with its own cache."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from dsim.backends.torch.models import load_model
+from dsim.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from contextlib import AbstractContextManager
+
+    from numpy.typing import NDArray
+
+    from dsim.backends.torch.models import ModelSpec
+    from dsim.backends.torch.protocol import WorkerSetup
+
+
+STATIC_WIDTHS = (1, 2, 4, 8, 16)  # of compiled forwards; those between are padded
+MOST_COMPILED = 64  # graphs of one function; torch gives up at 8, and a worker may have two models
+# The loop over the kernels in C++, too: a third of a small model's forward is that loop in Python.
+ON_CPU = ("cpp_wrapper", "cpp_wrapper_build_separate")
+LONGEST_NGRAM = 3
+CERTAIN = 30.0  # the logit of what an n-gram drafter guesses; all others have 0
+
+
+class Decoder(Protocol):
+    """Something that reads tokens and has an opinion on the next one."""
+
+    parameters: int
+
+    def reset(self) -> None:
+        """Forget everything."""
+
+    def forward(self, tokens: Sequence[int], rows: int) -> tuple[NDArray[Any], int]:
+        """Read *tokens*.
+
+        Returns:
+            Logits after each of the last *rows* tokens, float32 (rows, vocab), and the width.
+        """
+
+
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens *a* and *b* have in common, counted from the first."""
+    shortest = min(len(a), len(b))
+    if a[:shortest] == b[:shortest]:
+        return shortest
+    return next(i for i in range(shortest) if a[i] != b[i])
+
+
+class Transformer:
+    """A causal language model with its KV cache, which holds the keys and values of ``ids``."""
+
+    def __init__(self, model: Any, device: str, vocab: int) -> None:
+        import inspect
+
+        import torch
+        from transformers import DynamicCache
+
+        self.torch = torch
+        self.model = model
+        self.device = device
+        self.vocab = vocab
+        self.parameters = sum(p.numel() for p in model.parameters())
+        # Every layer keeps everything, sliding windows too, so that any of it can be cut back.
+        self.new_cache = DynamicCache
+        named = inspect.signature(model.forward).parameters
+        self.cache_name = "cache" if "cache" in named else "past_key_values"  # renamed in 5.2x
+        self.keeps_rows = "logits_to_keep" in named
+        self.ids: list[int] = []
+        self.cache = self.new_cache()
+
+    def reset(self) -> None:
+        """See :class:`Decoder`."""
+        self.ids = []
+        self.cache = self.new_cache()
+
+    def warm_up(self, widths: Sequence[int]) -> None:
+        """Do forwards of *widths*, and forget them."""
+        for _ in range(2):  # the first forwards of each shape choose kernels and grow pools
+            text = [0]
+            for width in widths:
+                text = text + [1] * width
+                self.forward(text, width)
+            self.reset()
+
+    def forward(self, tokens: Sequence[int], rows: int) -> tuple[NDArray[Any], int]:
+        """See :class:`Decoder`. Only what the cache lacks is fed."""
+        kept = min(common_prefix(self.ids, tokens), len(tokens) - rows)
+        self.cut(kept)
+        self.ids = list(tokens[:kept])  # should the forward fail
+        logits = self.read(tokens[kept:], rows)
+        self.synchronize()
+        self.ids = list(tokens)
+        # NumPy cuts quicker than torch does.
+        return logits[0].detach().float().cpu().numpy()[-rows:, : self.vocab], len(tokens) - kept
+
+    def cut(self, kept: int) -> None:
+        """Cut the cache back to *kept* tokens."""
+        if kept < len(self.ids):
+            self.cache.crop(kept - len(self.ids))  # a count below zero: tokens to remove
+
+    def read(self, new: Sequence[int], rows: int) -> Any:
+        """Feed the tokens *new* after those in the cache; (1, rows or more, vocab) logits."""
+        more = {"logits_to_keep": rows} if self.keeps_rows else {}
+        return self.model(
+            input_ids=self.torch.tensor([new], device=self.device),
+            use_cache=True,
+            **{self.cache_name: self.cache},
+            **more,
+        ).logits
+
+    def synchronize(self) -> None:
+        """Wait until the device has finished."""
+        if self.device.startswith("cuda"):
+            self.torch.cuda.synchronize()
+        elif self.device.startswith("mps"):
+            self.torch.mps.synchronize()
+
+
+class StaticTransformer(Transformer):
+    """A :class:`Transformer` whose tensors keep shape and place, so that it can be compiled.
+
+    The cache is as long as the longest text, and what it holds is a number. A forward of a width
+    between two of ``STATIC_WIDTHS`` is padded up to the next. The keys and values of the padding
+    lie beyond the text: no token of the text may look at them, and the next forward, which begins
+    where the text ends or before, writes over them before its own tokens get there. A wider
+    forward (a prompt), or one whose padding would not fit, is not compiled, and as wide as it is.
+
+    Args:
+        model, device, vocab: as of :class:`Transformer`.
+        tokens: of the longest text.
+        compiled: whether to compile; else it is only static.
+    """
+
+    def __init__(
+        self, model: Any, device: str, vocab: int, tokens: int, *, compiled: bool = True
+    ) -> None:
+        from transformers.cache_utils import Cache, StaticLayer
+
+        super().__init__(model, device, vocab)
+        self.tokens = tokens
+        # As in Transformer every layer keeps everything, sliding windows too.
+        layers = [StaticLayer(tokens) for _ in range(model.config.num_hidden_layers)]
+        self.cache = Cache(layers=layers)
+        with self.no_gradients():  # the layers make their tensors, and mark them as staying there
+            self.step(self.tensor([[0]]), self.tensor(0), 1)
+        self.compiled_step = self.compile() if compiled else self.step
+
+    def compile(self) -> Any:
+        """:meth:`step`, to be compiled at its first call with each width."""
+        import torch._dynamo.config
+        import torch._inductor
+
+        torch._dynamo.config.recompile_limit = MOST_COMPILED
+        how: dict[str, Any] = {}
+        if self.device.startswith("cuda"):
+            how["mode"] = "reduce-overhead"  # CUDA graphs
+        elif self.device == "cpu":
+            known = torch._inductor.list_options()
+            how["options"] = {name: True for name in ON_CPU if name in known}
+        return torch.compile(self.step, dynamic=False, **how)
+
+    def reset(self) -> None:
+        """See :class:`Decoder`."""
+        self.ids = []
+        with self.no_gradients():
+            for layer in self.cache.layers:  # nothing looks there, but 0 times NaN is NaN
+                layer.keys.zero_()
+                layer.values.zero_()
+
+    def forward(self, tokens: Sequence[int], rows: int) -> tuple[NDArray[Any], int]:
+        """See :class:`Decoder`."""
+        with self.no_gradients():
+            return super().forward(tokens, rows)
+
+    @contextlib.contextmanager
+    def no_gradients(self) -> Iterator[None]:
+        """As :func:`nothing_learns`, but tensors have versions, which CUDA graphs look at."""
+        with self.torch.inference_mode(mode=False), self.torch.no_grad():
+            yield
+
+    def warm_up(self, widths: Sequence[int]) -> None:
+        """Compile; then as :meth:`Transformer.warm_up`.
+
+        Raises:
+            EngineError: it cannot be compiled.
+        """
+        try:
+            for width in STATIC_WIDTHS:
+                for _ in range(3):  # CUDA: compile, then record the graph, then use it
+                    if width <= self.tokens:
+                        self.forward([1] * width, width)
+        except Exception as error:
+            raise EngineError(f"the model cannot be compiled: {gist(error)}") from error
+        super().warm_up(widths)
+
+    def cut(self, kept: int) -> None:
+        """Nothing to do: a forward says itself where it begins."""
+
+    def read(self, new: Sequence[int], rows: int) -> Any:
+        """See :meth:`Transformer.read`.
+
+        Raises:
+            EngineError: the text is too long.
+        """
+        begin, width = len(self.ids), len(new)
+        if begin + width > self.tokens:
+            raise EngineError(
+                f"the text has {begin + width:,} tokens, and there is room for {self.tokens:,}"
+            )
+        padded = next((w for w in STATIC_WIDTHS if w >= width), self.tokens + 1)
+        start = self.tensor(begin)
+        if begin + padded > self.tokens:
+            return self.step(self.tensor([new]), start, rows)
+        self.torch.compiler.cudagraph_mark_step_begin()
+        ids = self.tensor([[*new, *[0] * (padded - width)]])
+        # The caller copies these rows off the device, so the next run may overwrite them.
+        return self.compiled_step(ids, start, 0)[:, :width]
+
+    def step(self, ids: Any, start: Any, rows: int) -> Any:
+        """Write *ids*, (1, width), into the cache from *start* on; logits, (1, width, vocab).
+
+        Only the last *rows*, if the model knows how; 0: all.
+        """
+        for layer in self.cache.layers:
+            layer.cumulative_length.copy_(start)
+        more = {"logits_to_keep": rows} if self.keeps_rows else {}
+        return self.model(
+            input_ids=ids, use_cache=True, **{self.cache_name: self.cache}, **more
+        ).logits
+
+    def tensor(self, values: Any) -> Any:
+        """Whole numbers on the device."""
+        return self.torch.tensor(values, device=self.device)
+
+
+class Ngram:
+    """Guesses that the text goes on as it did after the last words' previous occurrence.
+
+    Prompt lookup (Saxena 2023): the longest of the last 3, 2 and 1 tokens that has occurred
+    before. If none has, it guesses the last token again.
+    """
+
+    parameters = 0
+
+    def __init__(self, vocab: int) -> None:
+        self.vocab = vocab
+        self.read = 0
+
+    def reset(self) -> None:
+        """See :class:`Decoder`."""
+        self.read = 0
+
+    def forward(self, tokens: Sequence[int], rows: int) -> tuple[NDArray[Any], int]:
+        """See :class:`Decoder`."""
+        logits = np.zeros((rows, self.vocab), dtype=np.float32)
+        for row in range(rows):
+            text = tokens[: len(tokens) - rows + 1 + row]
+            logits[row, lookup(text)] = CERTAIN
+        width = max(rows, len(tokens) - self.read)
+        self.read = len(tokens)
+        return logits, width
+
+
+def gist(error: Exception) -> str:
+    """What a compiler's error of many screens comes to."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    return next((line for line in lines if " error: " in line), first)[:300]
+
+
+def lookup(text: Sequence[int]) -> int:
+    """The token that followed the last earlier occurrence of the end of *text*."""
+    for size in range(min(LONGEST_NGRAM, len(text) - 1), 0, -1):
+        end = text[-size:]
+        for start in range(len(text) - size - 1, -1, -1):
+            if text[start : start + size] == end:
+                return text[start + size]
+    return text[-1]
+
+
+def load(setup: WorkerSetup) -> dict[str, Decoder]:
+    """The decoders that *setup* describes, by role, warm."""
+    if not setup.static_tokens:
+        return {role: load_one(spec, setup) for role, spec in setup.specs.items()}
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # else it starts processes of its own
+    decoders = {role: load_one(spec, setup) for role, spec in setup.specs.items()}
+    import torch
+
+    torch.compiler.set_stance("eager_on_recompile")  # compile nothing after time zero
+    return decoders
+
+
+def load_one(spec: ModelSpec, setup: WorkerSetup) -> Decoder:
+    """The decoder of *spec*, warm."""
+    if spec.is_ngram:
+        return Ngram(setup.vocab)
+    import torch
+
+    torch.set_num_threads(setup.threads)
+    model = load_model(spec, setup.device)
+    decoder = Transformer(model, setup.device, setup.vocab)
+    if setup.static_tokens:
+        decoder = StaticTransformer(model, setup.device, setup.vocab, setup.static_tokens)
+    with nothing_learns():
+        decoder.warm_up(setup.warm_up_widths)
+    return decoder
+
+
+def nothing_learns() -> AbstractContextManager[None]:
+    """Lets torch, if there is one, leave out what only training needs."""
+    torch = sys.modules.get("torch")
+    return contextlib.nullcontext() if torch is None else torch.inference_mode()

@@ -1,0 +1,164 @@
+"""``dsim measure acceptance``: how often a target accepts the tokens of a drafter."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dsim.errors import Problem, UserError
+from dsim.model.statistics import half_width
+from dsim.orchestrations import REFERENCES
+from dsim.report.tables import text_table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from dsim.backends.torch.verify import Rule
+    from dsim.backends.torch.workers import Workers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AcceptanceReport:
+    """How the drafts of a pair fare, with the target's own text as the prefix.
+
+    Attributes:
+        target, drafter, rule: what was measured.
+        tasks: the task of each prompt.
+        draws: bool (prompts, tokens): whether the draft at each position stands.
+    """
+
+    target: str
+    drafter: str
+    rule: str
+    tasks: list[str]
+    draws: np.ndarray
+
+    @property
+    def rate(self) -> tuple[float, float | None]:
+        """Teacher-forced rate, and half the width of its 95 % interval (t, over prompts)."""
+        return rate_of(self.draws)
+
+    @property
+    def paper_rate(self) -> float:
+        """The paper's estimator, 1 - 1 / (1 + n̄); biased for short generations."""
+        return paper_rate_of(self.draws)
+
+    @property
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        by_task = {}
+        for task in dict.fromkeys(self.tasks):
+            draws = self.draws[[t == task for t in self.tasks]]
+            rate, ci95 = rate_of(draws)
+            by_task[task] = {
+                "prompts": len(draws),
+                "rate": rate,
+                "ci95": ci95,
+                "paper_rate": paper_rate_of(draws),
+            }
+        rate, ci95 = self.rate
+        return {
+            "target": self.target,
+            "drafter": self.drafter,
+            "rule": self.rule,
+            "prompts": len(self.draws),
+            "tokens": self.draws.shape[1],
+            "rate": rate,
+            "ci95": ci95,
+            "paper_rate": self.paper_rate,
+            "by_task": by_task,
+            "by_position": self.draws.mean(axis=0).tolist(),
+            "traces": self.traces,
+        }
+
+    @property
+    def traces(self) -> list[str]:
+        """One text of 0 and 1 a prompt, as ``acceptance.trace`` wants them."""
+        return ["".join("01"[int(draw)] for draw in row) for row in self.draws]
+
+
+def rate_of(draws: np.ndarray) -> tuple[float, float | None]:
+    """Mean of *draws*, bool (prompts, tokens), and half its 95 % interval over prompts.
+
+    Draws of one text depend on each other, so the prompts are what is sampled; a single one has no
+    interval.
+    """
+    by_prompt = draws.mean(axis=1)
+    if len(by_prompt) < 2:
+        return float(by_prompt.mean()), None
+    return float(by_prompt.mean()), float(half_width(float(by_prompt.std(ddof=1)), len(by_prompt)))
+
+
+def paper_rate_of(draws: np.ndarray) -> float:
+    """1 - 1 / (1 + n̄), with n̄ the mean length of the run of accepted drafts from the start."""
+    runs = np.where(draws.all(axis=1), draws.shape[1], draws.argmin(axis=1))
+    return float(1 - 1 / (1 + runs.mean()))
+
+
+def acceptance(
+    workers: Workers, prompts: Sequence[tuple[str, list[int]]], rule: Rule, *, tokens: int
+) -> AcceptanceReport:
+    """Measure the pair of *workers* on *prompts*: (task, token ids).
+
+    Raises:
+        UserError: a prompt is too long.
+        EngineError: a worker died or failed.
+    """
+    draws = []
+    for _, prompt in prompts:
+        text = workers.run(REFERENCES[0], prompt, tokens, rule).output.tokens
+        drafts, own = workers.answers(prompt, text, rule)
+        draws.append(
+            [
+                rule.judge(mine, draft, position) == draft.token
+                for position, (draft, mine) in enumerate(zip(drafts, own, strict=True))
+            ]
+        )
+    return AcceptanceReport(
+        target=str(workers.pair.target),
+        drafter=str(workers.pair.drafter),
+        rule=rule.name,
+        tasks=[task for task, _ in prompts],
+        draws=np.array(draws, dtype=np.bool_),
+    )
+
+
+def acceptance_text(report: AcceptanceReport) -> str:
+    """A table for people."""
+    found = report.as_dict
+    rows = []
+    for name, one in [*found["by_task"].items(), ("all", found)]:
+        interval = "" if one["ci95"] is None else f" ± {one['ci95']:.3f}"
+        rate = f"{one['rate']:.3f}{interval}"
+        rows.append([name, one["prompts"], rate, f"{one['paper_rate']:.3f}"])
+    head = ["task", "prompts", "acceptance rate", "the paper's estimator"]
+    return "\n".join(
+        [
+            f"target {report.target}",
+            f"drafter {report.drafter}; rule {report.rule}; {found['tokens']} tokens a prompt",
+            "",
+            *text_table(head, rows),
+            "",
+            "acceptance rate: teacher-forced, mean ± 95 % interval over prompts; "
+            "the paper's: 1 - 1/(1 + n̄), n̄ the mean run of accepted drafts",
+        ]
+    )
+
+
+def write_traces(report: AcceptanceReport, path: Path) -> None:
+    """Write the draws, one line a prompt, for ``acceptance.trace_file``.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    half = path.with_name(path.name + ".half")
+    try:
+        half.write_text("\n".join(report.traces) + "\n", encoding="utf-8")
+        half.replace(path)
+    except OSError as error:
+        half.unlink(missing_ok=True)
+        problem = Problem("--trace", "", f"{path} cannot be written: {error.strerror}")
+        raise UserError(problem) from None
