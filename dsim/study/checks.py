@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dsim.model.drafters import MOST_MORE
-from dsim.orchestrations import ORCHESTRATIONS
-from dsim.study.settings import BY_KEY, NAMED
+from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
+from dsim.study.columns import COLUMNS
+from dsim.study.settings import BY_KEY
 from dsim.units import NS_PER_MS
 from dsim.words import nearest, show
 
@@ -23,8 +24,6 @@ LONGEST_NS = 2**53  # up to there whole numbers are exact in float64, too: 104 d
 
 def check_charts(problems: Problems, study: Study) -> None:
     """The charts of a study of single texts draw what there is."""
-    from dsim.study.columns import COLUMNS
-
     axes = {axis.key for axis in study.grid} - set(study.settings["minimise"])
     algorithms = study.settings["algorithms"]
     columns = [column.name for column in COLUMNS if column.kind == "outcome"]
@@ -64,7 +63,7 @@ def check_charts(problems: Problems, study: Study) -> None:
                         f"{nearest(chart.value, known)}",
                     )
                 continue
-            needed = {"nonsi", "si"} if chart.against == "best" else {chart.against}
+            needed = set(REFERENCES) if chart.against == "best" else {chart.against}
             check_algorithms(problems, where, {chart.show} | needed, algorithms)
             continue
         if chart.y.startswith("speedup_vs_"):
@@ -82,7 +81,7 @@ def check_algorithms(
     problems: Problems, where: str, needed: set[str], algorithms: list[str]
 ) -> None:
     """A chart has the algorithms that it draws."""
-    missing = needed & set(NAMED) - set(algorithms)
+    missing = needed & ORCHESTRATIONS.keys() - set(algorithms)
     if missing:
         problems.add(where, f"needs the algorithm {', '.join(sorted(missing))}")
 

@@ -122,7 +122,7 @@ def _check_watts(
 ) -> None:
     """Energy is counted for all GPUs that are reserved, or for none."""
     keys = [f"cluster.target{suffix}" for suffix in ("_watts", "_idle_watts")]
-    if algorithms != ["nonsi"]:
+    if any(ORCHESTRATIONS[name].traits.drafts for name in algorithms):
         keys += [f"cluster.drafter{suffix}" for suffix in ("_watts", "_idle_watts")]
     more = MORE_KEYS[-2:] if _takes_more(algorithms) else ()
     given = [key for key in (*keys, *more) if None not in of[key]]

@@ -15,7 +15,7 @@ from dsim.engines import vector
 from dsim.engines.simulate import engine_for, run_events
 from dsim.events.run import COUNTS
 from dsim.model.statistics import half_width, summarise
-from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
 from dsim.study.build import acceptance_of, case_of, latency_of, targets_of
 from dsim.study.columns import COLUMNS, column_of
 from dsim.study.executors import Executor, Store
@@ -259,7 +259,7 @@ class _Grid:
             "ms_per_token": latency / given["tokens"],
         }
         with np.errstate(invalid="ignore"):
-            for name in ("nonsi", "si"):
+            for name in REFERENCES:
                 nothing = np.full_like(latency, np.nan)
                 outcomes[f"speedup_vs_{name}"] = (
                     reference[name] / latency if name in reference else nothing

@@ -13,7 +13,7 @@ from dsim.units import is_latency
 from dsim.words import nearest, show
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
 
 LISTED = {"float or list": "float", "int or list": "int"}  # types, and those of their members
@@ -41,7 +41,7 @@ class Setting:
     high: float | None = None
     above: bool = False
     below: bool = False
-    choices: tuple[str, ...] = ()
+    choices: Collection[str] = ()
     sweep: bool = True
 
     @property
@@ -84,7 +84,7 @@ class Setting:
             if unprintable(value):
                 return f"holds a control character, got {show(value)}"
             if self.choices and value not in self.choices:
-                return wrong + nearest(value, self.choices)
+                return wrong + nearest(value, [*self.choices])
             return None
         if self.type == "list of str":
             if not isinstance(value, list) or not all(isinstance(v, str) for v in value):
@@ -92,7 +92,7 @@ class Setting:
             bad = [v for v in value if self.choices and v not in self.choices]
             if bad:
                 return f"expected {self.expected}, got {show(bad[0])}" + nearest(
-                    bad[0], self.choices
+                    bad[0], [*self.choices]
                 )
             if self.key == "algorithms" and not value:
                 return wrong

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
+from typing import Any
+
 from dsim.model import POLICIES
-from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations import COMPARED, DEFAULT, ORCHESTRATIONS, REFERENCES
 from dsim.study.setting import Schema, Setting
 
-ALGORITHMS = ("nonsi", "si", "dsi")  # what is compared unless something else is asked for
-NAMED = tuple(ORCHESTRATIONS)
+BEST: ChainMap[str, Any] = ChainMap(
+    {"best": None}, ORCHESTRATIONS
+)  # the live list of names, and "best"
 ENGINES = ("auto", "vector", "events")
 BACKENDS = ("simulated", "wallclock")
 LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
@@ -117,8 +121,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="algorithms",
         type="list of str",
-        default=list(ALGORITHMS),
-        choices=NAMED,
+        default=list(COMPARED),
+        choices=ORCHESTRATIONS,
         sweep=False,
         meaning="what to simulate",
     ),
@@ -421,15 +425,15 @@ CHART_SETTINGS: tuple[Setting, ...] = (
     Setting(
         key="show",
         type="str",
-        default="dsi",
-        choices=NAMED,
+        default=DEFAULT,
+        choices=ORCHESTRATIONS,
         meaning="heatmap, map, marginal: the algorithm",
     ),
     Setting(
         key="against",
         type="str",
-        default="nonsi",
-        choices=(*NAMED, "best"),
+        default=REFERENCES[0],
+        choices=BEST,
         meaning="heatmap: what it is compared with; best: the better of non-SI and SI",
     ),
     Setting(

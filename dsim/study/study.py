@@ -8,7 +8,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations import DEFAULT, ORCHESTRATIONS, REFERENCES
 from dsim.study.build import deployment_of, workload_of
 from dsim.study.settings import ALTERNATIVES
 from dsim.words import show
@@ -37,8 +37,8 @@ class Chart:
     y: str = ""
     title: str = ""
     caption: str = ""
-    show: str = "dsi"
-    against: str = "nonsi"
+    show: str = DEFAULT
+    against: str = REFERENCES[0]
     value: str = "lookahead"
 
 
