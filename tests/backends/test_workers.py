@@ -26,7 +26,7 @@ from dsim.engines import simulate
 from dsim.errors import EngineError, UserError
 from dsim.events.environment import Environment
 from dsim.events.trace import spans
-from dsim.study.settings import ALGORITHMS
+from dsim.orchestrations import COMPARED
 from dsim.system import available_cores
 from dsim.tasks import generate
 from dsim.units import NS_PER_S
@@ -383,7 +383,7 @@ def test_lookup_and_common_prefix() -> None:
     ("words", "expected"),
     [
         ("generate hello", ("dsi",)),
-        ("generate hello --compare", ALGORITHMS),
+        ("generate hello --compare", COMPARED),
         ("measure acceptance --prompts 2", ["nonsi"]),
         ("measure latency --prompts 1", ["nonsi"]),
     ],

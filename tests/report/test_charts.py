@@ -11,6 +11,7 @@ import pytest
 from dsim.report import analysis, charts, deployments, style
 from dsim.report.vega import Vega, specification
 from dsim.study.loader import loads
+from dsim.study.requests import Backlog
 from dsim.study.study import Chart
 from dsim.tasks.run import plot, run_study
 
@@ -145,14 +146,15 @@ def test_large_data_are_short_on_a_page():
 def backlog(rate, requests):
     over_time = np.array([[0.0, requests, 0, 0], [1.0, requests, 0, 0]])
     point = {"workload.rate_per_s": rate}
-    return deployments.Backlog(f"at {rate}", "si", point, over_time)
+    return Backlog(f"at {rate}", "si", point, over_time)
 
 
 def test_the_backlog_names_its_points_and_is_left_out_where_there_is_none():
     chart = Chart(kind="lines", x="workload.rate_per_s", y="goodput_per_s")
 
     def last(*backlogs):
-        return deployments.panels([chart], ["workload.rate_per_s"], LOAD, backlogs)[-1]
+        made = deployments.charts_of([chart], ["workload.rate_per_s"], LOAD, backlogs)
+        return made[-1][1]()[-1]
 
     same = last(backlog(2, 1.0), backlog(2, 0.0)._replace(variant="other"))
     assert same.title == "Backlog over time (request rate 2)"
