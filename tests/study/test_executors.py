@@ -21,8 +21,8 @@ from click.testing import CliRunner
 import dsim as dsim_package
 from dsim.cli.main import main
 from dsim.errors import EngineError, UserError
-from dsim.study.loader import load
 from dsim.study.executors import MOST_DEATHS, SMALL_TOKENS, Executor, Store, _of_worker
+from dsim.study.loader import load
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs the extra ray"
@@ -67,7 +67,7 @@ DSIM = (
 )
 
 
-def command("run", *more):
+def command(what, *more):
     return [sys.executable, "-c", DSIM, what, "study.toml", "--quiet", *map(str, more)]
 
 
@@ -197,7 +197,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, what, options, w
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 130
-    assert errors.strip() == f"interrupted; go on with: dsim run --resume cut"
+    assert errors.strip() == "interrupted; go on with: dsim run --resume cut"
     assert not left_of(below)
     before = {path.name: path.stat().st_mtime_ns for path in kept.glob("part-*")}
     assert before
