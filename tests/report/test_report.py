@@ -151,15 +151,15 @@ def test_a_timeline_in_a_browser(browser, tmp_path):
 
 @needs_browser
 @pytest.mark.parametrize("width", [1280, 390])
-def test_legends_are_whole(browser, tmp_path, width):
+def test_legends_and_titles_are_whole(browser, tmp_path, width):
     text = """
     tokens = 5
     algorithms = ["si"]
     [grid]
-    lookahead = [1, 2]
+    drafter.latency_ms = [1, 2]
     [[charts]]
     kind = "lines"
-    x = "lookahead"
+    x = "drafter.latency_ms"
     y = "ms_per_token"
     """
     names = ["EAGLE-3 on the target's GPUs", "SI on a GPU of its own", "Medusa, 4 heads"]
@@ -167,13 +167,24 @@ def test_legends_are_whole(browser, tmp_path, width):
     study = loads(text + variants)
     table = run_grid(study).table.to_pandas()
     (panel,) = charts.draw(study.charts[0], table.assign(series=table["variant"]), [])
+    title = "latency of the drafter, in milliseconds, as a study sets it"
+    for layer in panel.chart.layer:
+        layer.encoding.x.title = title
     reports.write(tmp_path / "page.html", reports.Page(title="legends"), [panel], option="--out")
     opened = Page(browser, tmp_path / "page.html", width=width)
     labels = opened.page.locator("g.role-legend-label text")
     assert labels.all_text_contents() == names
     svg = opened.page.locator("#chart-1 svg.marks").bounding_box()
-    for box in (labels.nth(i).bounding_box() for i in range(len(names))):
-        assert box["x"] + box["width"] <= svg["x"] + svg["width"]
+    under = opened.page.locator("g.role-axis-title text").first
+    lines = under.locator("tspan").all_text_contents() or under.all_text_contents()
+    assert " ".join(line.strip() for line in lines) == title
+    texts = [under, *map(labels.nth, range(len(names)))]
+    for box in (text.bounding_box() for text in texts):
+        assert svg["x"] <= box["x"] < box["x"] + box["width"] <= svg["x"] + svg["width"]
+    # The page is drawn again where the colours of the machine change.
+    opened.page.emulate_media(color_scheme="dark")
+    opened.page.wait_for_function("!dsimViews[0].container().innerHTML.includes('#3d4856')")
+    assert opened.complaints == []
 
 
 def test_a_page_cannot_be_broken_by_its_texts(tmp_path):
