@@ -138,7 +138,7 @@ class Line:
             list of such) come from: anything with ``send``, ``recv`` and ``poll`` that the clock
             can wait for.
         sentinel: becomes ready when the worker dies; ``None`` if it cannot die on its own.
-        obituary: says how the worker died.
+        exit_reason: says how the worker died.
 
     Attributes:
         forward: the forward that the worker is asked for; ``None``: none.
@@ -155,13 +155,13 @@ class Line:
         rank: int,
         pipe: Any,
         sentinel: Any = None,
-        obituary: Callable[[], str] = lambda: "it is gone",
+        exit_reason: Callable[[], str] = lambda: "it is gone",
     ) -> None:
         self.name = name
         self.rank = rank
         self.pipe = pipe
         self.sentinel = sentinel
-        self.obituary = obituary
+        self.exit_reason = exit_reason
         self.forward: Forward | None = None
         self.answered: Callable[[Forward, Reply], None] | None = None
         self.serial = 0
@@ -215,7 +215,7 @@ class Line:
 
     def died(self) -> EngineError:
         """The error that says so."""
-        return EngineError(f"{self.name} died {self.task}: {self.obituary()}")
+        return EngineError(f"{self.name} died {self.task}: {self.exit_reason()}")
 
     def read(self, *, ready: bool = False) -> list[Reply]:
         """Every reply that has come, at least up to that to the last request.

@@ -81,7 +81,7 @@ class LiveEnvironment(simpy.Environment):
     def take(
         self, line: Line, forward: Forward, answered: Callable[[Forward, Reply], None]
     ) -> None:
-        """Take for *forward* what the worker at *line* does next of its own accord.
+        """Take for *forward* what the worker at *line* does next unasked.
 
         Raises:
             RuntimeError: the worker is busy, or does nothing unasked.

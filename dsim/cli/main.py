@@ -56,7 +56,7 @@ class Group(click.Group):
             log = Path("dsim-failure.log")
             try:
                 log.write_text(traceback.format_exc(), encoding="utf-8")
-                click.echo(f"This is a mistake of dsim's; the details are in {log}.", err=True)
+                click.echo(f"This is a bug in dsim; the details are in {log}.", err=True)
             except OSError:
                 click.echo(traceback.format_exc(), err=True)
             sys.exit(FAILURE)

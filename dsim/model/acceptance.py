@@ -88,7 +88,7 @@ class Acceptance:
 
         Args:
             seed: as of the draws.
-            repeats: which ones.
+            repeats: the numbers of the repeats.
             means: of their rates, where these are not *rate* for all.
         """
         rates = np.full(len(repeats), self.rate) if means is None else means.copy()
@@ -136,7 +136,7 @@ class Acceptance:
         return np.asarray(codes == ord("1"))
 
     def _decaying(self, u: NDArray[np.float64], rates: NDArray[np.float64]) -> NDArray[np.bool_]:
-        # A branch starts anew after a draw that rejects; so the depth, too, is a matter of the
+        # A branch starts again after a draw that rejects; so the depth, too, is a matter of the
         # draws alone.
         accepted = np.empty(u.shape, dtype=np.bool_)
         rate = rates

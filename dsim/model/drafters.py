@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dsim.model.latency import Latency
 
 GUESSES = CONFIDENCE + 1  # low bits of the key of the first one's stream
-MOST_MORE = 16 - GUESSES
+MAX_MORE = 16 - GUESSES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class MoreDrafter:
     Attributes:
         latency: of its drafts, constant.
         rate: its acceptance rate.
-        overlap: the part of the positions at which its luck is that of the first drafter: there
+        overlap: the part of the positions at which its draws are those of the first drafter: there
             the better of the two is right wherever the other is. Elsewhere it is independent.
     """
 
@@ -42,8 +42,8 @@ class MoreDrafter:
         Args:
             first: bool (tokens,), how those of the first drafter fare,
             rate: and their acceptance rate.
-            seed: of the run.
-            repeat: of the run.
+            seed: seed of the run.
+            repeat: repeat that the draws are for.
             number: 0 for the first of the further drafters, and so on.
         """
         uniforms = Uniforms(seed, (repeat << 4) + GUESSES + number, MORE_STREAM)

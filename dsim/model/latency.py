@@ -50,11 +50,11 @@ class Latency:
         """The latency as :class:`dsim.backends.simulated.Simulated` wants it.
 
         The *n*-th forward that is begun gets the *n*-th sample of (seed, repeat, stream), whatever
-        the algorithm: all algorithms meet the same luck.
+        the algorithm: all algorithms see the same random draws.
 
         Args:
-            seed: of the run.
-            repeat: of the run.
+            seed: seed of the run.
+            repeat: repeat that the draws are for.
             stream: 1 for the drafter, 2 for the target (0 are the acceptance draws).
 
         Returns:

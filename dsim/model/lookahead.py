@@ -156,7 +156,7 @@ class Policy:
             lookahead: where it starts.
             draws: bool (tokens,), how the drafts fare.
             rate: their acceptance rate.
-            seed: of the run.
+            seed: seed of the run.
             key: what stands for the repeat in the draws.
         """
         if self.name != "confidence":

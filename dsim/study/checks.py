@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dsim.model.drafters import MOST_MORE
+from dsim.model.drafters import MAX_MORE
 from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
 from dsim.study.columns import COLUMNS
 from dsim.study.settings import BY_KEY
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from dsim.study.study import Study
 
 
-MOST_DRAWS = 50_000_000  # of one case, all repeats together
-LONGEST_NS = 2**53  # up to there whole numbers are exact in float64, too: 104 days
+MAX_DRAWS = 50_000_000  # of one case, all repeats together
+MAX_NS = 2**53  # up to there whole numbers are exact in float64, too: 104 days
 
 
 def check_charts(problems: Problems, study: Study) -> None:
@@ -147,12 +147,12 @@ def check_together(problems: Problems, study: Study) -> None:
         if study.settings.get("engine") == "vector" and study.settings["backend"] == "wallclock":
             problems.add("engine", '"vector" simulates; backend is "wallclock"')
         tokens, repeats = max(values["tokens"]), study.settings["repeats"]
-        if tokens * repeats > MOST_DRAWS:
+        if tokens * repeats > MAX_DRAWS:
             problems.add(
                 where + "tokens",
-                f"{tokens:,} tokens × {repeats:,} repeats are more than {MOST_DRAWS:,} draws",
+                f"{tokens:,} tokens × {repeats:,} repeats are more than {MAX_DRAWS:,} draws",
             )
-        if not problems and _longest_ns(values) > LONGEST_NS:
+        if not problems and _longest_ns(values) > MAX_NS:
             problems.add(
                 where + "tokens",
                 f"{tokens:,} tokens may take over 104 days by the latencies that were given, "
@@ -176,10 +176,10 @@ def check_drafters(
             f"expected one for each of more_drafters.latency_ms ({max(latencies)}), "
             f"got {max(rates)}",
         )
-    if max(latencies) > MOST_MORE:
+    if max(latencies) > MAX_MORE:
         problems.add(
             f"{where}more_drafters.latency_ms",
-            f"expected at most {MOST_MORE} drafters, got {max(latencies)}",
+            f"expected at most {MAX_MORE} drafters, got {max(latencies)}",
         )
 
 

@@ -54,7 +54,7 @@ def check_deployment(problems: Problems, study: Study) -> None:
         if lasts_s > MAX_WORKLOAD_S:
             problems.add(
                 f"{where}workload.rate_per_s",
-                f"so many requests take {lasts_s:.1e} s, more than {MAX_WORKLOAD_S:.0e}",
+                f"this number of requests takes {lasts_s:.1e} s, more than {MAX_WORKLOAD_S:.0e}",
             )
         if "trace" in of["acceptance.model"] and any(of["workload.acceptance_drift"]):
             problems.add(f"{where}workload.acceptance_drift", "has no meaning for a trace")

@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
 NAMES = ("processes", "ray")
 INSTALL = 'is not installed; it is the extra "ray": pip install "dsim[ray]"'
-MOST_DEATHS = 3  # of workers over one task, or over one pool, before it is given up
+MAX_DEATHS = 3  # of workers over one task, or over one pool, before it is given up
 SMALL_TOKENS = 50_000  # simulated tokens (1 to 2 s) up to which processes cost more than they save
 KNOCKING_S = 10.0
-MOST_WAITING = 1000  # tasks handed to Ray at a time
-LONGEST_FOLDER = 40  # characters; Ray's sockets lie in it, and 107 are all a socket's path may have
+MAX_WAITING = 1000  # tasks handed to Ray at a time
+MAX_FOLDER = 40  # characters; Ray's sockets lie in it, and 107 are all a socket's path may have
 
 
 class Store:
@@ -141,7 +141,7 @@ class Executor:
                     yield waiting[future], result
             except BrokenProcessPool:
                 deaths += 1
-                if deaths == MOST_DEATHS:
+                if deaths == MAX_DEATHS:
                     raise EngineError(_died(deaths)) from None
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
@@ -149,12 +149,12 @@ class Executor:
     def _by_ray(self, prepare: Prepare, shared: Any, todo: dict[int, Any]) -> Results:
         with _connected(self) as ray:
             # Ray does a task again whose worker died; an exception of ours it does not repeat.
-            work = ray.remote(num_cpus=1, max_retries=MOST_DEATHS)(_in_ray)
+            work = ray.remote(num_cpus=1, max_retries=MAX_DEATHS)(_in_ray)
             kept, run = ray.put(shared), uuid.uuid4().hex
             more = iter(todo.items())
             waiting: dict[Any, int] = {}
             while True:
-                for number, task in itertools.islice(more, MOST_WAITING - len(waiting)):
+                for number, task in itertools.islice(more, MAX_WAITING - len(waiting)):
                     waiting[work.remote(run, prepare, [kept], task, _version())] = number
                 if not waiting:
                     return
@@ -164,7 +164,7 @@ class Executor:
                 except ray.exceptions.RayTaskError as error:
                     raise _of_worker(error.cause) from None
                 except ray.exceptions.WorkerCrashedError:
-                    raise EngineError(_died(MOST_DEATHS + 1)) from None
+                    raise EngineError(_died(MAX_DEATHS + 1)) from None
                 except ray.exceptions.RayError as error:
                     last = str(error).strip().splitlines()[-1:]
                     raise EngineError(f"Ray gave a task up: {''.join(last)}") from None
@@ -272,7 +272,7 @@ def _connected(executor: Executor) -> Iterator[Any]:
     with contextlib.ExitStack() as stack:
         if address is None:
             root = tempfile.gettempdir()
-            if len(root) > LONGEST_FOLDER:
+            if len(root) > MAX_FOLDER:
                 root = "/tmp"  # noqa: S108  (where Ray itself would go)
             folder = stack.enter_context(
                 tempfile.TemporaryDirectory(

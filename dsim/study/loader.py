@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dsim.model.case import Case
 
 
-MOST_IN_RANGE = 1_000_000
+MAX_IN_RANGE = 1_000_000
 
 
 def make_study(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Study:
@@ -348,7 +348,7 @@ class _Loader:
         elif setting.type == "float":
             values = [float(v) for v in values]
         if len(set(values)) < len(values):
-            self.problems.add(where, "a value stands there twice")
+            self.problems.add(where, "duplicate value")
             return None
         return Axis(key=key, values=tuple(values))
 
@@ -387,9 +387,9 @@ class _Loader:
         start, stop = written["start"], written["stop"]
         if "count" in written:
             count = written["count"]
-            if count != int(count) or not 1 <= count <= MOST_IN_RANGE:
+            if count != int(count) or not 1 <= count <= MAX_IN_RANGE:
                 self.problems.add(
-                    f"{where}.count", f"expected 1 to {MOST_IN_RANGE:,}, got {show(count)}"
+                    f"{where}.count", f"expected 1 to {MAX_IN_RANGE:,}, got {show(count)}"
                 )
                 return None
             step = (stop - start) / (count - 1) if count > 1 else 0
@@ -402,9 +402,9 @@ class _Loader:
                     f"in steps of {step:g}",
                 )
                 return None
-            if (stop - start) / step > MOST_IN_RANGE:
+            if (stop - start) / step > MAX_IN_RANGE:
                 self.problems.add(
-                    where, f"the range has over {MOST_IN_RANGE:,} values; make the step larger"
+                    where, f"the range has over {MAX_IN_RANGE:,} values; make the step larger"
                 )
                 return None
             count = math.floor((stop - start) / step + 1e-9) + 1

@@ -168,7 +168,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=0,
         low=0,
         high=2**53,
-        meaning="of the draws; all algorithms and cases meet the same luck",
+        meaning="seed of the random draws; all algorithms and cases see the same draws",
     ),
     Setting(
         key="lookahead",
@@ -274,8 +274,8 @@ SETTINGS: tuple[Setting, ...] = (
         default=0.0,
         low=0,
         high=1,
-        meaning="multidsi: how alike their luck is; 0: independent of the first drafter's; "
-        "1: of two drafters the better is right wherever the other is",
+        meaning="multidsi: how correlated the drafters' acceptances are; 0: independent of the first "
+        "drafter's; 1: of two drafters the better is right wherever the other is",
     ),
     Setting(
         key="acceptance.model",
@@ -283,7 +283,7 @@ SETTINGS: tuple[Setting, ...] = (
         default="bernoulli",
         choices=ACCEPTANCE_MODELS,
         meaning="bernoulli: independent; decay: the rate falls along a branch; "
-        "markov: luck in streaks; phases: easy and hard stretches of text; trace: replay",
+        "markov: acceptances in streaks; phases: easy and hard stretches of text; trace: replay",
     ),
     Setting(
         key="acceptance.rate",

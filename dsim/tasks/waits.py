@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from dsim.study.results import StudyResult
     from dsim.study.study import Study
 
-LONGEST_S = 15 * 60  # of waiting, without being asked to
-MOST_TARGETS = 128  # threads
+MAX_S = 15 * 60  # of waiting, without being asked to
+MAX_TARGETS = 128  # threads
 STALL_NS = 20_000_000  # a wait that overshoots so far: the machine stood still
-MOST_RETRIES = 3
+MAX_RETRIES = 3
 STALLED = f"because the machine stood still for over {STALL_NS // 1_000_000} ms meanwhile"
 SAMPLE_CASES, SAMPLE_TOKENS = 48, 2000  # what the estimate of the time looks at
 EXTRA = tuple(column.name for column in WALLCLOCK_COLUMNS)
@@ -71,11 +71,11 @@ def check(study: Study, *, yes: bool = False) -> float:
             what = f"{ORCHESTRATIONS[name].title} is simulated only; leave it out, or the backend"
             raise UserError(Problem(study.source, "algorithms", what))
     needed_s = estimate_s(study)
-    if needed_s <= LONGEST_S or yes:
+    if needed_s <= MAX_S or yes:
         return needed_s
     repeats = study.settings["repeats"]
     ways = []
-    if 1 <= (fewer := int(repeats * LONGEST_S / needed_s)) < repeats:
+    if 1 <= (fewer := int(repeats * MAX_S / needed_s)) < repeats:
         ways.append(f"--set repeats={fewer}")
     if study.grid and not ways:
         longest = max(study.grid, key=lambda axis: len(axis.values))
@@ -89,7 +89,7 @@ def check(study: Study, *, yes: bool = False) -> float:
             study.source,
             "backend",
             f'"wallclock" would wait for about {duration(needed_s)} ({study.case_count:,} cases, '
-            f"{repeats:,} repeats, one after the other), over {duration(LONGEST_S)}; "
+            f"{repeats:,} repeats, one after the other), over {duration(MAX_S)}; "
             f"make it coarser: {', or '.join(ways)}",
         )
     )
@@ -181,13 +181,13 @@ def run_grid(
     jobs = jobs_of(study, grid)
     takes = [ORCHESTRATIONS[name].traits.several_targets for name in grid.algorithms]
     most = max([1, *(j.case.targets for j in jobs if takes[j.algorithm])])
-    if most > MOST_TARGETS:
+    if most > MAX_TARGETS:
         raise UserError(
             Problem(
                 study.source,
                 "targets",
-                f"{most:,} target servers are more than the {MOST_TARGETS} that can wait for real; "
-                f"leave such cases out with --set max_targets={MOST_TARGETS}",
+                f"{most:,} target servers are more than the {MAX_TARGETS} that can wait for real; "
+                f"leave such cases out with --set max_targets={MAX_TARGETS}",
             )
         )
     with Waiters(most) as waiters, _quiet():
@@ -231,7 +231,7 @@ def measure(
     for repeat in range(case.repeats):
         ideal_ns.append(run_events(case, algorithm, repeat, draws[repeat]).output.settled_ns[-1])
         run = run_wallclock(case, algorithm, repeat, waiters, draws[repeat])
-        for _ in range(MOST_RETRIES):
+        for _ in range(MAX_RETRIES):
             if max(run.oversleep_ns, default=0) <= STALL_NS:
                 break
             stalls += 1

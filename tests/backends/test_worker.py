@@ -1,4 +1,4 @@
-"""What a worker does of its own accord, on a pipe and a model that the tests own."""
+"""What a worker does unasked, on a pipe and a model that the tests own."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_halt_lets_it_finish_what_was_taken_and_no_more(ahead, seen_after, tak
     )
     under_way = min(1 + ahead, max(1 + taken, seen_after))
     assert answered == [*range(1, under_way + 1), *range(50, 51 + then)]
-    assert model.read[under_way] == [1, 4], "what follows a halt begins anew"
+    assert model.read[under_way] == [1, 4], "what follows a halt begins again"
 
 
 @given(ahead=st.integers(0, 6), seen_after=st.integers(1, 8))

@@ -178,7 +178,7 @@ def test_draws_of_further_drafters(rate, overlap):
     assert drawn.mean() == pytest.approx(rate, abs=0.008)
     better = first if rate < 0.7 else drawn
     worse = drawn if rate < 0.7 else first
-    wrong = (worse & ~better).mean()  # never, where they share their luck
+    wrong = (worse & ~better).mean()  # never, where they share their draws
     independent = min(rate, 0.7) * (1 - max(rate, 0.7))
     assert wrong == pytest.approx((1 - overlap) * independent, abs=0.005)
     assert (more.draws(first[:50], 0.7, 5, 0, 0) == drawn[:50]).all()

@@ -148,7 +148,7 @@ def test_a_draft_begun_at_the_instant_of_the_rejection_has_begun():
     """t1 = 5, t2 = 10, k = 1, draws 01111, N = 5, many servers, no preemption.
 
     At 10 the second draft ends, the third begins, and then position 0 is rejected. The drafter is
-    at the third draft until 15, in vain, and only then drafts position 1: at 20, 2 at 25, 3 at 30.
+    at the third draft until 15, and only then drafts position 1: at 20, 2 at 25, 3 at 30.
     With preemption it would draft position 1 until 15. The new branch's passes: 10-20 over
     nothing; at 20 position 1 settles, its draft, made at that instant, stands; 20-30, 25-35, 30-40.
     """

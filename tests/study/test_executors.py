@@ -21,7 +21,7 @@ from click.testing import CliRunner
 import dsim as dsim_package
 from dsim.cli.main import main
 from dsim.errors import EngineError, UserError
-from dsim.study.executors import MOST_DEATHS, SMALL_TOKENS, Executor, Store, _of_worker
+from dsim.study.executors import MAX_DEATHS, SMALL_TOKENS, Executor, Store, _of_worker
 from dsim.study.loader import load
 
 needs_ray = pytest.mark.skipif(
@@ -302,10 +302,10 @@ def test_processes_survive_a_death(tmp_path):
 
 def test_work_that_kills_its_workers_is_given_up(tmp_path):
     log = tmp_path / "log"
-    with pytest.raises(EngineError, match=f"died {MOST_DEATHS} times"):
+    with pytest.raises(EngineError, match=f"died {MAX_DEATHS} times"):
         Executor(jobs=2).each(always_dies, str(log), range(8), Store(), lambda *_: None)
     # While one death is noticed the other worker may take up work, and die as well.
-    assert MOST_DEATHS <= len(log.read_text()) <= 2 * MOST_DEATHS
+    assert MAX_DEATHS <= len(log.read_text()) <= 2 * MAX_DEATHS
 
 
 def each_dies_once(shared):
@@ -319,9 +319,9 @@ def each_dies_once(shared):
 
 
 def test_deaths_over_different_work_are_not_added_up(tmp_path):
-    todo = {number: number for number in range(MOST_DEATHS + 1)}
+    todo = {number: number for number in range(MAX_DEATHS + 1)}
     found = Executor(jobs=1)._by_processes(each_dies_once, str(tmp_path), todo)
-    assert sorted(found) == [(n, n) for n in range(MOST_DEATHS + 1)]
+    assert sorted(found) == [(n, n) for n in range(MAX_DEATHS + 1)]
 
 
 def test_a_node_without_dsim_is_told_what_it_needs():

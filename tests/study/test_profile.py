@@ -163,7 +163,7 @@ def test_set_pair_wins_over_the_study_and_what_is_set_beside_it_wins_over_the_pa
     assert case.target.table[0] == (1, 19 * MS)
     constant = study_of(text, overrides=[f"pair={path}", "target.latency_model=constant"])
     assert case_of(constant.of_variant(0)).target.latency_ns == 20 * MS
-    # In a file, likewise: the axis and the drafter's latency stand beside the pair.
+    # In a file it is the same: the axis and the drafter's latency stand beside the pair.
     text = f'pair = "{path}"\n[drafter]\nlatency_relative = 0.5\n[grid]\nacceptance.rate = [0.2]\n'
     study = study_of(text)
     case = case_of(study.of_variant(0) | {"acceptance.rate": 0.2})

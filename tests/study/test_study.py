@@ -109,7 +109,7 @@ MISTAKES = {
     ),
     "value twice": (
         "[grid]\nlookahead = [1, 2, 1]",
-        "s.toml: grid.lookahead: a value stands there twice",
+        "s.toml: grid.lookahead: duplicate value",
     ),
     "range without step": (
         "[grid]\nlookahead = {start = 1, stop = 3}",

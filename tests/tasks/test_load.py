@@ -87,7 +87,10 @@ def test_every_problem_is_named_at_once():
         ('[workload]\ntrace_file = "nowhere.csv"', "cannot be read"),
         ("[grid]\ncluster.more_drafters = [[1, 2], [2, 1]]", "take lists as variants"),
         ("[workload]\nrate_per_s = 1e-10", "rate_per_s: expected"),
-        ("[workload]\nrate_per_s = 1e-5\nrequests = 1000000", "so many requests take 1.0e+11 s"),
+        (
+            "[workload]\nrate_per_s = 1e-5\nrequests = 1000000",
+            "this number of requests takes 1.0e+11 s",
+        ),
         ("[cluster]\nmttr_s = 1e300", "mttr_s: expected"),
         ("[cluster]\nnetwork_ms = 1e300", "network_ms: expected"),
         (

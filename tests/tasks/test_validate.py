@@ -402,7 +402,7 @@ def test_every_mistake_of_a_file_is_named(tmp_path) -> None:
     for words in (
         'tokns: unknown setting; did you mean "tokens"',
         "lookahead: expected a whole number",
-        "targets: a value stands there twice",
+        "targets: duplicate value",
         'did you mean "float32"',
     ):
         assert words in text

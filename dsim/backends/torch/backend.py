@@ -31,7 +31,7 @@ class Span(NamedTuple):
         first, end: the positions that it was for; it read the tokens before *end*.
         width, context: tokens fed, and tokens that the cache held.
         begin_ns: when the algorithm asked for it (ns since time zero).
-        start_ns, end_ns: when its worker began and had finished, likewise.
+        start_ns, end_ns: when its worker began and had finished it, on the same clock.
         forward_ns: the forward alone, by the worker's clock.
     """
 

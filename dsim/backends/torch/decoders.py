@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 STATIC_WIDTHS = (1, 2, 4, 8, 16)  # of compiled forwards; those between are padded
-MOST_COMPILED = 64  # graphs of one function; torch gives up at 8, and a worker may have two models
+MAX_COMPILED = 64  # graphs of one function; torch gives up at 8, and a worker may have two models
 # The loop over the kernels in C++, too: a third of a small model's forward is that loop in Python.
 ON_CPU = ("cpp_wrapper", "cpp_wrapper_build_separate")
-LONGEST_NGRAM = 3
+MAX_NGRAM = 3
 CERTAIN = 30.0  # the logit of what an n-gram drafter guesses; all others have 0
 
 
@@ -158,7 +158,7 @@ class StaticTransformer(Transformer):
         import torch._dynamo.config
         import torch._inductor
 
-        torch._dynamo.config.recompile_limit = MOST_COMPILED
+        torch._dynamo.config.recompile_limit = MAX_COMPILED
         how: dict[str, Any] = {}
         if self.device.startswith("cuda"):
             how["mode"] = "reduce-overhead"  # CUDA graphs
@@ -278,7 +278,7 @@ def gist(error: Exception) -> str:
 
 def lookup(text: Sequence[int]) -> int:
     """The token that followed the last earlier occurrence of the end of *text*."""
-    for size in range(min(LONGEST_NGRAM, len(text) - 1), 0, -1):
+    for size in range(min(MAX_NGRAM, len(text) - 1), 0, -1):
         end = text[-size:]
         for start in range(len(text) - size - 1, -1, -1):
             if text[start : start + size] == end:

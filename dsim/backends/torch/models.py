@@ -90,7 +90,8 @@ def specs(
 
     Args:
         target: see :class:`ModelSpec`.
-        drafter: likewise, or ``skip:4,14,17``: the target without these layers, or
+        drafter: the drafter in the same forms, or ``skip:4,14,17``: the target without these
+            layers, or
             ``skip:auto=3``: without the three it can best do without, as read on the prompts that
             ship for stories, or on others: ``skip:auto=3@FILE``.
         dtype: of both.
@@ -241,7 +242,7 @@ def load_model(spec: ModelSpec, device: str) -> Any:
     more: dict[str, Any] = {"dtype": dtype, "use_safetensors": True}
     if Path(spec.name).suffix == ".gguf":
         del more["use_safetensors"]
-        # Weights left packed would be unpacked anew in every forward.
+        # Weights left packed would be unpacked again in every forward.
         if hasattr(transformers, "GgufConfig"):
             more["quantization_config"] = transformers.GgufConfig(dequantize=True)
     try:

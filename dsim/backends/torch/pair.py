@@ -18,7 +18,7 @@ class Pair:
     """A target and a drafter that fit together.
 
     Attributes:
-        target, drafter: which ones.
+        target, drafter: the two model specs.
         tokenizer: that of both.
         vocab: how many tokens both know.
         context_tokens: the longest text, prompt and output, that both can read.

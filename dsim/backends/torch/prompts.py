@@ -37,7 +37,7 @@ def load(name: str, option: str = "--prompts") -> list[Prompt]:
     """The prompts called *name*: a set that ships, ``all`` of these sets, or a JSONL file.
 
     A line is an object with the text in ``prompt`` and, if it likes, ``id`` and ``task``. A text
-    that stands there twice is taken once.
+    that occurs several times is taken once.
 
     Raises:
         UserError: there is no such set or file, or it holds something else.

@@ -120,7 +120,7 @@ class Workers:
                 with hold_interrupts():
                     process.start()
                     theirs.close()  # so that the pipe breaks when the worker dies
-                    line = Line(name, rank, ours, process.sentinel, _obituary(process))
+                    line = Line(name, rank, ours, process.sentinel, _exit_reason(process))
                     self.processes.append(process)
                     self.lines.append(line)
             self.ready: list[Ready] = [
@@ -182,7 +182,7 @@ class Workers:
             all_cores: whether the first target's worker, and the drafter's if it is another, get
                 the cores and threads of all workers.
             hold_ns: see :class:`dsim.backends.torch.Begin`.
-            stop_ids: likewise.
+            stop_ids: tokens that end the text.
 
         Raises:
             UserError: the prompt is empty, or too long with *tokens* to come.
@@ -356,8 +356,8 @@ def _first_replies(lines: Sequence[Line], timeout_ns: int) -> list[Reply]:
         raise EngineError(f"{error} (while loading)") from error
 
 
-def _obituary(process: BaseProcess) -> Callable[[], str]:
-    def obituary() -> str:
+def _exit_reason(process: BaseProcess) -> Callable[[], str]:
+    def exit_reason() -> str:
         process.join(5)
         code = process.exitcode
         if code is None:
@@ -371,7 +371,7 @@ def _obituary(process: BaseProcess) -> Callable[[], str]:
         hint = " (the system does that when memory runs out)" if name == "SIGKILL" else ""
         return f"killed by {name}{hint}"
 
-    return obituary
+    return exit_reason
 
 
 def _takes_turns(algorithm: str) -> bool:

@@ -96,7 +96,7 @@ def latency(
         begin = Begin(text, rule, ("target",))
         exchange(workers.targets, [begin] * len(workers.targets), timeout_ns=workers.watchdog_ns)
         for width in widths:
-            # The same request again and again: its rows are fed anew each time.
+            # The same request again and again: its rows are fed again each time.
             request = ([i % workers.pair.vocab for i in range(width)], 1)
             for load in loads:
                 lines = workers.targets[:load]

@@ -122,7 +122,7 @@ def load(path: Path, overrides: Mapping[str, Any] | None = None) -> MeasureStudy
             one = checked(table, known, where)
             if str(one.get("name")) in found:
                 problems.append(
-                    Problem(source, where + "name", f"{show(one['name'])} stands there twice")
+                    Problem(source, where + "name", f"{show(one['name'])} is a duplicate")
                 )
             found[str(one.get("name"))] = one
         return found

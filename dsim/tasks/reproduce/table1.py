@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
-LONGEST_LOOKAHEAD = 50  # of Table 1 without the paper's three
+MAX_LOOKAHEAD = 50  # of Table 1 without the paper's three
 RATIOS = (1.0, 2.0, 5.0, 10.0)  # TTFT / TPOT
 
 
@@ -61,7 +61,7 @@ class Table1:
         self.published = np.array([s["published.speedup_vs_si"] for s in settings])
         self.repeats = study.settings["repeats"]
         self.speedup, self.lookahead = self._speedups(study)
-        full = f"grid.lookahead={{start=1, stop={LONGEST_LOOKAHEAD}, step=1}}"
+        full = f"grid.lookahead={{start=1, stop={MAX_LOOKAHEAD}, step=1}}"
         self.free, self.free_lookahead = self._speedups(
             studies.load(path, [full, "grid.targets=[7]"])
         )
@@ -160,7 +160,7 @@ class Table1:
         yield TextTable(
             title="Table 1: speed-up of DSI over SI",
             caption=f"50 tokens, {self.repeats:,} runs; 1 … 7 target servers. Lookahead: the best "
-            f"of SI, of DSI. Free: the best of 1 … {LONGEST_LOOKAHEAD} instead of 1, 5, 10.",
+            f"of SI, of DSI. Free: the best of 1 … {MAX_LOOKAHEAD} instead of 1, 5, 10.",
             head=["pair", "published", "simulated", "lookahead", "free", "lookahead"],
             rows=[
                 [

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dsim.tasks.validate.settings import Configuration
 
 
-FEWEST_SEEN = 4  # forwards of one width, for a row of its own in a latency table
+MIN_SEEN = 4  # forwards of one width, for a row of its own in a latency table
 RATE_DRAWS = 12  # simulated texts for each measured one, for a prediction from the rate
 TRACE_DRAWS = 8  # simulations of each measurement, which differ by how long forwards take
 FITS = 15  # until costs and paces fit each other
@@ -62,7 +62,7 @@ COUNTS = next(iter(STATISTICS))
 def table_of(forwards: Sequence[Forwarded]) -> tuple[tuple[int, int], ...]:
     """Mean latency (ns) by width, widths that were seen often enough."""
     seen = by_width(forwards)
-    fewest = min(FEWEST_SEEN, max(map(len, seen.values()), default=0))
+    fewest = min(MIN_SEEN, max(map(len, seen.values()), default=0))
     return tuple(
         (width, max(1, round(float(np.mean(took)))))
         for width, took in seen.items()
@@ -111,7 +111,7 @@ class Calibration:
 
     Attributes:
         costs: for each configuration and role, latency by width at pace 1.
-        paces: likewise the pace of each calibration run.
+        paces: pace of each calibration run, by configuration and role.
         rate: acceptance rate.
         drafts: how many drafts it is the rate of.
     """
@@ -146,7 +146,7 @@ class Calibration:
         """The case whose simulation predicts *configuration*.
 
         Args:
-            configuration: what.
+            configuration: what to simulate.
             tokens: ``N``.
             acceptance: its draws are up to the caller.
             run: at the pace of this calibration run; ``None``: at pace 1.

@@ -24,7 +24,7 @@ RESAMPLES = 200
 
 
 def noise_of(repeats: Sequence[Sequence[float]]) -> np.ndarray:
-    """By how much (relative) the faster half of a text's *repeats* would differ if done anew.
+    """By how much (relative) the faster half of a text's *repeats* would differ if done again.
 
     Resampled from the repeats, with the factor that makes up for their being few.
     """
@@ -64,7 +64,7 @@ class Row:
         texts: for each of ``STATISTICS``.
         repeats: by how much (relative) each measurement differs from the one before it, of the
             same text.
-        noise: by how much (relative) the measured times would differ if measured anew: what no
+        noise: by how much (relative) the measured times would differ if measured again: what no
             prediction can be better than.
         cores: how many CPU cores it has, if it computes there.
     """
@@ -154,7 +154,7 @@ class Validation:
         stalls: measurements done again because the machine stood still meanwhile.
         rate: acceptance rate of the measured texts, which no prediction knows.
         repeatability: median difference of two measurements of one text; ``None`` if there is one.
-        noise: median error of a prediction that is right, because of few repeats; likewise.
+        noise: median error of a prediction that is right, because of few repeats.
     """
 
     settings: dict[str, Any]

@@ -41,11 +41,11 @@ if TYPE_CHECKING:
     from dsim.tasks.validate.settings import Configuration
 
 
-MOST_RETRIES = 3
+MAX_RETRIES = 3
 
 
 class Steady:
-    """Measures anew when the machine has stood still meanwhile.
+    """Measures again when the machine has stood still meanwhile.
 
     Args:
         bench: what is measured.
@@ -70,7 +70,7 @@ class Steady:
     def measure(self, text: int, configuration: Configuration) -> Measured:
         """As :meth:`Bench.measure`."""
         usual_ns = self.usual_ns[configuration]
-        for _ in range(MOST_RETRIES):
+        for _ in range(MAX_RETRIES):
             measured = self.bench.measure(text, configuration)
             if not any(is_stall(f.took_ns, usual_ns[f.role]) for f in measured.forwards):
                 return measured
@@ -120,7 +120,7 @@ def validate(
             other = calibration_texts[turn % len(calibration_texts)]
             # There and back: fewer changes of algorithm, and nobody always comes after the same.
             for c in reversed(wanted) if turn % 2 else wanted:
-                # Side by side, so that both meet the same weather.
+                # Back to back, so that both see the same machine load.
                 seen[c].append(steady.measure(other, c).forwards)
                 found[c][number].append(steady.measure(texts[number], c))
     except BaseException:

@@ -92,7 +92,7 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> dict[
         else:
             wrong = next(filter(None, map(setting.problem, value)), None)
             if wrong is None and len(set(value)) < len(value):
-                wrong = "a value stands there twice"
+                wrong = "duplicate value"
         if wrong:
             problems.append(Problem(source, key, wrong))
     if problems:
