@@ -274,8 +274,8 @@ SETTINGS: tuple[Setting, ...] = (
         default=0.0,
         low=0,
         high=1,
-        meaning="multidsi: how correlated the drafters' acceptances are; 0: independent of the first "
-        "drafter's; 1: of two drafters the better is right wherever the other is",
+        meaning="multidsi: how correlated the drafters' acceptances are; 0: independent of the "
+        "first drafter's; 1: of two drafters the better is right wherever the other is",
     ),
     Setting(
         key="acceptance.model",
