@@ -333,7 +333,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=0.0,
         low=0,
         high=0.5,
-        meaning="standard deviation of the rate over repeats (dsim load: over requests), a beta "
+        meaning="standard deviation of the rate over repeats (in a deployment: over requests), a beta "
         "distribution",
     ),
     Setting(
