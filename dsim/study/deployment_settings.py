@@ -46,52 +46,52 @@ def _fleet_settings(model: str) -> tuple[Setting, ...]:
             f"cluster.{model}_batch",
             1,
             "forwards",
-            f"most forwards, of different requests, that a {model} server does as one",
+            f"maximum batch size of a {model} server: forwards of different requests run as one",
             low=1,
         ),
         _number(
             f"cluster.{model}_context_ms",
             0.0,
             "ms / 1000 tokens",
-            f"what a forward of the {model} takes longer for its context",
+            f"extra latency of a {model} forward per 1,000 tokens of context",
         ),
         _number(
             f"cluster.{model}_sequence_ms",
             0.0,
             "ms",
-            "what a batch takes longer for each forward but the first",
+            f"extra latency of a {model} batch for each forward after the first",
         ),
         _number(
             f"cluster.{model}_prefill_ms",
             0.0,
             "ms / 1000 tokens",
-            f"reading the prompt, on each {model} server that has not cached it; "
-            "0: as first_latency_ms says",
+            f"time to read the prompt on each {model} server that has not cached it; "
+            f"0: {model}.first_latency_ms holds",
         ),
         _number(
             f"cluster.{model}_kv_tokens",
             0,
             "tokens",
-            f"what the KV memory of a {model} server holds; 0: no limit",
+            f"capacity of the KV memory of a {model} server; 0: no limit",
         ),
         _number(
             f"cluster.gpus_per_{model}",
             1.0,
             "GPUs",
-            f"of one {model} server",
+            f"number of GPUs of one {model} server",
         ),
         _number(
             f"cluster.{model}_watts",
             None,
             "W",
-            f"what one GPU of a {model} server draws while it computes, and",
+            f"power of one GPU of a {model} server under load; not set: energy is not counted",
             type="float",
         ),
         _number(
             f"cluster.{model}_idle_watts",
             None,
             "W",
-            "while it does not; not set: energy is not counted",
+            f"power of one GPU of a {model} server when idle; not set: energy is not counted",
             type="float",
         ),
     )
@@ -119,17 +119,29 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         meaning="poisson; gamma: with bursts; closed: users who wait for the answer; "
         "trace: replay workload.trace_file, or workload.trace",
     ),
-    _number("workload.requests", 500, "requests", "how many are sent", low=1, high=2**31),
+    _number("workload.requests", 500, "requests", "number of requests sent", low=1, high=2**31),
     _number("workload.rate_per_s", 1.0, "requests / s", "mean arrival rate", low=MIN_RATE_PER_S),
     _number(
-        "workload.cv", 2.0, "", "gamma: standard deviation / mean of the time between", above=True
+        "workload.cv",
+        2.0,
+        "",
+        "gamma: standard deviation / mean of the time between arrivals",
+        above=True,
     ),
-    _number("workload.users", 8, "users", "closed: how many there are", low=1),
+    _number("workload.users", 8, "users", "closed: number of users", low=1),
     _number("workload.think_ms", 0.0, "ms", "closed: mean time between answer and next request"),
     _number("workload.prompt_tokens", 0, "tokens", "length of a prompt, or its mean", high=10**9),
-    _number("workload.prompt_cv", 0.0, "", "above 0: lengths of prompts are lognormal"),
     _number(
-        "workload.output_cv", 0.0, "", "above 0: lengths of answers are lognormal, mean tokens"
+        "workload.prompt_cv",
+        0.0,
+        "",
+        "standard deviation / mean of prompt lengths (lognormal); 0: constant",
+    ),
+    _number(
+        "workload.output_cv",
+        0.0,
+        "",
+        "standard deviation / mean of output lengths (lognormal, mean: tokens); 0: constant",
     ),
     _number(
         "workload.acceptance_drift",
@@ -152,7 +164,7 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         type="str",
         default=None,
         sweep=False,
-        meaning="trace: the text of such a file; a results folder keeps it so",
+        meaning="trace: the text of a trace file; a results folder keeps traces in this form",
     ),
     _number(
         "workload.warm_up",
@@ -174,9 +186,9 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         meaning="multidsi: servers of each further drafter, one number for all or a list; what "
         "else is said of drafter servers holds for them, with times in proportion to the latency",
     ),
-    _of_more("gpus_per_more_drafter", "GPUs", "of one server of a further drafter"),
-    _of_more("more_drafter_watts", "W", "as cluster.drafter_watts, of further drafters"),
-    _of_more("more_drafter_idle_watts", "W", "as cluster.drafter_idle_watts"),
+    _of_more("gpus_per_more_drafter", "GPUs", "number of GPUs of one server of a further drafter"),
+    _of_more("more_drafter_watts", "W", "power of one GPU of a further drafter under load"),
+    _of_more("more_drafter_idle_watts", "W", "power of one GPU of a further drafter when idle"),
     Setting(
         key="cluster.affinity",
         type="bool",
@@ -190,15 +202,18 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         default=None,
         unit="ms",
         sweep=False,
-        meaning="instead of cluster.network_ms: the delay of each target server's link, as many",
+        meaning="instead of cluster.network_ms: one delay for each target server's link",
     ),
-    _number("cluster.network_cv", 0.0, "", "their standard deviation / mean (lognormal jitter)"),
-    _number("cluster.dispatch_ms", 0.0, "ms", "what each dispatch of a target pass costs"),
+    _number(
+        "cluster.network_cv", 0.0, "", "standard deviation / mean of network delays (lognormal)"
+    ),
+    _number("cluster.dispatch_ms", 0.0, "ms", "extra time for each dispatch of a target pass"),
     _number(
         "cluster.hosts",
         0,
         "hosts",
-        "how many hosts share all servers, which slow each other there; 0: one host each",
+        "number of hosts that all servers share; servers of a host slow each other; "
+        "0: one host per server",
     ),
     Setting(
         key="cluster.slowdown",
@@ -209,9 +224,13 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         "compute; the last value holds for more",
     ),
     _number("cluster.mtbf_s", 0.0, "s", "mean time to a target server's failure; 0: none fails"),
-    _number("cluster.mttr_s", 60.0, "s", "mean time until it is back", above=True),
-    _number("cluster.drafter_mtbf_s", 0.0, "s", "as cluster.mtbf_s, for drafter servers"),
-    _number("cluster.drafter_mttr_s", 60.0, "s", "as cluster.mttr_s", above=True),
+    _number("cluster.mttr_s", 60.0, "s", "mean time to repair of a target server", above=True),
+    _number(
+        "cluster.drafter_mtbf_s", 0.0, "s", "mean time to a drafter server's failure; 0: none fails"
+    ),
+    _number(
+        "cluster.drafter_mttr_s", 60.0, "s", "mean time to repair of a drafter server", above=True
+    ),
     Setting(
         key="cluster.faults",
         type="list of tables",
@@ -241,14 +260,29 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         type="int",
     ),
     _number("cluster.price_per_gpu_hour", 0.0, "", "price per GPU-hour, in any currency"),
-    _number("slo.ttft_ms", None, "ms", "goodput counts requests that keep this: first token"),
-    _number("slo.tpot_ms", None, "ms", "… time per output token after the first"),
-    _number("slo.latency_ms", None, "ms", "… last token"),
+    _number(
+        "slo.ttft_ms",
+        None,
+        "ms",
+        "goodput counts requests whose first token comes within this time",
+    ),
+    _number(
+        "slo.tpot_ms",
+        None,
+        "ms",
+        "goodput counts requests whose mean time per further token is within this",
+    ),
+    _number(
+        "slo.latency_ms",
+        None,
+        "ms",
+        "goodput counts requests whose last token comes within this time",
+    ),
     _number(
         "max_load",
         1.0,
         "",
-        "refuse cases whose offered load is this or more: their queues would grow for ever",
+        "refuse cases whose offered load is this or more: their queues would grow without bound",
         above=True,
         sweep=False,
     ),

@@ -72,7 +72,7 @@ def _model_settings(model: str) -> tuple[Setting, ...]:
             type="str",
             default="constant",
             choices=LATENCY_MODELS,
-            meaning="how the latency of a forward comes about",
+            meaning="distribution of the latency of a forward",
         ),
         Setting(
             key=f"{model}.latency_cv",
@@ -124,7 +124,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=list(COMPARED),
         choices=ORCHESTRATIONS,
         sweep=False,
-        meaning="what to simulate",
+        meaning="the algorithms to simulate",
     ),
     Setting(
         key="engine",
@@ -151,7 +151,7 @@ SETTINGS: tuple[Setting, ...] = (
         low=1,
         high=10_000_000,
         unit="tokens",
-        meaning="N, to generate",
+        meaning="N, the number of tokens to generate",
     ),
     Setting(
         key="repeats",
@@ -177,7 +177,7 @@ SETTINGS: tuple[Setting, ...] = (
         low=1,
         high=10_000_000,
         unit="tokens",
-        meaning="k, drafts per block; where it adapts, of the first block",
+        meaning="k, drafts per block; with an adaptive policy, drafts of the first block",
     ),
     Setting(
         key="lookahead_policy",
@@ -211,8 +211,8 @@ SETTINGS: tuple[Setting, ...] = (
         default=0.3,
         low=0,
         high=1,
-        meaning="confidence: the part of the variance of the draws that it explains; 0: it says "
-        "nothing, 1: it knows",
+        meaning="confidence: how well confidence predicts acceptance (share of variance "
+        "explained); 0: not at all, 1: perfectly",
     ),
     Setting(
         key="targets",
@@ -258,7 +258,7 @@ SETTINGS: tuple[Setting, ...] = (
         low=0,
         above=True,
         unit="ms",
-        meaning="multidsi: latencies of a draft of further drafters, one or a list",
+        meaning="multidsi: latency of one draft of each further drafter, a number or a list",
     ),
     Setting(
         key="more_drafters.acceptance_rate",
@@ -266,7 +266,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=None,
         low=0,
         high=1,
-        meaning="multidsi: their acceptance rates, as many",
+        meaning="multidsi: acceptance rate of each further drafter, as many numbers as latencies",
     ),
     Setting(
         key="more_drafters.overlap",
@@ -349,7 +349,7 @@ SETTINGS: tuple[Setting, ...] = (
         type="str",
         default=None,
         sweep=False,
-        meaning="trace: a text file with one such line for each prompt",
+        meaning="trace: a text file with one line of 0 and 1 for each prompt",
     ),
     Setting(
         key="published.speedup_vs_si",
@@ -359,7 +359,7 @@ SETTINGS: tuple[Setting, ...] = (
         above=True,
         sweep=False,
         unit="×",
-        meaning="what somebody else found for the speed-up of DSI over SI; shown beside ours, "
+        meaning="published speed-up of DSI over SI; shown beside the simulated one, "
         "and used for nothing else",
     ),
     Setting(
@@ -427,14 +427,14 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         type="str",
         default=DEFAULT,
         choices=ORCHESTRATIONS,
-        meaning="heatmap, map, marginal: the algorithm",
+        meaning="heatmap, map, marginal: the algorithm to show",
     ),
     Setting(
         key="against",
         type="str",
         default=REFERENCES[0],
         choices=BEST,
-        meaning="heatmap: what it is compared with; best: the better of non-SI and SI",
+        meaning="heatmap: the algorithm to compare with; best: the better of non-SI and SI",
     ),
     Setting(
         key="value",
