@@ -333,8 +333,8 @@ SETTINGS: tuple[Setting, ...] = (
         default=0.0,
         low=0,
         high=0.5,
-        meaning="standard deviation of the rate over repeats (in a deployment: over requests), a beta "
-        "distribution",
+        meaning="standard deviation of the rate over repeats (in a deployment: over requests), a "
+        "beta distribution",
     ),
     Setting(
         key="acceptance.trace",
