@@ -181,7 +181,7 @@ class Workers:
             together: whether the first target's worker does the drafts as well.
             all_cores: whether the first target's worker, and the drafter's if it is another, get
                 the cores and threads of all workers.
-            hold_ns: see :class:`dsim.backends.torch.Begin`.
+            hold_ns: see :class:`dsim.backends.torch.protocol.Begin`.
             stop_ids: tokens that end the text.
 
         Raises:
