@@ -208,7 +208,7 @@ def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[st
         pairs,
         options["out"],
         lambda pair: generation.workers_of(
-            pair, options | {"targets": options["targets"] or 1}, REFERENCES[:1]
+            pair, options | {"targets": options["targets"] or 1}, list(REFERENCES[:1])
         ),
         progress=lambda now: click.echo(f"… {now}", err=True),
     ):
@@ -299,7 +299,7 @@ def latency(
     pair = generation.pair_from_options(options)
     ids = [generation.encode(pair, prompt.text, chat=False) for prompt in known]
     longest = max(max(map(len, ids)) + options["tokens"], max(contexts) + max(widths))
-    with generation.workers_of(pair, options, REFERENCES[:1], longest) as workers:
+    with generation.workers_of(pair, options, list(REFERENCES[:1]), longest) as workers:
         table = measuring.latency(
             workers,
             ids,
@@ -360,7 +360,7 @@ def acceptance(
     ids = [generation.encode(pair, p.text, chat=options["chat"]) for p in known]
     options["targets"] = options["targets"] or 1
     longest = max(map(len, ids)) + options["tokens"]
-    with generation.workers_of(pair, options, REFERENCES[:1], longest) as workers:
+    with generation.workers_of(pair, options, list(REFERENCES[:1]), longest) as workers:
         report = measuring.acceptance(
             workers,
             [(p.task, one) for p, one in zip(known, ids, strict=True)],

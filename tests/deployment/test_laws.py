@@ -88,11 +88,17 @@ def test_servers_to_spare_make_requests_independent(deployment, draws, requests)
         policy=dataclasses.replace(deployment.policy, quality=1.0),
         targets=FleetSpec(servers=len(requests) * deployment.most_passes),
         drafters=FleetSpec(servers=len(requests)),
-        # So that their random draws are the same for each request.
+        # So that their random draws are the same for each request. No prompt is read: a forward
+        # that holds its server to the end sends its request to another, which had to read it.
         more_drafters=tuple(
             dataclasses.replace(
                 pool,
-                drafter=dataclasses.replace(pool.drafter, rate=1.0, overlap=1.0),
+                drafter=dataclasses.replace(
+                    pool.drafter,
+                    latency=Latency(latency_ns=pool.drafter.latency.latency_ns),
+                    rate=1.0,
+                    overlap=1.0,
+                ),
                 servers=FleetSpec(servers=len(requests)),
             )
             for pool in deployment.more_drafters

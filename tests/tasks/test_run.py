@@ -67,13 +67,6 @@ def contents(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("small") / "out"
-    run_study(loads(SMALL), folder)
-    return folder
-
-
 def test_what_is_in_a_results_folder(small):
     assert sorted(contents(small)) == [
         "01-dsi-vs-best.png",
