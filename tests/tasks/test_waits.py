@@ -171,7 +171,7 @@ def test_too_many_servers_to_wait():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--backend wallclok", "is not one of 'simulated', 'wallclock'"),
+        ("--backend wallclok", "--backend: expected one of simulated, wallclock, got wallclok"),
         ("--backend wallclock --engine vector", 'engine: "vector" simulates; backend is'),
         ("--backend wallclock --jobs 2", "--jobs is for simulation; real waits go one by one"),
         ("--backend wallclock --executor ray", "--executor is for simulation"),
