@@ -133,9 +133,10 @@ def _run(
 
     from dsim.study import loader as studies
     from dsim.study import requests
+    from dsim.study.deployment_settings import DEPLOYMENT
     from dsim.study.folder import RunInterrupted, unfinished_study
     from dsim.tasks import waits
-    from dsim.tasks.run import DEPLOYMENT, run_study, write_trace
+    from dsim.tasks.run import run_study, write_trace
 
     if resume is not None:
         if study is not None or overrides or engine or backend or out or as_json:
@@ -148,12 +149,12 @@ def _run(
         raise UserError("name a study, like heatmap or my.toml; see dsim studies")
     else:
         loaded = studies.load(study, overrides)
-        if loaded.kind != DEPLOYMENT:
+        if loaded.kind != DEPLOYMENT.name:
             more = [f'{k}="{v}"' for k, v in (("engine", engine), ("backend", backend)) if v]
             overrides = [*overrides, *more]
             loaded = studies.load(study, overrides) if more else loaded
         folder = out or default_folder(study, overrides, loaded.to_toml())
-    of_requests = loaded.kind == DEPLOYMENT
+    of_requests = loaded.kind == DEPLOYMENT.name
     unfit, kind = (OF_TEXTS, "a deployment") if of_requests else (OF_DEPLOYMENTS, "single requests")
     for name, option in _given(unfit):
         raise UserError(f"{option}: this is a study of {kind}: {unfit[name]}")

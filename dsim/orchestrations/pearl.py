@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits
+from dsim.orchestrations.verdict import settle_verdict
 from dsim.units import to_ms
 
 if TYPE_CHECKING:
@@ -25,12 +26,10 @@ def pearl(
     drafter: ServerPort, target: ServerPort, output: Output, plan: Plan
 ) -> Generator[Forward]:
     """Verify what is pending while up to ``plan.tokens`` fresh drafts are made, and again."""
-    tokens, verify = output.tokens, target.backend.verify
-    judged, ends = plan.judged, plan.ends
+    tokens, ends = output.tokens, plan.ends
     last = output.wanted - 1  # the one position that never needs a draft
     while not output.finished:
-        settled = output.settled
-        forward = target.forward(settled)
+        forward = target.forward(output.settled)
         for _ in range(min(plan.tokens, last - len(tokens))):
             draft = drafter.forward(len(tokens))
             yield draft
@@ -38,15 +37,7 @@ def pearl(
             if ends is not None and ends(len(tokens) - 1):
                 break
         yield forward
-        # The target's own token, behind what was pending, judges the first fresh draft.
-        drafts = tokens[settled : forward.end + 1]
-        accepted, token = verify(forward, settled, drafts)
-        if judged is not None and drafts:
-            judged(accepted, len(drafts))
-        if accepted == forward.end + 1 - settled:
-            output.settle_drafts(accepted)
-        else:
-            output.settle(accepted, token)
+        settle_verdict(forward, target, output, plan)  # judges the first fresh draft as well
 
 
 def start(setup: Setup) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.events.order import AFTER_PASSES
 from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits
+from dsim.orchestrations.verdict import settle_verdict
 from dsim.units import to_ms
 
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ class PipeSpec:
         self.env.schedule(turn, AFTER_PASSES)  # type: ignore[arg-type]
 
     def _verifying(self) -> Generator[Event]:
-        output, tokens, verify = self.output, self.tokens, self.target.backend.verify
-        judged = self.plan.judged
+        output, tokens = self.output, self.tokens
         while not output.finished:
             settled = output.settled
             wanted = min(settled + self.plan.tokens - 1, self.last)
@@ -75,14 +75,7 @@ class PipeSpec:
                 yield self.step
             forward = self.target.forward(settled)
             yield forward
-            drafts = tokens[settled : forward.end + 1]
-            accepted, token = verify(forward, settled, drafts)
-            if judged is not None and drafts:
-                judged(accepted, len(drafts))
-            if accepted == forward.end + 1 - settled:
-                output.settle_drafts(accepted)
-            else:
-                output.settle(accepted, token)
+            settle_verdict(forward, self.target, output, self.plan)
             if output.finished:
                 break
             if self.step is not None:

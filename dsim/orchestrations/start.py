@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import traceback
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dsim.errors import EngineError, PluginError, UserError
 from dsim.events.order import DRAFT, PASS
@@ -56,6 +56,11 @@ class PrivateSetup:
         ]
         self.target_backend = target_backend
         self.asked: Servers | None = None
+        self._of_target: dict[str, Any] = {
+            "role": "target",
+            "priority": PASS,
+            "keep_history": keep_history,
+        }
 
     def drafter(self, number: int = 0) -> Server:
         """See :class:`dsim.events.ports.Setup`."""
@@ -63,26 +68,13 @@ class PrivateSetup:
 
     def target(self) -> Server:
         """See :class:`dsim.events.ports.Setup`."""
-        self.asked = server = Server(
-            self.env,
-            self.target_backend,
-            self.output,
-            role="target",
-            priority=PASS,
-            keep_history=self.keep_history,
-        )
+        self.asked = server = Server(self.env, self.target_backend, self.output, **self._of_target)
         return server
 
     def targets(self) -> Pool:
         """See :class:`dsim.events.ports.Setup`."""
         self.asked = pool = Pool(
-            self.env,
-            self.target_backend,
-            self.output,
-            role="target",
-            priority=PASS,
-            keep_history=self.keep_history,
-            count=self.count,
+            self.env, self.target_backend, self.output, count=self.count, **self._of_target
         )
         return pool
 

@@ -15,6 +15,7 @@ from dsim.report.analysis import is_number
 from dsim.report.charts import Panel, draw
 from dsim.report.style import colour, describe
 from dsim.study.columns import column_of
+from dsim.study.requests import OVER_TIME
 from dsim.study.study import Chart
 
 if TYPE_CHECKING:
@@ -84,9 +85,8 @@ def _over_time(backlogs: Sequence[Backlog], number: int) -> Panel:
     same = len(set(points)) == 1
     if not same:
         names = [f"{name}, {point}" for name, point in zip(names, points, strict=True)]
-    columns = ["time_s", "in_system", "target", "drafter"]
     parts = [
-        pd.DataFrame(np.round(one.over_time, 4), columns=columns).assign(series=name)
+        pd.DataFrame(np.round(one.over_time, 4), columns=list(OVER_TIME)).assign(series=name)
         for name, one in zip(names, last.values(), strict=True)
     ]
     table = pd.concat(parts)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.orchestrations import ORCHESTRATIONS, title_of
 from dsim.report.tables import TextTable
+from dsim.study.columns import column_of
 from dsim.words import show
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def tables(frame: pd.DataFrame, axes: Sequence[str]) -> tuple[TextTable, TextTab
     fast, takes = [], []
     for row in frame.to_dict("records"):
         name = [*([row["variant"]] if variants else []), title_of(row["algorithm"])]
-        name += [_value(row[axis.replace(".", "_")]) for axis in axes]
+        name += [_value(row[column_of(axis)]) for axis in axes]
         if row["status"] == "refused":
             line = [*name, f"load {max(row['offered_target'], row['offered_drafter']):.2f}"]
             fast.append(line + ["–"] * (len(fast_heads) - len(line)))
@@ -109,17 +110,30 @@ def tables(frame: pd.DataFrame, axes: Sequence[str]) -> tuple[TextTable, TextTab
     )
 
 
-def skipped(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
-    """A note for each case that was not simulated; the reason in full is known to the run only."""
-    notes = []
-    for row in frame[frame["status"] == "refused"].to_dict("records"):
-        name = [row["variant"], row["algorithm"]]
-        name += [f"{axis} = {show(row[axis.replace('.', '_')])}" for axis in axes]
-        load = max(row["offered_target"], row["offered_drafter"])
-        notes.append(
-            f"Not simulated: {', '.join(filter(None, name))}: the offered load is {load:.2f}."
-        )
-    return notes
+def notes(
+    frame: pd.DataFrame, axes: Sequence[str], refusals: Sequence[str] | None = None
+) -> list[str]:
+    """What the reader of the results must not overlook.
+
+    Args:
+        frame: the results, one row a case.
+        axes: the settings that its grid varies.
+        refusals: why cases were not simulated. ``None``: their offered load is all that is known.
+    """
+    skipped, growing = [], []
+    for row in frame.to_dict("records"):
+        parts = [row["variant"], row["algorithm"]]
+        parts += [f"{axis} = {show(row[column_of(axis)])}" for axis in axes]
+        name = ", ".join(filter(None, parts))
+        if row["status"] == "refused":
+            load = max(row["offered_target"], row["offered_drafter"])
+            skipped.append(f"Not simulated: {name}: the offered load is {load:.2f}.")
+        elif row["status"] == "backlog grows":
+            growing.append(
+                f"The backlog grew all through the run of {name}: it cannot keep up, and its "
+                "latencies say only how long this run was."
+            )
+    return [*(skipped if refusals is None else refusals), *growing]
 
 
 def _value(value: Any) -> str:

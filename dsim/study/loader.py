@@ -429,7 +429,7 @@ class _Loader:
 
     def check(self, study: Study) -> None:
         """What is right only together with other settings."""
-        if study.kind == "deployment":
+        if study.kind == DEPLOYMENT.name:
             check_deployment_charts(self.problems, study)
             check_together(self.problems, study)
             if study.case_count <= study.settings["max_cases"]:

@@ -103,11 +103,6 @@ def check(case: DeploymentCase) -> str:
     return ""
 
 
-def simulate(case: DeploymentCase, max_load: float = 1.0) -> CaseResult:
-    """Simulate *case*, unless its load cannot be served."""
-    return _result_of(case, [replicate(case, r, max_load) for r in range(case.replications)])
-
-
 def replicate(case: DeploymentCase, replication: int, max_load: float = 1.0) -> Replicated:
     """Simulate one replication of *case*, unless its load cannot be served."""
     offered = offered_load(case.deployment, case.workload)
@@ -297,16 +292,9 @@ def table(found: Sequence[CaseResult]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def notes(found: Sequence[CaseResult]) -> list[str]:
-    """What the reader of the results must not overlook."""
-    lines = [f"Not simulated: {one.case.name}: {one.refused}." for one in found if one.refused]
-    lines += [
-        f"The backlog grew all through the run of {one.case.name}: it cannot keep up, and its "
-        "latencies say only how long this run was."
-        for one in found
-        if one.status == "backlog grows"
-    ]
-    return lines
+def refusals(found: Sequence[CaseResult]) -> list[str]:
+    """Why cases were not simulated, in sentences."""
+    return [f"Not simulated: {one.case.name}: {one.refused}." for one in found if one.refused]
 
 
 def backlogs(found: Sequence[CaseResult]) -> list[Backlog]:
@@ -339,7 +327,7 @@ def run_deployment(
         cases=len(found),
         left_out=0,
         engines={"events": len(found)},
-        notes=notes(found),
+        refusals=refusals(found),
         backlogs=backlogs(found),
         requests=found,
     )

@@ -33,7 +33,7 @@ class StudyResult:
         cases: how many cases the grid has.
         left_out: how many DSI cases were left out, having more than ``max_targets`` servers.
         engines: rows by engine.
-        notes: what a reader of a deployment's results must not overlook.
+        refusals: why cases of a deployment were not simulated.
         backlogs: backlogs of a deployment's cases over time.
         requests: results of a deployment's cases.
     """
@@ -42,7 +42,7 @@ class StudyResult:
     cases: int
     left_out: int
     engines: Mapping[str, int]
-    notes: Sequence[str] | None = None
+    refusals: Sequence[str] | None = None
     backlogs: Sequence[Any] = ()
     requests: Sequence[Any] = ()
 
@@ -143,7 +143,7 @@ def provenance(study_toml: str, engines: Mapping[str, int], settings: Mapping[st
         "study_sha256": hashlib.sha256(study_toml.encode()).hexdigest(),
         "seed": settings["seed"],
         "repeats": settings["repeats"],
-        "engine_asked_for": settings["engine"],
+        "engine_asked_for": settings.get("engine", "events"),  # a deployment has no choice
         "backend": settings.get("backend", "simulated"),
         "rows_by_engine": dict(engines),
         "versions": {"python": platform.python_version(), **packages},

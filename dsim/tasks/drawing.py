@@ -70,7 +70,7 @@ def draw_into(
     vega: Vega | None,
     *,
     left_out: int = 0,
-    notes: Sequence[str] | None = None,
+    refusals: Sequence[str] | None = None,
     backlogs: Sequence[Backlog] = (),
     title: str = "",
 ) -> Drawn:
@@ -85,11 +85,11 @@ def draw_into(
         record: their provenance, as JSON, if known.
         vega: the process that draws; started here if need be.
         left_out: how many cases were left out for their number of target servers.
-        notes: notes of the run; ``None``: those that can be told from the results.
+        refusals: why cases of a deployment were not simulated; ``None``: told from the results.
         backlogs: backlogs of the cases of a deployment.
         title: heading, without a study.
     """
-    view = view_of(frame, study, left_out=left_out, notes=notes, backlogs=backlogs)
+    view = view_of(frame, study, left_out=left_out, refusals=refusals, backlogs=backlogs)
     panels: list[Panel] = []
     failed: list[str] = []
     shown = list(view.notes)
@@ -149,12 +149,12 @@ def view_of(
     study: Study | None,
     *,
     left_out: int = 0,
-    notes: Sequence[str] | None = None,
+    refusals: Sequence[str] | None = None,
     backlogs: Sequence[Backlog] = (),
 ) -> View:
     """What a page shows of results; for the arguments see :func:`draw_into`."""
     if of_deployments(frame):
-        return _of_deployment(frame, study, notes, backlogs)
+        return _of_deployment(frame, study, refusals, backlogs)
     return _of_texts(frame, study, left_out)
 
 
@@ -209,7 +209,7 @@ def _of_texts(frame: pd.DataFrame, study: Study | None, left_out: int) -> View:
 def _of_deployment(
     frame: pd.DataFrame,
     study: Study | None,
-    notes: Sequence[str] | None,
+    refusals: Sequence[str] | None,
     backlogs: Sequence[Backlog],
 ) -> View:
     if "variant" not in frame:
@@ -231,7 +231,7 @@ def _of_deployment(
     return View(
         title="A deployment under load",
         facts=facts,
-        notes=list(request_tables.skipped(frame, axes) if notes is None else notes),
+        notes=request_tables.notes(frame, axes, refusals),
         before=(),
         after=request_tables.tables(frame, axes),
         charts=deployments.charts_of(wanted, axes, frame, backlogs),

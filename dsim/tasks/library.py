@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.engines import simulate as engine_room
 from dsim.errors import Problem, UserError
+from dsim.events.run import COUNTS
 from dsim.orchestrations import DEFAULT, ORCHESTRATIONS, orchestration_of
 from dsim.study import loader
 from dsim.study import study as studies
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from dsim.report.charts import Panel
     from dsim.study.results import StudyResult
 
-COUNTS = ("target_passes", "wasted_passes", "drafts", "wasted_drafts", "peak_targets")
 # Keywords of `simulate` that are shorter than the names of their settings.
 SHORT = {
     "target_ms": "target.latency_ms",

@@ -15,6 +15,7 @@ from dsim.files import write_whole
 from dsim.report.vega import Vega
 from dsim.study import loader as studies
 from dsim.study import requests
+from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.folder import (
     CHART_FILES,
     disk_errors,
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from dsim.study.study import Study
 
 MAX_TRACED = 12
-DEPLOYMENT = "deployment"  # the kind of a study
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -83,7 +83,7 @@ def simulate(
     Raises:
         UserError: a case cannot be simulated, or none can be served.
     """
-    if study.kind == DEPLOYMENT:
+    if study.kind == DEPLOYMENT.name:
         return requests.run_deployment(study, executor=executor, store=store, progress=progress)
     if study.settings["backend"] == "wallclock":
         return waits.run_grid(study, store=store, progress=progress)
@@ -147,10 +147,7 @@ def write_results(
     if result.backlogs:
         requests.write_backlogs(new / requests.BACKLOG_FILE, result.backlogs)
     (new / "study.toml").write_text(resolved, encoding="utf-8")
-    settings = study.settings
-    if study.kind == DEPLOYMENT:
-        settings = {**settings, "engine": "events"}
-    record = provenance(resolved, result.engines, settings)
+    record = provenance(resolved, result.engines, study.settings)
     frame = result.table.to_pandas(split_blocks=True)
     drawn = draw_into(
         new,
@@ -159,7 +156,7 @@ def write_results(
         record,
         vega,
         left_out=result.left_out,
-        notes=result.notes,
+        refusals=result.refusals,
         backlogs=result.backlogs,
     )
     (new / "provenance.json").write_text(record, encoding="utf-8")
@@ -198,7 +195,7 @@ def plot(path: Path, out: Path | None = None) -> tuple[Path, list[str]]:
         frame = read_results(results)
         if (path / "study.toml").is_file():
             study = studies.load(path / "study.toml")
-            if study.kind == DEPLOYMENT:
+            if study.kind == DEPLOYMENT.name:
                 backlogs = requests.read_backlogs(path / requests.BACKLOG_FILE)
             else:
                 left_out = study.case_count * len(study.settings["algorithms"]) - len(frame)

@@ -158,19 +158,25 @@ def test_results_are_the_same_bytes_whoever_runs_them(tmp_path, what):
         assert contents(tmp_path / name) == first
 
 
-@pytest.mark.parametrize("options", BOTH)
-@pytest.mark.parametrize("what", ["run", "load"])
-def test_a_killed_worker_loses_nothing(tmp_path, what, options, whole):
-    study(tmp_path, what, longer=LONGER)
+def half_way(tmp_path, out, options):
+    """A run that has finished some of its parts, and the folder that keeps these."""
     process = subprocess.Popen(
-        command("run", *options, "--out", "hurt"),
+        command("run", *options, "--out", out),
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    kept = tmp_path / "hurt" / ".unfinished"
+    kept = tmp_path / out / ".unfinished"
     wait_for(lambda: list(kept.glob("part-*")), process)
+    return process, kept
+
+
+@pytest.mark.parametrize("options", BOTH)
+@pytest.mark.parametrize("what", ["run", "load"])
+def test_a_killed_worker_loses_nothing(tmp_path, what, options, whole):
+    study(tmp_path, what, longer=LONGER)
+    process, _ = half_way(tmp_path, "hurt", options)
     victims = workers(process.pid)
     assert victims
     os.kill(victims[0], signal.SIGKILL)
@@ -184,15 +190,7 @@ def test_a_killed_worker_loses_nothing(tmp_path, what, options, whole):
 def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, what, options, whole):
     """Ctrl-C reaches the whole process group, as from a terminal; no child outlives it."""
     study(tmp_path, what, longer=LONGER)
-    process = subprocess.Popen(
-        command("run", *options, "--out", "cut"),
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    kept = tmp_path / "cut" / ".unfinished"
-    wait_for(lambda: list(kept.glob("part-*")), process)
+    process, kept = half_way(tmp_path, "cut", options)
     below = children(process.pid)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=900)
