@@ -30,13 +30,9 @@ def browser():
         opened.close()
 
 
-def pytest_addoption(parser):
-    parser.addoption("--skips-to", metavar="FILE", help="Append the reason of every skipped test.")
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    """Append the reasons to the file, so that ``make test`` prints those of all its runs once."""
-    if path := config.getoption("--skips-to"):
+def pytest_terminal_summary(terminalreporter):
+    """Append the reason of every skipped test to a file, for ``make test`` to print at its end."""
+    if path := os.environ.get("PYTEST_SKIPS_TO"):
         skipped = terminalreporter.stats.get("skipped", [])
         with Path(path).open("a", encoding="utf-8") as file:
             for report in skipped:
