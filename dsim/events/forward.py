@@ -90,6 +90,7 @@ class Forward(Event):
     # Few forwards ever change these, so they cost nothing until they do.
     _ok = True
     _value = None
+    server = 0
     cancelled = False
     ended = False
     is_pass = True

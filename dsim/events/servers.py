@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from dsim.events.output import Output
 
 
+_NEW = Forward.__new__
+
+
 class Servers:
     """What one server and a pool of them have in common.
 
@@ -82,10 +85,17 @@ class Server(Servers):
         """See :class:`dsim.events.ports.ServerPort`."""
         if self._forward.callbacks is not None:
             raise RuntimeError(f"the {self.role} was asked for two forwards at once")
-        self._forward = forward = Forward(self, 0, first, len(self.tokens), [])
+        # What ``Forward(self, 0, first, len(self.tokens), [])`` does, without the call: this runs
+        # for every single draft.
+        self._forward = forward = _NEW(Forward)
+        forward.callbacks = []
+        forward.servers = self
+        forward.first = first
+        forward.end = len(self.tokens)
         if ahead:
             forward.ahead = ahead
-        forward.block = block
+        if block is not None:
+            forward.block = block
         if self.history is not None:
             self._remember(forward)
             forward.callbacks.append(self._note_end)
