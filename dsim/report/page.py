@@ -9,6 +9,7 @@ import jinja2
 import markupsafe
 
 from dsim.files import write_whole
+from dsim.report.lanes import lanes
 from dsim.report.style import HEIGHT_PX
 from dsim.report.vega import Vega, page_specifications
 from dsim.version import VERSION
@@ -86,6 +87,6 @@ def write(
     """
     script = ""
     if panels:
-        with Vega() as vega:
-            script = vega.script()
+        with lanes() as at_work:
+            script = Vega(at_work).script()
     write_whole(path, html(page, panels, script, wide=wide), option)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 import json
 import re
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import pyarrow as pa
-import vl_convert
 from pyarrow import csv
 
 from dsim.errors import EngineError
@@ -20,14 +16,13 @@ from dsim.report.analysis import is_number
 from dsim.report.style import HEIGHT_PX, WIDTH_PX
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Mapping, Sequence
 
     import pandas as pd
 
     from dsim.report.charts import Panel
+    from dsim.report.lanes import AtWork
 
-PICTURE_SCALE = 2.0
 PICTURE_THEME = {
     "background": "white",
     "font": "DejaVu Sans, Helvetica, Arial, sans-serif",
@@ -42,45 +37,21 @@ PICTURE_THEME = {
 }
 MAX_RECORDS = 500
 CONTROL = re.compile(r"(?<!\\)((?:\\\\)*)\\u00[01][0-9a-f]")  # as JSON writes them
-# What the process runs: it bundles Vega, then answers each specification with an SVG and a PNG, or
-# with an error. Every message is its length in a line, then its bytes.
-PROGRAM = """
-import sys, vl_convert
-version, scale = sys.argv[1], float(sys.argv[2])
-def say(data):
-    sys.stdout.buffer.write(b"%d\\n" % len(data) + data)
-    sys.stdout.buffer.flush()
-def read():
-    return sys.stdin.buffer.read(int(sys.stdin.buffer.readline() or 0)).decode()
-say(vl_convert.javascript_bundle(vl_version=version).encode())
-while spec := read():
-    try:
-        svg = vl_convert.vegalite_to_svg(spec, vl_version=version)
-        png = vl_convert.svg_to_png(svg, scale=scale)
-    except ValueError as error:
-        svg, png = str(error), b""
-    say(svg.encode())
-    say(png)
-"""
 
 
 class Vega:
-    """A process that bundles Vega for a page, then makes pictures, while this one does other work.
+    """The bundle of Vega for a page, and pictures, made by other processes meanwhile.
 
     The bundle takes over a second, and so do the pictures of large maps, with the interpreter
-    locked; so the process is started before the cases are simulated, beside them.
+    locked.
+
+    Args:
+        at_work: the processes.
     """
 
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, vega_lite_version(), str(PICTURE_SCALE)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,  # Ctrl-C goes to this process, which ends that one
-        )
-        self._reader = ThreadPoolExecutor(1)
-        self._script = self._reader.submit(self._read)
+    def __init__(self, at_work: AtWork) -> None:
+        self._script = at_work.script
+        self._turn = itertools.cycle(reversed(at_work.lanes))  # the first is at the script
 
     def script(self) -> str:
         """Vega, Vega-Lite and Vega-Embed as one text.
@@ -88,49 +59,26 @@ class Vega:
         Raises:
             EngineError: the script could not be made.
         """
-        return self._script.result().decode()
+        return self._script.result()[0].decode()
 
-    def pictures(self, panel: Panel) -> Future[tuple[bytes, str]]:
-        """The PNG and the SVG of *panel*, once they are made.
+    def pictures(self, panel: Panel) -> Callable[[], tuple[bytes, str]]:
+        """A function that waits for the PNG and the SVG of *panel*, which are being made.
 
-        The future raises :class:`dsim.errors.EngineError` where the chart cannot be drawn.
+        The function raises :class:`dsim.errors.EngineError` where the chart cannot be drawn.
         """
         spec = specification(panel, width=panel.width or WIDTH_PX)
         spec |= {"title": panel.title, "config": PICTURE_THEME}
-        return self._reader.submit(self._draw, _text(spec))
+        asked = next(self._turn).ask(_text(spec), 2)
 
-    def __enter__(self) -> Self:
-        return self
+        def wait() -> tuple[bytes, str]:
+            answer, png = asked.result()
+            svg = answer.decode()
+            if not png:
+                last = svg.strip().splitlines()[-1]
+                raise EngineError(f"vl-convert could not draw a chart: {last}")
+            return png, _renumbered(svg)
 
-    def __exit__(self, *_: object) -> None:
-        """End the process, whatever it is doing."""
-        self._process.kill()
-        self._reader.shutdown(cancel_futures=True)
-        self._process.communicate()
-
-    def _draw(self, spec: str) -> tuple[bytes, str]:
-        assert self._process.stdin is not None  # noqa: S101
-        with contextlib.suppress(BrokenPipeError):  # the missing answer says so as well
-            self._process.stdin.write(b"%d\n" % len(spec.encode()) + spec.encode())
-            self._process.stdin.flush()
-        svg, png = self._read().decode(), self._read()
-        if not png:
-            raise EngineError(f"vl-convert could not draw a chart: {svg.strip().splitlines()[-1]}")
-        return png, _renumbered(svg)
-
-    def _read(self) -> bytes:
-        assert self._process.stdout is not None  # noqa: S101
-        length = self._process.stdout.readline()
-        if not length:
-            raise EngineError("vl-convert ended before the report was drawn")
-        return self._process.stdout.read(int(length))
-
-
-def vega_lite_version() -> str:
-    """The newest Vega-Lite that Altair's charts may be drawn with here."""
-    wanted = ".".join(alt.SCHEMA_VERSION.lstrip("v").split(".")[:2])
-    known = vl_convert.get_vegalite_versions()
-    return wanted if wanted in known else str(known[-1])
+        return wait
 
 
 def specification(panel: Panel, *, width: int | str) -> dict[str, Any]:

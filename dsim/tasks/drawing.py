@@ -10,6 +10,7 @@ from dsim.errors import EngineError
 from dsim.report import analysis, charts, deployments
 from dsim.report import page as pages
 from dsim.report import requests as request_tables
+from dsim.report.lanes import lanes
 from dsim.report.tables import TextTable, settings_rows, text_table
 from dsim.report.vega import Vega
 from dsim.study.columns import DEPLOYMENT_SETTINGS, column_of
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from dsim.report.charts import Panel
+    from dsim.report.lanes import AtWork
     from dsim.study.requests import Backlog
     from dsim.study.study import Study
 
@@ -67,7 +69,7 @@ def draw_into(
     frame: pd.DataFrame,
     study: Study | None,
     record: str,
-    vega: Vega | None,
+    at_work: AtWork | None,
     *,
     left_out: int = 0,
     refusals: Sequence[str] | None = None,
@@ -83,7 +85,7 @@ def draw_into(
         frame: the results.
         study: the study that they come from, if known.
         record: their provenance, as JSON, if known.
-        vega: the process that draws; started here if need be.
+        at_work: the processes that draw; started here if need be.
         left_out: how many cases were left out for their number of target servers.
         refusals: why cases of a deployment were not simulated; ``None``: told from the results.
         backlogs: backlogs of the cases of a deployment.
@@ -120,13 +122,13 @@ def draw_into(
     with contextlib.ExitStack() as stack:
         text = "" if panels else pages.html(page(), panels)
         if panels:
-            vega = vega or stack.enter_context(Vega())
+            vega = Vega(at_work or stack.enter_context(lanes()))
             pictures = [vega.pictures(panel) for panel in panels]
             text = pages.html(page(), panels, vega.script())
             good = []
             for panel, made_pictures in zip(panels, pictures, strict=True):
                 try:
-                    png, svg = made_pictures.result()
+                    png, svg = made_pictures()
                 except EngineError as error:
                     failed.append(f"Chart “{panel.title}” cannot be drawn: {error}.")
                     continue

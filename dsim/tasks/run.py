@@ -12,7 +12,7 @@ from dsim.deployment import perfetto
 from dsim.deployment.serve import serve
 from dsim.errors import EngineError, Problem, UserError
 from dsim.files import write_whole
-from dsim.report.vega import Vega
+from dsim.report.lanes import lanes
 from dsim.study import loader as studies
 from dsim.study import requests
 from dsim.study.deployment_settings import DEPLOYMENT
@@ -27,12 +27,12 @@ from dsim.study.folder import (
 from dsim.study.grid import HERE, run_grid
 from dsim.study.results import MAX_CSV_ROWS, provenance, read_results, write_csv, write_table
 from dsim.tasks import waits
-from dsim.tasks.drawing import draw_into
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from dsim.report.lanes import AtWork
     from dsim.study.executors import Executor, Store
     from dsim.study.requests import CaseResult
     from dsim.study.results import StudyResult
@@ -118,12 +118,11 @@ def run_study(
     """
     resolved = study.to_toml()
     with (
-        contextlib.ExitStack() as stack,
         results_folder(folder, resolved, force=force, resume=resume) as store,
+        lanes() if study.charts or study.grid else contextlib.nullcontext() as at_work,
     ):
-        vega = stack.enter_context(Vega()) if study.charts or study.grid else None
         result = simulate(study, executor=executor, store=store, progress=progress)
-        finished = write_results(study, resolved, result, folder, vega, csv=csv)
+        finished = write_results(study, resolved, result, folder, at_work, csv=csv)
         if store.unusable:
             note = f"{store.unusable} damaged or foreign parts of an earlier run were not used."
             finished = dataclasses.replace(finished, lines=[note, *finished.lines])
@@ -135,11 +134,13 @@ def write_results(
     resolved: str,
     result: StudyResult,
     folder: Path,
-    vega: Vega | None,
+    at_work: AtWork | None,
     *,
     csv: bool,
 ) -> Finished:
     """Write everything next door, tables first, then move it into *folder*, the provenance last."""
+    from dsim.tasks.drawing import draw_into
+
     new = new_folder(folder)
     write_table(new / "results.parquet", result.table)
     if csv or result.table.num_rows < MAX_CSV_ROWS:
@@ -154,7 +155,7 @@ def write_results(
         frame,
         study,
         record,
-        vega,
+        at_work,
         left_out=result.left_out,
         refusals=result.refusals,
         backlogs=result.backlogs,
@@ -187,6 +188,8 @@ def plot(path: Path, out: Path | None = None) -> tuple[Path, list[str]]:
         UserError: there are no results, or they cannot be read.
         EngineError: a chart cannot be drawn.
     """
+    from dsim.tasks.drawing import draw_into
+
     study, record, left_out, backlogs = None, "", 0, []
     if path.is_dir():
         results = path / "results.parquet"

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from dsim.report import analysis, charts, deployments, style
+from dsim.report.lanes import lanes
 from dsim.report.vega import Vega, specification
 from dsim.study.loader import loads
 from dsim.study.requests import Backlog
@@ -126,8 +127,8 @@ def test_names_that_no_orchestration_claims_have_colours_of_their_own():
 def test_control_characters_do_not_end_the_process():
     chart = Chart(kind="lines", x="workload.rate_per_s", y="goodput_per_s", title="a\0b \\u0000")
     (panel,) = charts.draw(chart, LOAD, ["workload_rate_per_s"])
-    with Vega() as vega:
-        png, svg = vega.pictures(panel).result()
+    with lanes() as at_work:
+        png, svg = Vega(at_work).pictures(panel)()
     assert png.startswith(b"\x89PNG")
     assert "a\ufffdb \\u0000" in svg
 

@@ -1,0 +1,106 @@
+"""Processes that work for Vega. They start at once: this module loads neither Altair nor Vega."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, NamedTuple
+
+from dsim.errors import EngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from concurrent.futures import Future
+
+# What a process runs: it answers SCRIPT with the bundle of Vega, and each specification with an SVG
+# and a PNG, or with an error. Every message is its length in a line, then its bytes.
+SCRIPT = "script"
+PROGRAM = """
+import sys, vl_convert
+from altair import SCHEMA_VERSION
+wanted = ".".join(SCHEMA_VERSION.lstrip("v").split(".")[:2])
+known = vl_convert.get_vegalite_versions()
+version = wanted if wanted in known else str(known[-1])  # the newest for Altair's charts
+def say(data):
+    sys.stdout.buffer.write(b"%d\\n" % len(data) + data)
+    sys.stdout.buffer.flush()
+def read():
+    return sys.stdin.buffer.read(int(sys.stdin.buffer.readline() or 0)).decode()
+while task := read():
+    if task == "script":
+        say(vl_convert.javascript_bundle(vl_version=version).encode())
+        continue
+    try:
+        svg = vl_convert.vegalite_to_svg(task, vl_version=version)
+        png = vl_convert.svg_to_png(svg, scale=2.0)
+    except ValueError as error:
+        svg, png = str(error), b""
+    say(svg.encode())
+    say(png)
+"""
+
+
+class Lane:
+    """A process that works off tasks for Vega one after the other, while this one goes on."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C goes to this process, which ends that one
+        )
+        self._asker = ThreadPoolExecutor(1)
+
+    def ask(self, task: str, answers: int) -> Future[list[bytes]]:
+        """The answers to *task*, once they are there.
+
+        The future raises :class:`dsim.errors.EngineError` if the process has ended.
+        """
+        return self._asker.submit(self._ask, task.encode(), answers)
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._asker.shutdown(cancel_futures=True)
+        self._process.communicate()
+
+    def _ask(self, task: bytes, answers: int) -> list[bytes]:
+        assert self._process.stdin is not None  # noqa: S101
+        with contextlib.suppress(BrokenPipeError):  # the missing answer says so as well
+            self._process.stdin.write(b"%d\n" % len(task) + task)
+            self._process.stdin.flush()
+        return [self._read() for _ in range(answers)]
+
+    def _read(self) -> bytes:
+        assert self._process.stdout is not None  # noqa: S101
+        length = self._process.stdout.readline()
+        if not length:
+            raise EngineError("vl-convert ended before the report was drawn")
+        return self._process.stdout.read(int(length))
+
+
+class AtWork(NamedTuple):
+    """Processes at work.
+
+    Attributes:
+        lanes: the processes; the first is at the script at first.
+        script: the bundle of Vega for a page, once it is there.
+    """
+
+    lanes: tuple[Lane, Lane]
+    script: Future[list[bytes]]
+
+
+@contextlib.contextmanager
+def lanes() -> Iterator[AtWork]:
+    """Two lanes, ended with the block: the bundle of Vega and pictures are made side by side."""
+    both = Lane(), Lane()
+    try:
+        yield AtWork(both, both[0].ask(SCRIPT, 1))
+    finally:
+        for lane in both:
+            lane.close()
