@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,9 +14,27 @@ from dsim.model.acceptance import Uniforms
 from dsim.units import NS_PER_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 BLOCK_FORWARDS = 4096  # samples drawn at a time
+
+
+def never_falling(values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
+    """The sequence nearest to *values* (by weighted squares) that never falls.
+
+    By isotonic regression: neighbours that fall become their weighted mean. Values that never fall
+    come back as they are.
+
+    Args:
+        values: one or more numbers.
+        weights: of each of them, above 0; ``None``: all alike.
+    """
+    if all(a <= b for a, b in itertools.pairwise(values)):
+        return list(values)
+    from scipy.optimize import isotonic_regression
+
+    found: list[float] = isotonic_regression(values, weights=weights).x.tolist()
+    return found
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,8 +48,10 @@ class Latency:
             counts as cached. Always a constant.
         cv: coefficient of variation (standard deviation / mean) of lognormal and gamma.
         samples_ns: what empirical draws from, with equal chances.
-        table: (width in tokens, nanoseconds) in order of width, at least one row; the latency is
-            linear between rows and beyond the last, and that of the first row below it.
+        table: (width in tokens, nanoseconds), at least one row, as measured; see
+            :meth:`at_width`.
+        weights: how much each row of the table counts (how often it was measured); empty: all rows
+            alike.
         spread: factors, with equal chances, for each forward of a table; empty: none.
     """
 
@@ -39,6 +61,7 @@ class Latency:
     cv: float = 0.0
     samples_ns: tuple[int, ...] = ()
     table: tuple[tuple[int, int], ...] = ()
+    weights: tuple[float, ...] = ()
     spread: tuple[float, ...] = ()
 
     @property
@@ -85,15 +108,47 @@ class Latency:
             draws = uniforms.next(BLOCK_FORWARDS)
             yield from spread[(draws * len(spread)).astype(np.int64)].tolist()
 
+    @functools.cached_property
+    def curve(self) -> tuple[tuple[int, ...], tuple[int, ...], float]:
+        """The table as a cost that never falls with the width.
+
+        Returns:
+            Widths (tokens), increasing; the latency (ns) at each; and by how much it rises with
+            each token beyond the last of them.
+        """
+        weights = self.weights or (1.0,) * len(self.table)
+        together: dict[int, list[tuple[int, float]]] = {}
+        for (width, ns), weight in sorted(zip(self.table, weights, strict=True)):
+            together.setdefault(width, []).append((ns, weight))
+        widths, rows = tuple(together), list(together.values())
+        by_width = [sum(weight for _, weight in row) for row in rows]
+        means = [
+            row[0][0] if len(row) == 1 else sum(ns * weight for ns, weight in row) / total
+            for row, total in zip(rows, by_width, strict=True)
+        ]
+        costs = tuple(max(1, round(ns)) for ns in never_falling(means, by_width))
+        if len(widths) == 1:
+            return widths, costs, 0.0
+        off = np.subtract(widths, np.average(widths, weights=by_width))
+        slope = np.average(off * costs, weights=by_width) / np.average(off**2, weights=by_width)
+        return widths, costs, float(np.clip(slope, 0, costs[-1] / widths[-1]))
+
     def at_width(self, width_tokens: int) -> int:
-        """The latency (ns) of a forward over *width_tokens* tokens by the table."""
-        table = self.table
-        if width_tokens <= table[0][0] or len(table) == 1:
-            return table[0][1]
-        for (w0, ns0), (w1, ns1) in itertools.pairwise(table):  # noqa: B007
-            if width_tokens <= w1:
-                break
-        return max(1, round(ns0 + (ns1 - ns0) * (width_tokens - w0) / (w1 - w0)))
+        """The latency (ns) of a forward over *width_tokens* tokens by the table.
+
+        It never falls with the width: rows that do are brought together by isotonic regression
+        (:func:`never_falling`), rows of one width by their mean. Below the first row it is that of
+        the first; between two it is linear; beyond the last it rises with the slope of the whole
+        table (weighted least squares), at most in proportion to the width.
+        """
+        widths, costs, slope = self.curve
+        if width_tokens <= widths[0]:
+            return costs[0]
+        if width_tokens > widths[-1]:
+            return round(costs[-1] + slope * (width_tokens - widths[-1]))
+        at = bisect_left(widths, width_tokens)
+        w0, w1, ns0, ns1 = widths[at - 1], widths[at], costs[at - 1], costs[at]
+        return round(ns0 + (ns1 - ns0) * (width_tokens - w0) / (w1 - w0))
 
     def _samples(self, seed: int, repeat: int, stream: int) -> Iterator[int]:
         uniforms = Uniforms(seed, repeat, stream)

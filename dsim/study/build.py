@@ -41,7 +41,7 @@ def latency_of(values: Mapping[str, Any], model: str) -> Latency:
     if kind == "empirical":
         latency_ns = max(1, round(sum(samples) / len(samples)))
     elif kind == "table":
-        latency_ns = table[0][1]
+        latency_ns = Latency(table=table).at_width(1)
     else:
         latency_ns = to_ns(latency_ms)
     first_ns = None

@@ -99,11 +99,10 @@ def latency_of(path: Path) -> ModelProfile:
         wrong = f"rows: expected tables with {', '.join(known)}"
         raise UserError(Problem(str(path), "", f"{wrong}, got {show(rows)}"))
     load = max((row["context"], row["co_running"]) for row in rows)
-    table = {
-        int(row["width"]): float(row["p50_ms"])
-        for row in rows
-        if (row["context"], row["co_running"]) == load
-    }
+    table: dict[int, list[float]] = {}
+    for row in rows:
+        if (row["context"], row["co_running"]) == load:
+            table.setdefault(int(row["width"]), []).append(float(row["p50_ms"]))
     for key in ("tpot_ms", "ttft_ms"):
         value = document.get(key, [1.0])
         if not (isinstance(value, list) and value and all(is_latency(ms) for ms in value)):
@@ -115,7 +114,7 @@ def latency_of(path: Path) -> ModelProfile:
         model=str(document["model"]),
         latency_ms=float(statistics.median(document["tpot_ms"])),
         first_latency_ms=None if first is None else float(statistics.median(first)),
-        latency_by_width_ms=tuple(sorted(table.items())),
+        latency_by_width_ms=tuple((w, statistics.median(ms)) for w, ms in sorted(table.items())),
     )
 
 

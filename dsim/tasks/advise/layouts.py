@@ -101,12 +101,11 @@ def pass_latency(question: Question, degree: int) -> Latency:
     doublings = math.log2(degree / question.gpus_per_target)
     gain: float = question.tp_gain**doublings
     table = question.target_table or ((1, question.target_ns),)
-    scaled = tuple((width, max(1, round(ns / gain))) for width, ns in table)
-    return Latency(
+    scaled = Latency(
         model="table" if question.target_table else "constant",
-        latency_ns=scaled[0][1],
-        table=scaled,
+        table=tuple((width, max(1, round(ns / gain))) for width, ns in table),
     )
+    return dataclasses.replace(scaled, latency_ns=scaled.at_width(1))
 
 
 def deployment_of(question: Question, layout: Layout) -> Deployment:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dsim.errors import Problem, UserError
+from dsim.model.latency import Latency
 from dsim.study import pairs, profile
 from dsim.study.deployment_settings import MIN_RATE_PER_S
 from dsim.study.profile import AcceptanceProfile, ModelProfile, Profile
@@ -201,11 +202,13 @@ def ask(
     assert found.drafter is not None  # noqa: S101
     assert found.acceptance is not None  # noqa: S101
     table = tuple((width, to_ns(ms)) for width, ms in found.target.latency_by_width_ms)
-    drafts = found.drafter.latency_by_width_ms
+    drafts = tuple((width, to_ns(ms)) for width, ms in found.drafter.latency_by_width_ms)
     return Question(
-        target_ns=table[0][1] if table else to_ns(found.target.latency_ms),
+        target_ns=Latency(table=table).at_width(1) if table else to_ns(found.target.latency_ms),
         target_table=table,
-        drafter_ns=to_ns(drafts[0][1] if drafts else found.drafter.latency_ms),
+        drafter_ns=(
+            Latency(table=drafts).at_width(1) if drafts else to_ns(found.drafter.latency_ms)
+        ),
         acceptance=found.acceptance.rate,
         source=_described(found),
         gpus=gpus,

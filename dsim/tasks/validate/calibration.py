@@ -59,44 +59,64 @@ STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
 COUNTS = next(iter(STATISTICS))
 
 
-def table_of(forwards: Sequence[Forwarded]) -> tuple[tuple[int, int], ...]:
-    """Mean latency (ns) by width, widths that were seen often enough."""
+def cost_of(forwards: Sequence[Forwarded]) -> Latency:
+    """What *forwards* (one at least) cost by width: the mean of their middle half.
+
+    Rows are the widths that were seen often enough, and count by how often they were.
+    """
     seen = by_width(forwards)
-    fewest = min(MIN_SEEN, max(map(len, seen.values()), default=0))
-    return tuple(
-        (width, max(1, round(float(np.mean(took)))))
-        for width, took in seen.items()
-        if len(took) >= fewest
+    fewest = min(MIN_SEEN, max(map(len, seen.values())))
+    often = {width: sorted(took) for width, took in seen.items() if len(took) >= fewest}
+    quarters = {width: len(took) // 4 for width, took in often.items()}
+    table = tuple(
+        (width, max(1, round(float(np.mean(took[quarters[width] : len(took) - quarters[width]])))))
+        for width, took in often.items()
     )
+    cost = Latency(model="table", table=table, weights=tuple(map(len, often.values())))
+    return dataclasses.replace(cost, latency_ns=cost.at_width(1))
 
 
 def fit(runs: Sequence[Sequence[Forwarded]]) -> tuple[Latency, list[float]]:
     """What the forwards of one model teach, in runs of one configuration.
 
+    The forwards of a run add up to what was measured: they cost what they cost by width, times the
+    pace of the run, times the mean of the spread.
+
     Returns:
         What forwards cost, and the pace of each run: how long its forwards took, in what they
-        cost. The machine's pace changes; what a pass of 4 tokens costs, in passes of 1, does not,
-        and all runs together say that best.
+        cost; 1 is the median. The machine's pace changes; what a pass of 4 tokens costs, in passes
+        of 1, does not, and all runs together say that best.
     """
-    paces = [1.0] * len(runs)
+    paces = np.ones(len(runs))
     for _ in range(FITS):
         steady = [
             f._replace(took_ns=max(1, round(f.took_ns / pace)))
             for pace, run in zip(paces, runs, strict=True)
             for f in run
         ]
-        table = table_of(steady)
-        cost = Latency(model="table", latency_ns=table[0][1], table=table)
+        cost = cost_of(steady)
         usual_ns = {width: cost.at_width(width) for width in {f.width for f in steady}}
-        paces = [sum(f.took_ns for f in run) / sum(usual_ns[f.width] for f in run) for run in runs]
-    factors = np.array([f.took_ns / usual_ns[f.width] for f in steady])
-    return dataclasses.replace(cost, spread=tuple((factors / factors.mean()).tolist())), paces
+        paces = np.array(
+            [sum(f.took_ns for f in run) / sum(usual_ns[f.width] for f in run) for run in runs]
+        )
+        paces /= np.median(paces)
+    factors = np.array(
+        [
+            f.took_ns / (pace * usual_ns[f.width])
+            for pace, run in zip(paces, runs, strict=True)
+            for f in run
+        ]
+    )
+    usual = float(np.median(factors))
+    spread = tuple((factors / usual).tolist())
+    return dataclasses.replace(at_pace(cost, usual), spread=spread), paces.tolist()
 
 
 def at_pace(cost: Latency, pace: float) -> Latency:
     """*cost* on a machine that takes *pace* times as long."""
     table = tuple((width, max(1, round(ns * pace))) for width, ns in cost.table)
-    return dataclasses.replace(cost, latency_ns=table[0][1], table=table)
+    slower = dataclasses.replace(cost, table=table)
+    return dataclasses.replace(slower, latency_ns=slower.at_width(1))
 
 
 def rate_of(traces: Sequence[str]) -> float:

@@ -140,4 +140,4 @@ def cost_curve(calibration: Calibration, configuration: Configuration) -> float:
     """What a pass of k + 1 tokens in DSI costs, in passes of one token of non-SI, if there is."""
     loaded = calibration.costs[configuration]["target"]
     alone = calibration.costs.get(Configuration(NONSI, 1, 1), {}).get("target", loaded)
-    return loaded.at_width(configuration.lookahead + 1) / alone.table[0][1]
+    return loaded.at_width(configuration.lookahead + 1) / alone.at_width(1)
