@@ -13,7 +13,7 @@ from dsim.cli.models import generate, measure, validate
 from dsim.cli.options import Word, message_of, plugin_option
 from dsim.cli.reproduce import reproduce
 from dsim.cli.simulate import simulate
-from dsim.cli.studies import load, plot, run, settings, studies
+from dsim.cli.studies import compare, load, plot, run, settings, studies
 from dsim.errors import EngineError, Problem, UserError
 from dsim.version import VERSION
 
@@ -105,6 +105,7 @@ for _command in (
     load,
     advise,
     plot,
+    compare,
     settings,
     studies,
     simulate,

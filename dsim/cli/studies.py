@@ -233,19 +233,61 @@ def load(study: Path | None, **options: Any) -> None:
 
 
 @click.command()
-@click.argument("results", type=click.Path(path_type=Path), metavar="DIR|FILE")
+@click.argument("results", nargs=-1, required=True, metavar="DIR|FILE…")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to.  [the folder itself]")
 @click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
 @plugin_option
-def plot(results: Path, out: Path | None, open_: bool) -> None:
+def plot(results: tuple[str, ...], out: Path | None, open_: bool) -> None:
     """Draw charts again from stored results, without simulating.
 
     DIR is a results folder of dsim run, of either kind of study; FILE a CSV or Parquet file with
-    the columns that docs/results.md describes.
+    the columns that docs/results.md describes. Several of them, or JSON of another tool: the page
+    that dsim compare makes.
     """
     from dsim.tasks.run import plot as draw_again
 
-    report, lines = draw_again(results, out)
+    if len(results) > 1 or results[0].endswith(".json"):
+        _compare(results, out or Path(COMPARISON), open_=open_)
+        return
+    report, lines = draw_again(Path(results[0]), out)
+    _say(report, lines, open_=open_)
+
+
+COMPARISON = "results/comparison"
+
+
+@click.command()
+@click.argument("results", nargs=-1, required=True, metavar="[NAME=]DIR|FILE…")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    default=COMPARISON,
+    show_default=True,
+    help="Folder of the report.",
+)
+@click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
+@plugin_option
+def compare(results: tuple[str, ...], out: Path, open_: bool) -> None:
+    """Put results of several runs, and measurements, on one page, with differences and intervals.
+
+    The first is what the others are compared with. Each is a results folder of dsim run; a CSV or
+    Parquet file with columns algorithm (any names) and latency_mean_ms, and more if you have them;
+    or JSON that vllm bench serve, guidellm, genai-perf or aiperf wrote. TTFT, TPOT and E2E latency
+    that were measured stand beside those that were simulated. NAME= says what one is called.
+    """
+    if len(results) < 2:
+        raise UserError("compare: expected at least two results, got 1; dsim plot draws one")
+    _compare(results, out, open_=open_)
+
+
+def _compare(results: Sequence[str], out: Path, *, open_: bool) -> None:
+    from dsim.tasks.compare import compare as side_by_side
+
+    report, lines = side_by_side(results, out)
+    _say(report, lines, open_=open_)
+
+
+def _say(report: Path, lines: Sequence[str], *, open_: bool) -> None:
     for line in lines:
         click.echo(line)
     click.echo(f"report: {report}")

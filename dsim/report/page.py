@@ -28,6 +28,7 @@ class Page:
 
     Attributes:
         title, description: heading, and what the study asks.
+        answer: what came out, in one or two sentences with numbers.
         facts: (name, value) pairs under the heading.
         notes: what the reader must not overlook.
         before, after: tables before and after the charts.
@@ -37,6 +38,7 @@ class Page:
 
     title: str
     description: str = ""
+    answer: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
     before: Sequence[TextTable] = ()

@@ -32,6 +32,7 @@ LABELS = {
     "targets": "target servers",
     "tokens": "tokens",
     "latency_mean_ms": "mean latency (ms)",
+    **{f"latency_{p}_ms": f"{p} E2E latency (ms)" for p in ("p50", "p90", "p99")},
     "latency_std_ms": "standard deviation of the latency (ms)",
     "ms_per_token": "time per token (ms)",
     "speedup_vs_nonsi": "speed-up over non-SI",
@@ -65,7 +66,15 @@ LABELS = {
     "backlog": "growth of the backlog (in units of its mean)",
 }
 TABLES = ("workload_", "cluster_", "slo_")  # tables of settings, whose name says nothing more
-ACRONYMS = {"ttft": "TTFT", "tpot": "TPOT", "gpu": "GPU", "gpus": "GPUs", "kv": "KV", "slo": "SLO"}
+ACRONYMS = {
+    "ttft": "TTFT",
+    "tpot": "TPOT",
+    "itl": "ITL",
+    "gpu": "GPU",
+    "gpus": "GPUs",
+    "kv": "KV",
+    "slo": "SLO",
+}
 UNITS = {"_per_s": "per second", "_ms": "ms", "_s": "s", "_watts": "W"}
 
 

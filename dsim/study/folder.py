@@ -28,6 +28,7 @@ except ImportError:  # not on Windows, where nothing keeps two runs apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
 
     from dsim.study.study import Study
@@ -282,6 +283,39 @@ def move_in(folder: Path) -> None:
         path.replace(folder / path.name)
     (work / STUDY).unlink()  # from here on there is nothing to resume
     shutil.rmtree(work)
+
+
+@contextlib.contextmanager
+def charts_folder(
+    folder: Path, *, ours: set[str] | None, kept: AbstractSet[str] = frozenset()
+) -> Iterator[Path]:
+    """A folder next door to draw in, whose files are moved into *folder* at the end.
+
+    Args:
+        folder: where the charts go; made if need be.
+        ours: files, besides charts, that may be in *folder*; ``None``: anything may.
+        kept: files of an earlier run that stay.
+
+    Raises:
+        UserError: *folder* holds something else, or cannot be written to.
+    """
+    if ours is not None and folder.is_dir():
+        known = ours | {path.name for pattern in CHART_FILES for path in folder.glob(pattern)}
+        if other := {path.name for path in folder.iterdir()} - known:
+            what = f"holds something other than charts: {min(other)}"
+            raise UserError(Problem(str(folder), "", what))
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        new = folder / ".drawing"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        try:
+            yield new
+            remove_old(folder, {file.name for file in new.iterdir()} | kept)
+            for file in new.iterdir():
+                file.replace(folder / file.name)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def remove_old(folder: Path, new: set[str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import shutil
 from typing import TYPE_CHECKING
 
 from dsim.deployment import perfetto
@@ -16,14 +15,7 @@ from dsim.report.lanes import lanes
 from dsim.study import loader as studies
 from dsim.study import requests
 from dsim.study.deployment_settings import DEPLOYMENT
-from dsim.study.folder import (
-    CHART_FILES,
-    disk_errors,
-    move_in,
-    new_folder,
-    remove_old,
-    results_folder,
-)
+from dsim.study.folder import charts_folder, move_in, new_folder, results_folder
 from dsim.study.grid import HERE, run_grid
 from dsim.study.results import MAX_CSV_ROWS, provenance, read_results, write_csv, write_table
 from dsim.tasks import waits
@@ -207,34 +199,19 @@ def plot(path: Path, out: Path | None = None) -> tuple[Path, list[str]]:
     else:
         frame = read_results(path)
     folder = out or (path if path.is_dir() else path.with_name(f"{path.stem}-charts"))
-    if folder != path and folder.is_dir():
-        ours = {"report.html", *(p.name for glob in CHART_FILES for p in folder.glob(glob))}
-        if other := {p.name for p in folder.iterdir()} - ours:
-            raise UserError(
-                Problem(str(folder), "", f"holds something other than charts: {min(other)}")
-            )
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        new = folder / ".drawing"
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        try:
-            drawn = draw_into(
-                new,
-                frame,
-                study,
-                record,
-                None,
-                left_out=left_out,
-                backlogs=backlogs,
-                title=f"Results in {path.name}",
-            )
-            kept = {"results.csv", requests.BACKLOG_FILE}
-            remove_old(folder, {file.name for file in new.iterdir()} | kept)
-            for file in new.iterdir():
-                file.replace(folder / file.name)
-        finally:
-            shutil.rmtree(new, ignore_errors=True)
+    ours = None if folder == path else {"report.html"}
+    kept = {"results.csv", requests.BACKLOG_FILE}
+    with charts_folder(folder, ours=ours, kept=kept) as new:
+        drawn = draw_into(
+            new,
+            frame,
+            study,
+            record,
+            None,
+            left_out=left_out,
+            backlogs=backlogs,
+            title=f"Results in {path.name}",
+        )
     if drawn.failed:
         raise EngineError("; ".join(drawn.failed))
     return folder / "report.html", drawn.lines

@@ -1,0 +1,289 @@
+"""Results of several runs or measurements side by side: differences, with intervals."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dsim.orchestrations import title_of
+from dsim.report import charts
+from dsim.report.analysis import interval_of, is_number
+from dsim.report.style import describe, label, sentence, words
+from dsim.report.tables import TextTable
+from dsim.study.study import Chart
+from dsim.words import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dsim.report.charts import Panel
+
+# What is compared where both sides know it; the first that they do is the headline.
+QUANTITIES = (
+    *(f"latency_{s}_ms" for s in ("mean", "p50", "p99")),
+    *(f"ttft_{s}_ms" for s in ("mean", "p50", "p99")),
+    *(f"tpot_{s}_ms" for s in ("mean", "p50", "p99")),
+    *(f"itl_{s}_ms" for s in ("mean", "p50", "p99")),
+    *("throughput_per_s", "tokens_per_s", "goodput_per_s", "price_per_million"),
+)
+CHARTED = ("latency_mean_ms", "ttft_p50_ms", "ttft_p99_ms", "tpot_mean_ms", "tokens_per_s")
+MAX_ROWS = 400  # of the table on the page; the file beside it has all
+MAX_PANELS = 24
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Source:
+    """One of the results that are compared.
+
+    Attributes:
+        name: what it is called.
+        frame: its rows, each algorithm at its best over the axes that are left out.
+        axes: the columns that tell rows of one algorithm apart.
+        settings: the settings of its study, where there is one.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    axes: Sequence[str]
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def differences(one: Source, other: Source) -> tuple[pd.DataFrame, list[str]]:
+    """Every point that both have, and how far *other* is from *one* there.
+
+    Where one of them lacks an axis, or an algorithm of the other's name, its rows are compared with
+    every row of the other.
+
+    Returns:
+        One row per point and quantity: what tells points apart (the first is ``algorithm``),
+        ``quantity``, ``reference``, ``reference_half``, ``value``, ``half``, ``difference``,
+        ``difference_half`` (half widths of 95 % intervals; of differences for independent runs)
+        and ``percent``; and the names of the columns that tell points apart.
+    """
+    keys = _keys(one, other)
+    left, right = (
+        s.frame.assign(**{k: s.frame[k].round(9) for k in keys if is_number(s.frame[k])})
+        for s in (one, other)
+    )
+    both = left.merge(right, on=keys or None, how="inner" if keys else "cross", suffixes=("", " "))
+    if "algorithm" in keys:
+        named = both["algorithm"].map(title_of)
+    else:
+        named = both["algorithm"].map(title_of) + " | " + both["algorithm "].map(title_of)
+    telling = {"algorithm": named}
+    for name in dict.fromkeys([*one.axes, *other.axes]):
+        varies = [c for c in (name, f"{name} ") if c in both and both[c].nunique() > 1]
+        telling |= {c.strip(): both[c] for c in varies[:1]}
+    parts = []
+    for quantity in QUANTITIES:
+        if quantity not in left or quantity not in right:
+            continue
+        known = interval_of(quantity, left.columns), interval_of(quantity, right.columns)
+        halves = [
+            both[name + (" " if suffix and name in left else "")] if name else np.nan
+            for name, suffix in zip(known, ("", " "), strict=True)
+        ]
+        part = pd.DataFrame({**telling, "quantity": quantity})
+        part["reference"], part["reference_half"] = both[quantity], halves[0]
+        part["value"], part["half"] = both[f"{quantity} "], halves[1]
+        parts.append(part[(part["reference"] > 0) & part["value"].notna()])
+    if not parts:
+        return pd.DataFrame(columns=[*telling, "quantity"]), [*telling]
+    table = pd.concat(parts, ignore_index=True)
+    table["difference"] = table["value"] - table["reference"]
+    table["difference_half"] = np.hypot(table["half"], table["reference_half"])
+    table["percent"] = 100 * table["difference"] / table["reference"]
+    return table, [*telling]
+
+
+def _keys(one: Source, other: Source) -> list[str]:
+    """The columns that have to agree in two rows that are compared."""
+    keys = []
+    for name in dict.fromkeys(["algorithm", *one.axes, *other.axes]):
+        if name not in one.frame or name not in other.frame:
+            continue
+        mine, theirs = one.frame[name], other.frame[name]
+        if is_number(mine) != is_number(theirs):
+            continue
+        if not is_number(mine) and not set(mine) & set(theirs):
+            continue  # other names for other things
+        if is_number(mine) and (mine.isna().all() or theirs.isna().all()):
+            continue
+        keys.append(name)
+    return keys
+
+
+def verdict(one: Source, other: Source, table: pd.DataFrame) -> str:
+    """The answer in one sentence: how *other* compares with *one*.
+
+    Args:
+        one: the reference.
+        other: the source that is compared with it.
+        table: their :func:`differences`.
+    """
+    if table.empty:
+        return (
+            f"{other.name} and {one.name} have no point in common: no row agrees in "
+            f"{', '.join(words(key) for key in _keys(one, other)) or 'a quantity'}."
+        )
+    quantity = table["quantity"].iloc[0]
+    part = table[table["quantity"] == quantity]
+    what = words(quantity)
+    if len(part) == 1:
+        row = part.iloc[0]
+        ratio = f"{abs(row['percent']):.1f} % {'higher' if row['difference'] > 0 else 'lower'}"
+        amounts = f"{_amount(row['value'], row['half'])} against "
+        amounts += _amount(row["reference"], row["reference_half"])
+        unit = label(quantity).partition(" (")[2].rstrip(")")
+        clear = abs(row["difference"]) > row["difference_half"]
+        known = not np.isnan(row["difference_half"])
+        doubt = "" if clear else "; the difference is within the 95 % interval"
+        doubt = doubt if known else "; no interval is known"
+        return f"{other.name}: the {what} is {ratio} than in {one.name} ({amounts} {unit}{doubt})."
+    counts = _counts(part)
+    known = part["difference_half"].notna().any()
+    noise = "by more than the 95 % interval" if known else "no intervals are known"
+    return (
+        f"{other.name}: the {what} is lower than in {one.name} in {counts['lower']} of "
+        f"{plural(len(part), 'point')} and higher in {counts['higher']} ({noise}); the median "
+        f"difference is {part['percent'].median():+.1f} %."
+    )
+
+
+def _counts(part: pd.DataFrame) -> dict[str, int]:
+    noise = part["difference_half"].fillna(0.0)
+    lower, higher = part["difference"] < -noise, part["difference"] > noise
+    return {"lower": int(lower.sum()), "higher": int(higher.sum())}
+
+
+def glance(one: Source, pairs: Sequence[tuple[Source, pd.DataFrame]]) -> TextTable | None:
+    """One row per source and quantity: in how many points which is lower."""
+    rows = []
+    for other, table in pairs:
+        for quantity, part in table.groupby("quantity", sort=False):
+            counts = _counts(part)
+            same = len(part) - sum(counts.values())
+            known = part["difference_half"].notna().any()
+            rows.append(
+                [
+                    f"{other.name}: {label(str(quantity))}",
+                    f"{len(part):,}",
+                    f"{part['percent'].median():+.1f} %",
+                    f"{part['percent'].min():+.1f} … {part['percent'].max():+.1f} %",
+                    f"{counts['lower']:,}",
+                    f"{counts['higher']:,}",
+                    f"{same:,}" if known else "no interval",
+                ]
+            )
+    if not rows:
+        return None
+    return TextTable(
+        title="At a glance",
+        caption=f"Differences from {one.name}, over the points that both have. A point counts as "
+        "lower or higher where the difference is larger than its 95 % interval.",
+        head=["quantity", "points", "median", "range", "lower", "higher", "not significant"],
+        rows=rows,
+        numbers=True,
+    )
+
+
+def detail(
+    one: Source, other: Source, table: pd.DataFrame, keys: Sequence[str]
+) -> TextTable | None:
+    """One row per point and quantity: both values, and their difference."""
+    if table.empty:
+        return None
+    rows = []
+    for row in table.head(MAX_ROWS).to_dict("records"):
+        half = row["difference_half"]
+        percent = f"{row['percent']:+.1f}"
+        if not np.isnan(half):
+            percent += f" ± {100 * half / abs(row['reference']):.1f}"
+        rows.append(
+            [
+                *(f"{row[k]:g}" if isinstance(row[k], float) else str(row[k]) for k in keys),
+                label(row["quantity"]),
+                _amount(row["reference"], row["reference_half"]),
+                _amount(row["value"], row["half"]),
+                f"{percent} %",
+            ]
+        )
+    more = f" The first {MAX_ROWS} rows of {len(table):,}." if len(table) > MAX_ROWS else ""
+    return TextTable(
+        title=f"{other.name} against {one.name}",
+        caption="Value ± 95 % interval, where it is known. Intervals of differences take both for "
+        f"independent; with the same random draws they are narrower.{more} comparison.csv has all.",
+        head=[*(words(k) for k in keys), "quantity", one.name, other.name, "difference"],
+        rows=rows,
+        numbers=True,
+    )
+
+
+def _amount(value: float, half: float) -> str:
+    digits = max(0, 3 - int(np.floor(np.log10(abs(value)))) - 1) if value else 2
+    digits = min(max(digits, 1), 4)
+    return f"{value:,.{digits}f}" + ("" if np.isnan(half) else f" ± {half:,.{digits}f}")
+
+
+def panels(sources: Sequence[Source]) -> list[Panel]:
+    """Charts of the quantities that at least two of *sources* know: one line per source.
+
+    A source that lacks the axis of a chart is drawn as the same value all along it.
+    """
+    shared = [n for n in sources[0].axes if all(n in s.frame for s in sources)]
+    every = [n for s in sources for n in s.axes]
+    numeric = [n for n in [*shared, *every] if any(_varies(s, n) for s in sources)]
+    x = numeric[0] if numeric else "source"
+    frames = []
+    for source in sources:
+        frame = source.frame.assign(source=source.name)
+        if x not in source.axes and x != "source":
+            values = pd.concat([s.frame[x] for s in sources if x in s.axes]).unique()
+            frame = frame.drop(columns=x, errors="ignore")
+            frame = frame.merge(pd.DataFrame({x: np.sort(values)}), how="cross")
+        own = [n for n in source.axes if n not in (x, *shared) and frame[n].nunique() > 1]
+        titles = frame["algorithm"].map(title_of)
+        if "variant" in own and (frame.groupby("variant")["algorithm"].nunique() == 1).all():
+            titles, own = frame["variant"], [n for n in own if n != "variant"]
+        titles = titles if x == "source" else source.name + ": " + titles
+        for name in own:
+            titles = titles + ", " + frame[name].map(lambda v, name=name: describe(name, v))
+        frames.append(frame.assign(series=titles))
+    both = pd.concat(frames, ignore_index=True)
+    rest = [n for n in shared if n != x]
+    found: list[Panel] = []
+    for quantity in CHARTED:
+        if sum(quantity in s.frame for s in sources) < min(2, len(sources)):
+            continue
+        chart = Chart(kind="lines", x=x, y=quantity, title=sentence(label(quantity)))
+        found += charts.draw(chart, both, rest, len(found) + 1)
+    return found[:MAX_PANELS]
+
+
+def _varies(source: Source, name: str) -> bool:
+    frame = source.frame
+    return name in frame and is_number(frame[name]) and frame[name].nunique() > 1
+
+
+def changed(one: Source, other: Source) -> str:
+    """The settings in which the studies of two sources differ, as a sentence; or nothing."""
+    if not one.settings or not other.settings:
+        return ""
+    told = ("title", "description", "minimise", "max_targets")
+    parts = [
+        f"{key} {_shown(value)} ({_shown(one.settings[key])})"
+        for key, value in other.settings.items()
+        if key in one.settings and one.settings[key] != value and key not in told
+    ]
+    if not parts:
+        return ""
+    more = f" and {len(parts) - 8} more" if len(parts) > 8 else ""
+    return f"{other.name} differs from {one.name} in: {', '.join(parts[:8])}{more}."
+
+
+def _shown(value: Any) -> str:
+    text = "not set" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}…"

@@ -1,0 +1,131 @@
+"""``dsim compare``: results of several runs, and measurements of other tools, on one page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from dsim.errors import Problem, UserError
+from dsim.report import analysis, comparison
+from dsim.report import page as pages
+from dsim.report.comparison import Source
+from dsim.report.lanes import lanes
+from dsim.report.tables import text_table
+from dsim.report.vega import Vega
+from dsim.study import loader as studies
+from dsim.study.columns import STATUS, column_of
+from dsim.study.deployment_settings import DEPLOYMENT
+from dsim.study.folder import charts_folder
+from dsim.study.measurements import read_measurements
+from dsim.study.results import of_deployments, read_results, write_csv
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+CSV = "comparison.csv"
+
+
+def source(text: str, taken: Sequence[str] = ()) -> Source:
+    """Read one of the results to compare.
+
+    Args:
+        text: a results folder, a CSV or Parquet file of results, or JSON that another tool wrote;
+            with ``NAME=`` before it, what it is called.
+        taken: names that others have.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    name, _, rest = text.rpartition("=")
+    path = Path(text if Path(text).exists() or not name else rest)
+    name = name if name and path == Path(rest) else path.name.removesuffix(path.suffix)
+    if name in taken:
+        name = f"{path.resolve().parent.name}/{name}"
+    if name in taken:
+        raise UserError(Problem(text, "", f"a second one called {name}; write NAME={path}"))
+    study, minimise = None, []
+    if path.is_dir():
+        frame = read_results(path / "results.parquet")
+        if (path / "study.toml").is_file():
+            study = studies.load(path / "study.toml")
+            minimise = [column_of(key) for key in study.settings.get("minimise", ())]
+    elif path.suffix == ".json":
+        frame = read_measurements(path)
+    else:
+        frame = read_results(path)
+    if study is None:
+        frame = analysis.plain_columns(frame)
+    if STATUS in frame:
+        frame = frame[frame[STATUS] != "refused"]
+    if study is None:
+        axes = analysis.axes_in(frame)
+        if not of_deployments(frame) and path.suffix != ".json":
+            minimise = analysis.guess(frame, axes)[0]
+    else:
+        axes = analysis.axes_of(study)
+    if study is None or study.kind != DEPLOYMENT.name:
+        frame = analysis.best(frame, axes, minimise) if "latency_mean_ms" in frame else frame
+    axes = [axis for axis in axes if axis not in minimise]
+    plain = {name: str for name, kind in frame.dtypes.items() if kind == "category"}
+    frame = frame.astype(plain)
+    settings = dict(study.settings) if study else {}
+    settings = {k: v for k, v in settings.items() if column_of(k) not in axes}
+    return Source(name=name, frame=frame.reset_index(drop=True), axes=axes, settings=settings)
+
+
+def compare(texts: Sequence[str], out: Path) -> tuple[Path, list[str]]:
+    """Compare results with the first of them, on one page.
+
+    Args:
+        texts: what to compare; see :func:`source`.
+        out: folder for the page, the charts and ``comparison.csv``.
+
+    Returns:
+        The report and the summary.
+
+    Raises:
+        UserError: results cannot be read, or *out* holds something else.
+        EngineError: a chart cannot be drawn.
+    """
+    sources: list[Source] = []
+    for text in texts:
+        sources.append(source(text, [s.name for s in sources]))
+    one, *others = sources
+    found = [(other, *comparison.differences(one, other)) for other in others]
+    answer = [comparison.verdict(one, other, table) for other, table, _ in found]
+    notes = [note for other in others if (note := comparison.changed(one, other))]
+    at_a_glance = comparison.glance(one, [(other, table) for other, table, _ in found])
+    details = [comparison.detail(one, other, table, keys) for other, table, keys in found]
+    panels = comparison.panels(sources)
+    page = pages.Page(
+        title=" against ".join(s.name for s in reversed(sources))
+        if len(sources) == 2
+        else f"{len(sources)} results compared"
+        if others
+        else f"Results in {one.name}",
+        answer=answer,
+        notes=notes,
+        facts=[(s.name, f"{len(s.frame):,} rows") for s in sources],
+        after=[table for table in (at_a_glance, *details) if table],
+    )
+    with charts_folder(out, ours={"report.html", CSV}) as new, lanes() as at_work:
+        vega = Vega(at_work)
+        pictures = [vega.pictures(panel) for panel in panels]
+        text = pages.html(page, panels, vega.script() if panels else "")
+        (new / "report.html").write_text(text, encoding="utf-8")
+        for panel, made in zip(panels, pictures, strict=True):
+            png, svg = made()
+            (new / f"{panel.name}.png").write_bytes(png)
+            (new / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
+        if found:
+            import pyarrow as pa
+
+            tables = [table.assign(source=other.name) for other, table, _ in found]
+            every = pd.concat([table for table in tables if len(table)] or tables[:1])
+            write_csv(new / CSV, pa.Table.from_pandas(every, preserve_index=False))
+    lines = [*answer, *notes]
+    if at_a_glance:
+        lines += ["", *text_table(at_a_glance.head, at_a_glance.rows)]
+    return out / "report.html", lines

@@ -1,0 +1,247 @@
+"""Results of several runs, and measurements of other tools, side by side."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from dsim.cli.main import main
+from dsim.errors import UserError
+from dsim.report.comparison import differences, verdict
+from dsim.study.loader import loads
+from dsim.study.measurements import read_measurements
+from dsim.tasks.compare import compare, source
+from dsim.tasks.run import run_study
+
+# As `vllm bench serve --save-result --percentile-metrics ttft,tpot,itl,e2el` writes it, shortened.
+VLLM = {
+    "date": "20260801-101112",
+    "backend": "vllm",
+    "model_id": "m",
+    "num_prompts": 100,
+    "request_rate": 2.0,
+    "max_concurrency": None,
+    "duration": 50.0,
+    "completed": 100,
+    "request_throughput": 1.9,
+    "request_goodput": None,
+    "output_throughput": 190.0,
+    **{f"mean_{q}_ms": v for q, v in (("ttft", 50.0), ("tpot", 11.0), ("itl", 30.0))},
+    **{f"median_{q}_ms": v for q, v in (("ttft", 45.0), ("tpot", 10.5), ("itl", 29.0))},
+    **{f"std_{q}_ms": v for q, v in (("ttft", 10.0), ("tpot", 1.0), ("itl", 3.0))},
+    **{f"p99_{q}_ms": v for q, v in (("ttft", 90.0), ("tpot", 14.0), ("itl", 40.0))},
+}
+DETAILED = {"ttfts": [0.05, 0.06, 0.0], "itls": [[0.01, 0.02], [0.02, 0.03], []]}
+DETAILED["errors"] = ["", "", "timed out"]
+
+
+def summary(mean, std=1.0, count=100):
+    """One distribution as guidellm writes it, of requests that were successful."""
+    percentiles = {"p50": mean, "p90": 1.2 * mean, "p95": 1.3 * mean, "p99": 1.5 * mean}
+    told = {"mean": mean, "std_dev": std, "count": count, "percentiles": percentiles}
+    return {"successful": told, "errored": {"mean": 0.0}}
+
+
+def guidellm(*rates):
+    return {
+        "metadata": {"version": 2, "guidellm_version": "0.6.0"},
+        "benchmarks": [
+            {
+                "type_": "generative_benchmark",
+                "config": {"strategy": {"type_": "constant", "rate": rate}},
+                "metrics": {
+                    "request_latency": summary(1.0 + rate, 0.2),  # in seconds
+                    "time_to_first_token_ms": summary(50.0),
+                    "time_per_output_token_ms": summary(12.0),
+                    "inter_token_latency_ms": summary(11.0),
+                    "requests_per_second": summary(rate),
+                    "output_tokens_per_second": summary(100 * rate),
+                },
+            }
+            for rate in rates
+        ],
+    }
+
+
+def statistics(mean, unit="ms", **more):
+    return {
+        "unit": unit,
+        "avg": mean,
+        "p50": mean,
+        "p90": mean,
+        "p99": 2 * mean,
+        "std": 1.0,
+        **more,
+    }
+
+
+GENAI_PERF = {
+    "request_throughput": {"unit": "requests/sec", "avg": 4.0},
+    "request_latency": statistics(2000.0),
+    "time_to_first_token": statistics(50.0),
+    "inter_token_latency": statistics(11.0),
+    "output_token_throughput": {"unit": "tokens/sec", "avg": 400.0},
+    "request_count": {"unit": "count", "avg": 25},
+    "input_config": {"perf_analyzer": {"stimulus": {"concurrency": 8}}},
+}
+AIPERF = {
+    **{k: v for k, v in GENAI_PERF.items() if k != "input_config"},
+    "schema_version": "1.3",
+    "request_latency": statistics(2.0, "sec", count=25),
+    "input_config": {"loadgen": {"request_rate": 4.0}},
+}
+
+
+def written(folder, name, value):
+    path = folder / f"{name}.json"
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+def test_vllm(tmp_path):
+    (row,) = read_measurements(written(tmp_path, "v", VLLM)).to_dict("records")
+    assert row["algorithm"] == "measured"
+    assert (row["ttft_mean_ms"], row["ttft_p50_ms"], row["ttft_p99_ms"]) == (50.0, 45.0, 90.0)
+    assert (row["tpot_mean_ms"], row["itl_mean_ms"]) == (11.0, 30.0)
+    assert row["ttft_mean_ci95_ms"] == pytest.approx(1.96)
+    assert (row["workload_rate_per_s"], row["tokens_per_s"]) == (2.0, 190.0)
+    assert "latency_mean_ms" not in row  # it was not asked for
+    assert "workload_users" not in row
+
+
+def test_vllm_with_details_and_appended(tmp_path):
+    """The time to the last token comes from what is kept per request; failures do not count."""
+    text = "\n".join(json.dumps(VLLM | DETAILED | {"request_rate": rate}) for rate in ("inf", 4))
+    rows = read_measurements(written(tmp_path, "v", text))
+    assert rows["latency_mean_ms"].tolist() == pytest.approx([95.0, 95.0])
+    assert math.isnan(rows["workload_rate_per_s"][0])
+    assert rows["workload_rate_per_s"][1] == 4
+
+
+def test_guidellm(tmp_path):
+    """Its ITL is what others call TPOT; its latency of requests is in seconds."""
+    rows = read_measurements(written(tmp_path, "g", guidellm(1.0, 2.0)))
+    assert rows["workload_rate_per_s"].tolist() == [1.0, 2.0]
+    assert rows["latency_mean_ms"].tolist() == [2000.0, 3000.0]
+    assert rows["latency_p99_ms"].tolist() == [3000.0, 4500.0]
+    assert rows["latency_mean_ci95_ms"].tolist() == pytest.approx([39.2, 39.2])
+    assert rows["tpot_mean_ms"].tolist() == [11.0, 11.0]
+
+
+@pytest.mark.parametrize(
+    ("record", "load"),
+    [(GENAI_PERF, ("workload_users", 8)), (AIPERF, ("workload_rate_per_s", 4))],
+)
+def test_genai_perf_and_aiperf(tmp_path, record, load):
+    (row,) = read_measurements(written(tmp_path, "p", record)).to_dict("records")
+    assert (row["latency_mean_ms"], row["latency_p99_ms"]) == (2000.0, 4000.0)
+    assert (row["tpot_mean_ms"], row["ttft_p50_ms"]) == (11.0, 50.0)
+    assert row["latency_mean_ci95_ms"] == pytest.approx(
+        1.96 * (1000 if "schema_version" in record else 1) / 5
+    )
+    assert row[load[0]] == load[1]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "is not JSON"),
+        ("", "is empty"),
+        ("[1]", "expected a JSON object"),
+        ('{"a": 1, "b": 2}', "got an object with a, b"),
+        ('{"benchmarks": []}', "holds no latencies"),
+    ],
+)
+def test_other_json_is_refused(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        read_measurements(written(tmp_path, "x", text))
+
+
+def csv(folder, name, text):
+    path = folder / f"{name}.csv"
+    path.write_text(text)
+    return str(path)
+
+
+MINE = "algorithm,lookahead,latency_mean_ms,latency_mean_ci95_ms\n"
+
+
+def test_the_same_points_are_compared_with_intervals(tmp_path):
+    one = source(csv(tmp_path, "a", MINE + "si,1,100,3\nsi,2,90,3\neagle,1,80,1\n"))
+    other = source(csv(tmp_path, "b", MINE + "si,1,110,4\nsi,2,91,4\nsi,3,70,1\n"))
+    table, keys = differences(one, other)
+    assert keys == ["algorithm", "lookahead"]
+    assert table["difference"].tolist() == [10, 1]
+    assert table["difference_half"].tolist() == [5, 5]
+    assert table["percent"].tolist() == pytest.approx([10, 100 / 90])
+    sentence = verdict(one, other, table)
+    assert "lower than in a in 0 of 2 points and higher in 1" in sentence
+
+
+def test_other_names_of_algorithms_are_compared_with_all(tmp_path):
+    one = source(csv(tmp_path, "a", "algorithm,latency_mean_ms\neagle,80\n"))
+    other = source(csv(tmp_path, "b", "algorithm,latency_mean_ms\nsi,100\ndsi,60\n"))
+    table, _ = differences(one, other)
+    assert dict(zip(table["algorithm"], table["percent"], strict=True)) == pytest.approx(
+        {"eagle | SI": 25.0, "eagle | DSI": -25.0}
+    )
+
+
+def test_points_that_never_meet(tmp_path):
+    one = source(csv(tmp_path, "a", "algorithm,lookahead,latency_mean_ms\nsi,1,9\nsi,2,8\n"))
+    other = source(csv(tmp_path, "b", "algorithm,lookahead,latency_mean_ms\nsi,3,9\nsi,4,8\n"))
+    table, _ = differences(one, other)
+    assert "no point in common" in verdict(one, other, table)
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sim") / "simulated"
+    study = """
+algorithms = ["si", "dsi"]
+repeats = 3
+target.latency_ms = 20
+drafter.latency_ms = 2
+tokens = 20
+workload = {requests = 60}
+cluster = {targets = 4, drafters = 4}
+[grid]
+workload.rate_per_s = [1, 2]
+"""
+    run_study(loads(study), folder)
+    return folder
+
+
+def test_measured_and_simulated_on_one_page(tmp_path, simulated):
+    path = written(tmp_path, "bench", VLLM | DETAILED)
+    report, lines = compare([f"my vLLM={path}", str(simulated)], tmp_path / "out")
+    page = report.read_text()
+    assert lines[0].startswith("simulated: the mean latency is lower than in my vLLM in")
+    for words in ("my vLLM", "mean TTFT (ms)", "mean TPOT (ms)", "measured | DSI"):
+        assert words in page
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    assert set(table["quantity"]) >= {"ttft_mean_ms", "tpot_mean_ms", "latency_mean_ms"}
+    assert set(table["algorithm"]) == {"measured | SI", "measured | DSI"}
+    assert len(table[table["quantity"] == "ttft_mean_ms"]) == 2  # the rate that both have
+    names = sorted(path.name for path in report.parent.glob("*.svg"))
+    assert names[0] == "01-lines-latency-mean-ms.svg"
+
+
+def test_commands(tmp_path, simulated):
+    out = ["--out", str(tmp_path / "c")]
+    found = CliRunner().invoke(main, ["compare", str(simulated), f"again={simulated}", *out])
+    assert found.exit_code == 0, found.output
+    assert "lower than in simulated in 0 of 4 points and higher in 0" in found.output
+    path = written(tmp_path, "sweep", guidellm(1.0, 2.0))
+    found = CliRunner().invoke(main, ["plot", str(path), *out])
+    assert found.exit_code == 0, found.output
+    assert (tmp_path / "c" / "01-lines-latency-mean-ms.svg").is_file()
+    assert CliRunner().invoke(main, ["compare", str(simulated)]).exit_code == 2
+    (tmp_path / "c" / "mine.txt").write_text("")
+    found = CliRunner().invoke(main, ["plot", str(path), *out])
+    assert found.exit_code == 2
+    assert "mine.txt" in found.output
