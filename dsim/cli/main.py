@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from dsim.cli.advise import advise
+from dsim.cli.check import check
 from dsim.cli.models import generate, measure, validate
 from dsim.cli.options import Word, message_of, plugin_option
 from dsim.cli.reproduce import reproduce
@@ -106,6 +107,7 @@ for _command in (
     advise,
     plot,
     compare,
+    check,
     settings,
     studies,
     simulate,

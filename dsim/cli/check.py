@@ -1,0 +1,35 @@
+"""``dsim check``."""
+
+from __future__ import annotations
+
+import click
+
+from dsim.cli.options import plugin_option
+
+
+@click.command()
+@click.argument("which", metavar="FILE.py|MODULE|NAME")
+@plugin_option
+def check(which: str) -> None:
+    """Hold the laws that every orchestration obeys against one of your own.
+
+    FILE.py (or MODULE) declares it, as docs/orchestrations.md says. Every small case is tried, the
+    smallest first, then random larger ones. Prints each law, whether it is kept, and the smallest
+    case that breaks it. Exits with status 1 if a law is broken.
+    """
+    from tqdm import tqdm
+
+    from dsim.orchestrations import ORCHESTRATIONS
+    from dsim.tasks import check as checking
+
+    known = which in ORCHESTRATIONS
+    broken = False
+    for name in checking.names_in(which):
+        cases = len(checking.cases(name))
+        with tqdm(total=cases, unit=" cases", leave=False, disable=None) as bar:
+            verdicts = checking.check(name, lambda count: (bar.update(count), None)[1])
+        for line in checking.lines(name, verdicts, "" if known else which):
+            click.echo(line)
+        broken |= any(one.problem for one in verdicts)
+    if broken:
+        click.get_current_context().exit(1)

@@ -1,0 +1,222 @@
+"""The laws that every orchestration obeys, whatever it is; ``dsim check`` and the tests hold them.
+
+A law is a function of an orchestration's name, a case and a finished run of it (with history); it
+returns what is wrong, or nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dsim.engines import simulate
+from dsim.events.trace import spans
+from dsim.model.acceptance import Acceptance
+from dsim.model.case import Case
+from dsim.model.latency import Latency
+from dsim.model.script import script_of
+from dsim.orchestrations import orchestration_of
+from dsim.units import to_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from dsim.events.run import Run
+
+    Law = Callable[[str, Case, Run], str]
+
+NS = 1_000_000  # the unit of latency of small cases: 1 ms
+MAX_SMALL_TOKENS = 6
+
+
+def whole_text(_: str, case: Case, run: Run) -> str:
+    """The whole text is generated: each token is settled once, in order."""
+    output = run.output
+    if not output.settled == len(output.settled_ns) == case.tokens:
+        found = f"{output.settled} settled tokens, {len(output.settled_ns)} settle times"
+        return f"expected {case.tokens} of each, got {found}"
+    if output.settled_ns != sorted(output.settled_ns):
+        return f"settle times fall: {_ms(output.settled_ns)}"
+    return ""
+
+
+def verified(_: str, __: Case, run: Run) -> str:
+    """Every token is settled by a target pass that has ended and covers its position."""
+    ended = [
+        (forward.first, forward.end, forward.end_ns)
+        for forward in run.target.history or ()
+        if forward.is_pass and forward.end_ns >= 0 and not forward.cancelled
+    ]
+    for position, at in enumerate(run.output.settled_ns):
+        if not any(first <= position <= end and over <= at for first, end, over in ended):
+            return f"token {position} settled at {to_ms(at):g} ms; no pass had judged it by then"
+    return ""
+
+
+def lossless(name: str, case: Case, run: Run) -> str:
+    """A draft stays where the target agrees, and nowhere else."""
+    if orchestration_of(name).traits.further_drafters and case.more_drafters:
+        return ""  # another drafter may have been right
+    accepts = [bit == "1" for bit in case.acceptance.traces[0]]
+    if wrong := [p for p in run.output.rejections if accepts[p]]:
+        return f"rejected the draft of token {wrong[0]}, which the target accepts"
+    if run.output.accepted > sum(accepts):
+        return f"settled {run.output.accepted} drafts; the target accepts {sum(accepts)} positions"
+    return ""
+
+
+def servers(name: str, case: Case, run: Run) -> str:
+    """No more servers are used than there are, and each does one thing at a time."""
+    passes, wasted, drafts, wasted_drafts, peak = run.counts
+    most = case.targets if orchestration_of(name).traits.several_targets else 1
+    if not 1 <= peak <= most:
+        return f"{peak} target servers were busy at once; there are {most}"
+    if not 1 <= passes - wasted <= case.tokens:
+        return f"{passes} passes, of which {wasted} were wasted, for {case.tokens} tokens"
+    if not 0 <= wasted_drafts <= drafts:
+        return f"{wasted_drafts} of {drafts} drafts were wasted"
+    rows = spans(run.output, run.drafter, *run.more_drafters, run.target)
+    for _, lane in itertools.groupby(sorted(rows, key=_lane), key=lambda row: row["lane"]):
+        for before, after in itertools.pairwise(lane):
+            if after["start_ns"] < before["end_ns"]:
+                at = to_ms(after["start_ns"])
+                return f"{after['lane']} begins another forward at {at:g} ms, while it is busy"
+    return ""
+
+
+def traits(name: str, _: Case, run: Run) -> str:
+    """It does what its traits say: drafts at all, drafts while passes run."""
+    declared = orchestration_of(name).traits
+    drafts = sum(one.begun for one in (run.drafter, *run.more_drafters))
+    if drafts and not declared.drafts:
+        return f"{drafts} drafts were made, but traits say drafts=False"
+    if not declared.overlaps:
+        rows = spans(run.output, run.drafter, *run.more_drafters, run.target)
+        passes = [row for row in rows if row["lane"].startswith("target")]
+        for one, other in itertools.product(rows, passes):
+            if one["lane"] == other["lane"]:
+                continue
+            if max(one["start_ns"], other["start_ns"]) < min(one["end_ns"], other["end_ns"]):
+                at = to_ms(max(one["start_ns"], other["start_ns"]))
+                return f"a draft and a pass overlap at {at:g} ms, but traits say overlaps=False"
+    return ""
+
+
+def work(name: str, case: Case, run: Run) -> str:
+    """It does no less work than it declares (the offered load of a deployment counts that)."""
+    if case.target.first_ns is not None or case.drafter.first_ns is not None:
+        return ""
+    script = script_of(case, _draws(case), 0)
+    declared = orchestration_of(name).work(script.lengths, script.plan)
+    done, drafts = run.target.begun, run.counts[2]
+    if declared.exact and (len(declared.widths), declared.drafts) != (done, drafts):
+        told = f"{len(declared.widths)} passes and {declared.drafts} drafts"
+        return f"declares exactly {told}, but did {done} and {drafts}"
+    slow = case.drafter.latency_ns > case.target.latency_ns
+    if not declared.exact and len(declared.widths) > done and not slow:
+        return f"declares at least {len(declared.widths)} passes, but did {done}"
+    return ""
+
+
+def repeatable(name: str, case: Case, run: Run) -> str:
+    """The same case gives the same run again."""
+    again = simulate.run_events(case, name, 0, _draws(case))
+    same = (again.output.settled_ns, again.counts) == (run.output.settled_ns, run.counts)
+    return "" if same else f"settled at {_ms(run.output.settled_ns)}, then at {_ms_of(again)}"
+
+
+def reads(name: str, case: Case, run: Run) -> str:
+    """Settings that it does not declare in ``reads`` make no difference."""
+    declared = orchestration_of(name).reads
+    for key, changed in (
+        ("lookahead", {"lookahead": case.lookahead + 1}),
+        ("targets", {"targets": case.targets + 1}),
+        ("preemptible", {"preemptible": not case.preemptible}),
+    ):
+        if key in declared:
+            continue
+        other = simulate.run_events(dataclasses.replace(case, **changed), name, 0, _draws(case))
+        if other.output.settled_ns != run.output.settled_ns:
+            value = f"{key} = {changed[key]}"
+            return f'"{key}" is not in reads, but with {value} tokens settle at {_ms_of(other)}'
+    return ""
+
+
+def vector(name: str, case: Case, run: Run) -> str:
+    """Its vector form, if it has one, agrees with the event engine in every settle time."""
+    if simulate.engine_for(case, [name]) != "vector":
+        return ""
+    found = simulate.simulate_case(case, name, "vector").settled_ns[0].tolist()
+    same = found == run.output.settled_ns
+    return "" if same else f"events: {_ms(run.output.settled_ns)}; vector: {_ms(found)}"
+
+
+CHEAP: tuple[Law, ...] = (whole_text, verified, lossless, servers, traits, work)
+DEAR: tuple[Law, ...] = (repeatable, reads, vector)  # each of them runs the case again
+
+
+def small_cases(*, several_targets: bool) -> Iterator[Case]:
+    """Every small case, the smallest first: so the first that breaks a law is the smallest."""
+    latencies = ((1, 3), (1, 1), (2, 3), (3, 2))
+    for tokens in range(1, MAX_SMALL_TOKENS + 1):
+        for (lookahead, targets), (drafter, target), bits, preemptible in itertools.product(
+            itertools.product((1, 2, 3), (1, 2, 4) if several_targets else (1,)),
+            latencies,
+            itertools.product("10", repeat=tokens),
+            (True, False),
+        ):
+            yield case_of("".join(bits), drafter, target, lookahead, targets, preemptible)
+
+
+def larger_cases(count: int) -> Iterator[Case]:
+    """Random cases of up to 40 tokens; the same ones each time."""
+    draw = np.random.default_rng(0)
+    for _ in range(count):
+        bits = "".join("01"[int(b)] for b in draw.random(draw.integers(6, 41)) < draw.random())
+        drafter, target, lookahead, targets = (int(draw.integers(1, most)) for most in (9, 9, 9, 7))
+        yield case_of(bits, drafter, target, lookahead, targets, bool(draw.integers(2)))
+
+
+def case_of(
+    bits: str, drafter: int, target: int, lookahead: int, targets: int, preemptible: bool
+) -> Case:
+    """A case of one text.
+
+    Args:
+        bits: ``1`` for each position whose draft the target accepts, else ``0``.
+        drafter: latency of a draft, in ms.
+        target: latency of a pass, in ms.
+        lookahead: drafts per block.
+        targets: number of target servers.
+        preemptible: whether a cancelled pass frees its server at once.
+    """
+    return Case(
+        tokens=len(bits),
+        lookahead=lookahead,
+        targets=targets,
+        target=Latency(latency_ns=target * NS),
+        drafter=Latency(latency_ns=drafter * NS),
+        acceptance=Acceptance(model="trace", traces=(bits,)),
+        repeats=1,
+        seed=0,
+        preemptible=preemptible,
+    )
+
+
+def _draws(case: Case) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    return np.array([bit == "1" for bit in case.acceptance.traces[0]])
+
+
+def _lane(row: dict[str, object]) -> tuple[object, ...]:
+    return row["lane"], row["start_ns"], row["end_ns"]
+
+
+def _ms(times_ns: list[int]) -> str:
+    return " ".join(f"{to_ms(ns):g}" for ns in times_ns) + " ms"
+
+
+def _ms_of(run: Run) -> str:
+    return _ms(run.output.settled_ns)

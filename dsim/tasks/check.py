@@ -1,0 +1,160 @@
+"""``dsim check``: the laws that every orchestration obeys, held against one of the user's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dsim.deployment.serve import serve
+from dsim.deployment.spec import Deployment, FleetSpec
+from dsim.deployment.workload import Length, Workload
+from dsim.engines import laws
+from dsim.engines.simulate import run_events
+from dsim.errors import EngineError, PluginError
+from dsim.orchestrations import ORCHESTRATIONS, orchestration_of
+from dsim.orchestrations.plugins import load
+from dsim.units import to_ms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dsim.engines.laws import Law
+    from dsim.events.run import Run
+    from dsim.model.case import Case
+
+EVERY = 11  # small cases, of which one is held against the laws that run it again
+LARGER = 1000
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One law, and whether it was kept.
+
+    Attributes:
+        law: the law, in a sentence.
+        cases: number of cases that were tried.
+        problem: what was wrong in the smallest case that breaks it; empty: the law was kept.
+        case: that case.
+    """
+
+    law: str
+    cases: int
+    problem: str = ""
+    case: Case | None = None
+
+
+def names_in(plugin: str) -> list[str]:
+    """Load *plugin*, and return the orchestrations that are in it.
+
+    Args:
+        plugin: path or name of a module; or the name of an orchestration that is known.
+
+    Raises:
+        UserError: it cannot be loaded, or adds no orchestration.
+    """
+    if plugin in ORCHESTRATIONS:
+        return [plugin]
+    before = set(ORCHESTRATIONS)
+    load([plugin])
+    module = sys.modules[Path(plugin).stem if plugin.endswith(".py") else plugin]
+    declared = [vars(module)["ORCHESTRATION"].name] if "ORCHESTRATION" in vars(module) else []
+    return [name for name in ORCHESTRATIONS if name not in before or name in declared]
+
+
+def in_deployment(name: str, case: Case, run: Run) -> str:
+    """Alone on shared servers, a request is served as it is on servers of its own."""
+    deployment = Deployment(
+        algorithm=name,
+        lookahead=case.lookahead,
+        targets=FleetSpec(servers=case.targets),
+        drafters=FleetSpec(),
+        most_passes=case.targets,
+        target=case.target,
+        drafter=case.drafter,
+        acceptance=case.acceptance,
+        preemptible=case.preemptible,
+        seed=case.seed,
+    )
+    workload = Workload(requests=1, output=Length(mean_tokens=case.tokens))
+    found = serve(deployment, workload, keep_settled=True).settled_ns[0]
+    same = found == run.output.settled_ns
+    times = [" ".join(f"{to_ms(ns):g}" for ns in one) for one in (run.output.settled_ns, found)]
+    return "" if same else f"tokens settle at {times[0]} ms alone, at {times[1]} ms in a deployment"
+
+
+def check(name: str, progress: Callable[[int], None] = lambda _: None) -> list[Verdict]:
+    """Hold the laws against an orchestration: every small case, then random larger ones.
+
+    The first law is that each run ends; where one does not, nothing further is tried.
+
+    Args:
+        name: name of the orchestration.
+        progress: called after each case, with 1.
+    """
+    every: tuple[Law, ...] = (*laws.CHEAP, *laws.DEAR, in_deployment)
+    tried = dict.fromkeys(every, 0)
+    broken: dict[Law, tuple[str, Case]] = {}
+    ended, stopped, runs = "Every run ends, without an error", ("", None), 0
+    for number, case in enumerate(cases(name)):
+        try:
+            run = run_events(case, name, 0, keep_history=True)
+            runs += 1
+            for law in every:
+                if law in broken or (law not in laws.CHEAP and number % EVERY):
+                    continue
+                tried[law] += 1
+                if problem := law(name, case, run):
+                    broken[law] = problem, case
+        except (EngineError, PluginError) as error:
+            stopped = str(error), case  # type: ignore[assignment]
+            break
+        progress(1)
+    first = Verdict(law=ended, cases=runs, problem=stopped[0], case=stopped[1])
+    return [first] + [
+        Verdict(law=_sentence(law), cases=tried[law], problem=problem, case=case)
+        for law in every
+        for problem, case in [broken.get(law, ("", None))]
+    ]
+
+
+def cases(name: str) -> list[Case]:
+    """The cases that are tried, in order."""
+    several = orchestration_of(name).traits.several_targets
+    return [*laws.small_cases(several_targets=several), *laws.larger_cases(LARGER)]
+
+
+def _sentence(law: Law) -> str:
+    return (law.__doc__ or "").split("\n\n")[0].rstrip(".").replace("``", '"')
+
+
+def lines(name: str, verdicts: list[Verdict], plugin: str = "") -> list[str]:
+    """What ``dsim check`` prints of *verdicts*: one line a law, and the smallest counterexample.
+
+    Args:
+        name: name of the orchestration.
+        verdicts: from :func:`check`.
+        plugin: what ``--plugin`` takes, for the command that shows a counterexample.
+    """
+    told = [f"{orchestration_of(name).title} ({name})"]
+    for one in verdicts:
+        mark = "BROKEN" if one.problem else "kept" if one.cases else "–"
+        told.append(f"  {mark:6}  {one.law}")
+        if one.case is None:
+            continue
+        case = one.case
+        told += [f"          {line}" for line in one.problem.splitlines()]
+        words = f"--plugin {plugin} " if plugin else ""
+        told.append(
+            f"          see it: dsim {words}simulate --algorithm {name} --repeats 1 "
+            f"--tokens {case.tokens} --accepts {case.acceptance.traces[0]} "
+            f"--lookahead {case.lookahead} --targets {case.targets} "
+            f"--target-latency {to_ms(case.target.latency_ns):g} "
+            f"--drafter-latency {to_ms(case.drafter.latency_ns):g}"
+            f"{'' if case.preemptible else ' --no-preemptible'} --timeline timeline.html"
+        )
+    count = sum(bool(one.problem) for one in verdicts)
+    tried = max(one.cases for one in verdicts)
+    told.append(f"  {count} of {len(verdicts)} laws broken; {tried:,} cases tried")
+    return told

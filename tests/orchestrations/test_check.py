@@ -1,0 +1,159 @@
+"""``dsim check``: each law finds an orchestration that breaks it, and its smallest case."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from dsim.orchestrations import ORCHESTRATIONS, Orchestration, Traits
+from dsim.orchestrations.declaration import LOOKAHEAD, Work
+from dsim.tasks.check import check, lines
+
+
+def si(setup, *, blocks=lambda plan: plan.tokens, settle=None, overlaps=False):
+    """SI, with something to get wrong.
+
+    Args:
+        blocks: drafts per block, from the plan.
+        settle: what is done with a verdict, in place of settling it.
+        overlaps: make another draft while a pass runs.
+    """
+    drafter, target, output = setup.drafter(), setup.target(), setup.output
+    tokens, verify = output.tokens, target.backend.verify
+
+    def process():
+        while not output.finished:
+            settled = output.settled
+            for _ in range(min(blocks(setup.plan), output.wanted - settled - 1)):
+                draft = drafter.forward(len(tokens))
+                yield draft
+                tokens.append(draft.token)
+            forward = target.forward(settled)
+            if overlaps and len(tokens) < output.wanted - 1:
+                yield drafter.forward(len(tokens))
+            yield forward
+            (settle or output.settle)(*verify(forward, settled, tokens[settled:]))
+
+    setup.env.process(process())
+
+
+def never_ends(setup):
+    setup.env.process(iter_once(setup.env.event()))
+
+
+def iter_once(event):
+    yield event
+
+
+def without_a_pass(setup):
+    def process():
+        draft = setup.drafter().forward(0)
+        yield draft
+        while not setup.output.finished:
+            setup.output.settle(0, None)
+
+    setup.env.process(process())
+
+
+def never_trusts(setup):
+    si(setup, settle=lambda _, token: setup.output.settle(0, token))
+
+
+calls = []
+
+
+def moody(setup):
+    calls.append(1)
+    si(setup, blocks=lambda _: 1 + len(calls) % 2)
+
+
+BROKEN = {
+    "ends": (never_ends, {}),
+    "ended": (without_a_pass, {}),
+    "draft stays": (never_trusts, {"reads": LOOKAHEAD}),
+    "again": (moody, {}),
+    "reads": (si, {}),
+    "traits": (lambda s: si(s, overlaps=True), {"reads": LOOKAHEAD}),
+    "at all": (si, {"reads": LOOKAHEAD, "traits": Traits(drafts=False)}),
+    "no less work": (si, {"reads": LOOKAHEAD, "work": lambda *_: Work([1], 0, exact=True)}),
+}
+
+
+@pytest.mark.parametrize("law", BROKEN)
+def test_each_law_finds_who_breaks_it(law, monkeypatch):
+    monkeypatch.setattr("dsim.tasks.check.LARGER", 5)
+    monkeypatch.setattr("dsim.engines.laws.MAX_SMALL_TOKENS", 3)
+    start, more = BROKEN[law]
+    broken = Orchestration(
+        name="broken", title="Broken", colour="#123456", meaning="", start=start, **more
+    )
+    monkeypatch.setitem(ORCHESTRATIONS, "broken", broken)
+    verdicts = check("broken")
+    (found,) = (v for v in verdicts if law in v.law)
+    assert found.problem
+    assert found.case.tokens <= 3
+    text = "\n".join(lines("broken", verdicts, "broken.py"))
+    assert f"BROKEN  {found.law}" in text
+    assert "dsim --plugin broken.py simulate --algorithm broken" in text
+
+
+def test_the_smallest_case_is_found(monkeypatch):
+    """A draft that the target accepts is thrown away: two tokens, one draft."""
+    broken = Orchestration(
+        name="broken",
+        title="Broken",
+        colour="#123456",
+        meaning="",
+        start=never_trusts,
+        reads=LOOKAHEAD,
+    )
+    monkeypatch.setattr("dsim.engines.laws.MAX_SMALL_TOKENS", 2)
+    monkeypatch.setattr("dsim.tasks.check.LARGER", 5)
+    monkeypatch.setitem(ORCHESTRATIONS, "broken", broken)
+    found = next(v for v in check("broken") if "draft stays" in v.law)
+    assert found.problem == "rejected the draft of token 0, which the target accepts"
+    assert (found.case.tokens, found.case.lookahead) == (2, 1)
+    assert found.case.acceptance.traces == ("11",)
+
+
+GOOD = '''
+"""Plain decoding, once more."""
+from dsim.orchestrations import Orchestration, Traits
+
+
+def start(setup):
+    target, output = setup.target(), setup.output
+
+    def process():
+        while not output.finished:
+            forward = target.forward(output.settled)
+            yield forward
+            output.settle(*target.backend.verify(forward, output.settled, []))
+
+    setup.env.process(process())
+
+
+ORCHESTRATION = Orchestration(
+    name="once_more", title="Once more", colour="#123456", meaning="", start=start,
+    traits=Traits(drafts=False),
+)
+'''
+
+
+def test_the_command(tmp_path):
+    path = tmp_path / "once_more.py"
+    path.write_text(GOOD)
+    words = [sys.executable, "-m", "dsim", "check"]
+    found = subprocess.run([*words, str(path)], capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr
+    assert "0 of 11 laws broken" in found.stdout
+    path.write_text(GOOD.replace("            yield forward\n", ""))
+    found = subprocess.run([*words, "once_more.py"], capture_output=True, text=True, cwd=tmp_path)
+    assert found.returncode == 1, found.stdout
+    assert "BROKEN  Every run ends" in found.stdout
+    assert "asked for two forwards at once" in found.stdout
+    found = subprocess.run([*words, "none.py"], capture_output=True, text=True)
+    assert found.returncode == 2
+    assert "no such file" in found.stderr
