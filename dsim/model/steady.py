@@ -1,0 +1,94 @@
+"""A replica under a steady load, in closed form: what its users wait for, as a fixed point.
+
+Requests that are alike arrive at even gaps. In the mean, decoding requests fill the batch, and
+each new prompt makes some steps longer. The batch decides the time of a step, and the time of a
+step, by Little's law, the batch: both are iterated until they agree.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from dsim.model.roofline import Roofline
+
+ROUNDS = 200
+TOLERANCE = 1e-9
+MAX_PREFILL = 0.95  # of the time, in steps with prompts; beyond, queues grow
+
+
+class Steady(NamedTuple):
+    """Means of a replica under a steady load.
+
+    Attributes:
+        ttft_ns: time to the first token.
+        itl_ns: time between tokens.
+        e2e_ns: time to the last token.
+        batch: decoding requests in a step.
+        stable: whether the load can be served.
+    """
+
+    ttft_ns: float
+    itl_ns: float
+    e2e_ns: float
+    batch: float
+    stable: bool
+
+
+def steady(
+    roofline: Roofline,
+    rate_per_s: float,
+    prompt_tokens: int,
+    output_tokens: int,
+    *,
+    cached_tokens: int = 0,
+    max_batched_tokens: int = 2048,
+    max_seqs: int = 128,
+) -> Steady:
+    """The means that users see.
+
+    Args:
+        roofline: time of forwards.
+        rate_per_s: arrival rate.
+        prompt_tokens: length of a prompt.
+        output_tokens: length of an answer.
+        cached_tokens: tokens of a prompt that the prefix cache has.
+        max_batched_tokens: budget of a step.
+        max_seqs: requests that run at once.
+    """
+    rate, context = rate_per_s / 1e9, prompt_tokens + output_tokens / 2
+    chunks, busy, batch = [0.0], 0.0, 0.0
+    decode = float(roofline.forward_ns(1, context, context, 1))
+    itl = decode
+    for _ in range(ROUNDS):
+        batch = min(float(max_seqs), rate * output_tokens * itl)
+        held = batch * context
+        decode = float(roofline.forward_ns(batch, held, held, batch))
+        chunks, done = [], float(cached_tokens)
+        while done < prompt_tokens:
+            n = min(prompt_tokens - done, max(1.0, max_batched_tokens - batch))
+            last = 1 if done + n >= prompt_tokens else 0
+            attended = held + n * (done + n / 2)
+            ns = roofline.forward_ns(batch + n, attended, held + done, batch + last)
+            chunks.append(float(ns))
+            done += n
+        busy = rate * sum(chunks)
+        if busy >= MAX_PREFILL:
+            new = decode / (1 - MAX_PREFILL)
+        else:
+            new = 1 / (rate * len(chunks) + (1 - busy) / decode)
+        settled = abs(new - itl) <= TOLERANCE * new
+        itl = (itl + new) / 2
+        if settled:
+            break
+    c = roofline.constants
+    rest = (1 - min(1.0, busy)) * decode / 2 + rate * sum(ns * ns for ns in chunks) / 2
+    ttft = rest + sum(chunks) + c.waits * itl + 1e3 * c.request_us
+    wanted = rate * output_tokens * itl
+    return Steady(
+        ttft_ns=ttft,
+        itl_ns=itl,
+        e2e_ns=ttft + (output_tokens - 1) * itl,
+        batch=batch,
+        stable=busy < MAX_PREFILL and wanted <= max_seqs,
+    )
