@@ -32,7 +32,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/cog -r README.md docs/orchestrations.md docs/commands.md docs/results.md docs/house.md
+	$(BIN)/cog -r README.md docs/orchestrations.md docs/other-names.md docs/commands.md docs/results.md docs/house.md
 
 bench: $(VENV)/.installed
 	for name in grid events start cluster; do $(BIN)/python benchmarks/$$name.py; done

@@ -11,7 +11,7 @@ import click
 from dsim.cli.advise import advise
 from dsim.cli.check import check
 from dsim.cli.models import generate, measure, validate
-from dsim.cli.options import Word, message_of, plugin_option
+from dsim.cli.options import Word, by_our_names, message_of, plugin_option
 from dsim.cli.reproduce import reproduce
 from dsim.cli.simulate import simulate
 from dsim.cli.studies import compare, load, plot, run, settings, studies
@@ -64,9 +64,10 @@ class Group(click.Group):
         sys.exit(code if isinstance(code, int) else 0)
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the command, or name the nearest one."""
+        """Find the command, or name the nearest one; options may have the names of other tools."""
         try:
-            return super().resolve_command(ctx, args)
+            name, command, rest = super().resolve_command(ctx, args)
+            return name, command, by_our_names(command, rest) if command else rest
         except click.UsageError as error:
             from dsim.words import nearest
 

@@ -35,7 +35,12 @@ CLAIM_FAILED = 1
     help="Algorithm to run.",
 )
 @click.option(
-    "--lookahead", type=Whole(1), default=5, show_default=True, help="Draft tokens per pass."
+    "--lookahead",
+    type=Whole(1),
+    default=5,
+    show_default=True,
+    help="Draft tokens per target pass; also called --gamma, --draft-length or "
+    "--num-speculative-tokens.",
 )
 @click.option(
     "--tokens", type=Whole(1), default=128, show_default=True, help="Number of tokens to generate."

@@ -17,23 +17,37 @@ if TYPE_CHECKING:
 
     from dsim.study.executors import Executor
 
-# Options that people look for under the names that other tools give them: what each one is here.
-FIELD_WORDS = {
-    "--gamma": ("lookahead", "--lookahead"),
-    "--num-speculative-tokens": ("lookahead", "--lookahead"),
-    "--speculative-tokens": ("lookahead", "--lookahead"),
-    "--draft-length": ("lookahead", "--lookahead"),
-    "--num-draft-tokens": ("lookahead", "--lookahead"),
-    "--alpha": ("acceptance rate", "--acceptance"),
-    "--acceptance-rate": ("acceptance rate", "--acceptance"),
-    "--max-tokens": ("number of tokens", "--tokens"),
-    "--max-new-tokens": ("number of tokens", "--tokens"),
-    "--replicas": ("number of target servers", "--targets"),
-    "--batch-size": ("largest batch", "--batch"),
-    "--tensor-parallel-size": ("number of GPUs of one target server", "--gpus-per-target"),
-    "--request-rate": ("request rate", "--rate"),
-    "--qps": ("request rate", "--rate"),
+# The same options under the names that other tools and papers give them.
+OTHER_NAMES = {
+    "--gamma": "--lookahead",
+    "--num-speculative-tokens": "--lookahead",
+    "--speculative-tokens": "--lookahead",
+    "--draft-length": "--lookahead",
+    "--num-draft-tokens": "--lookahead",
+    "--alpha": "--acceptance",
+    "--acceptance-rate": "--acceptance",
+    "--max-tokens": "--tokens",
+    "--max-new-tokens": "--tokens",
+    "--batch-size": "--batch",
+    "--tensor-parallel-size": "--gpus-per-target",
+    "--request-rate": "--rate",
+    "--qps": "--rate",
 }
+# Options that people look for, and that are called otherwise here, but mean a little less or more.
+FIELD_WORDS = {"--replicas": ("number of target servers", "--targets")}
+
+
+def by_our_names(command: click.Command, args: list[str]) -> list[str]:
+    """*args* with each option of :data:`OTHER_NAMES` that *command* lacks under its own name."""
+    known = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
+    renamed = []
+    for number, arg in enumerate(args):
+        if arg == "--":
+            return renamed + args[number:]
+        name, equals, value = arg.partition("=")
+        ours = OTHER_NAMES.get(name, name)
+        renamed.append((ours if name not in known and ours in known else name) + equals + value)
+    return renamed
 
 
 def _expected(what: str, numbers: Any, value: Any) -> str:

@@ -73,7 +73,8 @@ def by_option(error: UserError) -> UserError:
     type=Whole(1),
     default=5,
     show_default=True,
-    help="Draft tokens per target pass (the field's num_speculative_tokens).",
+    help="Draft tokens per target pass; also called --gamma, --draft-length or "
+    "--num-speculative-tokens.",
 )
 @click.option(
     "--lookahead-policy",

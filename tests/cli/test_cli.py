@@ -56,6 +56,13 @@ def test_help_loads_nothing_heavy():
     assert not HEAVY & set(json.loads(found.stdout.splitlines()[-1]))
 
 
+def test_options_may_have_the_names_of_other_tools():
+    ours = dsim("simulate", "--lookahead", "3", "--acceptance", "0.7", "--json")
+    for name in ("--gamma", "--num-speculative-tokens", "--draft-length"):
+        assert dsim("simulate", f"{name}=3", "--alpha", "0.7", "--json") == ours
+    assert dsim("simulate", "--gamma", "4", "--acceptance", "0.7", "--json") != ours
+
+
 def test_simulating_loads_neither_torch_nor_altair():
     code = (
         "import sys; from dsim.cli.main import main\n"
@@ -176,12 +183,10 @@ def test_any_setting_can_be_set():
             "error: --engine: expected one of auto, vector, events, got vectr",
         ),
         ("simulate --set acceptance.rate", "error: --set: acceptance.rate: expected key=value"),
-        ("simulate --gamma 3", "error: No such option '--gamma'; the lookahead is --lookahead"),
         (
-            "generate x --num-speculative-tokens 3",
-            "'--num-speculative-tokens'; the lookahead is --",
+            "simulate --replicas 3",
+            "error: No such option '--replicas'; the number of target servers is --targets",
         ),
-        ("advise --batch-size 8", "'--batch-size'; the largest batch is --batch"),
         ("generate", "error: missing argument 'PROMPT'"),
         ("completion tcsh", "error: shell: expected one of bash, zsh, fish, got tcsh"),
         ("simulate --target-first-latency nan", "--target-first-latency: expected a number above"),
@@ -381,9 +386,12 @@ def test_commands_of_the_readme(line, elsewhere):
     assert found.returncode == 0, found.stderr
 
 
+GENERATED = (ROOT / "Makefile").read_text().partition("cog -r ")[2].partition("\n")[0].split()
+
+
 def test_the_readme_shows_current_help():
     """Blocks that a tool writes (cog) are as the tool would write them now."""
-    for name in ("README.md", "docs/results.md", "docs/commands.md", "docs/house.md"):
+    for name in GENERATED:
         checked = subprocess.run(
             [sys.executable, "-m", "cogapp", "--check", name],
             cwd=ROOT,

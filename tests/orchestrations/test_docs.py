@@ -31,8 +31,8 @@ def test_the_commands_of_the_page_run(folder) -> None:
         '[[charts]]\nkind = "lines"\nx = "acceptance.rate"\ny = "speedup_vs_nonsi"\n',
         "utf-8",
     )
-    (page,) = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    for line in page.splitlines():
+    page = re.findall(r"```sh\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    for line in "".join(page).splitlines():
         words = [word.strip("'") for word in re.findall(r"'[^']*'|\S+", line)][1:]
         found = dsim(folder, *words)
         assert (found.returncode, found.stderr) == (0, ""), line
