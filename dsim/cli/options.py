@@ -40,7 +40,7 @@ FIELD_WORDS = {"--replicas": ("number of target servers", "--targets")}
 def by_our_names(command: click.Command, args: list[str]) -> list[str]:
     """*args* with each option of :data:`OTHER_NAMES` that *command* lacks under its own name."""
     known = {name for param in command.params for name in (*param.opts, *param.secondary_opts)}
-    renamed = []
+    renamed: list[str] = []
     for number, arg in enumerate(args):
         if arg == "--":
             return renamed + args[number:]
