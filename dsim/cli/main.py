@@ -10,6 +10,7 @@ import click
 
 from dsim.cli.advise import advise
 from dsim.cli.check import check
+from dsim.cli.latency import latency
 from dsim.cli.models import generate, measure, validate
 from dsim.cli.options import Word, by_our_names, message_of, plugin_option
 from dsim.cli.reproduce import reproduce
@@ -106,6 +107,7 @@ for _command in (
     run,
     load,
     advise,
+    latency,
     plot,
     compare,
     check,

@@ -229,4 +229,6 @@ def shape_of(name: str) -> Shape:
             f"expected the name of a model that comes with dsim or a folder with a config.json, "
             f"got {show(name)}{hint}"
         )
-    return from_config(shipped()[key], key)
+    shape = from_config(shipped()[key], key)
+    stored = [STORED[part] for part in re.split(r"[-_ ]", name.lower()) if part in STORED]
+    return dataclasses.replace(shape, dtype=stored[0]) if stored else shape

@@ -1,0 +1,103 @@
+"""``dsim latency``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dsim.cli.options import Number, Whole
+
+NAMES = {"model": ("MODEL", ""), "gpu": ("--gpu", ""), "tp": ("--tp", ""), "dtype": ("--dtype", "")}
+NAMES |= {"kv_dtype": ("--kv-dtype", ""), "drafter": ("--drafter", "")}
+
+
+@click.command()
+@click.argument("model")
+@click.option("--gpu", default="h100", show_default=True, help="Type of the GPUs.")
+@click.option(
+    "--tp",
+    type=Whole(1, 1024),
+    default=1,
+    show_default=True,
+    help="Tensor parallelism: number of GPUs that share each layer.",
+)
+@click.option(
+    "--dtype",
+    metavar="TYPE",
+    help="Type of the weights: bf16, fp8, int8, int4, fp4.  [default: as published]",
+)
+@click.option(
+    "--kv-dtype", default="bf16", show_default=True, metavar="TYPE", help="Type of the KV cache."
+)
+@click.option(
+    "--drafter", metavar="NAME", help="eagle3, mtp, medusa, or a model, on the same GPUs."
+)
+@click.option(
+    "--memory",
+    "utilisation",
+    type=Number(0.05, 1),
+    default=0.9,
+    show_default=True,
+    help="Part of the GPU memory that the server may use (gpu_memory_utilization).",
+)
+@click.option(
+    "--max-batched-tokens",
+    type=Whole(1),
+    default=2048,
+    show_default=True,
+    help="Tokens of the largest forward (max_num_batched_tokens).",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write a page with the roofline drawn.",
+)
+@click.option("--open", "open_", is_flag=True, help="Open the page in a browser.")
+def latency(
+    *,
+    model: str,
+    gpu: str,
+    tp: int,
+    dtype: str | None,
+    kv_dtype: str,
+    drafter: str | None,
+    utilisation: float,
+    max_batched_tokens: int,
+    as_json: bool,
+    out: Path | None,
+    open_: bool,
+) -> None:
+    """Estimate how long forwards of MODEL take on given GPUs, without a measurement.
+
+    MODEL is the name of a model (llama-3.3-70b, Qwen/Qwen3-8B) or a folder with a config.json.
+    Prints the time over batch and context, from where on arithmetic takes longer than memory, and
+    what memory is left for the KV cache.
+    """
+    from dsim.model.estimate import estimate
+    from dsim.tasks import latency as task
+
+    found = estimate(
+        model,
+        gpu,
+        tp=tp,
+        dtype=dtype,
+        kv_dtype=kv_dtype,
+        drafter=drafter,
+        utilisation=utilisation,
+        max_batched_tokens=max_batched_tokens,
+        names=NAMES,
+    )
+    out = out or (Path("latency.html") if open_ else None)
+    if out is not None:
+        from dsim.tasks.latency_page import write_page
+
+        write_page(found, out)
+    for line in [task.as_json(found)] if as_json else task.as_text(found):
+        click.echo(line)
+    if out is not None and not as_json:
+        click.echo(f"page: {out}")
+    if open_:
+        click.launch(str(out))
