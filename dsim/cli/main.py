@@ -17,9 +17,10 @@ from dsim.cli.reproduce import reproduce
 from dsim.cli.simulate import simulate
 from dsim.cli.studies import compare, load, plot, run, settings, studies
 from dsim.errors import EngineError, Problem, UserError
+from dsim.system import interrupted_code, stop_on_signals
 from dsim.version import VERSION
 
-USER_MISTAKE, FAILURE, INTERRUPTED = 2, 3, 130
+USER_MISTAKE, FAILURE = 2, 3
 
 
 class Group(click.Group):
@@ -30,7 +31,8 @@ class Group(click.Group):
         kwargs["standalone_mode"] = False
         try:
             try:
-                code = super().main(*args, **kwargs)
+                with stop_on_signals():
+                    code = super().main(*args, **kwargs)
             except SystemExit as leave:
                 # Click's way to say that whoever reads our output has enough of it.
                 sys.exit(0 if leave.code == 1 else leave.code)
@@ -38,7 +40,7 @@ class Group(click.Group):
             sys.exit(leave.exit_code)
         except click.Abort:
             click.echo("interrupted", err=True)
-            sys.exit(INTERRUPTED)
+            sys.exit(interrupted_code())
         except click.exceptions.NoArgsIsHelpError as error:
             error.show()
             sys.exit(USER_MISTAKE)

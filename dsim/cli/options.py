@@ -325,10 +325,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--watchdog",
                 type=Number(0, min_open=True),
-                default=120.0,
-                show_default=True,
                 metavar="S",
-                help="Give up when one forward takes longer than this many seconds.",
+                help="Give up when loading the models, or one forward, takes longer than this many "
+                "seconds.  [900 and 120]",
             ),
             click.option("--compile", is_flag=True, help=COMPILE_HELP),
             click.option(

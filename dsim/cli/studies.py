@@ -16,12 +16,11 @@ from dsim.cli.options import (
     study_options,
 )
 from dsim.errors import EngineError, UserError
+from dsim.system import interrupted_code
 from dsim.words import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-INTERRUPTED = 130
 
 
 def _interrupted(command: str, folder: Path) -> int:
@@ -30,7 +29,7 @@ def _interrupted(command: str, folder: Path) -> int:
 
     command = f"dsim {options()}{command} --resume {folder}"
     click.echo(f"interrupted; go on with: {command}", err=True)
-    return INTERRUPTED
+    return interrupted_code()
 
 
 RUN_OPTIONS = (

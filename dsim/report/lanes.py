@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, NamedTuple
 
 from dsim.errors import EngineError
+from dsim.system import can_end_at_once
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,7 +20,10 @@ if TYPE_CHECKING:
 # and a PNG, or with an error. Every message is its length in a line, then its bytes.
 SCRIPT = "script"
 PROGRAM = """
-import sys, vl_convert
+import sys
+from dsim.system import end_with_parent
+end_with_parent(int(sys.argv[1]), at_once=sys.argv[2] == "True")
+import vl_convert
 from altair import SCHEMA_VERSION
 wanted = ".".join(SCHEMA_VERSION.lstrip("v").split(".")[:2])
 known = vl_convert.get_vegalite_versions()
@@ -47,7 +52,7 @@ class Lane:
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-c", PROGRAM, str(os.getpid()), str(can_end_at_once())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsim.errors import EngineError, Problem, UserError
-from dsim.system import hold_interrupts, ignore_interrupts
+from dsim.system import be_worker, can_end_at_once, hold_interrupts, own_handlers, swept
 from dsim.version import VERSION
 
 if TYPE_CHECKING:
@@ -129,7 +129,10 @@ class Executor:
         deaths = 0
         while todo:
             pool = ProcessPoolExecutor(
-                min(self.jobs, len(todo)), context, _start_process, (prepare, shared)
+                min(self.jobs, len(todo)),
+                context,
+                _start_process,
+                (can_end_at_once(), prepare, shared),
             )
             try:
                 with hold_interrupts():
@@ -143,6 +146,10 @@ class Executor:
                 deaths += 1
                 if deaths == MAX_DEATHS:
                     raise EngineError(_died(deaths)) from None
+            except BaseException:
+                for process in list((pool._processes or {}).values()):
+                    process.kill()  # what it is at nobody waits for
+                raise
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
@@ -204,9 +211,9 @@ _do: Callable[[Any], Any] | None = None
 _run: str | None = None
 
 
-def _start_process(prepare: Prepare, shared: Any) -> None:
+def _start_process(at_once: bool, prepare: Prepare, shared: Any) -> None:
     global _do  # noqa: PLW0603  (one run a worker process, set once)
-    ignore_interrupts()
+    be_worker(at_once=at_once)
     _do = prepare(shared)
 
 
@@ -279,19 +286,22 @@ def _connected(executor: Executor) -> Iterator[Any]:
                     prefix="dsim-ray-", dir=root, ignore_cleanup_errors=True
                 )
             )
+            stack.enter_context(swept(folder))
             stack.callback(_leave, ray)
-            ray.init(
-                address="local",  # and not one that happens to run: that is what addresses are for
-                num_cpus=executor.jobs,
-                include_dashboard=False,
-                _temp_dir=folder,
-                **quiet,
-            )
+            with own_handlers():
+                ray.init(
+                    address="local",  # not one that happens to run: that is what addresses are for
+                    num_cpus=executor.jobs,
+                    include_dashboard=False,
+                    _temp_dir=folder,
+                    **quiet,
+                )
         else:
             stack.callback(_leave, ray)
             try:
                 _knock(address)
-                ray.init(address=address, **quiet)
+                with own_handlers():
+                    ray.init(address=address, **quiet)
             except Exception as error:
                 last = str(error).strip().splitlines()[:1]
                 raise UserError(

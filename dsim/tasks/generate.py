@@ -174,13 +174,16 @@ def workers_of(
     """
     devices = device_names(options["devices"])
     targets = options["targets"] or default_targets(pair, devices, options["threads"])
+    limits = {}
+    if options["watchdog"] is not None:
+        limits = dict.fromkeys(("watchdog_ns", "load_timeout_ns"), int(options["watchdog"] * 1e9))
     return Workers(
         pair,
         targets,
         devices=devices,
         threads=options["threads"],
         share=options["share"],
-        watchdog_ns=int(options["watchdog"] * 1e9),
+        **limits,
         algorithms=algorithms,
         compiled_tokens=text_tokens if options["compile"] else 0,
     )

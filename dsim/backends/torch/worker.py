@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dsim.backends.torch.decoders import load, nothing_learns
 from dsim.backends.torch.protocol import Begin, Done, Feed, Ready
 from dsim.errors import EngineError
-from dsim.system import ignore_interrupts
+from dsim.system import be_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from dsim.backends.torch.verify import Answer, Rule
 
 
-def main(pipe: Any, setup: WorkerSetup) -> None:
-    """Answer requests from *pipe* until it is closed or sends ``None``.
+def main(pipe: Any, setup: WorkerSetup, at_once: bool) -> None:
+    """Answer requests from *pipe* until it is closed or sends ``None``, or the parent ends.
 
     Each is (serial number, request), a request being a :class:`Begin`, the parts of a
     :class:`Feed`, or ``None``: no further than that number. Each forward gets the parts of a
     :class:`dsim.backends.lines.Reply`, which are sent in lists.
     """
-    ignore_interrupts()
+    be_worker(at_once=at_once)
     start_ns = time.perf_counter_ns()
     move(setup.cores)
     os.environ["OMP_NUM_THREADS"] = str(setup.threads)

@@ -22,7 +22,7 @@ from dsim.errors import EngineError, Problem, UserError
 from dsim.model.lookahead import Plan
 from dsim.orchestrations import COMPARED, ORCHESTRATIONS
 from dsim.orchestrations.start import start
-from dsim.system import available_cores, hold_interrupts
+from dsim.system import available_cores, can_end_at_once, hold_interrupts
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -115,7 +115,10 @@ class Workers:
                     static_tokens=static_tokens(compiled_tokens, pair.context_tokens),
                 )
                 process = context.Process(
-                    target=worker.main, args=(theirs, setup), name=f"dsim {name}", daemon=True
+                    target=worker.main,
+                    args=(theirs, setup, can_end_at_once()),
+                    name=f"dsim {name}",
+                    daemon=True,
                 )
                 with hold_interrupts():
                     process.start()
