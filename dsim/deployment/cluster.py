@@ -147,13 +147,20 @@ class Request:
         output: the text to generate.
         rate: acceptance rate of the request's drafts.
         prompt_tokens: length of the prompt.
+        accepts: which of its drafts are accepted, where the workload says so.
 
     Attributes:
         shares: the shares that were asked for, the target's first.
     """
 
     def __init__(
-        self, cluster: Cluster, number: int, output: Output, rate: float, prompt_tokens: int
+        self,
+        cluster: Cluster,
+        number: int,
+        output: Output,
+        rate: float,
+        prompt_tokens: int,
+        accepts: str = "",
     ) -> None:
         self.env: simpy.Environment = cluster.env
         self.output = output
@@ -161,7 +168,7 @@ class Request:
         self._number = number
         self._prompt_tokens = prompt_tokens
         d = cluster.deployment
-        draws = draws_of(d, cluster.replication, number, output.wanted, rate)
+        draws = draws_of(d, cluster.replication, number, output.wanted, rate, accepts)
         self._script = script = script_of(
             d,
             draws,
@@ -238,7 +245,12 @@ class Request:
 
 
 def draws_of(
-    deployment: Deployment, replication: int, number: int, tokens: int, rate: float
+    deployment: Deployment,
+    replication: int,
+    number: int,
+    tokens: int,
+    rate: float,
+    accepts: str = "",
 ) -> NDArray[np.bool_]:
     """Which drafts of request *number* are accepted: bool, shape (tokens,).
 
@@ -250,11 +262,12 @@ def draws_of(
         number: number of the request.
         tokens: length of the answer.
         rate: acceptance rate of the request's drafts.
+        accepts: its own draws, where the workload has them.
     """
     acceptance = deployment.acceptance
-    if acceptance.model == "trace":
-        trace = acceptance.traces[number % len(acceptance.traces)]
-        acceptance = dataclasses.replace(acceptance, traces=(trace,))
+    if accepts or acceptance.model == "trace":
+        trace = accepts or acceptance.traces[number % len(acceptance.traces)]
+        acceptance = dataclasses.replace(acceptance, model="trace", traces=(trace,))
         replayed: NDArray[np.bool_] = acceptance.draws(0, 1, tokens)[0]
         return replayed
     if rate != acceptance.rate:

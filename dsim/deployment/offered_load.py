@@ -60,6 +60,8 @@ class _MeanWork(NamedTuple):
 def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     """The offered load of an open workload; ``None`` where arrivals wait for answers (closed).
 
+    Of replicas it is not known either: what a step takes depends on what else is in it.
+
     The mean work of a request is counted on the acceptance draws of some requests, evenly over the
     run: non-SI needs one pass per token; SI one pass and ``m`` drafts per round; DSI at least one
     pass per rejection and one more, and a draft per accepted one; with several drafters a token
@@ -69,7 +71,7 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     interrupted work is done again; failures at known times are left out.
     """
     d = deployment
-    if workload.arrivals == "closed" or workload.count < 2:
+    if workload.arrivals == "closed" or workload.count < 2 or d.replica is not None:
         return None
     if d.max_active and d.max_waiting is not None:
         return None  # excess requests are rejected
@@ -137,7 +139,8 @@ def _mean_work(d: Deployment, workload: Workload, outputs: NDArray[np.int64]) ->
     drafts, exact = 0, True
     for number in np.linspace(0, workload.count - 1, some).round().astype(int).tolist():
         rate = float(rates[number])
-        draws = draws_of(d, 0, number, int(outputs[number]), rate)
+        accepts = workload.text(number).accepts
+        draws = draws_of(d, 0, number, int(outputs[number]), rate, accepts)
         script = script_of(
             d,
             draws,

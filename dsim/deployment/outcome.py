@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dsim.deployment.fleet import Fleet
+    from dsim.deployment.replica.replica import Replica
 
     Ints = NDArray[np.int64]
 
@@ -43,6 +44,7 @@ class RunCounts:
         prompt_tokens, output_tokens: int64.
         fate: int64; DONE, LOST or TURNED_AWAY.
         passes, wasted_passes, drafts, wasted_drafts: int64.
+        preemptions: int64; how often a replica evicted the request (always 0 on fleets).
         found: int64, shape (requests, 3): number of requests in the system, of forwards that waited
             for a target server, and of those that waited for a drafter server (of any pool), when
             the request arrived.
@@ -64,6 +66,7 @@ class RunCounts:
     wasted_passes: Ints
     drafts: Ints
     wasted_drafts: Ints
+    preemptions: Ints
     found: Ints
     tallies: tuple[Tally, ...]
     end_ns: int
@@ -78,12 +81,14 @@ class RunRecord(RunCounts):
     Attributes:
         settled_ns, rejected_ns: for each request, when its tokens settled and when its drafts were
             rejected (empty unless asked for).
-        fleets: the target's fleet, the drafter's, and those of further drafters.
+        fleets: the target's fleet, the drafter's, and those of further drafters; none of replicas.
+        replicas: the replicas; none of fleets.
     """
 
     settled_ns: list[list[int]]
     rejected_ns: list[list[int]]
     fleets: tuple[Fleet, ...]
+    replicas: tuple[Replica, ...]
 
     @property
     def target(self) -> Fleet:

@@ -10,6 +10,7 @@ from simpy.events import Event
 from dsim.deployment.cluster import Cluster, Request
 from dsim.deployment.outages import Outages
 from dsim.deployment.outcome import DONE, LOST, TURNED_AWAY, RunRecord, Tally
+from dsim.deployment.replica import serve as replicas
 from dsim.errors import EngineError
 from dsim.events.environment import Environment, NothingLeftError, StalledError
 from dsim.events.order import PASS
@@ -48,6 +49,15 @@ def serve(
         keep_log: keep what every server did, for a trace.
         full: take the full path of :mod:`dsim.deployment.fleet` even where the fast one would do.
     """
+    if deployment.replica is not None:
+        return replicas.serve(
+            deployment,
+            deployment.replica,
+            workload,
+            replication,
+            keep_settled=keep_settled,
+            keep_log=keep_log,
+        )
     return _Run(deployment, workload, replication, keep_settled, keep_log=keep_log, full=full).run()
 
 
@@ -193,7 +203,12 @@ class _Run:
         output = Output(self.env, self.outputs[number])
         output.done.callbacks.append(lambda _: self._leaves(number, DONE))
         self.requests[number] = request = Request(
-            self.cluster, number, output, self.rates[number], self.prompts[number]
+            self.cluster,
+            number,
+            output,
+            self.rates[number],
+            self.prompts[number],
+            self.workload.text(number).accepts,
         )
         self.start(request)
 
@@ -259,14 +274,18 @@ class _Run:
         self._count_system(0)
         for fleet in self.fleets:
             fleet.note_running()
-        names = ("passes", "wasted_passes", "drafts", "wasted_drafts")
         order = np.argsort(self.columns["arrival_ns"], kind="stable")
+        counts = self.counts[order].T
         rows = {name: column[order] for name, column in self.columns.items()}
         return RunRecord(
             **rows,
             prompt_tokens=np.array(self.prompts, dtype=np.int64)[order],
             output_tokens=np.array(self.outputs, dtype=np.int64)[order],
-            **dict(zip(names, self.counts[order].T, strict=True)),
+            passes=counts[0],
+            wasted_passes=counts[1],
+            drafts=counts[2],
+            wasted_drafts=counts[3],
+            preemptions=np.zeros(len(order), dtype=np.int64),
             settled_ns=[self.settled[i] for i in order] if self.keep_settled else [],
             rejected_ns=[self.rejected[i] for i in order] if self.keep_settled else [],
             found=self.found[order],
@@ -279,6 +298,7 @@ class _Run:
                 for fleet in self.fleets
             ),
             fleets=self.fleets,
+            replicas=(),
             end_ns=self.end_ns,
             in_system_area_ns=self.in_system_area_ns,
             events=self.env.scheduled,

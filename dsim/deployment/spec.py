@@ -9,6 +9,7 @@ from dsim.model.case import Decoding
 from dsim.orchestrations import DEFAULT, ORCHESTRATIONS
 
 if TYPE_CHECKING:
+    from dsim.deployment.replica.spec import ReplicaSpec
     from dsim.model.drafters import MoreDrafter
 
 
@@ -120,6 +121,8 @@ class Deployment(Decoding):
         max_waiting: how many may wait for admission, others being rejected; ``None``: no limit.
         price_per_gpu_hour: price of one GPU for an hour, in any currency.
         slo: the bounds that a good request keeps.
+        replica: replicas that serve in place of the fleets, each with target and drafter; *targets*
+            and *drafters* then say only how many servers and GPUs these are.
     """
 
     algorithm: str = DEFAULT
@@ -139,6 +142,7 @@ class Deployment(Decoding):
     max_waiting: int | None = None
     price_per_gpu_hour: float = 0.0
     slo: Slo = Slo()
+    replica: ReplicaSpec | None = None
 
     @property
     def more_pools(self) -> tuple[MorePool, ...]:

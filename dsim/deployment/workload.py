@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import functools
-import math
-from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dsim.deployment.replay import Text
 from dsim.model.acceptance import OTHER_STREAM, Uniforms
 from dsim.units import NS_PER_S
 
@@ -24,8 +21,7 @@ if TYPE_CHECKING:
 ARRIVALS = ("poisson", "gamma", "closed", "trace")
 GAPS, PROMPTS, OUTPUTS, _, FAULTS, NETWORK, THINKING = range(7)
 BLOCK = 4096
-MAX_TOKENS = 10_000_000  # of a prompt or an answer
-MAX_SPAN_NS = 30 * 365 * 86_400 * NS_PER_S  # fits twice over into 63 bits
+UNKNOWN = Text()
 
 
 def uniforms(seed: int, replication: int, purpose: int, part: int = 0) -> Uniforms:
@@ -93,6 +89,8 @@ class Workload:
         rate_drift: rise of the acceptance rate from the first request to the last, evenly around
             its mean (cut at 0 and 1).
         trace: (arrival ns, prompt tokens, output tokens) of each request, in order of arrival.
+        texts: what else is known of each of them; empty: nothing.
+        began_ns: when the first of them came, by the clock of its file.
     """
 
     arrivals: str = "poisson"
@@ -105,6 +103,12 @@ class Workload:
     output: Length = Length(mean_tokens=100)
     rate_drift: float = 0.0
     trace: tuple[tuple[int, int, int], ...] = ()
+    texts: tuple[Text, ...] = ()
+    began_ns: int = 0
+
+    def text(self, number: int) -> Text:
+        """What is known of a request beside its time and its lengths."""
+        return self.texts[number] if self.texts and self.arrivals == "trace" else UNKNOWN
 
     @property
     def count(self) -> int:
@@ -153,54 +157,3 @@ class Workload:
         stream = uniforms(seed, replication, THINKING)
         while True:
             yield from np.rint(-np.log1p(-stream.next(BLOCK)) * self.think_ns).astype(int).tolist()
-
-
-@functools.lru_cache(maxsize=8)  # the cases of a study have it in common
-def read_trace(text: str) -> tuple[tuple[int, int, int], ...]:
-    """A workload from the text of a CSV file.
-
-    Columns: ``arrival_ms`` (or ``arrival_s``), ``prompt_tokens`` (0 if there is none) and
-    ``output_tokens``. The rows need not be sorted. The first request comes at 0.
-
-    Raises:
-        ValueError: a column is missing, or a value is not valid.
-    """
-    # Spreadsheets begin a file with a mark that is no part of the first name.
-    reader = csv.DictReader(text.removeprefix("\ufeff").splitlines(), skipinitialspace=True)
-    try:
-        rows = [(reader.line_num, row) for row in reader]
-    except csv.Error as error:
-        raise ValueError(f"line {reader.line_num}: {error}") from None
-    if not rows:
-        raise ValueError("expected a header and at least one request")
-    names = list(reader.fieldnames or ())
-    time = next((name for name in ("arrival_ms", "arrival_s") if name in names), None)
-    for name, there in (("arrival_ms", time), ("output_tokens", "output_tokens" in names)):
-        if not there:
-            raise ValueError(f"expected a column {name}, got {', '.join(map(str, names))}")
-    scale = 1_000_000 if time == "arrival_ms" else NS_PER_S
-    trace = []
-    for number, row in rows:
-        try:
-            arrival = float(row[str(time)])
-            prompt, output = int(row.get("prompt_tokens") or 0), int(row["output_tokens"])
-        except (TypeError, ValueError):
-            raise ValueError(f"line {number}: expected numbers, got {_shown(row)}") from None
-        if not (
-            0 <= arrival < math.inf and 0 <= prompt <= MAX_TOKENS and 1 <= output <= MAX_TOKENS
-        ):
-            raise ValueError(
-                f"line {number}: expected an arrival ≥ 0, a prompt ≥ 0 and an output ≥ 1 "
-                f"({MAX_TOKENS:,} tokens at most), got {_shown(row)}"
-            )
-        # Exactly: the nanoseconds of a clock that counts from 1970 are more than a float can hold.
-        trace.append((round(Decimal(row[str(time)].strip()) * scale), prompt, output))
-    trace.sort(key=lambda request: request[0])
-    begin_ns = trace[0][0]
-    if trace[-1][0] - begin_ns > MAX_SPAN_NS:
-        raise ValueError("the requests come over more than 30 years")
-    return tuple((arrival_ns - begin_ns, prompt, output) for arrival_ns, prompt, output in trace)
-
-
-def _shown(row: dict[str, Any]) -> str:
-    return ", ".join(str(value) for value in row.values())

@@ -6,8 +6,9 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from dsim.deployment.outages import further_role
+from dsim.deployment.replay import read_replay
 from dsim.deployment.spec import Deployment, Faults, FleetSpec, MorePool, Slo
-from dsim.deployment.workload import Length, Workload, read_trace
+from dsim.deployment.workload import Length, Workload
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.closed_forms import targets_enough, targets_equation1
@@ -155,6 +156,7 @@ def workload_of(values: Mapping[str, Any]) -> Workload:
             cv=cv or 1.0,
         )
 
+    replay = read_replay(values["workload.trace"]) if values["workload.trace"] else None
     return Workload(
         arrivals=values["workload.arrivals"],
         requests=values["workload.requests"],
@@ -165,7 +167,9 @@ def workload_of(values: Mapping[str, Any]) -> Workload:
         prompt=length(values["workload.prompt_tokens"], values["workload.prompt_cv"]),
         output=length(values["tokens"], values["workload.output_cv"]),
         rate_drift=values["workload.acceptance_drift"],
-        trace=read_trace(values["workload.trace"]) if values["workload.trace"] else (),
+        trace=replay.requests if replay else (),
+        texts=replay.texts if replay else (),
+        began_ns=replay.began_ns if replay else 0,
     )
 
 

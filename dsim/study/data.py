@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import re
 
-from dsim.deployment.workload import read_trace
+from dsim.deployment.replay import read_trace
 from dsim.units import is_latency
 
 

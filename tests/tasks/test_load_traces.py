@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 
 from dsim.deployment import perfetto
+from dsim.deployment.replay import read_trace
 from dsim.deployment.serve import serve
-from dsim.deployment.workload import read_trace
 from dsim.study.loader import loads
 from tests.deployment.strategies import deployments, workloads
 from tests.tasks.test_load import META, SMALL, WATTS, dsim, problems, small

@@ -1,0 +1,1 @@
+"""Replicas: servers that step their whole batch at once, as vLLM does (``docs/replicas.md``)."""

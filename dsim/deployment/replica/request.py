@@ -1,0 +1,84 @@
+"""A request on a replica: what is known of its text, and what the replica has computed of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Request:
+    """One request.
+
+    Args:
+        number: number of the request.
+        prompt: tokens of the prompt.
+        output: tokens of the answer.
+        lengths: for each position of the answer, how many drafts from there on are accepted before
+            the first rejection; empty where nothing drafts.
+        group, shared: the first *shared* tokens of the prompt are those of all prompts of *group*.
+
+    Attributes:
+        end: tokens of prompt and answer.
+        known: tokens of the prompt, and those that are settled.
+        computed: those of them that are in the KV cache.
+        fed: tokens of them that the step under way computes.
+        drafts: drafts that wait for their verdict.
+        seen: tokens that the drafter has seen.
+        room: tokens that fit into the KV blocks of the request.
+        blocks: those blocks, where a prefix cache tells them apart.
+        named: how many of them the prefix cache knows by their tokens.
+        passes: target forwards in which the request took part.
+        drafted, accepted: drafts that were judged, and those of them that stand.
+        preemptions: how often the request was evicted.
+    """
+
+    __slots__ = (
+        "accepted",
+        "blocks",
+        "computed",
+        "drafted",
+        "drafts",
+        "end",
+        "fed",
+        "group",
+        "known",
+        "lengths",
+        "named",
+        "number",
+        "passes",
+        "preemptions",
+        "prompt",
+        "room",
+        "seen",
+        "shared",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        prompt: int,
+        output: int,
+        lengths: Sequence[int] = (),
+        group: str = "",
+        shared: int = 0,
+    ) -> None:
+        self.number = number
+        self.prompt = prompt
+        self.end = prompt + output
+        self.lengths = lengths
+        self.group = group
+        self.shared = shared
+        self.known = prompt
+        self.computed = 0
+        self.fed = 0
+        self.drafts = 0
+        self.seen = prompt
+        self.room = 0
+        self.blocks: list[int] = []
+        self.named = 0
+        self.passes = 0
+        self.drafted = 0
+        self.accepted = 0
+        self.preemptions = 0
