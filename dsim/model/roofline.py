@@ -35,7 +35,7 @@ SAMPLED_ROWS = 128  # requests whose logits are in memory at once
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Constants:
-    """What cannot be read off data sheets; fitted once (``models/fit_roofline.py``).
+    """What cannot be read off data sheets; fitted once (``benchmarks/fit_roofline.py``).
 
     Attributes:
         flops_efficiency: the part of the peak that matrix products reach, in (0, 1].
@@ -51,15 +51,15 @@ class Constants:
             next step is already put together (asynchronous scheduling).
     """
 
-    flops_efficiency: float = 0.61
-    bandwidth_efficiency: float = 0.846
-    kv_efficiency: float = 0.659
+    flops_efficiency: float = 0.601
+    bandwidth_efficiency: float = 0.849
+    kv_efficiency: float = 0.672
     link_efficiency: float = 0.7
-    step_us: float = 1090.0
-    layer_us: float = 6.1
-    expert_layer_us: float = 72.5
-    reduce_us: float = 11.2
-    request_us: float = 7260.0
+    step_us: float = 1070.0
+    layer_us: float = 6.07
+    expert_layer_us: float = 73.5
+    reduce_us: float = 11.4
+    request_us: float = 7460.0
     waits: float = 1.0
 
     def __post_init__(self) -> None:

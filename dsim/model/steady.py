@@ -44,6 +44,7 @@ def steady(
     cached_tokens: int = 0,
     max_batched_tokens: int = 2048,
     max_seqs: int = 128,
+    seconds: float = 0.0,
 ) -> Steady:
     """The means that users see.
 
@@ -55,6 +56,7 @@ def steady(
         cached_tokens: tokens of a prompt that the prefix cache has.
         max_batched_tokens: budget of a step.
         max_seqs: requests that run at once.
+        seconds: how long the load goes on; where it cannot be served, a queue grows for so long.
     """
     rate, context = rate_per_s / 1e9, prompt_tokens + output_tokens / 2
     chunks, busy, batch = [0.0], 0.0, 0.0
@@ -84,11 +86,14 @@ def steady(
     c = roofline.constants
     rest = (1 - min(1.0, busy)) * decode / 2 + rate * sum(ns * ns for ns in chunks) / 2
     ttft = rest + sum(chunks) + c.waits * itl + 1e3 * c.request_us
-    wanted = rate * output_tokens * itl
+    served = rate if busy < MAX_PREFILL else rate * MAX_PREFILL / busy
+    served = min(served, max_seqs / (output_tokens * itl))  # requests per ns
+    queue = max(0.0, rate / served - 1) * seconds * 1e9 / 2  # mean wait in a queue that grows
+    ttft += queue
     return Steady(
         ttft_ns=ttft,
         itl_ns=itl,
         e2e_ns=ttft + (output_tokens - 1) * itl,
         batch=batch,
-        stable=busy < MAX_PREFILL and wanted <= max_seqs,
+        stable=served >= rate * (1 - 1e-6),
     )
