@@ -138,9 +138,9 @@ def report(
             if f.name not in PRIOR
         ),
         "",
-        "What was expected before is rough knowledge of such hardware. That of `expert_layer_us` is "
-        "a guess after a look at the runs of the only model here with experts.",
-        "ITL of Llama 2 7B is a mean over answers of which some ended early, so E2E does not follow.",
+        "What was expected before is rough knowledge of such hardware. That of `expert_layer_us` "
+        "is a guess after a look at the runs of the only model here with experts.",
+        "ITL of Llama 2 7B is a mean over answers of which some ended early: E2E does not follow.",
         "",
         "Relative errors: the median of their size, and in brackets the mean.",
         "",
