@@ -1,4 +1,4 @@
-"""The commands about studies and their results: run, load, plot, settings."""
+"""The commands about studies and their results: run, load, plot, verify, settings, studies."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from dsim.words import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+DIFFERENT = 1  # exit code of dsim verify
 
 
 def _interrupted(command: str, folder: Path) -> int:
@@ -292,6 +294,24 @@ def _say(report: Path, lines: Sequence[str], *, open_: bool) -> None:
     click.echo(f"report: {report}")
     if open_:
         click.launch(str(report))
+
+
+@click.command()
+@click.argument("results", type=click.Path(path_type=Path), metavar="DIR")
+def verify(results: Path) -> None:
+    """Check that a results folder is as it was written, by the hashes in its provenance.json.
+
+    DIR is a results folder of dsim run or dsim reproduce. Names every file that is missing, changed
+    or extra. Exits with status 1 if there is one, and with 2 if there are no hashes to check.
+    """
+    from dsim.study.seal import differences, files_of
+
+    found = differences(results)
+    for one in found:
+        click.echo(f"{one.what}: {one.name}")
+    if found:
+        raise click.exceptions.Exit(DIFFERENT)
+    click.echo(f"{results}: all {len(files_of(results))} files are as they were written")
 
 
 @click.command()

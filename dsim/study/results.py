@@ -133,12 +133,6 @@ def of_deployments(frame: pd.DataFrame) -> bool:
 
 def provenance(study_toml: str, engines: Mapping[str, int], settings: Mapping[str, Any]) -> str:
     """Where results come from, as JSON: the same text for the same study on the same machine."""
-    packages = {}
-    for name in ("dsim", "numpy", "scipy", "simpy", "pandas", "pyarrow", "altair"):
-        try:
-            packages[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            packages[name] = "not installed"
     record = {
         "study_sha256": hashlib.sha256(study_toml.encode()).hexdigest(),
         "seed": settings["seed"],
@@ -146,6 +140,22 @@ def provenance(study_toml: str, engines: Mapping[str, int], settings: Mapping[st
         "engine_asked_for": settings.get("engine", "events"),  # a deployment has no choice
         "backend": settings.get("backend", "simulated"),
         "rows_by_engine": dict(engines),
+        **surroundings(),
+    }
+    if plugins := fingerprints():
+        record["plugins_sha256"] = plugins
+    return json.dumps(record, indent=2) + "\n"
+
+
+def surroundings() -> dict[str, Any]:
+    """Versions of dsim and of what it needs, and the machine."""
+    packages = {}
+    for name in ("dsim", "numpy", "scipy", "simpy", "pandas", "pyarrow", "altair"):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            packages[name] = "not installed"
+    return {
         "versions": {"python": platform.python_version(), **packages},
         "machine": {
             "system": platform.system(),
@@ -155,9 +165,6 @@ def provenance(study_toml: str, engines: Mapping[str, int], settings: Mapping[st
             "byte_order": sys.byteorder,
         },
     }
-    if plugins := fingerprints():
-        record["plugins_sha256"] = plugins
-    return json.dumps(record, indent=2) + "\n"
 
 
 def processor() -> str:

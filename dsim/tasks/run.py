@@ -18,6 +18,7 @@ from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.folder import charts_folder, move_in, new_folder, results_folder
 from dsim.study.grid import HERE, run_grid
 from dsim.study.results import MAX_CSV_ROWS, provenance, read_results, write_csv, write_table
+from dsim.study.seal import PROVENANCE, sealed, unsealed
 from dsim.tasks import waits
 
 if TYPE_CHECKING:
@@ -152,7 +153,7 @@ def write_results(
         refusals=result.refusals,
         backlogs=result.backlogs,
     )
-    (new / "provenance.json").write_text(record, encoding="utf-8")
+    (new / PROVENANCE).write_text(sealed(record, new), encoding="utf-8")
     move_in(folder)
     return Finished(
         folder=folder,
@@ -182,7 +183,7 @@ def plot(path: Path, out: Path | None = None) -> tuple[Path, list[str]]:
     """
     from dsim.tasks.drawing import draw_into
 
-    study, record, left_out, backlogs = None, "", 0, []
+    study, record, stored, left_out, backlogs = None, "", "", 0, []
     if path.is_dir():
         results = path / "results.parquet"
         if not results.is_file():
@@ -194,8 +195,9 @@ def plot(path: Path, out: Path | None = None) -> tuple[Path, list[str]]:
                 backlogs = requests.read_backlogs(path / requests.BACKLOG_FILE)
             else:
                 left_out = study.case_count * len(study.settings["algorithms"]) - len(frame)
-        with contextlib.suppress(OSError):
-            record = (path / "provenance.json").read_text(encoding="utf-8")
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stored = (path / PROVENANCE).read_text(encoding="utf-8")
+            record = unsealed(stored)
     else:
         frame = read_results(path)
     folder = out or (path if path.is_dir() else path.with_name(f"{path.stem}-charts"))
@@ -212,6 +214,8 @@ def plot(path: Path, out: Path | None = None) -> tuple[Path, list[str]]:
             backlogs=backlogs,
             title=f"Results in {path.name}",
         )
+        if folder == path and "files" in json.loads(stored or "{}"):
+            (new / PROVENANCE).write_text(sealed(stored, new), encoding="utf-8")
     if drawn.failed:
         raise EngineError("; ".join(drawn.failed))
     return folder / "report.html", drawn.lines

@@ -16,6 +16,7 @@ from dsim.model import closed_forms as theory
 from dsim.report import analysis, charts
 from dsim.study.build import case_of
 from dsim.study.loader import load, loads
+from dsim.study.seal import differences
 from dsim.study.study import Chart
 from dsim.tasks.reproduce import page as reporting
 from dsim.tasks.reproduce.claims import HOLDS, OPEN, PARTLY, Reproduction
@@ -175,6 +176,7 @@ def test_the_page_in_a_browser(browser, figure, table1, tmp_path):
     )
     path = tmp_path / "deep" / "report.html"
     reporting.write_report(found, path)
+    assert differences(path.parent) == []
     for width in (1280, 390):
         opened = Page(browser, path, width=width)
         assert opened.complaints == []

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 from dsim.errors import Problem, UserError
+from dsim.files import write_whole
 from dsim.report.tables import TextTable, text_table
+from dsim.study.results import surroundings
+from dsim.study.seal import PROVENANCE, sealed
 from dsim.tasks.reproduce.claims import NOT_WAITED
 
 if TYPE_CHECKING:
@@ -121,3 +125,5 @@ def write_report(found: Reproduction, path: Path) -> None:
         problem = Problem("--out", "", f"{path.parent} cannot be made: {error.strerror}")
         raise UserError(problem) from None
     report.write(path, page, found.panels, option="--out")
+    seal = sealed(json.dumps(surroundings()), path.parent)
+    write_whole(path.with_name(PROVENANCE), seal, "--out")
