@@ -13,9 +13,9 @@ from dsim.cli.options import plugin_option
 def check(which: str) -> None:
     """Hold the laws that every orchestration obeys against one of your own.
 
-    FILE.py (or MODULE) declares it, as docs/orchestrations.md says. Every small case is tried, the
-    smallest first, then random larger ones. Prints each law, whether it is kept, and the smallest
-    case that breaks it. Exits with status 1 if a law is broken.
+    FILE.py (or MODULE) declares it, as dsim docs orchestrations says. Every small case is tried,
+    the smallest first, then random larger ones. Prints each law, whether it is kept, and the
+    smallest case that breaks it. Exits with status 1 if a law is broken.
     """
     from tqdm import tqdm
 

@@ -117,7 +117,8 @@ def validate(
 ) -> None:
     """Predict wall times by simulation, measure them, and compare.
 
-    Exits with status 1 if a claim fails. STUDY is a file like studies/validate.toml.
+    Exits with status 1 if a claim fails. STUDY is a file, or the name of one that ships: validate,
+    validate-smollm2.
     """
     from dsim.tasks.validate import page, run, settings
 
@@ -284,8 +285,8 @@ def latency(
 ) -> None:
     """Measure how long forwards take, over width and context, alone and under load.
 
-    With a STUDY like studies/latency.toml: of every pair that it lists; each gets a profile, which
-    dsim run --set pair=FILE reads.
+    With a STUDY (like latency, which ships): of every pair that it lists; each gets a profile,
+    which dsim run --set pair=FILE reads.
     """
     refuse_ignored(study)
     if study is not None:
@@ -348,7 +349,7 @@ def acceptance(
 ) -> None:
     """Measure how often the target accepts the drafter's tokens.
 
-    With a STUDY like studies/acceptance.toml: of every pair that it lists; each gets a profile,
+    With a STUDY (like acceptance, which ships): of every pair that it lists; each gets a profile,
     which dsim run --set pair=FILE reads.
     """
     refuse_ignored(study)

@@ -103,7 +103,7 @@ def run(study: Path | None, **options: Any) -> None:
     """Run a study: its whole grid of cases, to a results folder with a report.
 
     A study with a table workload, cluster or slo is of a deployment: many requests on servers that
-    they share (docs/cluster.md). Any other study follows single requests.
+    they share (dsim docs cluster). Any other study follows single requests.
 
     The folder gets results.parquet (and results.csv while there are under 200,000 rows),
     report.html, every chart as PNG and SVG, the resolved study.toml and provenance.json.
@@ -242,7 +242,7 @@ def plot(results: tuple[str, ...], out: Path | None, open_: bool) -> None:
     """Draw charts again from stored results, without simulating.
 
     DIR is a results folder of dsim run, of either kind of study; FILE a CSV or Parquet file with
-    the columns that docs/results.md describes. Several of them, or JSON of another tool: the page
+    the columns that dsim docs results describes. Several of them, or JSON of another tool: the page
     that dsim compare makes.
     """
     from dsim.tasks.run import plot as draw_again
@@ -390,3 +390,20 @@ def studies(copy: str | None) -> None:
     names = shipped.names()
     for name in names:
         click.echo(f"{name:{max(map(len, names))}}  {shipped.title_of(name)}")
+
+
+@click.command()
+@click.argument("page", required=False)
+def docs(page: str | None) -> None:
+    """Print a document that comes with dsim, or list them.
+
+    PAGE is one of the names that are listed, like results or orchestrations.
+    """
+    from dsim.study import shipped
+
+    if page is not None:
+        click.echo_via_pager(shipped.page(page))
+        return
+    pages = shipped.pages()
+    for name, title in pages.items():
+        click.echo(f"{name:{max(map(len, pages))}}  {title}")

@@ -1,4 +1,4 @@
-"""The studies that come with dsim."""
+"""The studies and the documents that come with dsim."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dsim.words import nearest
 
 _INSIDE = Path(__file__).parents[1] / "studies"  # in an installed package
 FOLDER = _INSIDE if _INSIDE.is_dir() else Path(__file__).parents[2] / "studies"
+DOCS = FOLDER.with_name("docs")
 
 
 def names() -> list[str]:
@@ -58,3 +59,26 @@ def copy(name: str, folder: Path) -> list[Path]:
     for path, content in copies.items():
         write_whole(path, content, "--copy")
     return list(copies)
+
+
+def pages() -> dict[str, str]:
+    """The documents: their titles by their names."""
+    found = {}
+    for path in sorted(DOCS.rglob("*.md")):
+        title = re.search(r"^# (.*)", read_text(path), re.MULTILINE)
+        found[path.relative_to(DOCS).with_suffix("").as_posix()] = title[1] if title else ""
+    return found
+
+
+def page(name: str) -> str:
+    """The text of the document *name*, without the marks of the tool that writes parts of it.
+
+    Raises:
+        UserError: there is none of this name.
+    """
+    name = name.removeprefix("docs/").removesuffix(".md")
+    if name not in pages():
+        hint = nearest(name, list(pages()))
+        raise UserError(Problem(name, "", f"no document has this name{hint}; dsim docs lists them"))
+    text = read_text(DOCS / f"{name}.md")
+    return re.sub(r"<!-- \[\[\[(cog.*?\]\]\]|end\]\]\]) -->\n", "", text, flags=re.DOTALL)

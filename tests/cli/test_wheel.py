@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import click
 import pytest
+
+from dsim.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,3 +49,36 @@ def test_studies_that_the_help_names_can_be_run_from_a_wheel(installed):
     assert found.returncode == 0, found.stderr
     assert "report: out/report.html" in found.stdout
     assert installed("studies", "--copy", "heatmap").stdout == "copied: heatmap.toml\n"
+
+
+def test_documents_that_the_help_names_are_in_a_wheel(installed):
+    """Help texts name documents by the command that prints them: a wheel has no folder docs."""
+    listed = {line.split()[0] for line in installed("docs").stdout.splitlines()}
+    assert listed >= {path.stem for path in (ROOT / "docs").glob("*.md")}
+    texts = [main.get_help(click.Context(main, info_name="dsim"))]
+    for name, command in main.commands.items():
+        texts.append(command.get_help(click.Context(command, info_name=name)))
+    help_text = " ".join(" ".join(texts).split())
+    assert "docs/" not in help_text.replace("like docs/reproduction.md", "")
+    named = set(re.findall(r"dsim docs ([a-z-]+)", help_text))
+    assert named
+    assert named <= listed
+    assert "[[[cog" not in installed("docs", "commands").stdout
+
+
+COMMANDS = """
+simulate --tokens 20 --repeats 2
+settings lookahead
+completion bash
+check nonsi
+advise --target-latency 18 --drafter-latency 1 --acceptance 0.75 --gpus 2 --rate 0.1 --tokens 20
+run sanity --set repeats=1 --out small --quiet
+compare a=small b=small
+plot small
+"""
+
+
+def test_commands_run_from_a_wheel(installed):
+    for words in COMMANDS.strip().splitlines():
+        found = installed(*words.split())
+        assert found.returncode == 0, words + found.stderr
