@@ -53,6 +53,13 @@ RUN_OPTIONS = (
         help="Deployments: write a trace of every server, for ui.perfetto.dev.",
     ),
     click.option(
+        "--requests",
+        "requests_file",
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE.csv",
+        help="Deployments: write a row for each request: its times and what became of it.",
+    ),
+    click.option(
         "--json",
         "as_json",
         is_flag=True,
@@ -71,6 +78,7 @@ OF_TEXTS = {
 }
 OF_DEPLOYMENTS = {
     "trace": "dsim simulate --timeline draws a single request",
+    "requests_file": "it has no requests",
     "as_json": "dsim simulate --json prints a single case",
 }
 OF_SIMULATION = ("executor", "jobs", "ray_address")
@@ -102,8 +110,8 @@ def _given(names: Iterable[str]) -> list[tuple[str, str]]:
 def run(study: Path | None, **options: Any) -> None:
     """Run a study: its whole grid of cases, to a results folder with a report.
 
-    A study with a table workload, cluster or slo is of a deployment: many requests on servers that
-    they share (dsim docs cluster). Any other study follows single requests.
+    A study with a table workload, cluster, replica or slo is of a deployment: many requests on
+    servers that they share (dsim docs cluster). Any other study follows single requests.
 
     The folder gets results.parquet (and results.csv while there are under 200,000 rows),
     report.html, every chart as PNG and SVG, the resolved study.toml and provenance.json.
@@ -126,6 +134,7 @@ def _run(
     yes: bool,
     resume: Path | None,
     trace: Path | None,
+    requests_file: Path | None,
     as_json: bool,
     open_: bool,
     quiet: bool,
@@ -137,6 +146,7 @@ def _run(
     from dsim.study.deployment_settings import DEPLOYMENT
     from dsim.study.folder import RunInterrupted, unfinished_study
     from dsim.tasks import waits
+    from dsim.tasks.request_rows import write_requests
     from dsim.tasks.run import run_study, write_trace
 
     if resume is not None:
@@ -165,7 +175,9 @@ def _run(
             raise UserError(f"{option} is for simulation; real waits go one by one")
     workers = executor_of(executor, jobs, ray_address)
     if as_json:
-        found = requests.run_cases(loaded, executor=workers)
+        found = requests.run_cases(loaded, executor=workers, keep_runs=requests_file is not None)
+        if requests_file is not None:
+            write_requests(found, requests_file)
         if trace is not None:
             write_trace(found, trace)
         click.echo(requests.as_json(found))
@@ -193,6 +205,7 @@ def _run(
                 force=force,
                 resume=resume is not None,
                 progress=lambda cases: (bar.update(cases), None)[1],
+                keep_runs=requests_file is not None,
             )
     except RunInterrupted:
         sys.exit(_interrupted("run", folder))
@@ -201,6 +214,10 @@ def _run(
             click.echo(line)
         click.echo(f"\n{finished.cases:,} cases, {finished.rows:,} rows: {finished.folder}")
         click.echo(f"report: {finished.report}")
+    if requests_file is not None:
+        write_requests(finished.requests, requests_file)
+        if not quiet:
+            click.echo(f"requests: {requests_file}")
     if trace is not None:
         write_trace(finished.requests, trace)
         if not quiet:
@@ -321,7 +338,7 @@ def verify(results: Path) -> None:
 def settings(as_json: bool, pattern: str | None) -> None:
     """List every setting of a study: default, unit, range and meaning.
 
-    Settings of deployments (tables workload, cluster and slo) are included.
+    Settings of deployments (tables workload, cluster, replica and slo) are included.
 
     With PATTERN only those whose name contains it.
     """

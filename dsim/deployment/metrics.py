@@ -48,6 +48,8 @@ class Metrics:
         in_system, target_queue, drafter_queue, more_drafter_queue: means over time.
         wasted_pass_share, wasted_draft_share: shares of the passes and drafts that were begun.
         passes_per_token, drafts_per_token: passes and drafts begun per token of the output.
+        preemptions: how often a request was evicted from a replica, mean; NaN without replicas.
+        batch: requests in a step of a replica, mean; NaN without replicas.
         gpu_seconds_per_token: GPU time reserved per token.
         busy_gpu_seconds_per_token: the part of that time in which GPUs computed.
         price_per_million: price of a million tokens (0 if the deployment has no price).
@@ -80,6 +82,8 @@ class Metrics:
     wasted_draft_share: float
     passes_per_token: float
     drafts_per_token: float
+    preemptions: float
+    batch: float
     gpu_seconds_per_token: float
     busy_gpu_seconds_per_token: float
     price_per_million: float
@@ -104,6 +108,7 @@ BY_REQUEST = (
     "wasted_draft_share",
     "passes_per_token",
     "drafts_per_token",
+    "preemptions",
     "gpu_seconds_per_token",
     "price_per_million",
 )
@@ -115,6 +120,7 @@ BY_RUN = (
     "target_queue",
     "drafter_queue",
     "more_drafter_queue",
+    "batch",
     "busy_gpu_seconds_per_token",
     "joules_per_request",
     "kwh_per_million",
@@ -273,6 +279,7 @@ class _Cut:
         good = np.full(len(tokens), 0.0 if deployment.slo else math.nan)
         if deployment.slo:
             good[self.is_done] = self.good(deployment)
+        replicas = deployment.replica is not None
         gpu_s, ended_tokens = deployment.gpus * all_seconds, sums(tokens[ended])
         price = gpu_s * 1e6 / 3600 * deployment.price_per_gpu_hour
         return {
@@ -284,6 +291,7 @@ class _Cut:
             "wasted_draft_share": (sums(run.wasted_drafts), sums(run.drafts)),
             "passes_per_token": (sums(run.passes), sums(tokens)),
             "drafts_per_token": (sums(run.drafts), sums(tokens)),
+            "preemptions": (sums(run.preemptions), sums(replicas * np.ones(len(tokens)))),
             "gpu_seconds_per_token": (gpu_s, ended_tokens),
             "price_per_million": (price, ended_tokens),
         }
@@ -303,7 +311,9 @@ class _Cut:
             found[f"{role}_utilisation"] = (busy_ns, span_ns * servers)
             found[f"{role}_queue"] = (area_ns, span_ns if tallies else 0)
         joules = energy_joules(deployment, run)
+        steps = run.events if deployment.replica is not None else 0
         return found | {
+            "batch": (int(run.passes.sum()), steps),
             "in_system": (run.in_system_area_ns, span_ns),
             "busy_gpu_seconds_per_token": (_busy_gpu_ns(deployment, run) / NS_PER_S, tokens),
             "joules_per_request": (joules, done),

@@ -51,7 +51,7 @@ class RunCounts:
         tallies: of the target, the drafter (idle in non-SI), and the further drafters.
         end_ns: when the last request was over.
         in_system_area_ns: the integral over time of the number of requests in the system.
-        events: number of events that were scheduled.
+        events: number of events that were scheduled; of replicas, of steps.
     """
 
     arrival_ns: Ints

@@ -52,7 +52,7 @@ ORCHESTRATION = Orchestration(
     colour="#8b929c",
     meaning="plain decoding: one pass a token",
     start=start,
-    traits=Traits(drafts=False),
+    traits=Traits(drafts=False, lockstep=True),
     work=work,
     why=why,
     vector="dsim.engines.vector.alternating:NONSI",

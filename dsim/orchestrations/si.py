@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Work
+from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits, Work
 from dsim.units import to_ms
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ ORCHESTRATION = Orchestration(
     meaning="draft a block, verify it, and again; nothing overlaps",
     start=start,
     reads=LOOKAHEAD,
+    traits=Traits(lockstep=True),
     work=work,
     why=why,
     vector="dsim.engines.vector.alternating:SI",

@@ -170,6 +170,8 @@ DEPLOYMENT_COLUMNS = (
             ("wasted_draft_share", "", "share of the drafts begun that are not in the output"),
             ("passes_per_token", "passes", "passes begun per token of the output"),
             ("drafts_per_token", "drafts", "drafts begun per token of the output"),
+            ("preemptions", "", "replicas: how often a request was evicted, mean"),
+            ("batch", "requests", "replicas: requests in a step, mean"),
             ("gpu_seconds_per_token", "GPU-s", "GPU time reserved per token"),
             ("busy_gpu_seconds_per_token", "GPU-s", "GPU time per token in which GPUs computed"),
             ("price_per_million", "", "price of a million tokens"),

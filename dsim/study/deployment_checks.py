@@ -10,6 +10,7 @@ from dsim.study import outages
 from dsim.study.build import at_number
 from dsim.study.columns import DEPLOYMENT_COLUMNS
 from dsim.study.deployment_settings import MAX_WORKLOAD_S, MORE_KEYS
+from dsim.study.replica_settings import check_replicas
 from dsim.words import nearest, show
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def check_deployment(problems: Problems, study: Study) -> None:
                     f"expected room for one request (prompt and answer: {longest} tokens), "
                     f"got {room}",
                 )
+        check_replicas(problems, where, of)
         _check_links(problems, where, values, of["cluster.targets"])
         _check_pools(problems, where, of)
         _check_faults(problems, where, values, of)

@@ -6,6 +6,7 @@ from typing import Any
 
 from dsim.deployment.queue import DISCIPLINES
 from dsim.deployment.workload import ARRIVALS
+from dsim.study.replica_settings import REPLICA_SETTINGS
 from dsim.study.setting import Schema, Setting
 from dsim.study.settings import SETTINGS, TABLES, TEXT
 
@@ -156,8 +157,9 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         type="str",
         default=None,
         sweep=False,
-        meaning="trace: a CSV file with columns arrival_ms (or arrival_s), prompt_tokens and "
-        "output_tokens; the first request comes at 0",
+        meaning="trace: a CSV file with columns arrival_ms (or arrival_s, arrival_us), "
+        "prompt_tokens and output_tokens, and perhaps request_id, prefix_group, prefix_tokens and "
+        "accepts; the first request comes at 0",
     ),
     Setting(
         key="workload.trace",
@@ -260,6 +262,7 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         type="int",
     ),
     _number("cluster.price_per_gpu_hour", 0.0, "", "price per GPU-hour, in any currency"),
+    *REPLICA_SETTINGS,
     _number(
         "slo.ttft_ms",
         None,
@@ -295,7 +298,12 @@ MORE_KEYS = (
 )
 # Settings of single texts that a deployment has none of: it is simulated by events, always.
 _LEFT_OUT = {"engine", "backend", "max_targets"}
-DEPLOYMENT_TABLES = ("workload", "cluster", "slo")  # a file with one of them is of a deployment
+DEPLOYMENT_TABLES = (
+    "workload",
+    "cluster",
+    "replica",
+    "slo",
+)  # a file with one of them is of a deployment
 DEPLOYMENT = Schema(
     name="deployment",
     settings=tuple(s for s in (*SETTINGS, *DEPLOYMENT_SETTINGS) if s.key not in _LEFT_OUT),

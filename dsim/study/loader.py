@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dsim.errors import Problem, UserError
 from dsim.files import read_text
 from dsim.study import profile
+from dsim.study.axis_values import expand
 from dsim.study.build import case_of
 from dsim.study.checks import check_charts, check_together
 from dsim.study.data import checked_trace, read_samples, read_traces
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from dsim.model.case import Case
-
-
-MAX_IN_RANGE = 1_000_000
 
 
 def make_study(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Study:
@@ -151,6 +148,9 @@ class _Loader:
         for override in sorted(overrides, key=lambda text: not text.startswith("pair=")):
             self.override(override, values, ranges, [own for _, own in differing])
         differing = self.renamed(differing, written)
+        said = {key for table in (values, ranges, *(own for _, own in differing)) for key in table}
+        if "replica.count" not in said and any(key.startswith("replica.") for key in said):
+            values["replica.count"] = 1
         self.check_values(values)
         for number, (name, own) in enumerate(differing):
             if not isinstance(name, str) or not name:
@@ -328,7 +328,7 @@ class _Loader:
         if not setting.sweep:
             self.problems.add(where, "cannot be an axis of the grid")
             return None
-        values = self.expand(where, written, setting)
+        values = expand(self.problems, where, written, setting)
         if values is None:
             return None
         if not values:
@@ -351,68 +351,6 @@ class _Loader:
             self.problems.add(where, "duplicate value")
             return None
         return Axis(key=key, values=tuple(values))
-
-    def expand(self, where: str, written: Any, setting: Setting) -> list[Any] | None:
-        if isinstance(written, list):
-            return written
-        if not isinstance(written, dict) or setting.type not in ("int", "float"):
-            self.problems.add(
-                where, f"expected a list or {{start, stop, step}}, got {show(written)}"
-            )
-            return None
-        names = ("start", "stop", "step", "count")
-        unknown = [name for name in written if name not in names]
-        for name in unknown:
-            self.problems.add(f"{where}.{name}", f"unknown{nearest(name, names)}")
-        bad = [
-            name
-            for name in names
-            if name in written
-            and (
-                isinstance(written[name], bool)
-                or not isinstance(written[name], int | float)
-                or not math.isfinite(written[name])
-            )
-        ]
-        for name in bad:
-            self.problems.add(f"{where}.{name}", f"expected a number, got {show(written[name])}")
-        if unknown or bad:
-            return None
-        if set(written) not in ({"start", "stop", "step"}, {"start", "stop", "count"}):
-            self.problems.add(
-                where,
-                f"expected {{start, stop, step}} or {{start, stop, count}}, got {show(written)}",
-            )
-            return None
-        start, stop = written["start"], written["stop"]
-        if "count" in written:
-            count = written["count"]
-            if count != int(count) or not 1 <= count <= MAX_IN_RANGE:
-                self.problems.add(
-                    f"{where}.count", f"expected 1 to {MAX_IN_RANGE:,}, got {show(count)}"
-                )
-                return None
-            step = (stop - start) / (count - 1) if count > 1 else 0
-        else:
-            step = written["step"]
-            if step == 0 or (stop - start) * step < 0:
-                self.problems.add(
-                    f"{where}.step",
-                    f"the range never ends: it goes from {start:g} to {stop:g} "
-                    f"in steps of {step:g}",
-                )
-                return None
-            if (stop - start) / step > MAX_IN_RANGE:
-                self.problems.add(
-                    where, f"the range has over {MAX_IN_RANGE:,} values; make the step larger"
-                )
-                return None
-            count = math.floor((stop - start) / step + 1e-9) + 1
-        # Rounded, so that 3 · 0.05 is 0.15 in tables and in nanoseconds.
-        return [
-            start + i * step if isinstance(start + step, int) else round(start + i * step, 12)
-            for i in range(int(count))
-        ]
 
     def chart(self, number: int, table: dict[str, Any]) -> Chart | None:
         where = f"charts[{number}]."
@@ -487,6 +425,8 @@ class _Loader:
 
     def read(self, key: str, name: str, reader: Any) -> Any:
         path = self.folder / name
+        if not path.exists() and key in self.set_apart and Path(name).exists():
+            path = Path(name)  # what the command line names may be in the working folder
         try:
             return reader(path.read_text(encoding="utf-8"))
         except OSError as error:

@@ -41,6 +41,7 @@ class CaseResult(NamedTuple):
         offered: its offered load, where that is known.
         refused: why it was not simulated; empty if it was.
         metrics: its metrics; ``None`` if it was refused.
+        runs: its replications, where these are kept.
         over_time: float64 (bins, 4): time (s), requests in the system, and forwards that wait for a
             target and for a drafter server, as arrivals of the first replication found them.
     """
@@ -50,6 +51,7 @@ class CaseResult(NamedTuple):
     refused: str
     metrics: Metrics | None
     over_time: np.ndarray | None
+    runs: Sequence[RunCounts] = ()
 
     @property
     def status(self) -> str:
@@ -84,9 +86,19 @@ def refusal(case: DeploymentCase, offered: Load | None, max_load: float = 1.0) -
 def check(case: DeploymentCase) -> str:
     """What else is wrong with *case*, known only once its lengths are drawn, or nothing."""
     deployment, workload = case.deployment, case.workload
+    replica = deployment.replica
     for replication in range(case.replications):
         prompts, outputs = workload.lengths(deployment.seed, replication)
         longest = int((prompts + outputs).max())
+        if replica is not None:
+            if not prompts.min():
+                return "prompt_tokens: expected at least 1 on replicas, got 0"
+            if all(map(replica.refuses, prompts.tolist(), outputs.tolist())):
+                return (
+                    f"replica.kv_blocks, replica.max_model_len: no request fits: the shortest has "
+                    f"{int((prompts + outputs).min())} tokens (prompt and answer), and a replica "
+                    f"has {replica.kv_blocks} blocks of {replica.block_size}"
+                )
         for model, spec in (("target", deployment.targets), ("drafter", deployment.drafters)):
             if 0 < spec.kv_tokens < longest:
                 return (
@@ -111,14 +123,15 @@ def replicate(case: DeploymentCase, replication: int, max_load: float = 1.0) -> 
     return Replicated(offered, refused, run)
 
 
-def _result_of(case: DeploymentCase, parts: Sequence[Replicated]) -> CaseResult:
+def _result_of(case: DeploymentCase, parts: Sequence[Replicated], *, keep_runs: bool) -> CaseResult:
     """The result of *case* from all its replications."""
     offered, refused, _ = parts[0]
     runs = [part.run for part in parts if part.run is not None]
     if not runs:
         return CaseResult(case, offered, refused, None, None)
     metrics = measure(case.deployment, runs, warm_up=case.warm_up)
-    return CaseResult(case, offered, "", metrics, _over_time(runs[0]))
+    kept = runs if keep_runs else ()
+    return CaseResult(case, offered, "", metrics, _over_time(runs[0]), kept)
 
 
 def _over_time(run: RunCounts) -> np.ndarray:
@@ -133,6 +146,7 @@ class Backlog(NamedTuple):
     Attributes:
         variant, algorithm: what was simulated.
         point: its values of the axes, by setting.
+        runs: its replications, where these are kept.
         over_time: float64 (bins, 4): time (s), requests in the system, and forwards that wait for a
             target server and for a drafter server.
     """
@@ -212,6 +226,7 @@ def run_cases(
     executor: Executor = HERE,
     store: Store | None = None,
     progress: Callable[[int], None] = lambda _: None,
+    keep_runs: bool = False,
 ) -> list[CaseResult]:
     """Every case of *study*, in order, wherever they are simulated.
 
@@ -220,6 +235,7 @@ def run_cases(
         executor: runs the replications of the cases.
         store: where finished runs are kept, to go on from after an interruption.
         progress: called with the number of cases that have just been finished.
+        keep_runs: keep what came of every single request.
 
     Raises:
         UserError: a case cannot be simulated, or none can be served.
@@ -242,7 +258,8 @@ def run_cases(
         case = cases[number]
         if len(parts[number]) == case.replications:
             of_case = parts.pop(number)
-            by_number[number] = _result_of(case, [of_case[r] for r in range(case.replications)])
+            each = [of_case[r] for r in range(case.replications)]
+            by_number[number] = _result_of(case, each, keep_runs=keep_runs)
             progress(1)
 
     executor.for_work(work).each(_prepare, study, tasks, SimulatedOnly(store or Store()), done)
@@ -312,6 +329,7 @@ def run_deployment(
     executor: Executor = HERE,
     store: Store | None = None,
     progress: Callable[[int], None] = lambda _: None,
+    keep_runs: bool = False,
 ) -> StudyResult:
     """Run every case of a deployment; see :func:`run_cases`, of whose results it makes a table.
 
@@ -320,7 +338,7 @@ def run_deployment(
     """
     import pyarrow as pa
 
-    found = run_cases(study, executor=executor, store=store, progress=progress)
+    found = run_cases(study, executor=executor, store=store, progress=progress, keep_runs=keep_runs)
     arrow = pa.Table.from_pandas(table(found), preserve_index=False)
     return StudyResult(
         table=arrow.replace_schema_metadata(None),

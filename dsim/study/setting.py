@@ -30,6 +30,7 @@ class Setting:
         low, high: bounds; *above* says that *low* itself is excluded, *below* that *high* is.
         choices: the words it may be; for numbers, words that are allowed besides.
         sweep: whether it can be an axis of the grid.
+        length: how many coefficients there are.
     """
 
     key: str
@@ -43,6 +44,7 @@ class Setting:
     below: bool = False
     choices: Collection[str] = ()
     sweep: bool = True
+    length: int = 0
 
     @property
     def range(self) -> str:
@@ -112,6 +114,18 @@ class Setting:
                 return wrong
             widths = [row[0] for row in value]
             return None if widths == sorted(set(widths)) else f"{wrong}; widths must increase"
+        if self.type == "coefficients":
+            good = isinstance(value, list) and all(v == 0 or is_latency(v) for v in value)
+            good = (
+                good and len(value) == self.length and not any(isinstance(v, bool) for v in value)
+            )
+            return None if good else wrong
+        if self.type == "list of [requests, drafts]":
+            if not (isinstance(value, list) and value and all(map(is_drafts, value))):
+                return wrong
+            firsts = [row[0] for row in value]
+            in_order = firsts == sorted(set(firsts))
+            return None if in_order else f"{wrong}; numbers of requests must increase"
         if self.type == "list of traces":
             traces = value if isinstance(value, list) else [value]
             good = traces and all(isinstance(t, str) and re.fullmatch("[01]+", t) for t in traces)
@@ -131,8 +145,10 @@ class Setting:
             "list of str": "a list of words",
             "list of float": "a list of latencies above 0",
             "list of delays": "a list of delays of at least 0",
+            "coefficients": f"a list of {self.length} numbers of at least 0",
             "list of tables": "a list of tables",
             "list of [width, ms]": "a list of [width, ms] pairs, both above 0",
+            "list of [requests, drafts]": "a list of [requests, drafts] pairs, requests above 0",
             "list of traces": "a text of 0 and 1, or a list of such",
         }[self.type]
         if self.type == "str" and self.choices:
@@ -166,6 +182,12 @@ def is_row(row: Any) -> bool:
         and isinstance(row[0], int)
         and all(is_latency(v) for v in row)
     )
+
+
+def is_drafts(row: Any) -> bool:
+    """Whether *row* is a [requests, drafts] pair."""
+    pair = isinstance(row, list) and len(row) == 2 and all(type(v) is int for v in row)
+    return pair and row[0] >= 1 and 0 <= row[1] <= 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,8 @@ def copy(name: str, folder: Path) -> list[Path]:
     """
     source = path_of(name)
     text = read_text(source)
-    data = [path for path in FOLDER.glob("*.json") if f'"{path.name}"' in text]
+    kinds = (".json", ".csv")
+    data = [p for p in FOLDER.iterdir() if p.suffix in kinds and f'"{p.name}"' in text]
     copies = {folder / path.name: read_text(path) for path in (source, *data)}
     for path in copies:
         if path.exists():

@@ -63,6 +63,7 @@ def simulate(
     executor: Executor = HERE,
     store: Store | None = None,
     progress: Callable[[float], None] = lambda _: None,
+    keep_runs: bool = False,
 ) -> StudyResult:
     """Run all cases of *study*, of either kind.
 
@@ -72,12 +73,15 @@ def simulate(
         store: keeps finished parts, to go on from after an interruption.
         progress: called with the number of cases that have just been finished; on the wall-clock
             backend with the seconds that were just waited.
+        keep_runs: of a deployment: keep what came of every single request.
 
     Raises:
         UserError: a case cannot be simulated, or none can be served.
     """
     if study.kind == DEPLOYMENT.name:
-        return requests.run_deployment(study, executor=executor, store=store, progress=progress)
+        return requests.run_deployment(
+            study, executor=executor, store=store, progress=progress, keep_runs=keep_runs
+        )
     if study.settings["backend"] == "wallclock":
         return waits.run_grid(study, store=store, progress=progress)
     return run_grid(study, executor=executor, store=store, progress=progress)
@@ -92,6 +96,7 @@ def run_study(
     force: bool = False,
     resume: bool = False,
     progress: Callable[[float], None] = lambda _: None,
+    keep_runs: bool = False,
 ) -> Finished:
     """Run *study* and write its results folder.
 
@@ -103,6 +108,7 @@ def run_study(
         force: replace other results in *folder*.
         resume: go on with what an interrupted run finished.
         progress: see :func:`simulate`.
+        keep_runs: see :func:`simulate`.
 
     Raises:
         UserError: a case cannot be simulated, none can be served, the folder holds something else
@@ -114,7 +120,9 @@ def run_study(
         results_folder(folder, resolved, force=force, resume=resume) as store,
         lanes() if study.charts or study.grid else contextlib.nullcontext() as at_work,
     ):
-        result = simulate(study, executor=executor, store=store, progress=progress)
+        result = simulate(
+            study, executor=executor, store=store, progress=progress, keep_runs=keep_runs
+        )
         finished = write_results(study, resolved, result, folder, at_work, csv=csv)
         if store.unusable:
             note = f"{store.unusable} damaged or foreign parts of an earlier run were not used."

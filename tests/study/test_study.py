@@ -35,7 +35,7 @@ MISTAKES = {
     "a deployment's setting alone": (
         "max_load = 2",
         "s.toml: max_load: is a setting of a deployment; this is a study of single texts, as it "
-        "has none of the tables [workload], [cluster], [slo]",
+        "has none of the tables [workload], [cluster], [replica], [slo]",
     ),
     "a study of dsim validate": (
         "[wallclock]\ntarget_latency_ms = 3.0",

@@ -1,0 +1,243 @@
+"""What a study says of replicas: their settings, what they are built of, and what is wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dsim.deployment.replica.spec import DRAFT_POLICIES, ROUTERS, ReplicaSpec
+from dsim.orchestrations import ORCHESTRATIONS
+from dsim.study.setting import Setting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from dsim.study.setting import Problems
+
+MAX_REPLICAS = 10_000
+
+
+def _whole(key: str, default: int, unit: str, meaning: str, low: int, high: int = 10**9) -> Setting:
+    return Setting(
+        key=key, type="int", default=default, unit=unit, meaning=meaning, low=low, high=high
+    )
+
+
+def _linear(key: str, length: int, meaning: str) -> Setting:
+    return Setting(
+        key=key,
+        type="coefficients",
+        default=None,
+        length=length,
+        unit="µs",
+        sweep=False,
+        meaning=meaning,
+    )
+
+
+REPLICA_SETTINGS: tuple[Setting, ...] = (
+    _whole(
+        "replica.count",
+        0,
+        "replicas",
+        "replicas that serve the algorithms that can step in one (docs/replicas.md); other "
+        "algorithms run on the servers of [cluster]; 0: all do; 1 if only the table replica is "
+        "there",
+        low=0,
+        high=MAX_REPLICAS,
+    ),
+    Setting(
+        key="replica.gpus",
+        type="float",
+        default=1.0,
+        low=0,
+        unit="GPUs",
+        meaning="number of GPUs of one replica, which hold target and drafter",
+    ),
+    _whole(
+        "replica.max_seqs",
+        128,
+        "requests",
+        "requests that run at once on a replica (vLLM: max_num_seqs)",
+        low=1,
+    ),
+    _whole(
+        "replica.max_batched_tokens",
+        2048,
+        "tokens",
+        "tokens that a step feeds to the target at most (vLLM: max_num_batched_tokens)",
+        low=1,
+    ),
+    _whole(
+        "replica.long_prefill_threshold",
+        0,
+        "tokens",
+        "tokens of one prompt that a step reads at most; 0: no limit",
+        low=0,
+    ),
+    _whole("replica.block_size", 16, "tokens", "tokens of a KV block", low=1),
+    _whole("replica.kv_blocks", 0, "blocks", "KV blocks of a replica; 0: no limit", low=0),
+    Setting(
+        key="replica.prefix_cache",
+        type="bool",
+        default=True,
+        meaning="keep KV blocks, and share them among requests whose prompts begin alike",
+    ),
+    _whole(
+        "replica.max_model_len",
+        0,
+        "tokens",
+        "prompt and answer that a request may have; longer ones are refused; 0: no limit",
+        low=0,
+    ),
+    Setting(
+        key="replica.router",
+        type="str",
+        default=ROUTERS[0],
+        choices=ROUTERS,
+        meaning="which replica a request goes to: in turn; to the one with the fewest requests; "
+        "with the fewest tokens that are yet to be read or written; with the longest beginning "
+        "of the prompt in its prefix cache",
+    ),
+    Setting(
+        key="replica.host_us",
+        type="float",
+        default=0.0,
+        low=0,
+        high=1e9,
+        unit="µs",
+        meaning="time of each step in which no forward runs",
+    ),
+    Setting(
+        key="replica.drafts_by_batch",
+        type="list of [requests, drafts]",
+        default=None,
+        sweep=False,
+        unit="requests, tokens",
+        meaning="instead of the lookahead: from so many decoding requests on, so many drafts each "
+        "(vLLM: num_speculative_tokens_per_batch_size)",
+    ),
+    Setting(
+        key="replica.draft_policy",
+        type="str",
+        default=DRAFT_POLICIES[0],
+        choices=DRAFT_POLICIES,
+        meaning="fixed: lookahead drafts, or by replica.drafts_by_batch; goodput: up to lookahead, "
+        "the number with the most expected tokens in a unit of time (SmartSpec)",
+    ),
+    _linear(
+        "target.linear_us",
+        3,
+        "replicas: a step of the target takes [0] + [1] · prefill tokens + [2] · decoding tokens; "
+        "not set: what the latency model says of all its tokens",
+    ),
+    _linear(
+        "drafter.linear_us",
+        2,
+        "replicas: a forward of the drafter takes [0] + [1] · tokens; not set: what the latency "
+        "model says of all its tokens",
+    ),
+    Setting(
+        key="drafter.features",
+        type="bool",
+        default=False,
+        meaning="replicas: the drafter reads the target's features (EAGLE, MTP), and so every new "
+        "token again",
+    ),
+    Setting(
+        key="drafter.ngram_us",
+        type="float",
+        default=None,
+        low=0,
+        high=1e9,
+        unit="µs",
+        meaning="replicas: drafting is a look-up of n-grams, which takes so long for each draft",
+    ),
+)
+
+
+def on_replicas(values: Mapping[str, Any], algorithm: str) -> bool:
+    """Whether *algorithm* is served by replicas."""
+    return bool(values["replica.count"]) and ORCHESTRATIONS[algorithm].traits.lockstep
+
+
+def replica_of(values: Mapping[str, Any]) -> ReplicaSpec:
+    """The replicas that settings by key describe."""
+
+    def numbers(key: str) -> Any:
+        return None if values[key] is None else tuple(values[key])
+
+    same = (
+        "count",
+        "gpus",
+        "max_seqs",
+        "max_batched_tokens",
+        "long_prefill_threshold",
+        "block_size",
+        "kv_blocks",
+        "prefix_cache",
+        "max_model_len",
+        "router",
+        "host_us",
+        "draft_policy",
+    )
+    return ReplicaSpec(
+        **{name: values[f"replica.{name}"] for name in same},
+        drafts_by_batch=tuple((a, b) for a, b in values["replica.drafts_by_batch"] or ()),
+        target_us=numbers("target.linear_us"),
+        drafter_us=numbers("drafter.linear_us"),
+        features=values["drafter.features"],
+        ngram_us=values["drafter.ngram_us"],
+    )
+
+
+def check_replicas(problems: Problems, where: str, of: Mapping[str, Sequence[Any]]) -> None:
+    """What is said of replicas goes together.
+
+    Args:
+        problems: takes what is wrong.
+        where: the variant, for messages.
+        of: the values that each setting takes in the study.
+    """
+    (algorithms,) = of["algorithms"]
+    lockstep = [name for name in algorithms if ORCHESTRATIONS[name].traits.lockstep]
+    used = max(of["replica.count"]) > 0
+    if used and not lockstep:
+        known = [name for name, one in ORCHESTRATIONS.items() if one.traits.lockstep]
+        problems.add(f"{where}replica.count", f"no algorithm runs on replicas; {known} do")
+    defaults = {setting.key: setting.default for setting in REPLICA_SETTINGS}
+    for key in ("target.linear_us", "drafter.linear_us", "drafter.features", "drafter.ngram_us"):
+        if not used and any(value != defaults[key] for value in of[key]):
+            problems.add(f"{where}{key}", "has no meaning without replicas: replica.count is 0")
+    if not used:
+        return
+    if of["replica.drafts_by_batch"] != (None,) and "goodput" in of["replica.draft_policy"]:
+        what = 'has no meaning beside replica.draft_policy = "goodput"'
+        problems.add(f"{where}replica.drafts_by_batch", what)
+    drafting = any(ORCHESTRATIONS[name].traits.drafts for name in lockstep)
+    if drafting and set(of["lookahead_policy"]) != {"fixed"}:
+        what = 'expected "fixed" on replicas, where replica.draft_policy chooses'
+        problems.add(f"{where}lookahead_policy", what)
+    if set(of["workload.arrivals"]) != {"trace"} and not min(of["workload.prompt_tokens"]):
+        problems.add(f"{where}workload.prompt_tokens", "expected at least 1 on replicas, got 0")
+    for key, default in _FLEETS_ONLY.items():
+        if len(lockstep) == len(algorithms) and any(value != default for value in of[key]):
+            problems.add(f"{where}{key}", "has no meaning for replicas")
+
+
+# What is said of fleets, and has no counterpart in replicas, with the default.
+_FLEETS_ONLY: Mapping[str, Any] = {
+    "cluster.target_batch": 1,
+    "cluster.drafter_batch": 1,
+    "cluster.target_kv_tokens": 0,
+    "cluster.drafter_kv_tokens": 0,
+    "cluster.target_prefill_ms": 0.0,
+    "cluster.drafter_prefill_ms": 0.0,
+    "cluster.network_ms": 0.0,
+    "cluster.dispatch_ms": 0.0,
+    "cluster.hosts": 0,
+    "cluster.mtbf_s": 0.0,
+    "cluster.drafter_mtbf_s": 0.0,
+    "cluster.max_active": 0,
+    "cluster.faults": None,
+    "cluster.link_ms": None,
+}

@@ -1,0 +1,146 @@
+"""Replicas in studies: the workloads of BLIS, rows for requests, and what is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from dsim.cli.main import main
+from dsim.study.loader import loads
+from tests import ROOT
+
+BLIS = ROOT / "tests" / "data" / "blis"
+SMALL = """
+algorithms = ["nonsi", "si"]
+tokens = 20
+repeats = 1
+[workload]
+requests = 40
+rate_per_s = 20
+prompt_tokens = 30
+[target]
+linear_us = [6000, 25, 30]
+[drafter]
+linear_us = [300, 1]
+[replica]
+max_seqs = 4
+"""
+
+
+def dsim(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in BLIS.iterdir()))
+def test_every_request_has_the_times_that_blis_gives(name, tmp_path):
+    folder = BLIS / name
+    config = json.loads((folder / "config.json").read_text("utf-8"))
+    given = {
+        "workload.trace_file": folder / "trace.csv",
+        "target.linear_us": config["beta"],
+        "replica.max_seqs": config["max_num_seqs"],
+        "replica.max_batched_tokens": config["max_num_batched_tokens"],
+        "replica.long_prefill_threshold": config["long_prefill_token_threshold"],
+        "replica.block_size": config["block_size"],
+        "replica.kv_blocks": config["total_kv_blocks"],
+        "replica.max_model_len": config["max_model_len"],
+    }
+    sets = [part for key, value in given.items() for part in ("--set", f"{key}={value}")]
+    study, out = ROOT / "studies" / "peer-blis.toml", tmp_path / "out.csv"
+    result = dsim("run", study, *sets, "--json", "--requests", out)
+    assert result.exit_code == 0, result.output
+
+    def table(path, names):
+        with path.open(encoding="utf-8", newline="") as file:
+            return [[row[name] for name in names] for row in csv.DictReader(file)]
+
+    times = ["request_id", "ttft_us", "e2e_us", "preemptions"]
+    assert table(out, times) == table(folder / "times.csv", times)
+    asked = ["request_id", "arrival_us", "prompt_tokens", "output_tokens"]
+    assert table(out, asked) == table(folder / "trace.csv", asked)
+
+
+def test_a_table_replica_makes_one_replica_and_is_kept():
+    study = loads(SMALL)
+    assert study.settings["replica.count"] == 1
+    again = loads(study.to_toml())
+    assert list(again.cases()) == list(study.cases())
+    assert all(case.deployment.replica is not None for case in again.cases())
+
+
+def test_replicas_and_fleets_stand_in_one_study():
+    cases = list(loads(SMALL, overrides=['algorithms=["si","dsi"]', "replica.gpus=8"]).cases())
+    assert [case.deployment.replica is not None for case in cases] == [True, False]
+    assert [case.deployment.gpus for case in cases] == [8.0, 8.0]
+
+
+WRONG = {
+    "replica.drafts_by_batch=[[64, 1], [1, 3]]": "requests must increase",
+    "target.linear_us=[1, 2]": "expected a list of 3 numbers of at least 0, got [1, 2]",
+    "drafter.linear_us=[1, -2]": "expected a list of 2 numbers",
+    "replica.max_seq=3": 'did you mean "replica.max_seqs"',
+    "replica.router=random": "expected one of",
+    "replica.kv_blocks=2": "no request fits: the shortest has 50 tokens",
+    "workload.prompt_tokens=0": "expected at least 1 on replicas, got 0",
+    "lookahead_policy=aimd": "where replica.draft_policy chooses",
+    "cluster.target_batch=2": "has no meaning for replicas",
+    "replica.count=0": "target.linear_us: has no meaning without replicas",
+    'algorithms=["dsi"]': "no algorithm runs on replicas",
+}
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_what_is_wrong_is_said(override, tmp_path):
+    (tmp_path / "s.toml").write_text(SMALL, "utf-8")
+    result = dsim("run", tmp_path / "s.toml", "--set", override, "--json")
+    assert result.exit_code == 2
+    assert WRONG[override] in result.output
+    assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("arrival_us,prompt_tokens,output_tokens\n1,2,3\n", "expected a column request_id"),
+        ("request_id,arrival_us,output_tokens\na,1,2\n", "expected a column prompt_tokens"),
+        (
+            "request_id,arrival_us,prompt_tokens,output_tokens\na,5,1,1\nb,4,1,1\n",
+            "line 3: times go back",
+        ),
+        (
+            "request_id,arrival_us,prompt_tokens,output_tokens,accepts\na,5,1,3,01\n",
+            "accepts: expected 0 and 1 for each of 3 tokens",
+        ),
+        (
+            "request_id,arrival_us,prompt_tokens,output_tokens,prefix_group,prefix_tokens\n"
+            "a,5,3,1,g,4\n",
+            "prefix_tokens: expected 0 to 3",
+        ),
+    ],
+)
+def test_bad_workloads_are_refused(text, message, tmp_path):
+    (tmp_path / "w.csv").write_text(text, "utf-8")
+    given = f'workload.trace_file="{tmp_path / "w.csv"}"'
+    result = dsim("run", ROOT / "studies" / "peer-blis.toml", "--set", given, "--json")
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_draws_of_a_workload_decide(tmp_path):
+    """A prompt of 2 and 4 tokens, two drafts a round: all stand, or none."""
+    rows = "request_id,arrival_us,prompt_tokens,output_tokens,accepts\n"
+    (tmp_path / "w.csv").write_text(f"{rows}all,0,2,4,1111\nnone,1000000,2,4,0000\n", "utf-8")
+    overrides = ["workload.arrivals=trace", f"workload.trace_file={tmp_path / 'w.csv'}"]
+    overrides += ["lookahead=2", 'algorithms=["si"]']
+    (tmp_path / "s.toml").write_text(SMALL, "utf-8")
+    sets = [part for one in overrides for part in ("--set", one)]
+    result = dsim("run", tmp_path / "s.toml", *sets, "--json", "--requests", tmp_path / "o.csv")
+    assert result.exit_code == 0, result.output
+    all_stand, none = csv.DictReader((tmp_path / "o.csv").read_text("utf-8").splitlines())
+    first = 6000 + 2 * 25 + 2 * 301
+    assert (all_stand["ttft_us"], none["ttft_us"]) == (str(first), str(first))
+    assert all_stand["e2e_us"] == str(first + 6000 + 3 * 30)
+    assert none["e2e_us"] == str(first + (6090 + 301) + (6060) + 6030)
