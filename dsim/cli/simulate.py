@@ -30,6 +30,11 @@ OPTIONS = {
     "targets": "targets",
     "target_latency": "target.latency_ms",
     "drafter_latency": "drafter.latency_ms",
+    "target": "target.model",
+    "drafter": "drafter.model",
+    "gpu": "gpu",
+    "tp": "tp",
+    "dtype": "dtype",
     "target_first_latency": "target.first_latency_ms",
     "drafter_first_latency": "drafter.first_latency_ms",
     "acceptance": "acceptance.rate",
@@ -93,19 +98,24 @@ def by_option(error: UserError) -> UserError:
 @click.option(
     "--target-latency",
     type=Number(0, min_open=True),
-    default=30.0,
-    show_default=True,
     metavar="MS",
-    help="Latency of one target pass, in ms.",
+    help="Latency of one target pass, in ms.  [default: 30, or estimated from --target]",
 )
 @click.option(
     "--drafter-latency",
     type=Number(0, min_open=True),
-    default=3.0,
-    show_default=True,
     metavar="MS",
-    help="Latency of one draft token, in ms.",
+    help="Latency of one draft token, in ms.  [default: 3, or estimated from --drafter]",
 )
+@click.option(
+    "--target",
+    metavar="MODEL",
+    help="Target by name, like llama-3.3-70b, or a folder with a config.json; with --gpu.",
+)
+@click.option("--drafter", metavar="MODEL", help="Drafter by name, or eagle3, mtp, medusa.")
+@click.option("--gpu", metavar="NAME", help="Type of the GPUs, like h100; with --target.")
+@click.option("--tp", type=Whole(1), metavar="N", help="Number of GPUs that share a layer.")
+@click.option("--dtype", metavar="TYPE", help="Type of the target's weights, like fp8.")
 @click.option(
     "--target-first-latency",
     type=Number(0, min_open=True),

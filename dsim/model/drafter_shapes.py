@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from dsim.model.shape import shape_of
+from dsim.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,4 +99,10 @@ def drafter_shape(name: str, target: Shape) -> Shape:
     Raises:
         ValueError: there is no such model.
     """
-    return HEADS[name](target) if name in HEADS else shape_of(name)
+    if name in HEADS:
+        return HEADS[name](target)
+    try:
+        return shape_of(name)
+    except ValueError as error:
+        hint = nearest(name, list(HEADS))
+        raise ValueError(f"expected {', '.join(HEADS)} or a model; {error}{hint}") from None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.errors import Problem, UserError
 from dsim.files import read_text
-from dsim.study import profile
+from dsim.study import named, profile
 from dsim.study.axis_values import expand
 from dsim.study.build import case_of
 from dsim.study.checks import check_charts, check_together
@@ -193,6 +193,8 @@ class _Loader:
                         own.setdefault(key, value)
         for _, own in differing:
             self.read_files(own)
+        given, shared = {*self.swept, *self.set_apart}, self.schema is DEPLOYMENT
+        named.fill(values, [own for _, own in differing], given, self.problems, shared=shared)
         for own in variants_with_pairs:
             for model in MODEL_TABLES:
                 kind = f"{model}latency_model"
@@ -230,7 +232,9 @@ class _Loader:
         """The settings of *table* by key; notes those that this kind of study does not have."""
         flat: dict[str, Any] = {}
         for name, value in table.items():
-            if name in self.schema.tables and isinstance(value, dict):
+            if f"{name}.model" in named.MODELS and isinstance(value, str):
+                flat[f"{name}.model"] = value
+            elif name in self.schema.tables and isinstance(value, dict):
                 flat |= {f"{name}.{k}": v for k, v in value.items()}
             else:
                 flat[name] = value

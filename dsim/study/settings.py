@@ -7,6 +7,7 @@ from typing import Any
 
 from dsim.model import POLICIES
 from dsim.orchestrations import COMPARED, DEFAULT, ORCHESTRATIONS, REFERENCES
+from dsim.study.named import NAMED_SETTINGS
 from dsim.study.setting import Schema, Setting
 
 BEST: ChainMap[str, Any] = ChainMap(
@@ -249,6 +250,7 @@ SETTINGS: tuple[Setting, ...] = (
         meaning="a file that dsim measure wrote: latencies of target and drafter and the "
         "acceptance rate; what is set beside it wins, but --set pair=FILE wins over the study",
     ),
+    *NAMED_SETTINGS,
     *_model_settings("target"),
     *_model_settings("drafter"),
     Setting(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from dsim.model.case import Case
 
 DEFAULT_TOKENS, DEFAULT_REPEATS = 100, 20
+DEFAULT_LATENCY_MS = {"target": 30.0, "drafter": 3.0}
 
 
 def case_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Case:
@@ -46,6 +47,10 @@ def case_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Cas
         if len(trace) < values["tokens"]:
             what = f"expected at least {values['tokens']} draws (tokens), got {len(trace)}"
             raise UserError(Problem("settings", "acceptance.trace", what))
+    for role, latency_ms in DEFAULT_LATENCY_MS.items():
+        key = f"{role}.model"
+        if key not in values and not any(o.startswith(f"{key}=") for o in overrides):
+            values.setdefault(f"{role}.latency_ms", latency_ms)
     values.setdefault("tokens", DEFAULT_TOKENS)
     values.setdefault("repeats", DEFAULT_REPEATS)
     study = make_study(values, overrides)

@@ -52,7 +52,7 @@ def test_text_says_what_fits_and_what_is_missing():
         (["yi-34b", "--gpu", "h101"], '--gpu: expected one of .*did you mean "h100"'),
         (["yi-34b", "--tp", "3"], "--tp: tp = 3 does not divide the 56 heads .* 1, 2, 4, 8, 56"),
         (["yi-34b", "--dtype", "fp9"], '--dtype: expected one of .*did you mean "fp8"'),
-        (["yi-34b", "--drafter", "eagel"], "--drafter: expected the name of a model"),
+        (["yi-34b", "--drafter", "eagel"], "--drafter: expected eagle3, mtp, medusa or a model"),
         (["llama-3.3-70b"], r"does not fit on 1 GPU .* 61\.\d GiB are missing; fits at tp = 2, 4"),
         (["deepseek-v3", "--gpu", "l4"], "fits at tp = 64"),
         (["llama-3.1-405b", "--gpu", "l4", "--dtype", "fp32"], "does not fit at any tp up to 64"),
