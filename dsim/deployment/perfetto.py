@@ -1,8 +1,9 @@
 r"""A run as a trace for ui.perfetto.dev (the Chrome trace event format, JSON).
 
-There is one track per server and per request. Forwards and batches are slices on the track of their
-server, with a flow from each request at the moment in which it asked. Outages are slices, time in a
-queue is an asynchronous slice, rejections are instants, and the lengths of the queues are counters.
+There is one track per server or replica, and per request. Forwards and batches are slices on the
+track of their server, with a flow from each request at the moment in which it asked. Outages are
+slices, time in a queue is an asynchronous slice, rejections are instants, and the lengths of the
+queues are counters.
 Times are in µs.
 
 How Perfetto reads the format, found by opening traces in it: Perfetto cuts times to whole ns. A
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from dsim.deployment.fleet import Fleet, LogRow
     from dsim.deployment.outcome import RunRecord
+    from dsim.deployment.replica.replica import Step
 
 SERVERS, REQUESTS = 1, 2  # the two processes of each case
 FIRST_TID = 100  # beyond all pids
@@ -43,7 +45,8 @@ def trace(runs: Sequence[tuple[str, RunRecord]]) -> dict[str, Any]:
     """
     events: list[Event] = []
     for number, (name, run) in enumerate(runs):
-        events += _Tracer(2 * number, name, run).events()
+        kind = _ReplicaTracer if run.replicas else _Tracer
+        events += kind(2 * number, name, run).events()
     return {"traceEvents": events, "displayTimeUnit": "ms", "otherData": {"made_by": "dsim"}}
 
 
@@ -54,9 +57,8 @@ def _us(ns: int) -> float:
 
 class _Tracer:
     def __init__(self, before: int, name: str, run: RunRecord) -> None:
-        target, *drafters = run.fleets
-        self.fleets = [*drafters, target]
-        if any(fleet.log is None for fleet in self.fleets):
+        self.fleets = [*run.fleets[1:], *run.fleets[:1]]
+        if None in [*(fleet.log for fleet in self.fleets), *(one.log for one in run.replicas)]:
             raise ValueError("the run kept no log")
         self.name = name
         self.run = run
@@ -84,16 +86,19 @@ class _Tracer:
             name = f"{what}: {self.name}" if self.name else what
             yield named(pid, "process_name", FIRST_TID, name=name)
             yield named(pid, "process_sort_index", FIRST_TID, sort_index=pid)
-        for fleet in self.fleets:
-            for server in range(fleet.count):
-                tid = self.first_tid[fleet] + server
-                name = server_name(fleet.role, server + 1)
-                yield named(self.servers, "thread_name", tid, name=name)
-                yield named(self.servers, "thread_sort_index", tid, sort_index=tid)
+        for tid, name in self._tracks():
+            yield named(self.servers, "thread_name", tid, name=name)
+            yield named(self.servers, "thread_sort_index", tid, sort_index=tid)
         for request in range(len(self.run.fate)):
             tid = _tid(request)
             yield named(self.requests, "thread_name", tid, name=f"request {request + 1}")
             yield named(self.requests, "thread_sort_index", tid, sort_index=tid)
+
+    def _tracks(self) -> Iterator[tuple[int, str]]:
+        """The tracks of the servers: number and name."""
+        for fleet in self.fleets:
+            for server in range(fleet.count):
+                yield self.first_tid[fleet] + server, server_name(fleet.role, server + 1)
 
     def _requests(self) -> Iterator[Event]:
         run = self.run
@@ -205,6 +210,47 @@ class _Tracer:
                 "ts": _us(at_ns),
                 "args": {_one_of(fleet): waiting},
             }
+
+
+class _ReplicaTracer(_Tracer):
+    """A track for each replica: its steps, and in them the target's forward and the drafting."""
+
+    def _tracks(self) -> Iterator[tuple[int, str]]:
+        for number in range(len(self.run.replicas)):
+            yield FIRST_TID + 1 + number, f"replica {number + 1}"
+
+    def events(self) -> Iterator[Event]:
+        yield from self._names()
+        yield from self._requests()
+        for (tid, name), replica in zip(self._tracks(), self.run.replicas, strict=True):
+            track = {"pid": self.servers, "tid": tid}
+            for step in replica.log or ():
+                yield from _step(track, name, step)
+        yield from self._instants()
+
+
+def _step(track: Event, replica: str, step: Step) -> Iterator[Event]:
+    """One step of a replica: slices, and what it made of its batch and its budget."""
+    tokens = sum(width for _, width, _, _ in step.fed)
+    members = {
+        f"request {number + 1}": f"{width} tokens, {drafts} of them drafts; {settled} settled"
+        for number, width, drafts, settled in step.fed
+    }
+    for name, from_ns, to_ns, args in (
+        (f"step of {len(step.fed)}", step.start_ns, step.end_ns, members),
+        ("target", step.start_ns, step.target_ns, {"tokens": tokens}),
+        ("drafting", step.target_ns, step.end_ns, {}),
+    ):
+        if to_ns > from_ns:
+            span = {"ts": _us(from_ns), "dur": _us(to_ns - from_ns)}
+            yield {"ph": "X", "cat": "step", "name": name, **track, **span, "args": args}
+    for what, count in (
+        ("requests in a step", len(step.fed)),
+        ("tokens in a step", tokens),
+        ("requests that wait", step.waiting),
+    ):
+        counter = {"ph": "C", "name": f"{what} of {replica}", **track, "ts": _us(step.start_ns)}
+        yield {**counter, "args": {what: count}}
 
 
 def _instant(track: Event, at_ns: int, name: str) -> Event:

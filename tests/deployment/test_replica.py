@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsim.deployment import perfetto
 from dsim.deployment.outcome import DONE
 from dsim.deployment.replay import Text
 from dsim.deployment.replica.blocks import CachedBlocks
+from dsim.deployment.replica.serve import costs_of, drafting_of
 from dsim.deployment.replica.spec import ROUTERS, ReplicaSpec
 from dsim.deployment.serve import serve
 from dsim.deployment.spec import Deployment
-from dsim.deployment.workload import Workload
+from dsim.deployment.workload import Length, Workload
 from dsim.engines.simulate import simulate_case
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
@@ -248,3 +251,44 @@ def test_routers_choose():
     assert chosen("least-requests") == [[0, 2, 3], [1]]
     assert chosen("least-tokens") == [[0, 3], [1, 2]]
     assert chosen("longest-prefix") == [[0, 2], [1, 3]]
+
+
+def test_a_trace_has_a_track_for_each_replica():
+    spec = ReplicaSpec(count=2, target_us=(10, 1, 2), drafter_us=(3, 1))
+    workload = Workload(requests=9, rate_per_s=20_000, prompt=Length(mean_tokens=20))
+    run = serve(Deployment(algorithm="si", replica=spec), workload, keep_log=True)
+    events = json.loads(json.dumps(perfetto.trace([("", run)])))["traceEvents"]
+    named = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e["name"] == "thread_name"}
+    for number, replica in enumerate(run.replicas, 1):
+        own = [e for e in events if named.get((e["pid"], e["tid"])) == f"replica {number}"]
+        steps = [e for e in own if e["name"].startswith("step of")]
+        assert len(steps) == len(replica.log) == replica.steps
+        assert round(sum(e["dur"] for e in steps)) == replica.busy_ns // 1000
+        targets = [e for e in own if e["name"] == "target"]
+        assert [e["ts"] for e in targets] == [e["ts"] for e in steps]
+        counted = [e for e in own if e["ph"] == "C" and e["name"].startswith("tokens in a step")]
+        assert [e["args"]["tokens in a step"] for e in counted] == [
+            e["args"]["tokens"] for e in targets
+        ]
+
+
+def test_goodput_drafts_less_the_larger_the_batch():
+    """A token of the target is dear: at batch 1 drafts are nearly free, at 64 they are not."""
+    deployment = Deployment(algorithm="si", lookahead=5)
+    spec = ReplicaSpec(target_us=(6000, 25, 200), drafter_us=(100, 1), draft_policy="goodput")
+    costs = costs_of(deployment, spec, 0)
+    drafting = drafting_of(deployment, spec, *costs)
+    chosen = [drafting.tokens(requests) for requests in (1, 8, 64, 512)]
+    assert chosen == sorted(chosen, reverse=True)
+    assert (chosen[0], chosen[-1]) == (5, 0)
+    for _ in range(5000):
+        drafting.judged(0, 5)  # nothing stands any more
+    assert drafting.tokens(1) == 0
+
+
+def test_looked_up_drafts_cost_what_they_are_told_to():
+    spec = ReplicaSpec(target_us=(10, 1, 2), ngram_us=20.0)
+    workload = Workload(arrivals="trace", trace=((0, 1, 4),), texts=(Text("", "", 0, "0000"),))
+    run = serve(Deployment(algorithm="si", lookahead=3, replica=spec), workload, keep_settled=True)
+    # 11 and 2 drafts; 10 + 3 · 2 and 1 draft; 10 + 2 · 2; 10 + 2.
+    assert run.settled_ns == [[51_000, 87_000, 101_000, 113_000]]
