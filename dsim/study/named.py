@@ -158,6 +158,12 @@ def settings_of(
         slope = roofline.kv_bytes_per_token / roofline.constants.kv_efficiency
         settings[f"cluster.{role}_context_ms"] = slope * 1000 / roofline.gpu.bandwidth_gb_s / 1e6
         settings[f"cluster.gpus_per_{role}"] = float(roofline.tp)
+        measured = {f"{role}.{name}" for name in ("latency_ms", "latency_by_width_ms")}
+        settings[f"{role}.roofline"] = not measured & {*given}
+    if shared:
+        settings["replica.gpus"] = float(found.target.tp)
+        settings["replica.kv_blocks"] = found.memory.kv_blocks(values.get("replica.block_size", 16))
+        settings["drafter.features"] = found.is_head
     return {key: value for key, value in settings.items() if key not in given}
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.deployment.replica.spec import DRAFT_POLICIES, ROUTERS, ReplicaSpec
 from dsim.orchestrations import ORCHESTRATIONS
+from dsim.study.named import estimate_of
 from dsim.study.setting import Setting
 
 if TYPE_CHECKING:
@@ -136,6 +137,17 @@ REPLICA_SETTINGS: tuple[Setting, ...] = (
         "replicas: a forward of the drafter takes [0] + [1] · tokens; not set: what the latency "
         "model says of all its tokens",
     ),
+    *(
+        Setting(
+            key=f"{model}.roofline",
+            type="bool",
+            default=False,
+            sweep=False,
+            meaning=f"replicas: forwards take what {model}.model and gpu say, by tokens and "
+            "context; set where these names give the latencies",
+        )
+        for model in ("target", "drafter")
+    ),
     Setting(
         key="drafter.features",
         type="bool",
@@ -166,6 +178,9 @@ def replica_of(values: Mapping[str, Any]) -> ReplicaSpec:
     def numbers(key: str) -> Any:
         return None if values[key] is None else tuple(values[key])
 
+    found = None
+    if values["target.roofline"] or values["drafter.roofline"]:
+        found = estimate_of(values, "study")
     same = (
         "count",
         "gpus",
@@ -185,6 +200,8 @@ def replica_of(values: Mapping[str, Any]) -> ReplicaSpec:
         drafts_by_batch=tuple((a, b) for a, b in values["replica.drafts_by_batch"] or ()),
         target_us=numbers("target.linear_us"),
         drafter_us=numbers("drafter.linear_us"),
+        target=found.target if found and values["target.roofline"] else None,
+        drafter=found.drafter if found and values["drafter.roofline"] else None,
         features=values["drafter.features"],
         ngram_us=values["drafter.ngram_us"],
     )
@@ -205,7 +222,9 @@ def check_replicas(problems: Problems, where: str, of: Mapping[str, Sequence[Any
         known = [name for name, one in ORCHESTRATIONS.items() if one.traits.lockstep]
         problems.add(f"{where}replica.count", f"no algorithm runs on replicas; {known} do")
     defaults = {setting.key: setting.default for setting in REPLICA_SETTINGS}
-    for key in ("target.linear_us", "drafter.linear_us", "drafter.features", "drafter.ngram_us"):
+    keys = ["target.linear_us", "drafter.linear_us", "drafter.ngram_us"]
+    keys += ["drafter.features"] if of["target.model"] == (None,) else []  # a name may set it
+    for key in keys:
         if not used and any(value != defaults[key] for value in of[key]):
             problems.add(f"{where}{key}", "has no meaning without replicas: replica.count is 0")
     if not used:

@@ -9,6 +9,8 @@ import pytest
 from click.testing import CliRunner
 
 from dsim.cli.main import main
+from dsim.deployment.replica.cost import Batch
+from dsim.deployment.replica.serve import costs_of
 from dsim.study.loader import loads
 from tests import ROOT
 
@@ -144,3 +146,34 @@ def test_draws_of_a_workload_decide(tmp_path):
     assert (all_stand["ttft_us"], none["ttft_us"]) == (str(first), str(first))
     assert all_stand["e2e_us"] == str(first + 6000 + 3 * 30)
     assert none["e2e_us"] == str(first + (6090 + 301) + (6060) + 6030)
+
+
+def test_names_of_models_and_gpus_are_enough():
+    """Costs by tokens and context, memory and GPUs come from the names; what is set wins."""
+    text = """
+target = "llama-3.1-8b"
+drafter = "eagle3"
+gpu = "h100"
+tp = 2
+algorithms = ["si"]
+[workload]
+prompt_tokens = 100
+[replica]
+count = 1
+"""
+    (case,) = loads(text).cases()
+    spec = case.deployment.replica
+    assert (spec.target.shape.name, spec.target.tp, spec.gpus) == ("llama-3.1-8b", 2, 2.0)
+    assert spec.features
+    assert spec.kv_blocks > 10_000
+    one, far = (
+        costs_of(case.deployment, spec, 0)[0](Batch(0, 1, 1, 1, c, c + 0.5)) for c in (0, 9000)
+    )
+    assert one < far
+    assert one == spec.target.forward_ns(1, 0.5, 0, 1)
+    (again,) = loads(loads(text).to_toml()).cases()
+    assert again.deployment == case.deployment
+    overrides = ["target.linear_us=[1,2,3]", "replica.kv_blocks=77", "drafter.latency_ms=2"]
+    (case,) = loads(text, overrides=overrides).cases()
+    spec = case.deployment.replica
+    assert (spec.target_us, spec.kv_blocks, spec.drafter) == ((1, 2, 3), 77, None)

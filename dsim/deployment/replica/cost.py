@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dsim.model.roofline import Roofline
+
 NS_PER_US = 1_000
 
 
@@ -50,6 +52,16 @@ def linear(coefficients_us: Sequence[float]) -> Cost:
     def cost(batch: Batch) -> int:
         ns = round(base + prefill * batch[0] + decode * batch[1])
         return ns if ns > 0 else 1
+
+    return cost
+
+
+def estimated(roofline: Roofline) -> Cost:
+    """What a model and its GPUs alone say, for tokens and contexts."""
+
+    def cost(batch: Batch) -> int:
+        prefill, decode, _, sampled, context, attended = batch
+        return roofline.forward_ns(prefill + decode, attended, context, sampled)
 
     return cost
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from dsim.deployment.cluster import draws_of
 from dsim.deployment.outcome import DONE, TURNED_AWAY, RunRecord, Tally
-from dsim.deployment.replica.cost import Batch, by_width, linear
+from dsim.deployment.replica.cost import Batch, by_width, estimated, linear
 from dsim.deployment.replica.drafting import Goodput, by_batch
 from dsim.deployment.replica.replica import Drafting, Replica
 from dsim.deployment.replica.request import Request
@@ -20,10 +20,14 @@ from dsim.model.lookahead import mean_rate
 from dsim.orchestrations import ORCHESTRATIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dsim.deployment.replica.cost import Cost
     from dsim.deployment.replica.spec import ReplicaSpec
     from dsim.deployment.spec import Deployment
     from dsim.deployment.workload import Workload
+    from dsim.model.latency import Latency
+    from dsim.model.roofline import Roofline
 
 
 def serve(
@@ -57,14 +61,21 @@ def costs_of(deployment: Deployment, spec: ReplicaSpec, key: int) -> tuple[Cost,
         key: what stands for the repeat in random latencies.
     """
     d = deployment
-    if spec.target_us is None:
-        target = by_width(d.target.sampler(d.seed, key, TARGET_STREAM))
-    else:
-        target = linear(spec.target_us)
-    if spec.drafter_us is None:
-        return target, by_width(d.drafter.sampler(d.seed, key, DRAFTER_STREAM))
-    base, each = spec.drafter_us
-    return target, linear((base, each, each))
+    drafter_us = None if spec.drafter_us is None else (*spec.drafter_us, spec.drafter_us[1])
+
+    def cost(
+        latency: Latency, stream: int, roofline: Roofline | None, us: Sequence[float] | None
+    ) -> Cost:
+        if us is not None:
+            return linear(us)
+        if roofline is not None:
+            return estimated(roofline)
+        return by_width(latency.sampler(d.seed, key, stream))
+
+    return (
+        cost(d.target, TARGET_STREAM, spec.target, spec.target_us),
+        cost(d.drafter, DRAFTER_STREAM, spec.drafter, drafter_us),
+    )
 
 
 def drafting_of(

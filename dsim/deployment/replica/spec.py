@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
-LinearUs = tuple[float, float, float]
+if TYPE_CHECKING:
+    from dsim.model.roofline import Roofline
+
 ROUTERS = ("round-robin", "least-requests", "least-tokens", "longest-prefix")
 DRAFT_POLICIES = ("fixed", "goodput")
 
@@ -32,6 +35,8 @@ class ReplicaSpec:
             ``b0 + b1 · prefill tokens + b2 · decoding tokens`` µs; ``None``: by the latency model.
         drafter_us: ``(d0, d1)``: a forward of the drafter takes ``d0 + d1 · tokens`` µs; ``None``:
             by the latency model.
+        target, drafter: rooflines that say how long forwards take, where there are no such
+            coefficients; ``None``: the latency model does.
         features: the drafter reads the target's features (EAGLE, MTP), so it is fed every new
             token once more after the target has read it.
         ngram_us: drafting is a look-up that takes so many µs a draft, and no forward; ``None``:
@@ -53,6 +58,8 @@ class ReplicaSpec:
     draft_policy: str = "fixed"
     target_us: tuple[float, float, float] | None = None
     drafter_us: tuple[float, float] | None = None
+    target: Roofline | None = None
+    drafter: Roofline | None = None
     features: bool = False
     ngram_us: float | None = None
 
