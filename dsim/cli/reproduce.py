@@ -7,6 +7,9 @@ from pathlib import Path
 import click
 
 from dsim.cli.options import Whole
+from dsim.errors import Problem, UserError
+
+ALL = "all"  # what --field without a file stands for
 
 
 @click.command()
@@ -20,6 +23,15 @@ from dsim.cli.options import Whole
     help="Number of runs of Table 1 in real time, over a minute each.  [default: 3; 0 with --fast]",
 )
 @click.option(
+    "--field",
+    is_flag=False,
+    flag_value=ALL,
+    metavar="[FILE.csv]",
+    help="Only predict other people's measurements: those that ship, or the rows of a file in the "
+    "columns of one of them.",
+)
+@click.option("--json", "as_json", is_flag=True, help="With --field: print the rows as JSON.")
+@click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("results/reproduction"),
@@ -30,36 +42,65 @@ from dsim.cli.options import Whole
     "--markdown",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.md",
-    help="Write a page of what is the same on every machine, like docs/reproduction.md.",
+    help="Write a page of what is the same on every machine, like docs/reproduction.md or, with "
+    "--field, docs/field-measurements.md.",
 )
 @click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")
 def reproduce(
-    fast: bool, waits: int | None, out: Path, markdown: Path | None, open_: bool, quiet: bool
+    fast: bool,
+    waits: int | None,
+    field: str | None,
+    as_json: bool,
+    out: Path,
+    markdown: Path | None,
+    open_: bool,
+    quiet: bool,
 ) -> None:
     """Reproduce the four experiments of the paper, claim by claim.
 
     Counts forward passes (Figure 1), times Table 1 in simulated and in real time, measures
     acceptance rate and latency of the available models. For each claim it prints what was
-    published, what dsim finds, and why they differ.
+    published, what dsim finds, and why they differ. With --field it says what dsim would have
+    predicted of other people's measurements, row by row.
     """
     from dsim.files import write_whole
+    from dsim.tasks.field import page as field_page
+    from dsim.tasks.field import rows as field_rows
     from dsim.tasks.reproduce import page
     from dsim.tasks.reproduce.run import reproduce as run
 
-    found = run(
-        fast=fast,
-        waits=waits,
-        folder=out,
-        progress=lambda now: None if quiet else click.echo(f"… {now}", err=True),
-    )
-    report = out / "report.html"
-    page.write_report(found, report)
+    def progress(now: str) -> None:
+        if not quiet:
+            click.echo(f"… {now}", err=True)
+
+    if as_json and field is None:
+        raise UserError(Problem("--json", "", "goes together with --field"))
+    if field is not None:
+        own = Path(field) if field != ALL else None
+        if own and markdown:
+            raise UserError(Problem("--markdown", "", "goes with --field without a file"))
+        found = field_rows.predict_file(own) if own else field_rows.predict_shipped(progress)
+        if as_json:
+            click.echo(field_rows.as_json(found))
+            return
+        report = out / "field.html"
+        text = field_page.as_text(found)
+        field_page.write_report(found, report)
+    else:
+        claims = run(fast=fast, waits=waits, folder=out, progress=progress)
+        report = out / "report.html"
+        text = page.as_text(claims)
+        page.write_report(claims, report)
     if markdown is not None:
-        command = f"dsim reproduce --fast --markdown {markdown.as_posix()}"
-        write_whole(markdown, page.as_markdown(found, command), "--markdown")
+        what = " --field" if field else ""
+        command = f"dsim reproduce --fast{what} --markdown {markdown.as_posix()}"
+        content = (
+            field_page.as_markdown(found, command) if field else page.as_markdown(claims, command)
+        )
+        write_whole(markdown, content, "--markdown")
     if not quiet:
-        click.echo(page.as_text(found))
+        click.echo(text)
         click.echo(f"\nreport: {report}")
     if open_:
         click.launch(str(report))

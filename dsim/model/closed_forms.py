@@ -54,3 +54,35 @@ def si_per_token(drafter: float, target: float, acceptance: float, lookahead: in
     Leviathan et al., arXiv 2211.17192, Theorem 3.8.
     """
     return (lookahead * drafter + target) / si_tokens_per_round(acceptance, lookahead)
+
+
+def si_own_bonus(
+    drafter: float, target: float, acceptance: float, lookahead: int
+) -> tuple[float, float]:
+    """SI whose drafter does not read the target's own token behind accepted drafts.
+
+    PipeSpec's code (github.com/BradMcDanel/pipespec at 9a64774, ``ChainSpeculativeDecoder``) has SI
+    like this: after a round in which all ``k`` drafts stand, the drafter makes a draft for the
+    position of the target's own token, too, then its ``k`` drafts. Where that one is wrong, the
+    next pass verifies none of them. The lookahead may be 0.
+
+    Returns:
+        Expected tokens that a pass settles, and latency per token in the unit of the latencies; for
+        i.i.d. draws, in a long text.
+    """
+    whole = acceptance**lookahead  # chance that all drafts of a round stand
+    void = whole * (1 - acceptance)  # passes, a round, that verify no draft
+    tokens = si_tokens_per_round(acceptance, lookahead) + void
+    passes, drafts = 1 + void, lookahead * (1 + void) + whole
+    return tokens / passes, (drafts * drafter + passes * target) / tokens
+
+
+def pearl_per_step(acceptance: float, lookahead: int) -> float:
+    """Expected tokens that a step of PEARL settles: ``[1/(1 - p)] / [1 + p/(1 - p^γ)]``.
+
+    Liu et al., arXiv 2408.11850; for i.i.d. draws, in a long text. A step takes as long as the
+    longer of a pass and ``γ`` drafts.
+    """
+    if acceptance == 1:
+        return float(lookahead)
+    return 1 / (1 - acceptance) / (1 + acceptance / (1 - acceptance**lookahead))

@@ -48,6 +48,15 @@ def text_table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int 
     return tabulate(rows, head, disable_numparse=True, colalign=aligned).splitlines()
 
 
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The lines of a table in a Markdown document."""
+
+    def line(cells: Sequence[str]) -> str:
+        return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+    return [line(head), "|" + "---|" * len(head), *map(line, rows)]
+
+
 def settings_rows(settings: Iterable[Setting], study: Study) -> list[tuple[str, str, str]]:
     """The settings of *study* as rows of key, value and meaning.
 

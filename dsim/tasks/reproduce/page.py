@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from dsim.errors import Problem, UserError
 from dsim.files import write_whole
-from dsim.report.tables import TextTable, text_table
+from dsim.report.tables import TextTable, markdown_table, text_table
 from dsim.study.results import surroundings
 from dsim.study.seal import PROVENANCE, sealed
 from dsim.tasks.reproduce.claims import NOT_WAITED
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     from dsim.tasks.reproduce.claims import Reproduction
@@ -68,7 +67,9 @@ def as_markdown(found: Reproduction, command: str) -> str:
         "",
         "## Claims",
         "",
-        *_pipes(("claim", "published", "dsim", "verdict", "how, or why they differ"), claims),
+        *markdown_table(
+            ("claim", "published", "dsim", "verdict", "how, or why they differ"), claims
+        ),
         "",
     ]
     for table in found.tables:
@@ -78,19 +79,11 @@ def as_markdown(found: Reproduction, command: str) -> str:
                 "",
                 table.caption,
                 "",
-                *_pipes(table.head, table.rows),
+                *markdown_table(table.head, table.rows),
                 "",
             ]
     lines += ["## What cannot be reproduced, and why", "", *(f"- {why}" for why in CANNOT), ""]
     return "\n".join(lines)
-
-
-def _pipes(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [
-        f"| {' | '.join(head)} |",
-        "|" + "---|" * len(head),
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
 
 
 def write_report(found: Reproduction, path: Path) -> None:

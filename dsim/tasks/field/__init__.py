@@ -1,0 +1,1 @@
+"""Other people's measurements, predicted row by row: ``dsim reproduce --field``."""

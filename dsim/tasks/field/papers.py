@@ -1,0 +1,184 @@
+"""Speed-ups from papers, blogs and issues: each row by its method, or why it cannot be."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from dsim.model.closed_forms import si_tokens_per_round
+from dsim.report.tables import TextTable
+from dsim.tasks.field import trees
+from dsim.tasks.field.source import GROUPS, CannotError, Group, Prediction, Source, needed, text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dsim.tasks.field.source import Found, Row, Rows
+
+HIT = 0.9  # "up to": what SSD's paper says of its guesses
+RATIOS = [step / 400 for step in range(4, 161)]  # of a draft's latency and a pass's, that are tried
+NAMED_RATIOS = (0.06, 0.08, 0.1, 0.12)
+LATER = "batches of several texts: not yet"
+
+
+def is_ssd(row: Row) -> bool:
+    """Whether the row is SSD's."""
+    return re.search("ssd|saguaro", text(row, "method").lower()) is not None
+
+
+def lookahead_of(row: Row) -> int:
+    """``k``, from the settings.
+
+    Raises:
+        CannotError: the settings say none.
+    """
+    found = re.search(r"k\s*=\s*(\d+)", text(row, "settings"))
+    if not found:
+        raise CannotError("not published: k")
+    return int(found[1])
+
+
+def serial_of(row: Row, rows: Rows) -> tuple[float, int] | None:
+    """Speed-up and lookahead of the run of SI on the same texts; ``None``: there is none."""
+    for other in rows:
+        same = all(text(other, c) == text(row, c) for c in ("source", "model_pair", "batch"))
+        if same and text(other, "method").upper() == "SI":
+            try:
+                return needed(other, "measured_speedup")[0], lookahead_of(other)
+            except CannotError:  # of that other row
+                continue
+    return None
+
+
+def rate_of(speedup: float, lookahead: int, ratio: float) -> float | None:
+    """The acceptance rate with which SI is this fast; ``None``: with none below 1."""
+    tokens = speedup * (1 + lookahead * ratio)
+    if not 1 < tokens < si_tokens_per_round(0.9999, lookahead):
+        return None
+    low, high = 0.0, 0.9999
+    for _ in range(40):
+        rate = (low + high) / 2
+        low, high = (rate, high) if si_tokens_per_round(rate, lookahead) < tokens else (low, rate)
+    return low
+
+
+def ssd_speedup(rate: float, lookahead: int, ratio: float, hit: float) -> float:
+    """SSD over plain decoding: a miss makes its drafts afresh; the guessing runs beside the pass.
+
+    For i.i.d. draws, in a long text (``docs/model.md``).
+    """
+    step = max(1.0, (lookahead + 1) * ratio)
+    return si_tokens_per_round(rate, lookahead) / (
+        hit * step + (1 - hit) * (step + lookahead * ratio)
+    )
+
+
+def predict_ssd(row: Row, others: Rows) -> Prediction:
+    """From the run of SI on the same texts, and the ratio that fits the other texts best.
+
+    Raises:
+        CannotError: there is no run of SI, or no other run of SSD.
+    """
+    lookahead, serial = lookahead_of(row), serial_of(row, others)
+    if serial is None:
+        raise CannotError(
+            "not published: a run of SI on the same texts, to tell its acceptance rate"
+        )
+    known = []
+    for other in others:
+        if is_ssd(other) and "average" not in text(other, "model_pair"):
+            beside = serial_of(other, others)
+            if beside and text(other, "source") == text(row, "source"):
+                known.append((needed(other, "measured_speedup")[0], lookahead_of(other), beside))
+    if not known:
+        raise CannotError("not published: the drafter's latency, nor another run that tells it")
+
+    def off(ratio: float) -> float:
+        total = 0.0
+        for speedup, k, beside in known:
+            rate = rate_of(*beside, ratio)
+            if rate is None:
+                return float("inf")
+            total += (ssd_speedup(rate, k, ratio, HIT) / speedup - 1) ** 2
+        return total
+
+    ratio = min(RATIOS, key=off)
+    rate = rate_of(*serial, ratio)
+    if rate is None:
+        raise CannotError("its run of SI is faster than any acceptance rate makes it")
+    notes = (
+        f"acceptance rate {rate:.3f} from the run of SI; drafts of {ratio:.3f} passes, fitted to "
+        f"{len(known)} other texts; {HIT:.0%} of the guesses hit, as the paper says"
+    )
+    return Prediction(ssd_speedup(rate, lookahead, ratio, HIT), notes=notes)
+
+
+def predict(row: Row, others: Rows) -> Prediction:
+    """Times plain decoding."""
+    batch = text(row, "batch")
+    if batch and batch.split(" ")[0].rstrip("?") not in ("1", "1.0"):
+        raise CannotError(LATER)
+    if is_ssd(row):
+        return predict_ssd(row, others)
+    return trees.predict_paper(row, others)
+
+
+def group_of(row: Row) -> Group:
+    """By what is given."""
+    if is_ssd(row):
+        return GROUPS["guesses"]
+    return (
+        GROUPS["eagle3"]
+        if "EAGLE-3 arXiv 2503.01840 Table 1" in text(row, "source")
+        else GROUPS["other"]
+    )
+
+
+def label_of(row: Row) -> str:
+    """Model pair, method, and what else tells the row."""
+    temperature = re.match(r"T=\d", text(row, "settings"))
+    words = [text(row, "model_pair"), text(row, "method"), temperature[0] if temperature else ""]
+    batch = text(row, "batch")
+    return ", ".join(
+        [*filter(None, words), *([f"batch {batch}"] if batch not in ("", "1") else [])]
+    )
+
+
+def tables(found: Sequence[Found]) -> list[TextTable]:
+    """The share of hits with which SSD's rows come out as measured."""
+    cells = []
+    for one in found:
+        if not is_ssd(one.row) or not one.measured:
+            continue
+        others = [other.row for other in found if not one.source.same(one.row, other.row)]
+        serial, lookahead = serial_of(one.row, others), lookahead_of(one.row)
+        rates = [rate_of(*serial, ratio) for ratio in NAMED_RATIOS] if serial else []
+        needed_hits = []
+        for ratio, rate in zip(NAMED_RATIOS, rates, strict=False):
+            tokens = si_tokens_per_round(rate, lookahead) if rate else 0.0
+            step = max(1.0, (lookahead + 1) * ratio)
+            miss = (tokens / one.measured - step) / (lookahead * ratio)
+            needed_hits.append(f"{1 - miss:.0%}" if rate and 0 <= miss <= 1 else "–")
+        cells.append([text(one.row, "model_pair"), f"{one.measured:g}", *needed_hits])
+    if not cells:
+        return []
+    caption = (
+        "If a draft takes this part of a pass, and the acceptance rate is that of the run of SI. "
+        "–: with no share."
+    )
+    head = ("texts", "measured", *(f"{ratio:g}" for ratio in NAMED_RATIOS))
+    return [TextTable(title="SSD: the hits needed", caption=caption, head=head, rows=cells)]
+
+
+SOURCE = Source(
+    name="papers and reports",
+    file="speedups.csv",
+    columns=("model_pair", "method", "alpha_or_tau"),
+    key=("source", "model_pair", "hardware", "batch", "method", "settings"),
+    measured="measured_speedup",
+    unit="times plain decoding",
+    predict=predict,
+    group=group_of,
+    label=label_of,
+    tables=tables,
+)

@@ -1,0 +1,258 @@
+"""nano-PEARL's benchmark: a drafter and a target in lock step, batch by batch."""
+
+from __future__ import annotations
+
+import math
+import re
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
+
+from dsim.model.closed_forms import pearl_per_step
+from dsim.report.tables import TextTable
+from dsim.tasks.field.source import (
+    GROUPS,
+    CannotError,
+    Group,
+    Prediction,
+    Source,
+    median,
+    needed,
+    number,
+    text,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dsim.tasks.field.source import Found, Row, Rows
+
+# Of the benchmark (benchmark/eval_benchmark.py): plain decoding makes 200 tokens a text, PEARL 100
+# steps, and either time has the forward over the prompts in it.
+PLAIN_TOKENS, STEPS = 200, 100
+RATIOS = [thousandth / 1000 for thousandth in range(20, 601)]  # that are tried
+SLOPES = [step / 10_000 for step in range(201)]  # that are tried
+
+
+Pair = tuple[str, str, str]
+
+
+class Run(NamedTuple):
+    """A row in numbers.
+
+    Attributes:
+        pair: target, drafter and hardware.
+        batch: texts at once.
+        rate: acceptance rate.
+        plain_ms: a token of plain decoding of all texts of the batch.
+        prompt_ms: the forward over their prompts.
+        per_s: tokens that PEARL made in a second; 0: not measured.
+    """
+
+    pair: Pair
+    batch: int
+    rate: float
+    plain_ms: float
+    prompt_ms: float
+    per_s: float
+
+    def predicted(self, ratio: float, slope: float) -> float:
+        """Tokens a second.
+
+        Args:
+            ratio: the latency of a draft over that of a pass, at batch 1.
+            slope: what each token of a pass beyond one a text adds, as a part of a plain step.
+        """
+        lookahead = max(1, round(1 / ratio))  # the system's own rule: round(v_draft / v_target)
+        stays = self.rate**lookahead
+        whole = self.rate / (self.rate + 1 - stays)  # part of the passes that are over γ drafts
+        more = self.batch * (lookahead - 1) * whole
+        step_ms = self.plain_ms * max(lookahead * ratio, 1 + slope * more)
+        tokens = STEPS * self.batch * pearl_per_step(self.rate, lookahead)
+        return 1e3 * tokens / (self.prompt_ms + STEPS * step_ms)
+
+    def off(self, ratio: float, slope: float) -> float:
+        """Squared relative error."""
+        return math.log(self.predicted(ratio, slope) / self.per_s) ** 2
+
+
+def plain_of(row: Row) -> tuple[tuple[str, str, int], float]:
+    """The target, its hardware and the batch; and milliseconds per token of plain decoding."""
+    batch = needed(row, "batch")[0]
+    if batch != int(batch):
+        raise CannotError(f"batch: expected a whole number, got {batch:g}")
+    step_ms = number(row, "ar_step_ms") or 0.0
+    if step_ms <= 0:
+        step_ms = batch * 1e3 / needed(row, "ar_tok_s")[0]
+    return (text(row, "target"), text(row, "hardware"), int(batch)), step_ms
+
+
+def run_of(row: Row, shortest: dict[tuple[str, str, int], float]) -> Run:
+    """The row in numbers.
+
+    Args:
+        row: the row.
+        shortest: for a target, its hardware and a batch, the shortest plain token of any data set:
+            that of short prompts. What another data set takes beyond it is taken for its prompts.
+    """
+    at, step_ms = plain_of(row)
+    run_tokens = number(row, "mean_run_tokens")
+    rate = 1 - 1 / run_tokens if run_tokens and run_tokens >= 1 else number(row, "alpha")
+    if rate is None or not 0 < rate < 1:
+        raise CannotError("not published: mean_run_tokens, nor alpha between 0 and 1")
+    plain_ms = min(step_ms, shortest.get(at, step_ms))
+    return Run(
+        pair=(at[0], text(row, "draft"), at[1]),
+        batch=at[2],
+        rate=rate,
+        plain_ms=plain_ms,
+        prompt_ms=PLAIN_TOKENS * (step_ms - plain_ms),
+        per_s=max(0.0, number(row, "pearl_tok_s") or 0.0),
+    )
+
+
+def shortest_of(rows: Rows) -> dict[tuple[str, str, int], float]:
+    """See :func:`run_of`."""
+    found: dict[tuple[str, str, int], float] = {}
+    for row in rows:
+        try:
+            at, step_ms = plain_of(row)
+        except CannotError:
+            continue
+        found[at] = min(step_ms, found.get(at, step_ms))
+    return found
+
+
+@cache
+def ratio_of(runs: tuple[Run, ...]) -> float:
+    """The fitted number of a pair: the ratio with the smallest error over its runs at batch 1."""
+    return min(RATIOS, key=lambda ratio: sum(run.off(ratio, 0.0) for run in runs))
+
+
+@cache
+def slope_of(runs: tuple[Run, ...], ratios: tuple[tuple[Pair, float], ...]) -> float:
+    """The fitted number of all pairs: the slope with the smallest error over the larger batches."""
+    of = dict(ratios)
+    return min(SLOPES, key=lambda slope: sum(run.off(of[run.pair], slope) for run in runs))
+
+
+def billions(model: str) -> float | None:
+    """The size that the name of *model* says, in billions of parameters."""
+    sizes = re.findall(r"(\d+(?:\.\d+)?)[bB]\b", model)
+    return float(sizes[-1]) if sizes else None
+
+
+def ratio_by_size(run: Run, singles: dict[Pair, list[Run]]) -> float:
+    """The ratio of an unknown pair: draft latencies of others, by size, over its plain step.
+
+    Of pairs on the same hardware, if there are two.
+
+    Raises:
+        CannotError: the name of the drafter tells no size.
+    """
+    import numpy as np
+
+    size, known = billions(run.pair[1]), []
+    alike = {pair: runs for pair, runs in singles.items() if pair[2] == run.pair[2]}
+    for (_, drafter, _), runs in (alike if len(alike) > 1 else singles).items():
+        if of := billions(drafter):
+            known.append((of, ratio_of(tuple(runs)) * median([one.plain_ms for one in runs])))
+    if size is None or len(known) < 2:
+        raise CannotError("no other run of this pair, and its drafter's name tells no size")
+    sizes, drafts_ms = np.array(known).T
+    slope, base = np.polyfit(sizes, drafts_ms, 1)
+    return float(np.clip((base + slope * size) / run.plain_ms, RATIOS[0], RATIOS[-1]))
+
+
+def predict(row: Row, others: Rows, *, by_pair: bool = False) -> Prediction:
+    """Tokens a second of the whole batch.
+
+    Args:
+        row: the row.
+        others: other rows.
+        by_pair: whether to leave out the other rows of the pair, too.
+    """
+    shortest = shortest_of([row, *others])
+    run = run_of(row, shortest)
+    known = []
+    for other in others:
+        try:
+            known.append(run_of(other, shortest))
+        except CannotError:  # of that other row
+            continue
+    known = [one for one in known if one.per_s and not (by_pair and one.pair == run.pair)]
+    singles: dict[Pair, list[Run]] = {}
+    for one in known:
+        if one.batch == 1:
+            singles.setdefault(one.pair, []).append(one)
+    if run.pair in singles:
+        runs = singles[run.pair]
+        ratio = ratio_of(tuple(runs))
+        notes = [f"drafts of {ratio:.3f} passes, fitted to {len(runs)} other runs at batch 1"]
+    else:
+        ratio = ratio_by_size(run, singles)
+        notes = [f"drafts of {ratio:.3f} passes, by the drafter's size: no run of this pair"]
+    slope = 0.0
+    if run.batch > 1:
+        wide = tuple(r for r in known if r.batch > 1 and r.pair != run.pair and r.pair in singles)
+        ratios = {pair: ratio_of(tuple(runs)) for pair, runs in singles.items()}
+        slope = slope_of(wide, tuple(ratios.items()))
+        notes.append(
+            f"a token more in a pass: {slope:.2%} of a plain step, fitted to {len(wide)} runs of "
+            "other pairs"
+        )
+    notes.append(f"prompts of {run.prompt_ms:.0f} ms; lookahead {max(1, round(1 / ratio))}")
+    return Prediction(run.predicted(ratio, slope), notes="; ".join(notes))
+
+
+def group_of(row: Row) -> Group:
+    """By batch."""
+    return GROUPS["single" if number(row, "batch") == 1 else "batches"]
+
+
+def label_of(row: Row) -> str:
+    """The drafter, which tells the target, the data set and the batch."""
+    target, drafter = (
+        text(row, "target").split("-Instruct")[0],
+        text(row, "draft").split("-Instruct")[0],
+    )
+    return f"{target} / {drafter}, {text(row, 'dataset')}, batch {text(row, 'batch')}"
+
+
+def tables(found: Sequence[Found]) -> list[TextTable]:
+    """The errors with no help from the pair's own rows."""
+    cells = []
+    for group in (GROUPS["single"], GROUPS["batches"]):
+        errors = []
+        for one in found:
+            if one.error is None or not one.measured or group_of(one.row) is not group:
+                continue
+            others = [other.row for other in found if not one.source.same(one.row, other.row)]
+            value = predict(one.row, others, by_pair=True).value
+            errors.append(abs((value or 0) / one.measured - 1))
+        if errors:
+            rms = (sum(error**2 for error in errors) / len(errors)) ** 0.5
+            numbers = (f"{number:.1%}" for number in (median(errors), rms, max(errors)))
+            cells.append([group.name, str(len(errors)), *numbers])
+    if not cells:
+        return []
+    caption = (
+        "The pair's ratio comes from its drafter's size: a line through the draft latencies of the "
+        "other five pairs over their sizes (two numbers from five)."
+    )
+    head = ("group", "rows", "median", "rms", "worst")
+    title = "nano-PEARL without any run of the pair"
+    return [TextTable(title=title, caption=caption, head=head, rows=cells)]
+
+
+SOURCE = Source(
+    name="nano-PEARL",
+    file="pearl_h200.csv",
+    columns=("target", "draft", "batch"),
+    key=("target", "draft", "batch", "dataset", "hardware"),
+    measured="pearl_tok_s",
+    unit="tokens per second",
+    predict=predict,
+    group=group_of,
+    label=label_of,
+    tables=tables,
+)

@@ -1,0 +1,305 @@
+"""PipeSpec's runs on HumanEval: its own, and plain SI by the same code."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dsim.engines.simulate import run_events, simulate_case
+from dsim.model.acceptance import Acceptance
+from dsim.model.case import Case
+from dsim.model.closed_forms import si_own_bonus, si_per_token
+from dsim.model.latency import Latency
+from dsim.orchestrations import PIPELINE
+from dsim.report.tables import TextTable
+from dsim.tasks.field.source import (
+    GROUPS,
+    CannotError,
+    Group,
+    Prediction,
+    Source,
+    median,
+    needed,
+    number,
+    text,
+)
+from dsim.units import to_ms, to_ns
+from dsim.words import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dsim.tasks.field.source import Found, Row, Rows
+
+TEXTS = 40
+LOGGED_TEXTS = 4  # of which the target's steps are looked at one by one
+MAX_TOKENS = 1000  # of a simulated text; a longer one takes as long per token
+GRID = 9  # pass latencies that are tried
+
+
+@cache
+def case_of(
+    drafter_ms: float, target_ms: float, rate: float, lookahead: int, tokens: int, texts: int
+) -> Case:
+    """Texts whose runs of accepted drafts are spread as independent draws are expected to be.
+
+    That leaves only their order to chance, which takes fewer texts than draws do.
+    """
+    total = tokens * texts
+    rejections = max(1, round((1 - rate) * total))
+    chances = (np.arange(rejections) + 0.5) / rejections
+    runs = np.floor(np.log(1 - chances) / np.log(rate)).astype(np.int64)
+    np.random.default_rng(0).shuffle(runs)
+    draws = np.ones(total + int(runs.sum()) + rejections, dtype=np.int64)
+    draws[np.cumsum(runs + 1) - 1] = 0
+    bits = ("".join(map(str, row)) for row in draws[:total].reshape(texts, tokens).tolist())
+    return Case(
+        target=Latency(latency_ns=to_ns(target_ms)),
+        drafter=Latency(latency_ns=to_ns(drafter_ms)),
+        acceptance=Acceptance(model="trace", rate=rate, traces=tuple(bits)),
+        lookahead=min(max(1, lookahead), tokens),
+        tokens=tokens,
+        repeats=texts,
+        targets=1,
+    )
+
+
+def logged_step_ms(case: Case) -> float:
+    """The target's mean step as the code logs it.
+
+    The log of a step begins where the step before ends, unless the target finds too few drafts: so
+    where it finds enough, its wait for the drafter's step is part of the logged step.
+    """
+    steps = []
+    for repeat in range(min(case.repeats, LOGGED_TEXTS)):
+        run = run_events(case, PIPELINE, repeat, keep_history=True)
+        ends = np.array([draft.end_ns for draft in run.drafter.history or []])
+        passes = run.target.history or []
+        for before, this in pairwise(passes):
+            known = int(np.searchsorted(ends, before.end_ns))
+            found_ns = ends[known] if known < len(ends) else before.end_ns
+            waited = this.start_ns > found_ns
+            steps.append(this.end_ns - (this.start_ns if waited else before.end_ns))
+    return to_ms(int(np.mean(steps))) if steps else to_ms(case.target.latency_ns)
+
+
+@cache
+def pass_ms(drafter_ms: float, step_ms: float, rate: float, lookahead: int, tokens: int) -> float:
+    """The latency of a pass with which the simulated log says *step_ms*; the middle of them."""
+
+    def off(target_ms: float) -> float:
+        logged = logged_step_ms(
+            case_of(drafter_ms, target_ms, rate, lookahead, tokens, LOGGED_TEXTS)
+        )
+        return abs(logged / step_ms - 1)
+
+    if off(step_ms) < 1e-3:
+        return step_ms
+    tried = np.linspace(max(step_ms - drafter_ms, step_ms / 10), step_ms, GRID)
+    offs = np.array([off(float(one)) for one in tried])
+    return float(tried[offs <= offs.min() + 1e-3].mean())
+
+
+def is_serial(row: Row) -> bool:
+    """Whether the row is plain SI.
+
+    Raises:
+        CannotError: it is neither that nor PipeSpec.
+    """
+    strategy = text(row, "strategy")
+    if re.search("async|pipespec|amusd", strategy, re.IGNORECASE):
+        return False
+    if re.match(r"(si|chain)\b", strategy, re.IGNORECASE):
+        return True
+    raise CannotError(f'the strategy "{text(row, "strategy")}" is neither SI nor PipeSpec')
+
+
+def models_of(row: Row) -> tuple[str, ...]:
+    """The models, the fastest first."""
+    return tuple(name.strip() for name in text(row, "models").split(">"))
+
+
+def lookahead_of(row: Row, others: Rows) -> int:
+    """``L`` of an asynchronous run, ``k`` of SI.
+
+    Where the log is known to say another one than that of the run, that of the run.
+    """
+    serial = is_serial(row)
+    own = number(row, "lookahead_as_run")
+    if own is None:
+        same_log = (o for o in others if text(row, "source") and o.get("source") == row["source"])
+        own = next((number(one, "lookahead_as_run") for one in same_log), None)
+    argument = own if own is not None else needed(row, "lookahead_arg", least=0)[0]
+    if argument < serial or argument != int(argument):
+        raise CannotError(f"lookahead_arg: expected a whole number, got {argument:g}")
+    return int(argument) - serial
+
+
+def tokens_a_pass(row: Row, rate: float) -> float:
+    """What dsim expects of the run at this acceptance rate."""
+    lookahead = lookahead_of(row, ())
+    if is_serial(row):
+        return si_own_bonus(1, 1, rate, lookahead)[0]
+    drafter_ms, step_ms = needed(row, "mean_ms_model0", "mean_ms_model1")
+    tokens = min(tokens_a_text(row), MAX_TOKENS)
+    found = simulate_case(case_of(drafter_ms, step_ms, rate, lookahead, tokens, 6), PIPELINE)
+    return float(found.settled_ns.size / found.target_passes.sum())
+
+
+@cache
+def rate_from(signature: tuple[tuple[str, str], ...]) -> float | None:
+    """The acceptance rate with which a run settles as many tokens a pass as it did.
+
+    Args:
+        signature: the row, as pairs.
+    """
+    row = dict(signature)
+    measured = number(row, "mean_tokens_per_final_verify")
+    if measured is None or (is_serial(row) and lookahead_of(row, ()) < 1):
+        return None
+    low, high = 0.01, 0.999
+    for _ in range(11):
+        rate = (low + high) / 2
+        low, high = (rate, high) if tokens_a_pass(row, rate) < measured else (low, rate)
+    return (low + high) / 2 if 0.02 < (low + high) / 2 < 0.995 else None
+
+
+def rate_of(models: tuple[str, ...], row: Row, others: Rows) -> tuple[float, str]:
+    """The acceptance rate of a pair, and where it is from.
+
+    Raises:
+        CannotError: nothing tells it.
+    """
+    pair = [other for other in others if models_of(other) == models]
+    for serial, of in ((True, "SI"), (False, "asynchronous")):
+        rates = []
+        for other in pair:
+            try:
+                if is_serial(other) == serial and (rate := rate_from(tuple(other.items()))):
+                    rates.append(rate)
+            except CannotError:  # of that other run
+                continue
+        if rates:
+            from_where = plural(len(rates), f"{of} run")
+            return median(rates), f"acceptance rate {median(rates):.4f} from {from_where}"
+    own = number(row, "alpha_conditional") if models_of(row) == models else None
+    if own is not None and 0 < own < 1:
+        return own, f"acceptance rate {own:.4f} of the run itself: no other run of the pair"
+    raise CannotError("no other run of this pair, and no acceptance rate of its own")
+
+
+def tokens_a_text(row: Row) -> int:
+    """Tokens of a text, in the mean."""
+    tokens, texts = needed(row, "tokens", "samples")
+    return max(1, round(tokens / texts))
+
+
+def start_ms(serial: bool, others: Rows) -> tuple[float, int]:
+    """Time of a text before its first and after its last logged step, in ms, and of how many runs.
+
+    The logs leave out the forwards over the prompt, the first text's warm-up, and the polling.
+    """
+    found = []
+    for other in others:
+        try:
+            if is_serial(other) != serial:
+                continue
+            total_s, texts = needed(other, "total_s", "samples")
+            models = range(len(models_of(other)) if serial else 1)
+            logged_ms = 0.0
+            for model in models:
+                steps, step_ms = needed(other, f"steps_model{model}", f"mean_ms_model{model}")
+                logged_ms += (steps + texts) * step_ms  # one more a text: over the prompt
+        except CannotError:  # of that other run
+            continue
+        found.append((total_s * 1e3 - logged_ms) / texts)
+    return (max(0.0, median(found)), len(found)) if found else (0.0, 0)
+
+
+def predict(row: Row, others: Rows) -> Prediction:
+    """Milliseconds per token."""
+    serial, models = is_serial(row), models_of(row)
+    if len(models) < 2:
+        raise CannotError('models: expected "drafter > target"')
+    if len(models) > 2:
+        raise CannotError("more than two models are not predicted yet")
+    lookahead = lookahead_of(row, others)
+    drafter_ms, step_ms = needed(row, "mean_ms_model0", "mean_ms_model1")
+    tokens = tokens_a_text(row)
+    simulated = min(tokens, MAX_TOKENS)
+    rate, from_where = rate_of(models, row, others)
+    start, runs = start_ms(serial, others)
+    notes = [
+        from_where,
+        f"{start:.0f} ms a text outside the logged steps, from {plural(runs, 'run')}",
+    ]
+    if serial:
+        _, per_token = si_own_bonus(drafter_ms, step_ms, rate, lookahead)
+        total = start + drafter_ms + step_ms + (tokens - 1) * per_token
+    else:
+        target_ms = pass_ms(drafter_ms, step_ms, round(rate, 3), lookahead, simulated)
+        case = case_of(drafter_ms, target_ms, rate, lookahead, simulated, TEXTS)
+        latency_ms = float(simulate_case(case, PIPELINE).latency_ns.mean()) / 1e6
+        total = start + drafter_ms + latency_ms * tokens / simulated
+        notes.append(f"pass of {target_ms:.1f} ms: the logged step less the wait in it")
+    return Prediction(total / tokens, notes="; ".join(notes))
+
+
+def group_of(row: Row) -> Group:
+    """SI or PipeSpec."""
+    try:
+        return GROUPS["serial"] if is_serial(row) else GROUPS["asynchronous"]
+    except CannotError:
+        return GROUPS["asynchronous"]
+
+
+def label_of(row: Row) -> str:
+    """The sizes of the models, and the lookahead."""
+    sizes = [re.search(r"\d+(\.\d+)?B", name) for name in models_of(row)]
+    names = (s[0] if s else name for s, name in zip(sizes, models_of(row), strict=True))
+    return f"{' > '.join(names)}, lookahead {text(row, 'lookahead_arg')}"
+
+
+def tables(found: Sequence[Found]) -> list[TextTable]:
+    """SI by dsim's own rule, which lets the drafter read the target's own token."""
+    cells = []
+    for one in found:
+        if group_of(one.row) is not GROUPS["serial"] or one.predicted is None or not one.measured:
+            continue
+        others = [other.row for other in found if not one.source.same(one.row, other.row)]
+        drafter_ms, target_ms = needed(one.row, "mean_ms_model0", "mean_ms_model1")
+        rate, lookahead = rate_of(models_of(one.row), one.row, others)[0], lookahead_of(one.row, ())
+        own = si_per_token(drafter_ms, target_ms, rate, lookahead)
+        start = (start_ms(True, others)[0] + drafter_ms + target_ms) / tokens_a_text(one.row)
+        error = f"{(own + start) / one.measured - 1:+.1%}"
+        cells.append([label_of(one.row), f"{one.measured:.4g}", f"{own + start:.4g}", error])
+    if not cells:
+        return []
+    caption = (
+        "The same rates, latencies and times outside the steps. The difference is the extra draft "
+        "in a round whose drafts all stand, and the passes over nothing where that draft is wrong."
+    )
+    head = ("run", "measured", "dsim's SI", "error")
+    return [
+        TextTable(
+            title="SI as dsim has it, beside this code", caption=caption, head=head, rows=cells
+        )
+    ]
+
+
+SOURCE = Source(
+    name="PipeSpec",
+    file="pipespec_humaneval.csv",
+    columns=("strategy", "models", "lookahead_arg", "mean_ms_model0", "mean_ms_model1"),
+    key=("strategy", "models", "lookahead_arg"),
+    measured="ms_per_token",
+    unit="ms per token",
+    predict=predict,
+    group=group_of,
+    label=label_of,
+    tables=tables,
+)
