@@ -61,8 +61,8 @@ def reproduce(
 
     Counts forward passes (Figure 1), times Table 1 in simulated and in real time, measures
     acceptance rate and latency of the available models. For each claim it prints what was
-    published, what dsim finds, and why they differ. With --field it says what dsim would have
-    predicted of other people's measurements, row by row.
+    published, what dsim finds, and why they differ. A second page, which --field makes alone, says
+    what dsim would have predicted of other people's measurements, row by row.
     """
     from dsim.files import write_whole
     from dsim.tasks.field import page as field_page
@@ -76,27 +76,28 @@ def reproduce(
 
     if as_json and field is None:
         raise UserError(Problem("--json", "", "goes together with --field"))
-    if field is not None:
-        own = Path(field) if field != ALL else None
-        if own and markdown:
-            raise UserError(Problem("--markdown", "", "goes with --field without a file"))
-        found = field_rows.predict_file(own) if own else field_rows.predict_shipped(progress)
-        if as_json:
-            click.echo(field_rows.as_json(found))
-            return
-        report = out / "field.html"
+    own = Path(field) if field not in (None, ALL) else None
+    if own and markdown:
+        raise UserError(Problem("--markdown", "", "goes with --field without a file"))
+    claims = None if field else run(fast=fast, waits=waits, folder=out, progress=progress)
+    found = field_rows.predict_file(own) if own else field_rows.predict_shipped(progress)
+    if as_json:
+        click.echo(field_rows.as_json(found))
+        return
+    report = out / "field.html"
+    field_page.write_report(found, report)
+    if claims is None:
+        page.seal(out)
         text = field_page.as_text(found)
-        field_page.write_report(found, report)
     else:
-        claims = run(fast=fast, waits=waits, folder=out, progress=progress)
         report = out / "report.html"
-        text = page.as_text(claims)
         page.write_report(claims, report)
+        text = page.as_text(claims)
     if markdown is not None:
         what = " --field" if field else ""
         command = f"dsim reproduce --fast{what} --markdown {markdown.as_posix()}"
         content = (
-            field_page.as_markdown(found, command) if field else page.as_markdown(claims, command)
+            page.as_markdown(claims, command) if claims else field_page.as_markdown(found, command)
         )
         write_whole(markdown, content, "--markdown")
     if not quiet:

@@ -187,9 +187,7 @@ def test_rates_behind_speed_ups():
 
 
 def test_the_page(found, tmp_path):
-    page.write_report(
-        [one for one in found if one.source is papers.SOURCE], tmp_path / "p.html"
-    )
+    page.write_report([one for one in found if one.source is papers.SOURCE], tmp_path / "p.html")
     html = (tmp_path / "p.html").read_text()
     assert html.count('id="chart-') == 3
     assert "What any paper should print" in html

@@ -118,5 +118,13 @@ def write_report(found: Reproduction, path: Path) -> None:
         problem = Problem("--out", "", f"{path.parent} cannot be made: {error.strerror}")
         raise UserError(problem) from None
     report.write(path, page, found.panels, option="--out")
-    seal = sealed(json.dumps(surroundings()), path.parent)
-    write_whole(path.with_name(PROVENANCE), seal, "--out")
+    seal(path.parent)
+
+
+def seal(folder: Path) -> None:
+    """Write where the files in *folder* come from, and their hashes.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    write_whole(folder / PROVENANCE, sealed(json.dumps(surroundings()), folder), "--out")
