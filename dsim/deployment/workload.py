@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dsim.deployment.replay import Text
+from dsim.deployment.request_rows import Text
 from dsim.model.acceptance import OTHER_STREAM, Uniforms
 from dsim.units import NS_PER_S
 

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from dsim.deployment.outages import further_role
-from dsim.deployment.replay import read_replay
+from dsim.deployment.replay import Replay, read_replay
 from dsim.deployment.spec import Deployment, Faults, FleetSpec, MorePool, Slo
 from dsim.deployment.workload import Length, Workload
 from dsim.model.acceptance import Acceptance
@@ -147,6 +147,16 @@ def at_number(value: Any, number: int) -> Any:
     return value[min(number, len(value) - 1)] if isinstance(value, list) else value
 
 
+def replay_of(values: Mapping[str, Any]) -> Replay:
+    """The part of a trace that settings by key ask for.
+
+    Raises:
+        ValueError: no request comes in it.
+    """
+    scales = [values[f"workload.{name}"] for name in ("from_s", "for_s", "rate_scale")]
+    return read_replay(values["workload.trace"]).window(*scales)
+
+
 def workload_of(values: Mapping[str, Any]) -> Workload:
     """The workload that settings by key describe."""
 
@@ -157,7 +167,7 @@ def workload_of(values: Mapping[str, Any]) -> Workload:
             cv=cv or 1.0,
         )
 
-    replay = read_replay(values["workload.trace"]) if values["workload.trace"] else None
+    replay = replay_of(values) if values["workload.trace"] else None
     return Workload(
         arrivals=values["workload.arrivals"],
         requests=values["workload.requests"],

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from dsim.deployment.outages import further_role
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study import outages
-from dsim.study.build import at_number
+from dsim.study.build import at_number, replay_of
 from dsim.study.columns import DEPLOYMENT_COLUMNS
 from dsim.study.deployment_settings import MAX_WORKLOAD_S, MORE_KEYS
 from dsim.study.replica_settings import check_replicas
@@ -51,6 +52,7 @@ def check_deployment(problems: Problems, study: Study) -> None:
         where = f"variants[{number}]." if study.variants[number][0] else ""
         if "trace" in of["workload.arrivals"] and values["workload.trace"] is None:
             problems.add(f"{where}workload.trace_file", 'is missing: the arrivals are "trace"')
+        _check_window(problems, where, of)
         lasts_s = max(of["workload.requests"]) / min(of["workload.rate_per_s"])
         if lasts_s > MAX_WORKLOAD_S:
             problems.add(
@@ -80,6 +82,24 @@ def check_deployment(problems: Problems, study: Study) -> None:
                 f"{where}cluster.slowdown",
                 f"expected factors ≥ 1, got {show(values['cluster.slowdown'])}",
             )
+
+
+WINDOW = {"workload.from_s": 0.0, "workload.for_s": None, "workload.rate_scale": 1.0}
+
+
+def _check_window(problems: Problems, where: str, of: Mapping[str, Sequence[Any]]) -> None:
+    """A part of a trace has requests; without a trace there is no part."""
+    (trace,) = of["workload.trace"]
+    if trace is None or "trace" not in of["workload.arrivals"]:
+        for key, default in WINDOW.items():
+            if set(of[key]) != {default}:
+                problems.add(where + key, 'has no meaning: the arrivals are not "trace"')
+        return
+    for chosen in itertools.product(*(of[key] for key in WINDOW)):
+        try:
+            replay_of({"workload.trace": trace, **dict(zip(WINDOW, chosen, strict=True))})
+        except ValueError as error:
+            problems.add(f"{where}workload.from_s", str(error))
 
 
 def _check_links(

@@ -159,7 +159,27 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         sweep=False,
         meaning="trace: a CSV file with columns arrival_ms (or arrival_s, arrival_us), "
         "prompt_tokens and output_tokens, and perhaps request_id, prefix_group, prefix_tokens and "
-        "accepts; the first request comes at 0",
+        "accepts; or a trace as Azure, BurstGPT or Mooncake publish it; the first request comes "
+        "at 0",
+    ),
+    _number(
+        "workload.rate_scale",
+        1.0,
+        "",
+        "trace: how many times as often requests come; 2 halves every gap",
+        above=True,
+        high=1e6,
+    ),
+    _number(
+        "workload.from_s", 0.0, "s", "trace: requests count from this time on, which is then 0"
+    ),
+    _number(
+        "workload.for_s",
+        None,
+        "s",
+        "trace: requests count for so long, by the clock of the trace; not set: to its end",
+        type="float",
+        above=True,
     ),
     Setting(
         key="workload.trace",

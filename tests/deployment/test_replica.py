@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from dsim.deployment import perfetto
 from dsim.deployment.outcome import DONE
-from dsim.deployment.replay import Text
 from dsim.deployment.replica.blocks import CachedBlocks
 from dsim.deployment.replica.serve import costs_of, drafting_of
 from dsim.deployment.replica.spec import ROUTERS, ReplicaSpec
+from dsim.deployment.request_rows import Text
 from dsim.deployment.serve import serve
 from dsim.deployment.spec import Deployment
 from dsim.deployment.workload import Length, Workload

@@ -105,7 +105,7 @@ class CachedBlocks(Blocks):
             request.blocks.append(block)
         full = min(end, request.shared) // self.size
         for place in range(request.named, full):
-            self._name(request.blocks[place], (request.group, place))
+            self._name(request.blocks[place], (request.beginning(place, self.size), place))
         request.named = max(request.named, full)
         return True
 
@@ -133,8 +133,8 @@ class CachedBlocks(Blocks):
         found = []
         shared = request.shared // self.size
         for place in range((request.known - 1) // self.size):
-            key = (request.group, place) if place < shared else (request.number, place)
-            blocks = self._blocks.get(key)
+            whose = request.beginning(place, self.size) if place < shared else request.number
+            blocks = self._blocks.get((whose, place))
             if not blocks:
                 break
             found.append(next(iter(blocks)))

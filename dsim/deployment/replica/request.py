@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dsim.deployment.request_rows import HASHED_TOKENS
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -18,6 +20,7 @@ class Request:
         lengths: for each position of the answer, how many drafts from there on are accepted before
             the first rejection; empty where nothing drafts.
         group, shared: the first *shared* tokens of the prompt are those of all prompts of *group*.
+        hashes: in place of a group, what stands for each 512 tokens and all before them.
 
     Attributes:
         end: tokens of prompt and answer.
@@ -43,6 +46,7 @@ class Request:
         "end",
         "fed",
         "group",
+        "hashes",
         "known",
         "lengths",
         "named",
@@ -63,6 +67,7 @@ class Request:
         lengths: Sequence[int] = (),
         group: str = "",
         shared: int = 0,
+        hashes: tuple[int, ...] = (),
     ) -> None:
         self.number = number
         self.prompt = prompt
@@ -70,6 +75,7 @@ class Request:
         self.lengths = lengths
         self.group = group
         self.shared = shared
+        self.hashes = hashes
         self.known = prompt
         self.computed = 0
         self.fed = 0
@@ -82,3 +88,12 @@ class Request:
         self.drafted = 0
         self.accepted = 0
         self.preemptions = 0
+
+    def beginning(self, place: int, size: int) -> str | int:
+        """What the shared block of *size* tokens at *place* is known by, with all before it.
+
+        Numbers of requests are 0 or more, so hashes are below 0.
+        """
+        if not self.hashes:
+            return self.group
+        return -1 - self.hashes[((place + 1) * size - 1) // HASHED_TOKENS]

@@ -209,7 +209,7 @@ class _Run:
             lengths = run_lengths(
                 draws_of(self.deployment, self.replication, number, output, rate, accepts)
             )
-        request = Request(number, prompt, output, lengths, text.group, text.shared)
+        request = Request(number, prompt, output, lengths, text.group, text.shared, text.hashes)
         chosen = self.route(request)
         self.replicas[chosen].arrives(request)
         self.in_system += 1
