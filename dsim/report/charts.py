@@ -86,7 +86,8 @@ def draw(chart: Chart, frame: pd.DataFrame, axes: Sequence[str], number: int = 1
         if chart.kind == "published":
             drawn, caption, marks = _published(chart, part, axes)
         else:
-            drawn, caption, marks = _KINDS[chart.kind](chart, part)
+            whole = (frame,) if chart.kind == "lines" else ()
+            drawn, caption, marks = _KINDS[chart.kind](chart, part, *whole)
         if not marks:
             continue
         panels.append(
@@ -98,6 +99,8 @@ def draw(chart: Chart, frame: pd.DataFrame, axes: Sequence[str], number: int = 1
                 marks=marks,
             )
         )
+    if chart.kind == "heatmap":
+        maps.on_one_scale([panel.chart for panel in panels])
     return panels
 
 
@@ -135,7 +138,7 @@ def _default_title(chart: Chart) -> str:
     return f"{sentence(what)} over the {words(column_of(chart.x))}"
 
 
-def _lines(chart: Chart, frame: pd.DataFrame) -> Drawn:
+def _lines(chart: Chart, frame: pd.DataFrame, whole: pd.DataFrame) -> Drawn:
     x, y = column_of(chart.x), chart.y
     interval = interval_of(y, frame.columns)
     further = [n for n in ("lookahead", "peak_targets") if n in frame and n not in (x, y)]
@@ -153,7 +156,8 @@ def _lines(chart: Chart, frame: pd.DataFrame) -> Drawn:
     if interval and table[interval].gt(0).any():
         caption += " Bars: 95 % intervals."
         table["low"] = (table[y] - table[interval]).clip(lower=0).round(6)
-        table["high"] = (table[y] + table[interval]).round(6)
+        most = 1.0 if y.endswith(("share", "utilisation")) else None
+        table["high"] = (table[y] + table[interval]).clip(upper=most).round(6)
     if STATUS in frame and (frame[STATUS] == "refused").any():
         caption += " Where a line ends, the load is more than can be served."
     elif len(table) < len(frame):
@@ -168,6 +172,9 @@ def _lines(chart: Chart, frame: pd.DataFrame) -> Drawn:
         *(alt.Tooltip(f"{name}:Q", title=label(name)) for name in further),
     ]
     scale = alt.Scale(zero=y.startswith("wasted"))
+    if len(whole) > len(frame):  # one of several panels, which share their scale
+        low, high = _extent(whole, y, interval)
+        scale = alt.Scale(domain=[0 if y.startswith("wasted") else low, high])
     base = alt.Chart(table).encode(x=along(frame, x), color=colour("series", names))
     up = base.encode(y=alt.Y(f"{y}:Q", title=label(y), scale=scale), tooltip=tooltip)
     # Nothing lies between two names.
@@ -176,6 +183,13 @@ def _lines(chart: Chart, frame: pd.DataFrame) -> Drawn:
     if "low" in table:
         layers.append(base.mark_rule(strokeWidth=1.2).encode(y="low:Q", y2="high:Q"))
     return alt.layer(*layers), caption, len(table)
+
+
+def _extent(frame: pd.DataFrame, y: str, interval: str) -> tuple[float, float]:
+    """The smallest and largest value of *y*, its intervals included."""
+    half = frame[interval].fillna(0.0) if interval else 0.0
+    low, high = float((frame[y] - half).min()), float((frame[y] + half).max())
+    return round(max(low, 0.0) if low < 0 <= frame[y].min() else low, 6), round(high, 6)
 
 
 def _better(column: str) -> str:

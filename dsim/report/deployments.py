@@ -40,7 +40,7 @@ def charts_of(
     Returns:
         For each chart its number and a function that makes its panels.
     """
-    frame = frame.assign(series=_series(frame))
+    frame = frame.assign(series=series_of(frame))
     columns = [column_of(key) for key in axes]
     wanted = list(charts)
     numeric = [c for c in columns if is_number(frame[c])]
@@ -63,7 +63,7 @@ def charts_of(
     return made
 
 
-def _series(frame: pd.DataFrame) -> pd.Series[str]:
+def series_of(frame: pd.DataFrame) -> pd.Series[str]:
     """What each row is called in legends: by its variant, its algorithm, or both."""
     algorithms = frame["algorithm"].map(title_of)
     variants = frame["variant"]
@@ -77,7 +77,7 @@ def _series(frame: pd.DataFrame) -> pd.Series[str]:
 def _over_time(backlogs: Sequence[Backlog], number: int) -> Panel:
     """Requests in the system over time, in the last case of each series that was simulated."""
     last = {(one.variant, one.algorithm): one for one in backlogs}
-    names = list(_series(pd.DataFrame(list(last), columns=["variant", "algorithm"])))
+    names = list(series_of(pd.DataFrame(list(last), columns=["variant", "algorithm"])))
     points = [
         ", ".join(describe(column_of(key), value) for key, value in one.point.items())
         for one in last.values()

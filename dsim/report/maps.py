@@ -13,7 +13,7 @@ from dsim.report.style import BLUE, PALE_BLUE, PALE_PINK, PINK, label, ticks, wo
 from dsim.study.columns import column_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import pandas as pd
 
@@ -39,12 +39,6 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     slower = f"{(table['speedup'] < 1).mean():.1%} of the map"
     if "slower" in table:
         slower += f"; {table.pop('slower').mean():.1%} by more than the 95 % interval"
-    top = max(high, 1.01)  # of the scale, which needs some length
-    domain: list[float]
-    if low < 1:
-        domain, colours = [low, 0.9999, 1, top], [PINK, PALE_PINK, PALE_BLUE, BLUE]
-    else:
-        domain, colours = [1, top], [PALE_BLUE, BLUE]
     show, against = title_of(chart.show), other_of(chart)
     tooltip = [
         alt.Tooltip("speedup:Q", title=f"speed-up of {show}", format=".3f"),
@@ -67,7 +61,7 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
             **_places(frame, x, y, edges),
             color=alt.Color(
                 "speedup:Q",
-                scale=alt.Scale(type="log", domain=domain, range=colours, clamp=True),
+                scale=_scale(low, high),
                 legend=alt.Legend(
                     title=f"{show} is … × as fast",
                     orient="top",
@@ -91,6 +85,23 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
         "Hover over a cell for its numbers."
     )
     return drawn, caption, len(table)
+
+
+def on_one_scale(charts: Sequence[Any]) -> None:
+    """Give the panels of one heat map the same colours for the same speed-ups."""
+    domains = [chart.encoding.color["scale"]["domain"] for chart in charts]
+    low = min((domain[0] for domain in domains), default=1)
+    top = max((domain[-1] for domain in domains), default=1)
+    for chart in charts:
+        chart.encoding.color["scale"] = _scale(low, top)
+
+
+def _scale(low: float, top: float) -> alt.Scale:
+    """Pink below 1, blue above; the scale needs some length."""
+    domain, colours = [1, max(top, 1.01)], [PALE_BLUE, BLUE]
+    if low < 1:
+        domain, colours = [low, 0.9999, *domain], [PINK, PALE_PINK, *colours]
+    return alt.Scale(type="log", domain=domain, range=colours, clamp=True)
 
 
 def value_map(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:

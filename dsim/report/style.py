@@ -21,6 +21,7 @@ PALETTE = ("#8b5fbf", "#c0504d", "#b8860b", "#4bacc6", "#2e8b62", "#7a6a53", "#d
 HEIGHT_PX = 300
 WIDTH_PX = 460  # of pictures; on a page a chart is as wide as there is room
 LEGEND_PX = 420  # what a legend takes before it is broken
+NUMBER = "format(datum.value, ',~r')"  # of ticks; as a format, Vega would write 100 as 1e+2
 MAX_OWN_TICKS = 12  # values of an axis, from which on its ticks are at round numbers instead
 LABELS = {
     "drafter_latency_relative": "drafter latency / target latency",
@@ -152,7 +153,7 @@ def ticks(values: pd.Series[Any], *, grid: bool = True) -> alt.Axis:
     """An axis with ticks at its own values where they are few, and at whole numbers if they are."""
     own = sorted(pd.unique(values.dropna()).tolist())
     if len(own) <= MAX_OWN_TICKS:
-        return alt.Axis(grid=grid, values=own, format="~g")
+        return alt.Axis(grid=grid, values=own, labelExpr=NUMBER)
     if pd.api.types.is_integer_dtype(values):
         return alt.Axis(grid=grid, tickMinStep=1, format="d")
     return alt.Axis(grid=grid)

@@ -7,7 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 from dsim.errors import EngineError
-from dsim.report import analysis, charts, deployments
+from dsim.report import analysis, answers, charts, deployments
 from dsim.report import page as pages
 from dsim.report import requests as request_tables
 from dsim.report.lanes import lanes
@@ -52,15 +52,16 @@ class View(NamedTuple):
         title: heading where the study has none.
         facts: (name, value) pairs under the heading.
         notes: what a reader must not overlook.
-        before, after: tables above and below the charts.
+        answer: what came out, in one or two sentences.
+        tables: tables below the charts.
         charts: for each chart its number and a function that makes its panels.
     """
 
     title: str
     facts: list[tuple[str, str]]
     notes: list[str]
-    before: Sequence[TextTable]
-    after: Sequence[TextTable]
+    answer: Sequence[str]
+    tables: Sequence[TextTable]
     charts: Iterable[tuple[int, Callable[[], list[Panel]]]]
 
 
@@ -112,8 +113,8 @@ def draw_into(
             description=study.settings["description"] if study else "",
             facts=view.facts,
             notes=[*shown, *failed],
-            before=view.before,
-            after=view.after,
+            answer=view.answer,
+            after=view.tables,
             settings=settings_rows(settings, study) if study else (),
             provenance=record,
             study=study.to_toml() if study else "",
@@ -138,8 +139,9 @@ def draw_into(
             if len(good) < len(panels):
                 text = pages.html(page(), good, vega.script())
     (folder / "report.html").write_text(text, encoding="utf-8")
-    lines = [*shown, *failed]
-    for table in (*view.before, *view.after):
+    lines = [*(wrapped for told in view.answer for wrapped in textwrap.wrap(told, TEXT_WIDTH))]
+    lines += [*shown, *failed, ""]
+    for table in view.tables:
         lines += text_table(table.head, table.rows)
         if table.numbers:
             lines += [*textwrap.wrap(table.caption, TEXT_WIDTH), ""]
@@ -199,8 +201,8 @@ def _of_texts(frame: pd.DataFrame, study: Study | None, left_out: int) -> View:
         title="Results of dsim",
         facts=facts,
         notes=notes,
-        before=[summary] if summary else (),
-        after=(),
+        answer=answers.of_texts(at_best, shown),
+        tables=[summary] if summary else (),
         charts=[
             (n, lambda n=n, chart=chart: charts.draw(chart, at_best, shown, n))  # type: ignore[misc]
             for n, chart in enumerate(wanted, 1)
@@ -234,8 +236,10 @@ def _of_deployment(
         title="A deployment under load",
         facts=facts,
         notes=request_tables.notes(frame, axes, refusals),
-        before=(),
-        after=request_tables.tables(frame, axes),
+        answer=answers.of_deployments(
+            frame, deployments.series_of(frame), [column_of(axis) for axis in axes]
+        ),
+        tables=request_tables.tables(frame, axes),
         charts=deployments.charts_of(wanted, axes, frame, backlogs),
     )
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dsim.report import page as report
 from dsim.report.charts import Panel
-from dsim.report.style import colour, legend
+from dsim.report.style import NUMBER, colour, legend
 from dsim.report.tables import TextTable
 from dsim.tasks.advise.answer import as_rows, reading, table
 from dsim.tasks.advise.layouts import candidates
@@ -28,7 +28,7 @@ def pareto_panel(advice: Advice) -> Panel:
     frame["name"] = [one.layout.orchestration.title for one in advice.ranking]
     frame["layout"] = [str(one.layout) for one in advice.ranking]
     frame["kind"] = frame["pareto"].map({True: "Pareto-optimal", False: "dominated"})
-    ticks = alt.Axis(tickCount=6, format="~g", labelOverlap="greedy")
+    ticks = alt.Axis(tickCount=6, labelExpr=NUMBER, labelOverlap="greedy")
     x = alt.X("gpu_s:Q", title="GPU-seconds reserved per 1,000 tokens", axis=ticks)
     y = alt.Y("latency_mean_ms:Q", title="mean latency of a request (ms)")
     names = {one.title: one.name for one in candidates()}
@@ -74,16 +74,16 @@ def write_page(advice: Advice, path: Path) -> None:
     head, rows = table(advice)
     at_a_glance = TextTable(
         title="At a glance",
-        caption=" ".join([*advice.sensitivity, reading(advice)]),
+        caption=reading(advice),
         head=head,
         rows=rows,
         numbers=True,
     )
     page = report.Page(
         title="What should I run?",
-        description=advice.verdict,
+        answer=[advice.verdict, *advice.sensitivity],
         facts=advice.question.facts(),
-        before=[at_a_glance] if rows else (),
+        after=[at_a_glance] if rows else (),
     )
     panels = [pareto_panel(advice)] if advice.ranking else []
     report.write(path, page, panels, option="--out")

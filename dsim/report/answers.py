@@ -1,0 +1,146 @@
+"""What results say, in the one or two sentences with numbers that open a report."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from dsim.orchestrations import REFERENCES, title_of
+from dsim.report.analysis import in_order, interval_of, is_number
+from dsim.report.style import label, words
+from dsim.words import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+LATENCY = "latency_mean_ms"
+
+
+def of_texts(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
+    """How the algorithms compare over the points of a study of single requests.
+
+    Args:
+        frame: results from :func:`dsim.report.analysis.best`.
+        axes: the columns that tell its points apart.
+    """
+    algorithms = in_order(frame["algorithm"])
+    if len(algorithms) < 2:
+        return []
+    points = _by_point(frame, list(axes), LATENCY)
+    interval = interval_of(LATENCY, frame.columns)
+    noise = _by_point(frame, list(axes), interval).fillna(0.0) if interval else points * 0.0
+    if len(points) == 1:
+        return [_one_point(frame, interval)]
+    best = points.idxmin(axis=1)
+    wins = best.value_counts()
+    clear = _clearly_fastest(points, noise).value_counts()
+    parts = [
+        f"{title_of(name)} at {wins[name]:,} ({clear.get(name, 0):,} beyond the 95 % interval)"
+        for name in sorted(wins.index, key=lambda name: -wins[name])
+    ]
+    told = [f"Fastest of {plural(len(points), 'grid point')}: {', '.join(parts)}."]
+    reference = REFERENCES[0]
+    winner = wins.index[0] if wins.index[0] != reference else ""
+    column = f"speedup_vs_{reference}"
+    if winner and frame[column].notna().any():
+        part = frame[frame["algorithm"] == winner]
+        speed, slower = part[column].dropna(), int(part[f"slower_than_{reference}"].sum())
+        told.append(
+            f"{title_of(winner)} is {speed.min():.2f}× to {speed.max():.2f}× as fast as "
+            f"{title_of(reference)} (median {speed.median():.2f}×), and significantly slower at "
+            f"{slower:,} of {plural(len(speed), 'point')}."
+        )
+    return told
+
+
+def _one_point(frame: pd.DataFrame, interval: str) -> str:
+    """The latencies of one case, the fastest first."""
+    rows = frame.dropna(subset=[LATENCY]).sort_values(LATENCY).to_dict("records")
+    amounts = [f"{title_of(r['algorithm'])} {_with(r, LATENCY, interval)} ms" for r in rows]
+    doubt = ""
+    if interval and len(rows) > 1:
+        half = math.hypot(rows[0][interval] or 0.0, rows[1][interval] or 0.0)
+        if rows[1][LATENCY] - rows[0][LATENCY] <= half:
+            doubt = "; the first two differ by no more than their 95 % interval"
+    return f"Mean time to the last token: {', '.join(amounts)}{doubt}."
+
+
+def of_deployments(frame: pd.DataFrame, series: pd.Series[Any], axes: Sequence[str]) -> list[str]:
+    """Who is fastest at the highest load that all carry, and who carries the most.
+
+    Args:
+        frame: the results, one row a case.
+        series: what each row is called.
+        axes: the columns that tell its cases apart, the variant left out.
+    """
+    frame = frame.assign(series=series)
+    served = frame[frame["status"] == "ok"]
+    if served.empty:
+        return ["No case that was simulated keeps up with its load."]
+    numeric = [axis for axis in axes if is_number(frame[axis]) and frame[axis].nunique() > 1]
+    at, where = served, ""
+    told = []
+    if numeric:
+        axis = numeric[0]
+        counts = served.groupby(axis)["series"].nunique()
+        all_of = counts[counts == frame["series"].nunique()]
+        value = all_of.index.max() if len(all_of) else served[axis].min()
+        at = served[served[axis] == value]
+        where = f"At a {words(axis)} of {value:g}{_unit(axis)}"
+        if len(axes) > 1:
+            others = [a for a in axes if a != axis and at[a].nunique() > 1]
+            at = at.loc[at.groupby("series")[LATENCY].idxmin()] if others else at
+        most = served.groupby("series")[axis].max()
+        if most.nunique() > 1 and "rate" in axis:
+            first = sorted(most.index, key=lambda name: -most[name])
+            told = [f"{name} up to {most[name]:g}" for name in first]
+            told = [f"Highest {words(axis)} that is sustained, of those tried: {'; '.join(told)}."]
+    interval = interval_of(LATENCY, frame.columns)
+    rows = at.sort_values(LATENCY).to_dict("records")
+    amounts = [f"{r['series']} {_with(r, LATENCY, interval)} ms" for r in rows[:4]]
+    doubt = ""
+    if interval and len(rows) > 1:
+        half = math.hypot(*(r[interval] for r in rows[:2]))
+        if math.isnan(half):
+            doubt = "; not every interval is known"
+        elif rows[1][LATENCY] - rows[0][LATENCY] <= half:
+            doubt = "; the first two differ by no more than their 95 % interval"
+    opening = f"{where}, mean E2E latency" if where else "Mean E2E latency"
+    return [f"{opening}: {'; '.join(amounts)}{doubt}.", *told]
+
+
+def _by_point(frame: pd.DataFrame, axes: list[str], column: str) -> pd.DataFrame:
+    """*column* with a row for each point at which several algorithms were simulated."""
+    of_case = [frame[name] for name in axes] or [pd.Series(0, frame.index)]
+    index = pd.MultiIndex.from_arrays([*of_case, frame["algorithm"].astype(str)])
+    table = pd.Series(frame[column].to_numpy(), index).unstack(level=-1)
+    return table[table.notna().sum(axis=1) > 1]
+
+
+def _clearly_fastest(points: pd.DataFrame, noise: pd.DataFrame) -> pd.Series[Any]:
+    """The fastest of each point, where it beats every other beyond the interval of both."""
+    values, halves = points.to_numpy(float), noise.reindex(points.index).to_numpy(float)
+    order = np.argsort(np.where(np.isnan(values), np.inf, values), axis=1)
+    rows = np.arange(len(values))
+    first = order[:, 0]
+    gap = values - values[rows, first][:, None]
+    beyond = gap > np.hypot(halves, halves[rows, first][:, None])
+    beyond |= np.isnan(values)
+    beyond[rows, first] = True
+    clear = beyond.all(axis=1)
+    return pd.Series(points.columns.to_numpy()[first[clear]], dtype=object)
+
+
+def _with(row: Mapping[Any, Any], column: str, interval: str) -> str:
+    half = row.get(interval, math.nan) if interval else math.nan
+    digits = 0 if row[column] >= 1000 else 1
+    known = "" if half is None or math.isnan(half) else f" ± {half:,.{digits}f}"
+    return f"{row[column]:,.{digits}f}{known}"
+
+
+def _unit(column: str) -> str:
+    unit = label(column).partition(" (")[2].rstrip(")")
+    return f" {unit}" if unit else ""
