@@ -16,6 +16,7 @@ from dsim.cli.options import Word, by_our_names, message_of, plugin_option
 from dsim.cli.reproduce import reproduce
 from dsim.cli.simulate import simulate
 from dsim.cli.studies import compare, docs, load, plot, run, settings, studies, verify
+from dsim.cli.trace import trace
 from dsim.errors import EngineError, Problem, UserError
 from dsim.system import interrupted_code, stop_on_signals
 from dsim.version import VERSION
@@ -110,6 +111,7 @@ for _command in (
     load,
     advise,
     latency,
+    trace,
     plot,
     compare,
     check,

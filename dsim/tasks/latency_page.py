@@ -50,7 +50,7 @@ def panels(estimate: Estimate) -> list[Panel]:
     prompts = pd.DataFrame({"tokens": TOKENS, "ms": [to_ms(prompt_ns(target, n)) for n in TOKENS]})
     prefill = (
         alt.Chart(prompts)
-        .mark_line(point=True, color=PALETTE[0])
+        .mark_line(point={"color": PALETTE[0]}, color=PALETTE[0])
         .encode(
             x=x.title("tokens in a forward"),
             y=y,

@@ -1,0 +1,69 @@
+"""``dsim trace``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from dsim.cli.options import Number
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
+@click.option(
+    "--from",
+    "from_s",
+    type=Number(0),
+    default=0.0,
+    metavar="S",
+    help="Count requests from so many seconds on.",
+)
+@click.option(
+    "--for", "for_s", type=Number(0, min_open=True), metavar="S", help="Count them for so long."
+)
+@click.option(
+    "--rate-scale",
+    type=Number(0, min_open=True),
+    default=1.0,
+    show_default=True,
+    metavar="X",
+    help="Let requests come X times as often.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE.html",
+    help="Write a page with charts.",
+)
+@click.option("--open", "open_", is_flag=True, help="Open the page in a browser.")
+def trace(
+    *,
+    file: Path,
+    from_s: float,
+    for_s: float | None,
+    rate_scale: float,
+    as_json: bool,
+    out: Path | None,
+    open_: bool,
+) -> None:
+    """Summarise a trace of requests: rates, lengths, bursts, and prefixes that prompts share.
+
+    FILE is dsim's own CSV, or a trace as Azure (2023, 2024), BurstGPT or Mooncake publish it.
+    In a study: workload.trace_file, workload.from_s, workload.for_s and workload.rate_scale.
+    """
+    from dsim.tasks import trace as task
+
+    found = task.summary(task.read(file, from_s=from_s, for_s=for_s, rate_scale=rate_scale))
+    out = out or (Path("trace.html") if open_ else None)
+    if out is not None:
+        from dsim.tasks.trace_page import write_page
+
+        write_page(found, file.name, out)
+    for line in [task.as_json(found)] if as_json else task.as_text(found):
+        click.echo(line)
+    if out is not None and not as_json:
+        click.echo(f"page: {out}")
+    if open_:
+        click.launch(str(out))
