@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -12,7 +13,7 @@ from dsim.report.analysis import is_number
 from dsim.study.columns import BY_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 INK, GREY = "#1b2430", "#9aa4b0"
 PINK, PALE_PINK, PALE_BLUE, BLUE = "#d6317f", "#f9cfe1", "#dbe8f3", "#0b4f8f"
@@ -22,6 +23,7 @@ HEIGHT_PX = 300
 WIDTH_PX = 460  # of pictures; on a page a chart is as wide as there is room
 LEGEND_PX = 420  # what a legend takes before it is broken
 NUMBER = "format(datum.value, ',~r')"  # of ticks; as a format, Vega would write 100 as 1e+2
+MIN_LOG_VALUES, MIN_LOG_SPAN, MIN_LOG_STEP = 4, 8, 1.45  # of a logarithmic axis
 MAX_OWN_TICKS = 12  # values of an axis, from which on its ticks are at round numbers instead
 LABELS = {
     "drafter_latency_relative": "drafter latency / target latency",
@@ -41,6 +43,11 @@ LABELS = {
     "peak_targets": "peak busy target servers",
     "workload_rate_per_s": "request rate (requests / s)",
     "workload_users": "concurrent users",
+    "replica_max_seqs": "largest batch (requests)",
+    "replica_max_batched_tokens": "token budget of a step (tokens)",
+    "replica_count": "replicas",
+    "preemptions": "evictions per request",
+    "batch": "requests in a step",
     "cluster_targets": "target servers",
     "cluster_drafters": "drafter servers",
     "cluster_network_ms": "network latency (ms)",
@@ -159,9 +166,18 @@ def ticks(values: pd.Series[Any], *, grid: bool = True) -> alt.Axis:
     return alt.Axis(grid=grid)
 
 
+def are_multiples(values: Sequence[float]) -> bool:
+    """Whether *values*, in order, are steps like 1, 2, 4, 8, 16 that want a logarithmic axis."""
+    if len(values) < MIN_LOG_VALUES or values[0] <= 0 or values[-1] < MIN_LOG_SPAN * values[0]:
+        return False
+    return all(b >= MIN_LOG_STEP * a for a, b in itertools.pairwise(values))
+
+
 def along(frame: pd.DataFrame, x: str) -> alt.X:
     """The horizontal axis over the column *x*: of numbers, or of names in their order."""
     if not is_number(frame[x]):
         return alt.X(f"{x}:N", title=label(x), sort=None, axis=alt.Axis(labelAngle=0))
-    scale = alt.Scale(nice=False, zero=False, padding=8)
+    own = sorted(pd.unique(frame[x].dropna()).tolist())
+    steps = alt.Scale(type="log") if are_multiples(own) else alt.Scale(zero=False)
+    scale = alt.Scale(**steps.to_dict(), nice=False, padding=8)
     return alt.X(f"{x}:Q", title=label(x), scale=scale, axis=ticks(frame[x]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from dsim.deployment.metrics import WITH_INTERVALS
+from dsim.orchestrations import REFERENCES
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,11 @@ def _with_interval(column: Column) -> tuple[Column, Column]:
     return column, _column(name, "float64", column.unit, "outcome", meaning)
 
 
+VERSUS = _outcome(
+    f"speedup_vs_{REFERENCES[0]}",
+    "×",
+    "mean latency of non-SI with the same target at the same point / this one's",
+)
 STATUS = "status"  # only results of deployments have this column
 DEPLOYMENT_SETTINGS = (
     COLUMNS[0],
@@ -189,6 +195,7 @@ DEPLOYMENT_COLUMNS = (
             else (_outcome(name, unit, meaning),)
         )
     ),
+    VERSUS,
 )
 BY_NAME = {
     column.name: column

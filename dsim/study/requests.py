@@ -14,7 +14,8 @@ from dsim.deployment.offered_load import Load, availability, offered_load
 from dsim.deployment.outcome import RunCounts, Tally
 from dsim.deployment.serve import serve
 from dsim.errors import Problem, UserError
-from dsim.study.columns import DEPLOYMENT_COLUMNS, QUANTITIES, STATISTICS, column_of
+from dsim.orchestrations import REFERENCES
+from dsim.study.columns import DEPLOYMENT_COLUMNS, QUANTITIES, STATISTICS, VERSUS, column_of
 from dsim.study.executors import Executor, Store
 from dsim.study.results import StudyResult
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from dsim.study.study import DeploymentCase, Study
 
-OUTCOMES = tuple(column.name for column in DEPLOYMENT_COLUMNS)
+OUTCOMES = tuple(column.name for column in DEPLOYMENT_COLUMNS if column is not VERSUS)
 BINS = 100
 BACKLOG_FILE = "backlog.parquet"
 OVER_TIME = ("time_s", "in_system", "target", "drafter")
@@ -306,7 +307,31 @@ def table(found: Sequence[CaseResult]) -> pd.DataFrame:
                 **(values_of(metrics) if metrics else dict.fromkeys(OUTCOMES, math.nan)),
             }
         )
+    _compare(rows, found)
     return pd.DataFrame(rows)
+
+
+def _compare(rows: Sequence[dict[str, Any]], found: Sequence[CaseResult]) -> None:
+    """Put in the speed-up over non-SI at the same point."""
+    references: dict[tuple[Any, ...], list[tuple[CaseResult, float]]] = {}
+    points = [tuple(one.case.point.items()) for one in found]
+    for row, one, point in zip(rows, found, points, strict=True):
+        if row["algorithm"] == REFERENCES[0]:
+            references.setdefault(point, []).append((one, row["latency_mean_ms"]))
+    for row, one, point in zip(rows, found, points, strict=True):
+        known = [
+            (other.case.variant, ms)
+            for other, ms in references.get(point, ())
+            if _target_of(other.case) == _target_of(one.case)
+        ]
+        own = dict(known).get(one.case.variant, known[0][1] if len(known) == 1 else math.nan)
+        row[VERSUS.name] = own / row["latency_mean_ms"]
+
+
+def _target_of(case: DeploymentCase) -> tuple[Any, ...]:
+    """What the target is, and how long its forwards take."""
+    replica = case.deployment.replica
+    return case.deployment.target, replica and (replica.target, replica.target_us)
 
 
 def refusals(found: Sequence[CaseResult]) -> list[str]:

@@ -189,3 +189,19 @@ def test_own_columns_can_be_axes(tmp_path, head):
     path.write_text("\n".join([f"algorithm,{head},latency_mean_ms", *cells]))
     report, _ = plot(path)
     assert list(report.parent.glob("*.svg"))
+
+
+@pytest.mark.parametrize(
+    ("values", "multiples"),
+    [
+        ([1, 2, 4, 8, 16], True),
+        ([0.5, 1, 2, 3, 4, 5, 6], False),
+        ([1, 2, 4], False),
+        ([0, 1, 2, 4, 8], False),
+        ([2, 4, 6, 10], False),
+    ],
+)
+def test_steps_of_a_factor_get_a_logarithmic_axis(values, multiples):
+    frame = pd.DataFrame({"workload_users": values})
+    scale = style.along(frame, "workload_users").to_dict()["scale"]
+    assert (scale.get("type") == "log") == multiples

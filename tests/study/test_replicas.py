@@ -12,6 +12,7 @@ from dsim.cli.main import main
 from dsim.deployment.replica.cost import Batch
 from dsim.deployment.replica.serve import costs_of
 from dsim.study.loader import loads
+from dsim.study.requests import run_cases, table
 from tests import ROOT
 
 BLIS = ROOT / "tests" / "data" / "blis"
@@ -55,14 +56,14 @@ def test_every_request_has_the_times_that_blis_gives(name, tmp_path):
     result = dsim("run", study, *sets, "--json", "--requests", out)
     assert result.exit_code == 0, result.output
 
-    def table(path, names):
+    def rows_of(path, names):
         with path.open(encoding="utf-8", newline="") as file:
             return [[row[name] for name in names] for row in csv.DictReader(file)]
 
     times = ["request_id", "ttft_us", "e2e_us", "preemptions"]
-    assert table(out, times) == table(folder / "times.csv", times)
+    assert rows_of(out, times) == rows_of(folder / "times.csv", times)
     asked = ["request_id", "arrival_us", "prompt_tokens", "output_tokens"]
-    assert table(out, asked) == table(folder / "trace.csv", asked)
+    assert rows_of(out, asked) == rows_of(folder / "trace.csv", asked)
 
 
 def test_a_table_replica_makes_one_replica_and_is_kept():
@@ -177,3 +178,22 @@ count = 1
     (case,) = loads(text, overrides=overrides).cases()
     spec = case.deployment.replica
     assert (spec.target_us, spec.kv_blocks, spec.drafter) == ((1, 2, 3), 77, None)
+
+
+def test_the_speed_up_is_over_non_si_with_the_same_target():
+    """Two targets, each with a variant of non-SI and one of SI."""
+    text = SMALL.replace('algorithms = ["nonsi", "si"]', "")
+    for name, us in (("small", 6000), ("large", 12000)):
+        for algorithm in ("nonsi", "si"):
+            text += f"""
+[[variants]]
+name = "{name} {algorithm}"
+algorithms = ["{algorithm}"]
+target.linear_us = [{us}, 25, 30]
+"""
+    frame = table(run_cases(loads(text))).set_index("variant")
+    for name in ("small", "large"):
+        plain, drafting = frame.loc[f"{name} nonsi"], frame.loc[f"{name} si"]
+        assert plain["speedup_vs_nonsi"] == 1
+        ratio = plain["latency_mean_ms"] / drafting["latency_mean_ms"]
+        assert drafting["speedup_vs_nonsi"] == ratio > 1
