@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
     from dsim.events.forward import Forward
     from dsim.events.servers import Servers
+    from dsim.events.tree import Node
+    from dsim.model.script import Script
 
 
 class Simulated:
@@ -27,6 +29,9 @@ class Simulated:
         guesses: the token that this drafter guesses at each position; ``None``: drafts have no
             token, and run lengths judge them.
         preemptible: whether a cancelled forward frees its server at once.
+        script: the text, for those that ask which of several candidates is right.
+        block: what a forward guesses, where that is not one token; see
+            :meth:`dsim.model.script.Script.block_of`.
     """
 
     def __init__(
@@ -37,17 +42,28 @@ class Simulated:
         guesses: Sequence[int] | None = None,
         *,
         preemptible: bool = True,
+        script: Script | None = None,
+        block: Callable[[int, int], list[int]] | None = None,
     ) -> None:
         self.env = env
         self.run_lengths = run_lengths
         self.guesses = guesses
         self.preemptible = preemptible
+        self.script = script
+        self.block = block
         self._latency_ns = latency_ns
         self._cached: dict[int, tuple[int, int]] = {}  # server -> (tokens fed, rejections seen)
 
     def attach(self, servers: Servers) -> Callable[[Forward], None]:
         """See :class:`dsim.events.forward.Backend`."""
-        begin, guesses = self._beginner(servers), self.guesses
+        begin, guesses, block = self._beginner(servers), self.guesses, self.block
+        if block is not None:
+
+            def begin_block(forward: Forward) -> None:
+                forward.tokens = block(forward.first, servers.output.settled)
+                begin(forward)
+
+            return begin_block
         if guesses is None:
             return begin
 
@@ -84,12 +100,35 @@ class Simulated:
         """
         rejections = forward.servers.output.rejections
         fed, seen = self._cached.get(forward.server, (0, 0))
+        if forward.fed is not None:
+            self._cached[forward.server] = (fed, seen)
+            return len(forward.fed)
         kept = min([fed, *rejections[seen:], forward.first - 1])
         self._cached[forward.server] = (forward.end, len(rejections))
         return forward.end - kept
 
     def cancel(self, _: Forward) -> None:
         """See :class:`dsim.events.forward.Backend`."""
+
+    def guesses_behind(self, node: Node, depth: int, count: int) -> list[int]:
+        """See :class:`dsim.events.forward.Backend`."""
+        tokens = list(range(1, count + 1))
+        if node.right and self.script is not None:
+            rank = self.script.rank(node.position + 1, depth)
+            if rank < 0:
+                return []
+            if 1 <= rank <= count:
+                tokens[rank - 1] = 0
+        return tokens
+
+    def chances_behind(self, node: Node, depth: int, count: int) -> list[float]:
+        """See :class:`dsim.events.forward.Backend`."""
+        script: Script = self.script  # type: ignore[assignment]  # simulations of trees have one
+        return script.chances(node.position + 1, depth, count, right=node.right)
+
+    def follow(self, _: Forward, node: Node) -> tuple[Node | None, int]:
+        """See :class:`dsim.events.forward.Backend`."""
+        return next((child for child in node.children if not child.token), None), 0
 
     def verify(self, _: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:
         """See :class:`dsim.events.forward.Backend`."""

@@ -179,7 +179,7 @@ class Wallclock(Simulated):
     Args:
         env: the live environment of the run.
         lines: the threads of this model's servers, by the number of the server.
-        latency_ns, run_lengths, preemptible: as in
+        latency_ns, run_lengths, more: as in
             :class:`dsim.backends.simulated.Simulated`. A new request ends the wait that its thread
             is at, so a cancelled wait need not be waited for.
         oversleep_ns: where to note how much later than they should waits end.
@@ -192,16 +192,15 @@ class Wallclock(Simulated):
         latency_ns: Any,
         run_lengths: Sequence[int],
         *,
-        preemptible: bool,
         oversleep_ns: list[int],
+        **more: Any,
     ) -> None:
-        super().__init__(env, latency_ns, run_lengths, preemptible=preemptible)
+        super().__init__(env, latency_ns, run_lengths, **more)
         self.live = env
         self.lines = lines
         self.oversleep_ns = oversleep_ns
 
-    def attach(self, _: Servers) -> Callable[[Forward], None]:
-        """See :class:`dsim.events.forward.Backend`."""
+    def _beginner(self, _: Servers) -> Callable[[Forward], None]:
         latency_ns, live = self._latency_ns, self.live
 
         def begin(forward: Forward) -> None:
@@ -227,7 +226,7 @@ def run_wallclock(
     algorithm: str,
     repeat: int,
     waiters: Waiters,
-    draws: NDArray[Any] | None = None,
+    ranks: NDArray[Any] | None = None,
     *,
     keep_history: bool = False,
 ) -> WallclockRun:
@@ -246,20 +245,22 @@ def run_wallclock(
     targets = case.targets if ORCHESTRATIONS[algorithm].traits.several_targets else 1
     if targets > len(waiters.targets):
         raise ValueError(f"{targets} target servers, but {len(waiters.targets)} waiters")
-    if draws is None:
-        draws = case.acceptance.draws(case.seed, repeat + 1, case.tokens)[repeat]
-    script = script_of(case, draws, repeat)
+    if ranks is None:
+        ranks = case.acceptance.ranks(case.seed, repeat + 1, case.tokens)[repeat]
+    script = script_of(case, ranks, repeat)
     env = LiveEnvironment(waiters.lines)
     output = Output(env, case.tokens)
     oversleep_ns: list[int] = []
 
-    def backend(lines: Sequence[Line], latency: Any) -> Wallclock:
+    def backend(lines: Sequence[Line], latency: Any, block: Any = None) -> Wallclock:
         return Wallclock(
             env,
             lines,
             latency,
             script.lengths,
             preemptible=case.preemptible,
+            script=script,
+            block=block,
             oversleep_ns=oversleep_ns,
         )
 
@@ -268,7 +269,11 @@ def run_wallclock(
         env,
         output,
         drafter_backends=[
-            backend([waiters.drafter], case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM))
+            backend(
+                [waiters.drafter],
+                case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM),
+                script.block_of(0),
+            )
         ],
         target_backend=backend(
             waiters.targets, case.target.sampler(case.seed, repeat, TARGET_STREAM)
@@ -277,6 +282,7 @@ def run_wallclock(
         prefill=case.target.first_ns is not None,
         keep_history=keep_history,
         plan=script.plan,
+        decoding=case,
     )
     with blaming(algorithm):
         env.run(until=output.done)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from dsim.deployment.calls import Share
     from dsim.deployment.spec import Deployment, FleetSpec
+    from dsim.model.case import Decoding
     from dsim.model.latency import Latency
 
 S = TypeVar("S", bound=FleetShare)
@@ -168,10 +169,11 @@ class Request:
         self._number = number
         self._prompt_tokens = prompt_tokens
         d = cluster.deployment
-        draws = draws_of(d, cluster.replication, number, output.wanted, rate, accepts)
+        self.decoding: Decoding = d
+        ranks = ranks_of(d, cluster.replication, number, output.wanted, rate, accepts)
         self._script = script = script_of(
             d,
-            draws,
+            ranks,
             request_key(cluster.replication, number),
             further=[pool.drafter for pool in d.more_pools],
             rate=rate if d.acceptance.model != "trace" else None,
@@ -183,11 +185,10 @@ class Request:
                 SharedServer,
                 cluster.drafter_models[drafter],
                 Output(self.env, output.wanted) if place else output,
-                guesses,
+                script.guesses[place],
+                script.block_of(place),
             )
-            for place, (drafter, guesses) in enumerate(
-                zip(script.order, script.guesses, strict=True)
-            )
+            for place, drafter in enumerate(script.order)
         ]
         self.shares: tuple[FleetShare, ...] = tuple(self._drafters)
         self.further_drafters = len(self._drafters) - 1
@@ -215,6 +216,7 @@ class Request:
         model: Model,
         output: Output,
         guesses: Sequence[int] | None = None,
+        block: Callable[[int, int], list[int]] | None = None,
         **more: Any,
     ) -> S:
         d = self._cluster.deployment
@@ -231,6 +233,8 @@ class Request:
             preemptible=d.preemptible,
             prefill_ns=prefill_ns,
             token_ns=token_ns,
+            script=self._script,
+            block=block,
         )
         return kind(
             model.fleet,
@@ -244,15 +248,15 @@ class Request:
         )
 
 
-def draws_of(
+def ranks_of(
     deployment: Deployment,
     replication: int,
     number: int,
     tokens: int,
     rate: float,
     accepts: str = "",
-) -> NDArray[np.bool_]:
-    """Which drafts of request *number* are accepted: bool, shape (tokens,).
+) -> NDArray[np.int8]:
+    """How the drafts of request *number* fare: int8, shape (depths, tokens).
 
     Traces are replayed request by request.
 
@@ -268,10 +272,10 @@ def draws_of(
     if accepts or acceptance.model == "trace":
         trace = accepts or acceptance.traces[number % len(acceptance.traces)]
         acceptance = dataclasses.replace(acceptance, model="trace", traces=(trace,))
-        replayed: NDArray[np.bool_] = acceptance.draws(0, 1, tokens)[0]
+        replayed: NDArray[np.int8] = acceptance.ranks(0, 1, tokens)[0]
         return replayed
     if rate != acceptance.rate:
         acceptance = dataclasses.replace(acceptance, rate=rate)
     u = Uniforms(deployment.seed, request_key(replication, number)).next(tokens)
-    draws: NDArray[np.bool_] = acceptance.judge(u[None, :])[0]
-    return draws
+    ranks: NDArray[np.int8] = acceptance.ranks_of(u[None, :])[0]
+    return ranks

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dsim.backends.simulated import Simulated
 
@@ -26,7 +26,7 @@ class RequestBackend(Simulated):
         latency: latency of the fleet's model.
         sample: sampler of that latency, shared by the requests: the *n*-th forward that begins
             gets the *n*-th sample.
-        run_lengths, guesses: see :class:`dsim.backends.simulated.Simulated`.
+        run_lengths, guesses, more: see :class:`dsim.backends.simulated.Simulated`.
         preemptible: whether a cancelled forward frees its server at once.
         prefill_ns: latency of a server's first forward for this request; ``None``: as *latency*
             says.
@@ -47,8 +47,9 @@ class RequestBackend(Simulated):
         preemptible: bool,
         prefill_ns: int | None = None,
         token_ns: float = 0.0,
+        **more: Any,
     ) -> None:
-        super().__init__(env, sample, run_lengths, guesses, preemptible=preemptible)
+        super().__init__(env, sample, run_lengths, guesses, preemptible=preemptible, **more)
         self.latency = latency
         self.prefill_ns = prefill_ns
         self.token_ns = token_ns

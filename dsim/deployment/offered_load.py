@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dsim.deployment.cluster import draws_of
+from dsim.deployment.cluster import ranks_of
 from dsim.deployment.workload import request_key
-from dsim.model.acceptance import run_lengths
 from dsim.model.script import script_of
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.units import NS_PER_S
@@ -140,15 +139,15 @@ def _mean_work(d: Deployment, workload: Workload, outputs: NDArray[np.int64]) ->
     for number in np.linspace(0, workload.count - 1, some).round().astype(int).tolist():
         rate = float(rates[number])
         accepts = workload.text(number).accepts
-        draws = draws_of(d, 0, number, int(outputs[number]), rate, accepts)
+        ranks = ranks_of(d, 0, number, int(outputs[number]), rate, accepts)
         script = script_of(
             d,
-            draws,
+            ranks,
             request_key(0, number),
             further=[pool.drafter for pool in d.more_pools],
             rate=rate if d.acceptance.model != "trace" else None,
         )
-        work = orchestration.work(run_lengths(script.accepted), script.plan)
+        work = orchestration.work(script)
         widths += work.widths
         drafts += work.drafts
         exact = exact and work.exact

@@ -12,7 +12,7 @@ from dsim.deployment.calls import Call, Share
 from dsim.events.order import RESTART
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from dsim.deployment.calls import Entry
     from dsim.deployment.cost import RequestBackend
@@ -44,6 +44,7 @@ class SharedServer(FleetShare):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._guesses = self.backend.guesses
+        self._block = self.backend.block
         self._constant_ns = self.backend.constant_ns
         self._events, self._eid = self.env._queue, self.env._eid
         self._call = Call(self, -1)
@@ -54,7 +55,9 @@ class SharedServer(FleetShare):
         """Number of forwards that were asked for and have not ended: one, or none."""
         return int(self._call.callbacks is not None)
 
-    def forward(self, first: int, _ahead: int = 0, _block: Any = None) -> Call:
+    def forward(
+        self, first: int, _ahead: int = 0, _block: Any = None, fed: Sequence[Any] | None = None
+    ) -> Call:
         """A forward over the text so far, for the tokens from *first* on; it may have to queue.
 
         Raises:
@@ -65,7 +68,11 @@ class SharedServer(FleetShare):
         fleet, ended = self.fleet, [self._on_end]
         call = self._call = Call(self, -1, first, len(self.tokens), ended)
         call.after = ended
-        if self._guesses is not None:
+        if fed is not None:
+            call.fed = fed
+        elif self._block is not None:
+            call.tokens = self._block(first, self.output.settled)
+        elif self._guesses is not None:
             call.token = self._guesses[first]
         if self.closed:
             return call  # which never happens
@@ -162,11 +169,15 @@ class SharedPool(FleetShare):
             dispatch()
         self.since_ns = -1
 
-    def forward(self, first: int, *, is_pass: bool = True) -> Call:
+    def forward(
+        self, first: int, fed: Sequence[Any] | None = None, *, is_pass: bool = True
+    ) -> Call:
         """Begin a pass over the text so far, for the tokens from *first* on."""
         after = [*self.callbacks]
         call = Call(self, -1, first, len(self.tokens), after)
         call.after = after
+        if fed is not None:
+            call.fed = fed
         if not is_pass:
             call.is_pass = False
         call.asked_ns = self.since_ns if self.since_ns >= 0 else self.env._now  # type: ignore[assignment]

@@ -57,6 +57,7 @@ def engine_for(case: Case, algorithms: Sequence[str] = ()) -> str:
     constant = case.target.is_constant and case.drafter.is_constant
     known = all(orchestration_of(algorithm).vector for algorithm in algorithms)
     plain = constant and case.preemptible and not case.policy.adapts
+    plain = plain and case.acceptance.plain and case.block_tokens == 1 and not case.patience
     return "vector" if plain and known else "events"
 
 
@@ -85,14 +86,15 @@ def simulate_case(case: Case, algorithm: str, engine: str = "auto") -> Outcome:
     """
     if engine == "auto":
         engine = engine_for(case, [algorithm])
-    draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
     if engine == "vector":
         if engine_for(case, [algorithm]) != "vector":
             raise ValueError(f"the vector engine takes {VECTOR_TAKES}")
+        draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
         return _by_vector(case, algorithm, draws)
+    ranks = case.acceptance.ranks(case.seed, case.repeats, case.tokens)
     counts, settled = [], []
     for repeat in range(case.repeats):
-        run = run_events(case, algorithm, repeat, draws[repeat])
+        run = run_events(case, algorithm, repeat, ranks[repeat])
         counts.append(run.counts)
         settled.append(run.output.settled_ns)
     settled_ns = np.array(settled, dtype=np.int64)
@@ -122,7 +124,7 @@ def run_events(
     case: Case,
     algorithm: str,
     repeat: int,
-    draws: NDArray[np.bool_] | None = None,
+    ranks: NDArray[np.int8] | None = None,
     *,
     keep_history: bool = False,
 ) -> Run:
@@ -132,24 +134,25 @@ def run_events(
         case: the case.
         algorithm: a name in :data:`dsim.orchestrations.ORCHESTRATIONS`.
         repeat: which repeat.
-        draws: bool (tokens,), which drafts are accepted; by default they are drawn.
+        ranks: int8 (depths, tokens) or (tokens,), how drafts fare; by default they are drawn.
         keep_history: whether the servers keep their forwards, for a timeline.
 
     Raises:
         PluginError: the code of an orchestration of the user's own failed.
         EngineError: the run stopped before all tokens were settled, or makes no progress.
     """
-    if draws is None:
-        draws = case.acceptance.draws(case.seed, repeat + 1, case.tokens)[repeat]
+    if ranks is None:
+        ranks = case.acceptance.ranks(case.seed, repeat + 1, case.tokens)[repeat]
     env = Environment()
     output = Output(env, case.tokens)
     further = case.more_drafters if orchestration_of(algorithm).traits.further_drafters else ()
-    script = script_of(case, draws, repeat, further)
+    script = script_of(case, ranks, repeat, further)
     samplers = [case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM)]
     samplers += [more.latency.sampler(0, 0, 0) for more in further]  # constant: no draws
 
-    def backend(latency_ns: Any, guesses: Sequence[int] | None = None) -> Simulated:
-        return Simulated(env, latency_ns, script.lengths, guesses, preemptible=case.preemptible)
+    def backend(latency_ns: Any, **of_a_drafter: Any) -> Simulated:
+        own = {"preemptible": case.preemptible, "script": script, **of_a_drafter}
+        return Simulated(env, latency_ns, script.lengths, **own)
 
     with blaming(algorithm):
         drafters, target = start(
@@ -157,14 +160,17 @@ def run_events(
             env,
             output,
             drafter_backends=[
-                backend(samplers[number], guesses)
-                for number, guesses in zip(script.order, script.guesses, strict=True)
+                backend(
+                    samplers[number], guesses=script.guesses[place], block=script.block_of(place)
+                )
+                for place, number in enumerate(script.order)
             ],
             target_backend=backend(case.target.sampler(case.seed, repeat, TARGET_STREAM)),
             plan=script.plan,
             targets=case.targets,
             prefill=case.target.first_ns is not None,
             keep_history=keep_history,
+            decoding=case,
         )
         run_to_end(env, output, algorithm)
     return Run(
@@ -173,4 +179,5 @@ def run_events(
         drafter=drafters[0],
         more_drafters=tuple(drafters[1:]),
         events=env.scheduled,
+        block_tokens=case.block_tokens,
     )

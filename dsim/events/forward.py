@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import simpy
 
     from dsim.events.output import Output
+    from dsim.events.tree import Node
 
 
 class Asker(Protocol):
@@ -64,6 +65,33 @@ class Backend(Protocol):
         """Called when nobody wants the answer of *forward*, a draft, any more."""
 
 
+class TreeBackend(Backend, Protocol):
+    """A backend that can say what is behind the nodes of a tree of drafts."""
+
+    def guesses_behind(self, node: Node, depth: int, count: int, /) -> Sequence[Any]:
+        """The *count* best guesses for the token behind *node*, which a draft has read.
+
+        Args:
+            node: the node of a tree of drafts.
+            depth: depth of these drafts: 1 for the first token that was not settled when the draft
+                began.
+            count: how many.
+
+        Returns:
+            Tokens; none if the drafter has no guess here.
+        """
+
+    def chances_behind(self, node: Node, depth: int, count: int, /) -> Sequence[float]:
+        """How sure the drafter is of each of its :meth:`guesses_behind` *node*, in 0 … 1."""
+
+    def follow(self, forward: Forward, node: Node, /) -> tuple[Node | None, Any]:
+        """The target's verdict behind *node*, which the ended pass *forward* has read.
+
+        Returns:
+            The child of the node that is the target's token, if there is one; and that token.
+        """
+
+
 class Forward(Event):
     """One forward of one server: the event that happens when it ends.
 
@@ -84,6 +112,10 @@ class Forward(Event):
             alternates: with this many tokens settled it wants at most *drafts* drafts, then the
             target's pass over them, and so on until *wanted* tokens are settled.
         token: what a draft guessed.
+        tokens: what a draft guessed where that is not one token: a block of tokens, or nothing.
+            ``None``: it is ``token``.
+        fed: what the forward reads where that is not the end of the text: nodes of a tree of
+            drafts, for example. Its width is their number.
         start_ns, end_ns: when it began and ended, if the servers keep a history.
     """
 
@@ -97,6 +129,8 @@ class Forward(Event):
     ahead = 0
     block: tuple[int, int, int] | None = None
     token: Any = None
+    tokens: Sequence[Any] | None = None
+    fed: Sequence[Any] | None = None
     start_ns = -1
     end_ns = -1
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import simpy
 
     from dsim.events.forward import Backend, Forward
     from dsim.events.output import Output
+    from dsim.model.case import Decoding
     from dsim.model.lookahead import Plan
 
 
@@ -35,7 +36,12 @@ class ServerPort(Protocol):
         """The text that the server works on."""
 
     def forward(
-        self, first: int, ahead: int = 0, block: tuple[int, int, int] | None = None, /
+        self,
+        first: int,
+        ahead: int = 0,
+        block: tuple[int, int, int] | None = None,
+        fed: Sequence[Any] | None = None,
+        /,
     ) -> Forward:
         """Begin a forward over the text so far, for the tokens from *first* on.
 
@@ -43,6 +49,8 @@ class ServerPort(Protocol):
             first: the first position whose token is wanted.
             ahead: a hint; see :class:`dsim.events.forward.Forward`.
             block: a hint; see :class:`dsim.events.forward.Forward`.
+            fed: what it reads instead of the end of the text; see
+                :class:`dsim.events.forward.Forward`.
 
         Raises:
             RuntimeError: the server is busy with another forward.
@@ -70,8 +78,12 @@ class PoolPort(Protocol):
     def free(self) -> Any:
         """True if a pass may begin now."""
 
-    def forward(self, first: int, /) -> Forward:
+    def forward(self, first: int, fed: Sequence[Any] | None = None, /) -> Forward:
         """Begin a pass over the text so far, for the tokens from *first* on.
+
+        Args:
+            first: see :class:`ServerPort`.
+            fed: see :class:`ServerPort`.
 
         Raises:
             IndexError: no server is free.
@@ -96,6 +108,7 @@ class Setup(Protocol):
         plan: where ``k``, drafts per block, comes from.
         prefill: whether every target server of a pool has to read the prompt first.
         further_drafters: how many drafters there are beside the first.
+        decoding: how the text is made: the settings that an orchestration reads.
     """
 
     env: simpy.Environment
@@ -103,6 +116,7 @@ class Setup(Protocol):
     plan: Plan
     prefill: bool
     further_drafters: int
+    decoding: Decoding
 
     def drafter(self, number: int = 0) -> ServerPort:
         """The server of drafter *number*; 0 leads, the others have outputs of their own."""

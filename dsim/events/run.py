@@ -27,6 +27,7 @@ class Run:
         target, drafter: the servers, with their counts and, if asked for, their history.
         more_drafters: the servers of further drafters.
         events: how many events were scheduled.
+        block_tokens: drafts of a forward of the drafter.
     """
 
     output: Output
@@ -34,11 +35,13 @@ class Run:
     drafter: Servers
     events: int
     more_drafters: tuple[Servers, ...] = ()
+    block_tokens: int = 1
 
     @property
     def counts(self) -> tuple[int, ...]:
         """The values named in :data:`COUNTS`."""
-        drafts = sum(one.begun for one in (self.drafter, *self.more_drafters))
+        drafts = self.drafter.begun * self.block_tokens
+        drafts += sum(one.begun for one in self.more_drafters)
         return (
             self.target.begun,
             self.target.cancelled,

@@ -13,7 +13,7 @@ from dsim.events.forward import Forward
 from dsim.events.order import RESTART
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     import simpy
 
@@ -80,7 +80,12 @@ class Server(Servers):
         self._forward = Forward(self, 0)
 
     def forward(
-        self, first: int, ahead: int = 0, block: tuple[int, int, int] | None = None, /
+        self,
+        first: int,
+        ahead: int = 0,
+        block: tuple[int, int, int] | None = None,
+        fed: Sequence[Any] | None = None,
+        /,
     ) -> Forward:
         """See :class:`dsim.events.ports.ServerPort`."""
         if self._forward.callbacks is not None:
@@ -96,6 +101,8 @@ class Server(Servers):
             forward.ahead = ahead
         if block is not None:
             forward.block = block
+        if fed is not None:
+            forward.fed = fed
         if self.history is not None:
             self._remember(forward)
             forward.callbacks.append(self._note_end)
@@ -145,10 +152,12 @@ class Pool(Servers):
         self.fewest_free = count
         self.callbacks: list[Callable[[Any], None]] = [self._release]
 
-    def forward(self, first: int) -> Forward:
+    def forward(self, first: int, fed: Sequence[Any] | None = None) -> Forward:
         """See :class:`dsim.events.ports.PoolPort`."""
         free = self.free
         forward = Forward(self, free.pop(), first, len(self.tokens), self.callbacks.copy())
+        if fed is not None:
+            forward.fed = fed
         self.begun += 1
         if len(free) < self.fewest_free:  # noqa: PLR1730 (min() costs a call a pass)
             self.fewest_free = len(free)

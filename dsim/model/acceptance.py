@@ -1,7 +1,9 @@
-"""Acceptance models: one Boolean per output position, for every (seed, repeat).
+"""Acceptance models: one rank per output position, for every (seed, repeat).
 
-``A[i]`` says whether the draft for position ``i`` is the target's token, given that everything
-before it is right. It depends on (seed, repeat, position) and on nothing else: not on the
+The rank ``R[i]`` says which of the drafter's candidates for position ``i`` the target's token is,
+given that everything before it is right: 1 the first, 2 the second, 0 none of them, -1: the drafter
+has no draft there. The draft is accepted, ``A[i]``, where the rank is 1. Ranks depend on (seed,
+repeat, position), with ``by_depth`` also on the depth of the draft, and on nothing else: not on the
 algorithm, the lookahead, the latencies, the engine, nor on how many tokens are asked for.
 """
 
@@ -44,8 +46,9 @@ class Acceptance:
     Attributes:
         model: ``bernoulli`` (independent draws), ``decay`` (the rate falls with the depth in the
             branch), ``markov`` (two states, so that luck comes in streaks), ``phases`` (easy and
-            hard stretches of text take turns: the channel of Gilbert 1960 and Elliott 1963) or
-            ``trace`` (replay).
+            hard stretches of text take turns: the channel of Gilbert 1960 and Elliott 1963),
+            ``lookup`` (copied and new stretches take turns; in new ones there is not always a
+            draft) or ``trace`` (replay).
         rate: acceptance rate ``p``, in 0 … 1; in the decay model that of a branch's first draft.
         decay: factor on the rate for each further draft of the branch, in 0 … 1.
         correlation: of neighbouring draws in the Markov chain, in 0 … 1 (1 excluded).
@@ -54,8 +57,16 @@ class Acceptance:
         phase_tokens: mean length of a phase (geometric), at least 1.
         spread: standard deviation of the rate over repeats (over requests, in a deployment): a
             beta distribution around *rate*. 0: all have the same.
-        traces: recorded draws, one text of ``0`` and ``1`` a prompt; repeat ``r`` replays number
+        traces: recorded draws, one text of digits (ranks) a prompt; repeat ``r`` replays number
             ``r`` modulo their count.
+        rank_shares: of the positions where the first candidate is wrong, the part at which the
+            second, the third, … is right; their sum is at most 1.
+        by_depth: in place of *rate*, the rates of drafts at depth 1, 2, … (the last one goes on);
+            a draft at position ``i`` has depth ``i - v + 1``, where ``v`` tokens were settled when
+            its forward began. ``bernoulli`` only.
+        copied_tokens, new_tokens: lookup: mean lengths of the stretches (geometric).
+        copied_rate, chance_rate: lookup: acceptance rates of drafts in them.
+        chance_match: lookup: chance that there is a draft in a new stretch.
     """
 
     model: str = "bernoulli"
@@ -66,9 +77,21 @@ class Acceptance:
     phase_tokens: float = 1.0
     spread: float = 0.0
     traces: tuple[str, ...] = ()
+    rank_shares: tuple[float, ...] = ()
+    by_depth: tuple[float, ...] = ()
+    copied_tokens: float = 1.0
+    copied_rate: float = 1.0
+    new_tokens: float = 1.0
+    chance_match: float = 0.0
+    chance_rate: float = 0.0
+
+    @property
+    def plain(self) -> bool:
+        """Whether draws say all: a draft is always there, and its depth makes no difference."""
+        return not self.by_depth and self.model != "lookup"
 
     def draws(self, seed: int, repeats: int, tokens: int) -> NDArray[np.bool_]:
-        """Draws of all repeats.
+        """Draws of all repeats: whether the draft is accepted (with *by_depth*: at depth 1).
 
         Returns:
             bool, shape (repeats, tokens).
@@ -77,9 +100,23 @@ class Acceptance:
             ValueError: a trace is shorter than *tokens*.
         """
         if self.model == "trace":
-            return np.stack([self._replay(repeat, tokens) for repeat in range(repeats)])
+            return np.asarray(self.ranks(seed, repeats, tokens)[:, 0] == 1)
         u = np.stack([Uniforms(seed, repeat).next(tokens) for repeat in range(repeats)])
         return self.judge(u, self.rates(seed, range(repeats)))
+
+    def ranks(self, seed: int, repeats: int, tokens: int) -> NDArray[np.int8]:
+        """Ranks of all repeats.
+
+        Returns:
+            int8, shape (repeats, depths, tokens): as many depths as *by_depth* has, or one.
+
+        Raises:
+            ValueError: a trace is shorter than *tokens*.
+        """
+        if self.model == "trace":
+            return np.stack([self._replay(repeat, tokens) for repeat in range(repeats)])[:, None]
+        u = np.stack([Uniforms(seed, repeat).next(tokens) for repeat in range(repeats)])
+        return self.ranks_of(u, self.rates(seed, range(repeats)))
 
     def rates(
         self, seed: int, repeats: Sequence[int], means: NDArray[np.float64] | None = None
@@ -118,57 +155,105 @@ class Acceptance:
         """
         if rates is None:
             rates = np.full(len(u), self.rate)
+        rest, rate = self._judged(u, rates)
+        return np.asarray(rest < rate)
+
+    def ranks_of(
+        self, u: NDArray[np.float64], rates: NDArray[np.float64] | None = None
+    ) -> NDArray[np.int8]:
+        """Ranks from uniform numbers: int8, shape (repeats, depths, tokens).
+
+        Args:
+            u: see :meth:`judge`.
+            rates: see :meth:`judge`.
+        """
+        if rates is None:
+            rates = np.full(len(u), self.rate)
+        ranks = np.zeros((len(u), max(1, len(self.by_depth)), u.shape[1]), dtype=np.int8)
+        for depth in range(ranks.shape[1]):
+            own = np.full(len(u), self.by_depth[depth]) if self.by_depth else rates
+            rest, rate = self._judged(u, own)
+            below = rate
+            for rank, share in enumerate((0.0, *self.rank_shares), 1):
+                below = below + (1 - rate) * share
+                found = (ranks[:, depth] == 0) & (rest < below)
+                ranks[:, depth][found] = rank
+            ranks[:, depth][np.isnan(rest)] = -1
+        return ranks
+
+    def _judged(
+        self, u: NDArray[np.float64], rates: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """A uniform number and the acceptance rate of each draft: accepted are those below it.
+
+        The number is NaN where there is no draft.
+        """
         if self.model == "bernoulli":
-            return np.asarray(u < rates[:, None])
+            return u, np.broadcast_to(rates[:, None], u.shape)
         if self.model == "decay":
-            return self._decaying(u, rates)
+            return u, self._decaying(u, rates)
         if self.model == "markov":
-            return self._markov(u, rates)
-        if self.model == "phases":
-            return self._phases(u, rates)
+            return u, self._markov(u, rates)
+        if self.model in ("phases", "lookup"):
+            return self._stretches(u, rates)
         raise ValueError(f"unknown acceptance model {self.model!r}")
 
-    def _replay(self, repeat: int, tokens: int) -> NDArray[np.bool_]:
+    def _replay(self, repeat: int, tokens: int) -> NDArray[np.int8]:
         trace = self.traces[repeat % len(self.traces)]
         if len(trace) < tokens:
             raise ValueError(f"the trace has {len(trace)} draws, but {tokens} tokens need {tokens}")
-        codes = np.frombuffer(trace[:tokens].encode(), dtype=np.uint8)
-        return np.asarray(codes == ord("1"))
+        codes = np.frombuffer(trace[:tokens].encode(), dtype=np.int8)
+        return np.asarray(codes - np.int8(ord("0")))
 
-    def _decaying(self, u: NDArray[np.float64], rates: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def _decaying(self, u: NDArray[np.float64], rates: NDArray[np.float64]) -> NDArray[np.float64]:
         # A branch starts again after a draw that rejects; so the depth, too, is a matter of the
         # draws alone.
-        accepted = np.empty(u.shape, dtype=np.bool_)
+        found = np.empty(u.shape)
         rate = rates
         for i in range(u.shape[1]):
-            accepted[:, i] = u[:, i] < rate
-            rate = np.where(accepted[:, i], rate * self.decay, rates)
-        return accepted
+            found[:, i] = rate
+            rate = np.where(u[:, i] < rate, rate * self.decay, rates)
+        return found
 
-    def _markov(self, u: NDArray[np.float64], rates: NDArray[np.float64]) -> NDArray[np.bool_]:
+    def _markov(self, u: NDArray[np.float64], rates: NDArray[np.float64]) -> NDArray[np.float64]:
         after_reject = rates * (1 - self.correlation)
         after_accept = after_reject + self.correlation
-        accepted = np.empty(u.shape, dtype=np.bool_)
-        accepted[:, 0] = u[:, 0] < rates
+        found = np.empty(u.shape)
+        found[:, 0] = rates
         for i in range(1, u.shape[1]):
-            threshold = np.where(accepted[:, i - 1], after_accept, after_reject)
-            accepted[:, i] = u[:, i] < threshold
-        return accepted
+            accepted = u[:, i - 1] < found[:, i - 1]
+            found[:, i] = np.where(accepted, after_accept, after_reject)
+        return found
 
-    def _phases(self, u: NDArray[np.float64], rates: NDArray[np.float64]) -> NDArray[np.bool_]:
-        # One number decides twice: which side of a threshold it lies on says whether the phase
+    def _stretches(
+        self, u: NDArray[np.float64], rates: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        # One number decides twice: which side of a threshold it lies on says whether the stretch
         # changes, and where it lies on that side (uniform again) whether the draft is accepted.
         swing = self.swing * np.minimum(rates, 1 - rates)
-        accepted = np.empty(u.shape, dtype=np.bool_)
+        easy_rate, hard_rate, easy_tokens, hard_tokens = rates + swing, rates - swing, 1.0, 1.0
+        if self.model == "phases":
+            easy_tokens = hard_tokens = self.phase_tokens
+        else:
+            easy_rate, hard_rate = np.full_like(rates, self.copied_rate), rates * 0
+            hard_rate += self.chance_rate
+            easy_tokens, hard_tokens = self.copied_tokens, self.new_tokens
+        rests, found = np.empty(u.shape), np.empty(u.shape)
         easy = np.zeros(len(u), dtype=np.bool_)
-        change = 0.5  # at first: either phase with even chances
+        # at first: either with the chance that it has anywhere
+        change = np.full(len(u), easy_tokens / (easy_tokens + hard_tokens))
         for i in range(u.shape[1]):
             changes = u[:, i] < change
-            rest = np.where(changes, u[:, i] / change, (u[:, i] - change) / max(1e-300, 1 - change))
+            other = np.maximum(1e-300, 1 - change)
+            rest = np.where(changes, u[:, i] / change, (u[:, i] - change) / other)
             easy = easy != changes
-            accepted[:, i] = rest < np.where(easy, rates + swing, rates - swing)
-            change = 1 / self.phase_tokens
-        return accepted
+            if self.model == "lookup":  # and a third time: whether there is a draft
+                there = easy | (rest < self.chance_match)
+                scaled = np.where(easy, rest, rest / max(1e-300, self.chance_match))
+                rest = np.where(there, scaled, np.nan)
+            rests[:, i], found[:, i] = rest, np.where(easy, easy_rate, hard_rate)
+            change = np.where(easy, 1 / easy_tokens, 1 / hard_tokens)
+        return rests, found
 
 
 def run_lengths(draws: NDArray[Any]) -> list[int]:

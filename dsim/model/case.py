@@ -14,6 +14,26 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class TreeShape:
+    """The tree of drafts of orchestrations that have one (``docs/model.md``, "Trees").
+
+    Attributes:
+        paths: the nodes of a static tree, each as its ranks from the root on; empty: the nodes are
+            chosen by confidence.
+        depth: levels at most.
+        branches: candidates of each node that the drafter reads.
+        nodes: nodes at most; ``None``: no limit.
+        deviations: treedsi: how many ranks other than 1 a path may have.
+    """
+
+    paths: tuple[tuple[int, ...], ...] = ()
+    depth: int = 5
+    branches: int = 2
+    nodes: int | None = None
+    deviations: int = 1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Decoding:
     """How a text is made.
 
@@ -24,6 +44,11 @@ class Decoding:
         policy: whether and how the lookahead adapts.
         preemptible: whether a cancelled forward frees its server at once.
         seed: seed of everything random.
+        block_tokens: ``b``, drafts that one forward of the (first) drafter makes.
+        patience: drafts that the first pass of a branch waits for.
+        tree: the tree of drafts.
+        fanout: ssd: guesses of the target's own token after 0, 1, … accepted drafts (the last
+            number goes on).
     """
 
     target: Latency = dataclasses.field(default_factory=Latency)
@@ -33,6 +58,10 @@ class Decoding:
     policy: Policy = FIXED
     preemptible: bool = True
     seed: int = 0
+    block_tokens: int = 1
+    patience: int = 0
+    tree: TreeShape = TreeShape()
+    fanout: tuple[int, ...] = (1,)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dsim.model.latency import Latency
 
 GUESSES = CONFIDENCE + 1  # low bits of the key of the first one's stream
-MAX_MORE = 16 - GUESSES
+MAX_MORE = 15 - GUESSES  # 15 is for the drafts on wrong prefixes (dsim.model.script)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

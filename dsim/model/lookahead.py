@@ -199,6 +199,20 @@ def confidences(
     return np.asarray(betaincinv(a + draws, b + ~draws, u), dtype=np.float64)
 
 
+def confidence_of(accepted: bool | None, rate: float, quality: float, u: float) -> float:
+    """One confidence; see :func:`confidences`.
+
+    Args:
+        accepted: how the draft fares; ``None``: nobody will know, so it is drawn, too.
+        rate: see :func:`confidences`.
+        quality: see :func:`confidences`.
+        u: uniform number in [0, 1).
+    """
+    if accepted is None:
+        accepted, u = (True, u / rate) if u < rate else (False, (u - rate) / (1 - rate))
+    return float(confidences(np.array([accepted]), rate, quality, np.array([u]))[0])
+
+
 def mean_rate(acceptance: Acceptance) -> float:
     """The acceptance rate (of decay: of a first draft); of recorded draws the part accepted."""
     if acceptance.model != "trace":

@@ -7,14 +7,19 @@ import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from dsim.model.acceptance import run_lengths
 from dsim.words import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection
+
+    from numpy.typing import NDArray
 
     from dsim.events.ports import Setup
     from dsim.model.case import Case
-    from dsim.model.lookahead import Plan
+    from dsim.model.script import Script
 
 LOOKAHEAD = (
     "lookahead",
@@ -29,7 +34,17 @@ FURTHER_DRAFTERS = (
     "more_drafters.overlap",
 )
 # Every setting that some orchestrations read and others do not.
-READABLE = (*LOOKAHEAD, "targets", "preemptible", *FURTHER_DRAFTERS)
+TREE = ("tree.paths", "tree.depth", "tree.branches", "tree.nodes")
+READABLE = (
+    *LOOKAHEAD,
+    "targets",
+    "patience",
+    "preemptible",
+    *FURTHER_DRAFTERS,
+    *TREE,
+    "tree.deviations",
+    "ssd.fanout",
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -68,13 +83,19 @@ class Work(NamedTuple):
     exact: bool = False
 
 
-def least_work(lengths: Sequence[int], _plan: Plan) -> Work:
+def least_work(script: Script, candidates: int = 1) -> Work:
     """A lower bound: one pass from each rejection to the next, one draft for each one accepted.
 
     Args:
-        lengths: for each position, how many drafts from there on are accepted before the first
-            rejection (:func:`dsim.model.acceptance.run_lengths`).
+        script: the text.
+        candidates: how many of the drafter's candidates for a position can be accepted.
     """
+    accepted: NDArray[np.bool_] = script.accepted
+    if script.decoding.acceptance.by_depth:
+        accepted = np.any((script.ranks > 0) & (script.ranks <= candidates), axis=0)
+    elif candidates > 1:
+        accepted = (script.ranks[0] > 0) & (script.ranks[0] <= candidates)
+    lengths = run_lengths(accepted)
     widths: list[int] = []
     settled, tokens = 0, len(lengths)
     while settled < tokens:
@@ -95,7 +116,7 @@ class Orchestration:
         start: schedules a run on a :class:`dsim.events.ports.Setup`; or ``module:function``.
         reads: the settings of :data:`READABLE` that matter to it.
         traits: what the rest of dsim has to know of it.
-        work: the work of one text, from the run lengths of its draws and its plan.
+        work: the work of one text.
         why: why it is the fastest of those compared, in words: from the case and the names of the
             others. Without it, ``dsim simulate`` gives no reason.
         vector: its form for the vector engine, as ``module:name``, if it has one.
@@ -108,7 +129,7 @@ class Orchestration:
     start: Callable[[Setup], Any] | str
     reads: tuple[str, ...] = ()
     traits: Traits = Traits()
-    work: Callable[[Sequence[int], Plan], Work] = least_work
+    work: Callable[[Script], Work] = least_work
     why: Callable[[Case, Collection[str]], str] | None = None
     vector: str = ""
 

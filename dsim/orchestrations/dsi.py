@@ -36,6 +36,7 @@ class DSI:
         output: the text to generate.
         plan: where ``k``, drafts per block, comes from.
         prefill: whether every target server has to read the prompt before it is of use.
+        patience: drafts that the first pass of a branch, and one that no drafts ask for, waits for.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class DSI:
         plan: Plan,
         *,
         prefill: bool = False,
+        patience: int = 0,
     ) -> None:
         self.env = env
         self.drafter = drafter
@@ -58,7 +60,8 @@ class DSI:
         self.judged = plan.judged
         self.last = output.wanted - 1  # the one position that never needs a draft
         self.in_flight: deque[Forward] = deque()  # the branch's passes, in dispatch order
-        self.due = 0  # how many tokens must be drafted for the next pass: rules 2b and 2c
+        self.patience = patience
+        self.due = min(patience, self.last)  # how many tokens must be drafted for the next pass
         self.draft: Forward | None = None  # what the drafter is at,
         self.more: Event | None = None  # or else what it waits for
         targets.callbacks.append(self._pass_ended)
@@ -79,10 +82,21 @@ class DSI:
             self.draft = draft = ask(position, last - position - 1)
             yield draft
             if not draft.cancelled:
-                tokens.append(draft.token)
-                if ends is not None and ends(position):
-                    self.due = min(self.due, position + 1)  # the block ends here
-                if position + 1 >= self.due:
+                if draft.tokens is None:
+                    tokens.append(draft.token)
+                elif draft.tokens:
+                    tokens.extend(draft.tokens[: last - position])
+                else:  # it has no guess here, and is asked again when more is settled
+                    self.draft, self.more = None, self.env.event()
+                    if not self.in_flight:
+                        self.due = min(self.due, position)  # patience is of no use
+                        self._dispatch()
+                    yield self.more
+                    continue
+                if ends is not None and self.in_flight:
+                    unsure = (i + 1 for i in range(position, len(tokens)) if ends(i))
+                    self.due = min(self.due, next(unsure, self.due))  # the block ends here
+                if len(tokens) >= self.due:
                     self._dispatch()
             elif self.output.finished:
                 return
@@ -91,10 +105,10 @@ class DSI:
         """Rule 2: send a pass over all that is drafted, if a server is free and there is a reason.
 
         (a) The branch has no pass yet, or (d) it has none in flight; (b) ``k`` drafts have not been
-        dispatched, or (c) the last of all has not.
+        dispatched, or (c) the last of all has not. With patience, (a) and (d) wait for drafts.
         """
         drafted = len(self.tokens)
-        if drafted < self.due and self.in_flight:
+        if drafted < self.due:
             return
         if not self.targets.free:
             self.targets.wait(self._dispatch)
@@ -120,7 +134,13 @@ class DSI:
             else:
                 output.settle(accepted, token)
                 self._restart()
-        if (len(tokens) >= self.due or not in_flight) and not output.finished:
+        if output.finished:
+            return
+        if not in_flight:
+            self.due = min(self.due, output.settled + self.patience, self.last)
+        if self.draft is None and len(tokens) < self.last:
+            self._wake()
+        if len(tokens) >= self.due:
             self._dispatch()
 
     def _restart(self) -> None:
@@ -131,15 +151,30 @@ class DSI:
             self.drafter.cancel(self.draft)
         if self.output.finished:
             return
-        if self.draft is None and self.more is not None:
-            self.more.succeed()
+        if self.draft is None:
+            self._wake()
+        self.due = min(self.output.settled + self.patience, self.last)
         self._dispatch()
+
+    def _wake(self) -> None:
+        """The drafter, which waits, can go on."""
+        if self.more is not None:
+            self.more.succeed()
+            self.more = None
 
 
 def start(setup: Setup) -> None:
     """Schedule a run."""
     targets = setup.targets()
-    DSI(setup.env, setup.drafter(), targets, setup.output, setup.plan, prefill=setup.prefill)
+    DSI(
+        setup.env,
+        setup.drafter(),
+        targets,
+        setup.output,
+        setup.plan,
+        prefill=setup.prefill,
+        patience=setup.decoding.patience,
+    )
 
 
 def why(case: Case, others: Collection[str]) -> str:
@@ -167,7 +202,7 @@ ORCHESTRATION = Orchestration(
     colour="#2f7fc1",
     meaning="draft on while target servers verify",
     start=start,
-    reads=(*LOOKAHEAD, "targets", "preemptible"),
+    reads=(*LOOKAHEAD, "targets", "patience", "preemptible"),
     traits=Traits(overlaps=True, several_targets=True),
     why=why,
     vector="dsim.engines.vector.overlapping:DSI",

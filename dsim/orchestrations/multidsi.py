@@ -55,7 +55,8 @@ class Reserve:
             self.draft = draft = ask(position)
             yield draft
             if not draft.cancelled:
-                tokens.append(draft.token)
+                made = [draft.token] if draft.tokens is None else draft.tokens
+                tokens.extend(made[: last - position])
 
     def review(self, output: Output) -> None:
         """Rule M3: a chain that disagrees with what is settled dies, and starts again there."""
@@ -86,7 +87,7 @@ class MultiDSI(DSI):
         targets: the target servers.
         output: the text to generate.
         plan: where ``k`` comes from.
-        prefill: whether every target server has to read the prompt before it is of use.
+        prefill, patience: see :class:`dsim.orchestrations.dsi.DSI`.
     """
 
     def __init__(
@@ -98,9 +99,10 @@ class MultiDSI(DSI):
         plan: Plan,
         *,
         prefill: bool = False,
+        patience: int = 0,
     ) -> None:
         leader, *others = drafters
-        super().__init__(env, leader, targets, output, plan, prefill=prefill)
+        super().__init__(env, leader, targets, output, plan, prefill=prefill, patience=patience)
         self.reserves = [Reserve(env, server) for server in others]
 
     def _review(self) -> None:
@@ -128,7 +130,15 @@ def start(setup: Setup) -> None:
     """Schedule a run."""
     drafters = [setup.drafter(number) for number in range(setup.further_drafters + 1)]
     targets = setup.targets()
-    MultiDSI(setup.env, drafters, targets, setup.output, setup.plan, prefill=setup.prefill)
+    MultiDSI(
+        setup.env,
+        drafters,
+        targets,
+        setup.output,
+        setup.plan,
+        prefill=setup.prefill,
+        patience=setup.decoding.patience,
+    )
 
 
 def why(_case: Case, _others: Collection[str]) -> str:
@@ -145,7 +155,7 @@ ORCHESTRATION = Orchestration(
     colour="#2e8b62",
     meaning="DSI with further drafters, one of which takes over where the first is wrong",
     start=start,
-    reads=(*LOOKAHEAD, "targets", "preemptible", *FURTHER_DRAFTERS),
+    reads=(*LOOKAHEAD, "targets", "patience", "preemptible", *FURTHER_DRAFTERS),
     traits=Traits(overlaps=True, several_targets=True, further_drafters=True, live=False),
     why=why,
 )

@@ -8,13 +8,13 @@ from dsim.orchestrations.declaration import Orchestration, Traits, Work
 from dsim.units import to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Sequence
+    from collections.abc import Collection, Generator
 
     from dsim.events.forward import Forward
     from dsim.events.output import Output
     from dsim.events.ports import ServerPort, Setup
     from dsim.model.case import Case
-    from dsim.model.lookahead import Plan
+    from dsim.model.script import Script
 
 
 def nonsi(target: ServerPort, output: Output) -> Generator[Forward]:
@@ -33,9 +33,9 @@ def start(setup: Setup) -> None:
     setup.env.process(nonsi(setup.target(), setup.output))
 
 
-def work(lengths: Sequence[int], _plan: Plan) -> Work:
+def work(script: Script) -> Work:
     """One pass a token."""
-    return Work([1] * len(lengths), 0, exact=True)
+    return Work([1] * len(script.accepted), 0, exact=True)
 
 
 def why(case: Case, _others: Collection[str]) -> str:

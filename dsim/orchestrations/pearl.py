@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits
+from dsim.orchestrations.drafting import draft_up_to
 from dsim.orchestrations.verdict import settle_verdict
 from dsim.units import to_ms
 
@@ -26,16 +27,11 @@ def pearl(
     drafter: ServerPort, target: ServerPort, output: Output, plan: Plan
 ) -> Generator[Forward]:
     """Verify what is pending while up to ``plan.tokens`` fresh drafts are made, and again."""
-    tokens, ends = output.tokens, plan.ends
     last = output.wanted - 1  # the one position that never needs a draft
     while not output.finished:
         forward = target.forward(output.settled)
-        for _ in range(min(plan.tokens, last - len(tokens))):
-            draft = drafter.forward(len(tokens))
-            yield draft
-            tokens.append(draft.token)
-            if ends is not None and ends(len(tokens) - 1):
-                break
+        end = min(len(output.tokens) + plan.tokens, last)
+        yield from draft_up_to(end, drafter, output, plan)
         yield forward
         settle_verdict(forward, target, output, plan)  # judges the first fresh draft as well
 

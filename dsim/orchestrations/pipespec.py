@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.events.order import AFTER_PASSES
 from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits
+from dsim.orchestrations.drafting import add_block
 from dsim.orchestrations.verdict import settle_verdict
 from dsim.units import to_ms
 
@@ -56,11 +57,15 @@ class PipeSpec:
     def _drafted(self, draft: Any) -> None:
         """A draft whose position is settled by now, or that follows a rejected one, is dropped."""
         same_text = len(self.output.rejections) == self.rejections
+        self.draft = None
         if same_text and draft.first == len(self.tokens):
-            self.tokens.append(draft.token)
+            made = [draft.token] if draft.tokens is None else draft.tokens
+            add_block(made, self.tokens, self.last, None)
+            if not made:  # it has no guess, and asks again behind the next verdict
+                self.step = None
+                return
         # A pass that ends at this very instant comes first: its verdict is compared before the
         # next draft begins.
-        self.draft = None
         self.step = turn = self.env.event()
         turn._ok, turn._value = True, None
         turn.callbacks.append(self._draft)

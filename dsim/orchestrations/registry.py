@@ -20,6 +20,9 @@ _FILES = (
     "multidsi",
     "pearl",
     "pipespec",
+    "ssd",
+    "tree",
+    "treedsi",
 )
 # The one live list by name, in the order in which people read it. Never copy it at import time:
 # plugins add to it.

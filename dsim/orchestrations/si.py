@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits, Work
+from dsim.model.acceptance import run_lengths
+from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits, Work, least_work
+from dsim.orchestrations.drafting import add_block
 from dsim.units import to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator, Sequence
+    from collections.abc import Collection, Generator
 
     from dsim.events.forward import Forward
     from dsim.events.output import Output
     from dsim.events.ports import ServerPort, Setup
     from dsim.model.case import Case
     from dsim.model.lookahead import Plan
+    from dsim.model.script import Script
 
 
 def si(drafter: ServerPort, target: ServerPort, output: Output, plan: Plan) -> Generator[Forward]:
@@ -24,9 +27,14 @@ def si(drafter: ServerPort, target: ServerPort, output: Output, plan: Plan) -> G
     while not output.finished:
         settled = output.settled
         block = (settled, plan.tokens, output.wanted)
-        for ahead in reversed(range(min(plan.tokens, output.wanted - settled - 1))):
-            draft = drafter.forward(len(tokens), ahead, block)
+        end = min(settled + plan.tokens, output.wanted - 1)
+        while len(tokens) < end:
+            draft = drafter.forward(len(tokens), end - len(tokens) - 1, block)
             yield draft
+            if draft.tokens is not None:
+                if not add_block(draft.tokens, tokens, end, ends):
+                    break
+                continue
             tokens.append(draft.token)
             if ends is not None and ends(len(tokens) - 1):
                 break
@@ -43,8 +51,12 @@ def start(setup: Setup) -> None:
     setup.env.process(si(setup.drafter(), setup.target(), setup.output, setup.plan))
 
 
-def work(lengths: Sequence[int], plan: Plan) -> Work:
-    """One pass and its drafts a round."""
+def work(script: Script) -> Work:
+    """One pass and its drafts a round; a lower bound where drafts are not always one a forward."""
+    decoding = script.decoding
+    if decoding.block_tokens > 1 or not decoding.acceptance.plain:
+        return least_work(script)
+    lengths, plan = run_lengths(script.accepted), script.plan
     tokens, widths, settled, drafts = len(lengths), [], 0, 0
     while settled < tokens:
         made = min(plan.tokens, tokens - settled - 1)

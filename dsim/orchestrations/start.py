@@ -10,6 +10,7 @@ from dsim.errors import EngineError, PluginError, UserError
 from dsim.events.order import DRAFT, PASS
 from dsim.events.output import Output
 from dsim.events.servers import Pool, Server, Servers
+from dsim.model.case import Decoding
 from dsim.orchestrations.registry import orchestration_of
 
 if TYPE_CHECKING:
@@ -35,8 +36,10 @@ class PrivateSetup:
         targets: int,
         prefill: bool,
         keep_history: bool,
+        decoding: Decoding,
     ) -> None:
         self.env = env
+        self.decoding = decoding
         self.output = output
         self.plan = plan
         self.prefill = prefill
@@ -90,6 +93,7 @@ def start(
     targets: int,
     prefill: bool = False,
     keep_history: bool = False,
+    decoding: Decoding = Decoding(),  # noqa: B008 (it never changes)
 ) -> tuple[list[Server], Servers]:
     """Schedule a run of *algorithm* in *env*; ``output.done`` happens at its end.
 
@@ -103,6 +107,7 @@ def start(
         targets: ``S``, target servers, for orchestrations that make use of several.
         prefill: whether every target server of a pool has to read the prompt first.
         keep_history: whether the servers keep their forwards, for a timeline.
+        decoding: how the text is made.
 
     Returns:
         The drafters, and the target server or servers.
@@ -116,6 +121,7 @@ def start(
         targets=targets,
         prefill=prefill,
         keep_history=keep_history,
+        decoding=decoding,
     )
     orchestration_of(algorithm).starter()(setup)
     return setup.drafters, setup.asked or setup.target()

@@ -152,12 +152,12 @@ class _Grid:
         _, case = self.case_at(number)
         limit = self.study.settings["max_targets"]
         rows = np.full((len(self.algorithms), len(OUTCOMES)), np.nan)
-        draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
+        ranks = case.acceptance.ranks(case.seed, case.repeats, case.tokens)
         for a, algorithm in enumerate(self.algorithms):
             takes_targets = ORCHESTRATIONS[algorithm].traits.several_targets
             if takes_targets and limit is not None and case.targets > limit:
                 continue
-            runs = [run_events(case, algorithm, r, draws[r]) for r in range(case.repeats)]
+            runs = [run_events(case, algorithm, r, ranks[r]) for r in range(case.repeats)]
             latency_ns = np.array([[run.output.settled_ns[-1] for run in runs]])
             counts = np.array([run.counts for run in runs])
             rows[a, : len(STATISTICS)] = [values[0] for values in summarise(latency_ns)]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsim.deployment.cluster import draws_of
+from dsim.deployment.cluster import ranks_of
 from dsim.deployment.workload import Workload
 from dsim.engines.simulate import COUNTS, simulate_case
 from dsim.errors import UserError
@@ -45,14 +45,14 @@ def test_draws_depend_on_seed_repeat_and_position_alone(model, seed, repeats, to
 
 
 @given(acceptances(), st.integers(0, 9))
-def test_a_request_has_the_draws_of_its_repeat(model, seed):
+def test_a_request_has_the_ranks_of_its_repeat(model, seed):
     """Request 0 of a deployment is repeat 0 of a single run, its rate included."""
     study = load_study("tokens = 30\n[workload]\nrequests = 3\n")
     (case, *_) = study.cases()
     deployment = case.deployment.__class__(acceptance=model, seed=seed)
     rates = Workload(requests=3).rates(seed, 0, model)
-    own = np.stack([draws_of(deployment, 0, i, 30, float(rates[i])) for i in range(3)])
-    assert np.array_equal(own, model.draws(seed, 3, 30))
+    own = np.stack([ranks_of(deployment, 0, i, 30, float(rates[i])) for i in range(3)])
+    assert np.array_equal(own, model.ranks(seed, 3, 30))
 
 
 @settings(max_examples=30)

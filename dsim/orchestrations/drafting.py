@@ -1,0 +1,45 @@
+"""Drafts behind one another, however many a forward of the drafter makes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from dsim.events.forward import Forward
+    from dsim.events.output import Output
+    from dsim.events.ports import ServerPort
+    from dsim.model.lookahead import Plan
+
+
+def add_block(
+    made: Sequence[Any], tokens: list[Any], end: int, ends: Callable[[int], bool] | None
+) -> bool:
+    """Append the drafts *made* to *tokens*, up to position *end* or the first unsure draft.
+
+    Args:
+        made: what one forward guessed; it may be nothing.
+        tokens: the text.
+        end: no draft for this position or one behind it is wanted.
+        ends: see :class:`dsim.model.lookahead.Plan`.
+
+    Returns:
+        Whether another forward is of use.
+    """
+    for token in made[: end - len(tokens)]:
+        tokens.append(token)
+        if ends is not None and ends(len(tokens) - 1):
+            return False
+    return bool(made)
+
+
+def draft_up_to(end: int, drafter: ServerPort, output: Output, plan: Plan) -> Generator[Forward]:
+    """Draft up to position *end* of the text, or less; see :func:`add_block`."""
+    tokens, ends = output.tokens, plan.ends
+    while len(tokens) < end:
+        draft = drafter.forward(len(tokens))
+        yield draft
+        made = [draft.token] if draft.tokens is None else draft.tokens
+        if draft.cancelled or not add_block(made, tokens, end, ends):
+            break
