@@ -15,7 +15,7 @@ from dsim.cli.models import generate, measure, validate
 from dsim.cli.options import Word, by_our_names, message_of, plugin_option
 from dsim.cli.reproduce import reproduce
 from dsim.cli.simulate import simulate
-from dsim.cli.studies import compare, docs, load, plot, run, settings, studies, verify
+from dsim.cli.studies import compare, docs, load, plot, presets, run, settings, studies, verify
 from dsim.cli.trace import trace
 from dsim.errors import EngineError, Problem, UserError
 from dsim.system import interrupted_code, stop_on_signals
@@ -117,6 +117,7 @@ for _command in (
     check,
     verify,
     settings,
+    presets,
     studies,
     docs,
     simulate,

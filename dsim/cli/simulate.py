@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from dsim.cli.options import (
     Number,
@@ -18,6 +19,7 @@ from dsim.cli.options import (
 )
 from dsim.errors import Problem, UserError
 from dsim.model import POLICIES
+from dsim.study.presets import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,6 +45,15 @@ OPTIONS = {
     "seed": "seed",
     "preemptible": "preemptible",
     "engine": "engine",
+    "method": "method",
+    "block_tokens": "drafter.block_tokens",
+    "patience": "patience",
+    "tree_paths": "tree.paths",
+    "tree_depth": "tree.depth",
+    "tree_branches": "tree.branches",
+    "tree_nodes": "tree.nodes",
+    "tree_deviations": "tree.deviations",
+    "ssd_fanout": "ssd.fanout",
 }
 
 
@@ -58,6 +69,23 @@ def by_option(error: UserError) -> UserError:
         else:
             problems.append(problem._replace(source="--set"))
     return UserError(*problems)
+
+
+def _numbers(option: str, text: object) -> list[int] | None:
+    """Whole numbers with commas between them."""
+    if text is None:
+        return None
+    parts = str(text).split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UserError(f"{option}: expected whole numbers like 2,1,1, got {text!r}")
+    return [int(part) for part in parts]
+
+
+def _paths(text: object) -> list[list[int]] | None:
+    """Paths with semicolons between them."""
+    if text is None:
+        return None
+    return [_numbers("--tree-paths", part) or [] for part in str(text).split(";")]
 
 
 @click.command()
@@ -80,6 +108,11 @@ def by_option(error: UserError) -> UserError:
     show_default=True,
     help="Draft tokens per target pass; also called --gamma, --draft-length or "
     "--num-speculative-tokens.",
+)
+@click.option(
+    "--method",
+    type=Word(PRESETS),
+    help="Settings and orchestration of a method that people know by name (dsim presets).",
 )
 @click.option(
     "--lookahead-policy",
@@ -137,7 +170,41 @@ def by_option(error: UserError) -> UserError:
 @click.option(
     "--accepts",
     metavar="110101…",
-    help="Use these draws instead, by position: 1 accepted, 0 rejected; at least N of them.",
+    help="Use these draws instead, by position: 1 accepted, 0 rejected; 2, 3, …: the target's "
+    "token is the drafter's second, third … choice; at least N of them.",
+)
+@click.option(
+    "--block-tokens",
+    type=Whole(1),
+    help="Draft tokens that one forward of the drafter makes.  [default: 1]",
+)
+@click.option(
+    "--patience",
+    type=Whole(0),
+    help="Draft tokens that the first pass of a branch of DSI waits for.  [default: 0]",
+)
+@click.option(
+    "--tree-paths",
+    metavar="1;2;1,1",
+    help="Nodes of a static tree: the ranks from the root to each.",
+)
+@click.option("--tree-depth", type=Whole(1), help="Levels of a tree, at most.  [default: 5]")
+@click.option(
+    "--tree-branches",
+    type=Whole(1),
+    help="Candidates of each node that the drafter reads.  [default: 2]",
+)
+@click.option("--tree-nodes", type=Whole(1), help="Nodes of a tree, at most.  [default: all]")
+@click.option(
+    "--tree-deviations",
+    type=Whole(0),
+    help="Second choices (or later ones) on a path of DSI over trees.  [default: 1]",
+)
+@click.option(
+    "--ssd-fanout",
+    metavar="F",
+    help="Guesses of SSD of the target's own token: a number, or one after 0, 1, … accepted "
+    "drafts (3,2,1).  [default: 1]",
 )
 @click.option(
     "--repeats",
@@ -186,6 +253,12 @@ def simulate(
         raise UserError("--settled goes with --json")
     if options["accepts"] is not None and options["acceptance"] is not None:
         raise UserError("give either --acceptance or --accepts")
+    options["tree_paths"] = _paths(options["tree_paths"])
+    options["ssd_fanout"] = _numbers("--ssd-fanout", options["ssd_fanout"])
+    if options["method"] is not None:
+        for name in ("lookahead",):  # a default that the method's own takes the place of
+            if click.get_current_context().get_parameter_source(name) == ParameterSource.DEFAULT:
+                options[name] = None
     targets = str(options["targets"])
     options["targets"] = int(targets) if targets.isdecimal() else targets
     settings = {OPTIONS[name]: value for name, value in options.items() if value is not None}
@@ -193,7 +266,7 @@ def simulate(
         case = task.case_from(settings, overrides)
     except UserError as error:
         raise by_option(error) from None
-    names = task.in_order(algorithms)
+    names = task.in_order(algorithms, str(options["method"] or ""))
     outcomes = task.outcomes(case, names, str(options["engine"]))
     if timeline is not None:
         task.write_timeline(case, names, timeline)

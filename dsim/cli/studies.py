@@ -424,3 +424,32 @@ def docs(page: str | None) -> None:
     pages = shipped.pages()
     for name, title in pages.items():
         click.echo(f"{name:{max(map(len, pages))}}  {title}")
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def presets(as_json: bool) -> None:
+    """List methods by the names that people use, with their settings.
+
+    A study says method = "eagle3"; dsim simulate takes --method eagle3.
+    """
+    import dataclasses
+    import json
+
+    from dsim.orchestrations import ORCHESTRATIONS
+    from dsim.study.presets import PRESETS
+    from dsim.study.study import inline
+
+    if as_json:
+        listed = [dataclasses.asdict(preset) for preset in PRESETS.values()]
+        click.echo(json.dumps({"presets": listed}))
+        return
+    for preset in PRESETS.values():
+        orchestration = ORCHESTRATIONS[preset.orchestration]
+        live = "simulated and live" if orchestration.traits.live else "simulated only"
+        click.secho(f"{preset.name}: {preset.title}", bold=True)
+        click.echo(f"    {orchestration.meaning} (orchestration {orchestration.name}; {live})")
+        for key, value in preset.settings.items():
+            click.echo(f"    {key} = {inline(value)}")
+        click.echo(f"    {preset.note}")
+        click.echo(click.style(f"    {preset.source}", dim=True))

@@ -48,6 +48,26 @@ def si_tokens_per_round(acceptance: float, lookahead: int) -> float:
     return (1 - acceptance ** (lookahead + 1)) / (1 - acceptance)
 
 
+def rate_of_length(tokens: float, lookahead: int) -> float:
+    """The acceptance rate at which a round of SI settles *tokens* on average.
+
+    The inverse of :func:`si_tokens_per_round`, by bisection.
+
+    Raises:
+        ValueError: no rate gives so many tokens (1 … *lookahead* + 1).
+    """
+    if not 1 <= tokens <= lookahead + 1:
+        raise ValueError(f"expected 1 to {lookahead + 1} tokens, got {tokens:g}")
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if sum(middle**i for i in range(lookahead + 1)) < tokens:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
 def si_per_token(drafter: float, target: float, acceptance: float, lookahead: int) -> float:
     """Expected latency of SI per token, in the unit of the latencies, in a long text.
 

@@ -10,8 +10,8 @@ from dsim.deployment.replay import Replay, read_replay
 from dsim.deployment.spec import Deployment, Faults, FleetSpec, MorePool, Slo
 from dsim.deployment.workload import Length, Workload
 from dsim.model.acceptance import Acceptance
-from dsim.model.case import Case
-from dsim.model.closed_forms import targets_enough, targets_equation1
+from dsim.model.case import Case, TreeShape
+from dsim.model.closed_forms import rate_of_length, targets_enough, targets_equation1
 from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
 from dsim.model.lookahead import Policy
@@ -64,15 +64,56 @@ def latency_of(values: Mapping[str, Any], model: str) -> Latency:
 def acceptance_of(values: Mapping[str, Any]) -> Acceptance:
     """The acceptance model, from settings by key."""
     traces = values["acceptance.trace"] or ()
+    by_depth = _listed(values["acceptance.by_depth"])
+    if values["acceptance.per_position"] is not None:
+        chances = _listed(values["acceptance.per_position"])
+        before = (1.0, *chances)
+        by_depth = tuple(c / b if b else 0.0 for c, b in zip(chances, before, strict=False))
+    rate = values["acceptance.rate"]
+    if values["acceptance.mean_length"] is not None:
+        drafts = values["acceptance.at_lookahead"]
+        rate = rate_of_length(values["acceptance.mean_length"], drafts)
+    elif values["acceptance.mean_run"] is not None:
+        rate = 1 - 1 / values["acceptance.mean_run"]
+    elif by_depth:
+        rate = by_depth[0]
+    lookup = {
+        name: values[f"acceptance.{name}"]
+        for name in ("copied_tokens", "copied_rate", "new_tokens", "chance_match", "chance_rate")
+    }
+    if values["acceptance.model"] == "lookup":
+        copied, new = lookup["copied_tokens"], lookup["new_tokens"]
+        by_chance = lookup["chance_match"] * lookup["chance_rate"]
+        rate = (copied * lookup["copied_rate"] + new * by_chance) / (copied + new)
     return Acceptance(
         model=values["acceptance.model"],
-        rate=values["acceptance.rate"],
+        rate=rate,
+        rank_shares=_listed(values["acceptance.rank_shares"]),
+        by_depth=by_depth,
+        **lookup,
         decay=1.0 if values["acceptance.decay"] is None else values["acceptance.decay"],
         correlation=values["acceptance.correlation"] or 0.0,
         swing=values["acceptance.swing"] or 0.0,
         phase_tokens=values["acceptance.phase_tokens"],
         spread=values["acceptance.spread"],
         traces=(traces,) if isinstance(traces, str) else tuple(traces),
+    )
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    """*value*, one or a list of them or nothing, as a tuple."""
+    return () if value is None else tuple(value) if isinstance(value, list) else (value,)
+
+
+def tree_of(values: Mapping[str, Any]) -> TreeShape:
+    """The tree of drafts, from settings by key."""
+    paths = tuple(tuple(path) for path in values["tree.paths"] or ())
+    return TreeShape(
+        paths=paths,
+        depth=values["tree.depth"],
+        branches=max([values["tree.branches"], *(rank for path in paths for rank in path)]),
+        nodes=values["tree.nodes"],
+        deviations=values["tree.deviations"],
     )
 
 
@@ -139,6 +180,10 @@ def case_of(values: Mapping[str, Any]) -> Case:
         repeats=values["repeats"],
         seed=values["seed"],
         preemptible=values["preemptible"],
+        block_tokens=values["drafter.block_tokens"],
+        patience=values["patience"],
+        tree=tree_of(values),
+        fanout=_listed(values["ssd.fanout"]),
     )
 
 
@@ -258,6 +303,10 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
         acceptance=case.acceptance,
         seed=case.seed,
         preemptible=case.preemptible,
+        block_tokens=case.block_tokens,
+        patience=case.patience,
+        tree=case.tree,
+        fanout=case.fanout,
         replica=replica_of(values) if lockstep else None,
         targets=powered(values["replica.gpus"]) if lockstep else fleet("target"),
         drafters=powered(0.0, watts=0.0, idle_watts=0.0) if lockstep else fleet("drafter"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dsim.model.drafters import MAX_MORE
 from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
 from dsim.study.columns import COLUMNS
+from dsim.study.draft_checks import check_drafts
 from dsim.study.settings import BY_KEY
 from dsim.units import NS_PER_MS
 from dsim.words import nearest, show
@@ -132,6 +133,7 @@ def check_together(problems: Problems, study: Study) -> None:
                     where + "acceptance.trace",
                     f"expected at least {max(values['tokens'])} draws (tokens), got {shortest}",
                 )
+        check_drafts(problems, where, values)
         further = [n for n in values["algorithms"][0] if ORCHESTRATIONS[n].traits.further_drafters]
         if further and not problems:
             check_drafters(problems, where, values, further[0])
@@ -212,6 +214,11 @@ def _longest_ns(values: Mapping[str, Sequence[Any]]) -> float:
     return float(tokens * (drafts * drafter_ms + target_ms) * NS_PER_MS)
 
 
+def _by_depth(values: Mapping[str, Sequence[Any]]) -> bool:
+    keys = ("acceptance.by_depth", "acceptance.per_position")
+    return any(values[key] != (None,) for key in keys)
+
+
 def _grows(values: Mapping[str, Sequence[Any]]) -> bool:
     return bool({"heuristic", "aimd"} & set(values["lookahead_policy"]))
 
@@ -224,6 +231,10 @@ def _needs_events(values: Mapping[str, Sequence[Any]]) -> str | None:
         for kind in values[f"{model}.latency_model"]:
             if kind != "constant":
                 return f'{model}.latency_model is "{kind}"'
+    if max(values["patience"]) or max(values["drafter.block_tokens"]) > 1:
+        return "patience or drafter.block_tokens is set"
+    if "lookup" in values["acceptance.model"] or _by_depth(values):
+        return "drafts do not fare alike at every depth, or are not always there"
     for policy in values["lookahead_policy"]:
         if policy != "fixed":
             return f'lookahead_policy is "{policy}"'

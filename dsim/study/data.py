@@ -47,9 +47,9 @@ def read_traces(text: str) -> list[str]:
     """Acceptance traces from the lines of a text file.
 
     Raises:
-        ValueError: a line is not made of 0 and 1.
+        ValueError: a line is not made of digits.
     """
     traces = [line.strip() for line in text.splitlines() if line.strip()]
-    if not traces or not all(re.fullmatch("[01]+", trace) for trace in traces):
-        raise ValueError("expected lines of 0 and 1")
+    if not traces or not all(re.fullmatch("[0-9]+", trace) for trace in traces):
+        raise ValueError("expected lines of digits (1 accepted, 0 rejected)")
     return traces

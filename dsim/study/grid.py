@@ -285,7 +285,9 @@ class _Grid:
     def _rates(self) -> NDArray[np.float64]:
         """Acceptance rates where they are not an axis; of a trace, the share that was accepted."""
         rates = np.empty(self.shape)
-        telling = [a for a in self.study.grid if a.key in ("tokens", "acceptance.model")]
+        telling = [
+            a for a in self.study.grid if a.key == "tokens" or a.key.startswith("acceptance.")
+        ]
         for variant in range(len(self.study.variants)):
             for point in points(telling):
                 values = self.study.of_variant(variant) | point
@@ -299,7 +301,8 @@ class _Grid:
 
 def _is_inner(axis: Axis) -> bool:
     """Whether the vector engine takes all values of *axis* at once."""
-    return axis.key in TIMING_KEYS or axis.key.startswith("acceptance.")
+    draws = axis.key.startswith("acceptance.") and axis.key != "acceptance.model"
+    return draws or axis.key in TIMING_KEYS
 
 
 def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vector.Timing]:

@@ -15,6 +15,7 @@ from dsim.study.checks import check_charts, check_together
 from dsim.study.data import checked_trace, read_samples, read_traces
 from dsim.study.deployment_checks import check_deployment, check_deployment_charts
 from dsim.study.deployment_settings import DEPLOYMENT, DEPLOYMENT_TABLES
+from dsim.study.presets import apply_presets
 from dsim.study.setting import LISTED, Problems, Setting, exact, unprintable
 from dsim.study.settings import (
     ALTERNATIVES,
@@ -23,6 +24,7 @@ from dsim.study.settings import (
     MODEL_TABLES,
     PAIR_TABLES,
     TEXT,
+    without_others,
 )
 from dsim.study.study import Axis, Chart, Study
 from dsim.words import nearest, show
@@ -148,6 +150,7 @@ class _Loader:
         for override in sorted(overrides, key=lambda text: not text.startswith("pair=")):
             self.override(override, values, ranges, [own for _, own in differing])
         differing = self.renamed(differing, written)
+        apply_presets(values, [own for _, own in differing], self.problems)
         said = {key for table in (values, ranges, *(own for _, own in differing)) for key in table}
         if "replica.count" not in said and any(key.startswith("replica.") for key in said):
             values["replica.count"] = 1
@@ -167,10 +170,8 @@ class _Loader:
             self.problems.add("variants", "two variants have the same name")
         axes = [self.axis(key, value) for key, value in ranges.items()]
         for key in ranges:
-            if ALTERNATIVES.get(key) in {**values, **ranges}:
-                self.problems.add(
-                    f"grid.{key}", f'cannot be set together with "{ALTERNATIVES[key]}"'
-                )
+            for other in {*ALTERNATIVES.get(key, ())} & {*values, *ranges}:
+                self.problems.add(f"grid.{key}", f'cannot be set together with "{other}"')
             if key in values:
                 self.problems.add(key, "is set, and is an axis of the grid as well")
         minimise = values.get("minimise", [])
@@ -189,7 +190,7 @@ class _Loader:
             for key in [key for key in of_pair if key.startswith(MODEL_TABLES)]:
                 value = values.pop(key)
                 for _, own in differing:
-                    if "pair" not in own and ALTERNATIVES.get(key) not in own:
+                    if "pair" not in own and not own.keys() & {*ALTERNATIVES.get(key, ())}:
                         own.setdefault(key, value)
         for _, own in differing:
             self.read_files(own)
@@ -205,9 +206,7 @@ class _Loader:
         values = exact(values, self.known)
         differing = [(name, exact(own, self.known)) for name, own in differing]
         settings = {s.key: values.get(s.key, s.default) for s in self.known.values()}
-        for key in {**values, **ranges}:
-            if key in ALTERNATIVES:
-                settings[ALTERNATIVES[key]] = None
+        settings |= without_others({**values, **ranges})
         study = Study(
             kind=self.schema.name,
             settings=settings,
@@ -301,7 +300,8 @@ class _Loader:
             return
         for table in (values, ranges, *variants):
             table.pop(key, None)
-            table.pop(ALTERNATIVES.get(key, ""), None)
+            for other in ALTERNATIVES.get(key, ()):
+                table.pop(other, None)
             if key == "pair":
                 for taken in [k for k in table if k.startswith(PAIR_TABLES)]:
                     del table[taken]
@@ -322,9 +322,9 @@ class _Loader:
                 wrong += f"; for several values use grid.{key}"
             if wrong:
                 self.problems.add(where + key, wrong)
-            other = ALTERNATIVES.get(key)
-            if other in values and key < str(other):
-                self.problems.add(where + key, f'cannot be set together with "{other}"')
+            for other in ALTERNATIVES.get(key, ()):
+                if other in values and key < other:
+                    self.problems.add(where + key, f'cannot be set together with "{other}"')
 
     def axis(self, key: str, written: Any) -> Axis | None:
         """The values of one axis of the grid."""

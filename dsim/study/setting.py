@@ -128,8 +128,10 @@ class Setting:
             return None if in_order else f"{wrong}; numbers of requests must increase"
         if self.type == "list of traces":
             traces = value if isinstance(value, list) else [value]
-            good = traces and all(isinstance(t, str) and re.fullmatch("[01]+", t) for t in traces)
+            good = traces and all(isinstance(t, str) and re.fullmatch("[0-9]+", t) for t in traces)
             return None if good else wrong
+        if self.type == "list of paths":
+            return None if isinstance(value, list) and _are_paths(value) else wrong
         raise AssertionError(self.type)
 
     @property
@@ -149,7 +151,8 @@ class Setting:
             "list of tables": "a list of tables",
             "list of [width, ms]": "a list of [width, ms] pairs, both above 0",
             "list of [requests, drafts]": "a list of [requests, drafts] pairs, requests above 0",
-            "list of traces": "a text of 0 and 1, or a list of such",
+            "list of traces": "a text of digits (1 accepted, 0 rejected), or a list of such",
+            "list of paths": "a list of paths, each of ranks from 1 on: [[1], [2], [1, 1]]",
         }[self.type]
         if self.type == "str" and self.choices:
             return "one of " + ", ".join(f'"{c}"' for c in self.choices)
@@ -172,6 +175,16 @@ def exact(values: Mapping[str, Any], known: Mapping[str, Setting]) -> dict[str, 
 def unprintable(text: str) -> bool:
     """Whether *text* holds a control character (a line break or a tab is none)."""
     return any(ord(c) < 32 and c not in "\n\r\t" for c in text) or "\x7f" in text
+
+
+def _are_paths(value: list[Any]) -> bool:
+    """Whether *value* has paths only: lists of whole numbers from 1 on."""
+    return bool(value) and all(
+        isinstance(path, list)
+        and path
+        and all(isinstance(rank, int) and not isinstance(rank, bool) and rank > 0 for rank in path)
+        for path in value
+    )
 
 
 def is_row(row: Any) -> bool:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dsim.model import POLICIES
 from dsim.orchestrations import COMPARED, DEFAULT, ORCHESTRATIONS, REFERENCES
+from dsim.study.draft_settings import DRAFTS, RATES
 from dsim.study.named import NAMED_SETTINGS
+from dsim.study.presets import PRESETS
 from dsim.study.setting import Schema, Setting
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 BEST: ChainMap[str, Any] = ChainMap(
     {"best": None}, ORCHESTRATIONS
@@ -16,7 +21,6 @@ BEST: ChainMap[str, Any] = ChainMap(
 ENGINES = ("auto", "vector", "events")
 BACKENDS = ("simulated", "wallclock")
 LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
-ACCEPTANCE_MODELS = ("bernoulli", "decay", "markov", "phases", "trace")
 CHART_KINDS = ("heatmap", "map", "lines", "marginal", "variants", "published")
 
 
@@ -126,6 +130,14 @@ SETTINGS: tuple[Setting, ...] = (
         choices=ORCHESTRATIONS,
         sweep=False,
         meaning="the algorithms to simulate",
+    ),
+    Setting(
+        key="method",
+        type="str",
+        default=None,
+        choices=PRESETS,
+        sweep=False,
+        meaning="a method by the name people use: its orchestration and settings (dsim presets)",
     ),
     Setting(
         key="engine",
@@ -279,80 +291,7 @@ SETTINGS: tuple[Setting, ...] = (
         meaning="multidsi: how correlated the drafters' acceptances are; 0: independent of the "
         "first drafter's; 1: of two drafters the better is right wherever the other is",
     ),
-    Setting(
-        key="acceptance.model",
-        type="str",
-        default="bernoulli",
-        choices=ACCEPTANCE_MODELS,
-        meaning="bernoulli: independent; decay: the rate falls along a branch; "
-        "markov: acceptances in streaks; phases: easy and hard stretches of text; trace: replay",
-    ),
-    Setting(
-        key="acceptance.rate",
-        type="float",
-        default=0.8,
-        low=0,
-        high=1,
-        meaning="p, the chance that a draft is the target's token, given a right prefix",
-    ),
-    Setting(
-        key="acceptance.decay",
-        type="float",
-        default=None,
-        low=0,
-        high=1,
-        meaning="decay: factor on the rate for each further draft of a branch",
-    ),
-    Setting(
-        key="acceptance.correlation",
-        type="float",
-        default=None,
-        low=0,
-        high=1,
-        below=True,
-        meaning="markov: correlation of neighbouring draws",
-    ),
-    Setting(
-        key="acceptance.swing",
-        type="float",
-        default=None,
-        low=0,
-        high=1,
-        meaning="phases: how far the rates of easy and hard stretches lie from the mean, as a part "
-        "of what there is room for",
-    ),
-    Setting(
-        key="acceptance.phase_tokens",
-        type="float",
-        default=50.0,
-        low=1,
-        unit="tokens",
-        meaning="phases: mean length of a stretch (geometric)",
-    ),
-    Setting(
-        key="acceptance.spread",
-        type="float",
-        default=0.0,
-        low=0,
-        high=0.5,
-        meaning="standard deviation of the rate over repeats (in a deployment: over requests), a "
-        "beta distribution",
-    ),
-    Setting(
-        key="acceptance.trace",
-        type="list of traces",
-        default=None,
-        sweep=False,
-        meaning="trace: recorded draws by position, 1 accepted, 0 rejected; "
-        "repeat r replays number r",
-    ),
-    Setting(
-        key="acceptance.trace_file",
-        type="str",
-        default=None,
-        sweep=False,
-        meaning="trace: a text file with one line of 0 and 1 for each prompt",
-    ),
+    *DRAFTS,
     Setting(
         key="published.speedup_vs_si",
         type="float",
@@ -383,10 +322,10 @@ SETTINGS: tuple[Setting, ...] = (
     ),
 )
 BY_KEY = {s.key: s for s in SETTINGS}
-# Of each pair at most one can be set; ``--set`` of one takes the other away.
+# Of each group at most one can be set; ``--set`` of one takes the others away.
 ALTERNATIVES = {
-    a: b
-    for pair in (
+    key: tuple(other for other in group if other != key)
+    for group in (
         ("drafter.latency_ms", "drafter.latency_relative"),
         ("drafter.first_latency_ms", "drafter.first_latency_ratio"),
         ("target.first_latency_ms", "target.first_latency_ratio"),
@@ -395,10 +334,18 @@ ALTERNATIVES = {
         ("acceptance.trace", "acceptance.trace_file"),
         ("workload.trace", "workload.trace_file"),
         ("cluster.network_ms", "cluster.link_ms"),
+        RATES,
     )
-    for a, b in (pair, pair[::-1])
+    for key in group
 }
-TABLES = ("target", "drafter", "more_drafters", "acceptance", "published")
+
+
+def without_others(keys: Iterable[str]) -> dict[str, None]:
+    """The settings that *keys* take away, which are then not set."""
+    return {other: None for key in keys for other in ALTERNATIVES.get(key, ())}
+
+
+TABLES = tuple(dict.fromkeys(s.key.partition(".")[0] for s in SETTINGS if "." in s.key))
 TEXT = Schema(name="text", settings=SETTINGS, tables=TABLES)
 MODEL_TABLES = ("target.", "drafter.")
 PAIR_TABLES = ("target.", "drafter.", "acceptance.")  # what a measured pair says

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.orchestrations import DEFAULT, ORCHESTRATIONS, REFERENCES
 from dsim.study.build import deployment_of, workload_of
-from dsim.study.settings import ALTERNATIVES
+from dsim.study.settings import without_others
 from dsim.words import show
 
 if TYPE_CHECKING:
@@ -114,16 +114,14 @@ class Study:
     def of_variant(self, number: int) -> dict[str, Any]:
         """The settings of variant *number*."""
         own = self.variants[number][1]
-        replaced = {ALTERNATIVES[key]: None for key in own if key in ALTERNATIVES}
-        return {**self.settings, **replaced, **own}
+        return {**self.settings, **without_others(own), **own}
 
     def cases(self) -> Iterator[DeploymentCase]:
         """Every case of a deployment: for each variant and point of the grid, each algorithm."""
         for number, (name, _) in enumerate(self.variants):
             for point in points(self.grid):
                 own = self.of_variant(number)
-                own |= {ALTERNATIVES[key]: None for key in point if key in ALTERNATIVES}
-                values = {**own, **point}
+                values = {**own, **without_others(point), **point}
                 for algorithm in values["algorithms"]:
                     yield DeploymentCase(
                         point=point,

@@ -12,6 +12,7 @@ from dsim.orchestrations import COMPARED, ORCHESTRATIONS, REFERENCES, title_of
 from dsim.report.tables import text_table
 from dsim.study.build import case_of
 from dsim.study.loader import make_study
+from dsim.study.presets import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,9 +39,10 @@ def case_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Cas
     values = dict(settings)
     trace = values.get("acceptance.trace")
     if isinstance(trace, str):
-        if not trace or set(trace) - {"0", "1"}:
-            bad = next((repr(c) for c in trace if c not in "01"), "nothing")
-            raise UserError(Problem("settings", "acceptance.trace", f"expected 0 and 1, got {bad}"))
+        if not trace or set(trace) - {*"0123456789"}:
+            bad = next((repr(c) for c in trace if c not in "0123456789"), "nothing")
+            what = f"expected digits (1 accepted, 0 rejected), got {bad}"
+            raise UserError(Problem("settings", "acceptance.trace", what))
         values.setdefault("tokens", len(trace))
         values.setdefault("repeats", 1)
         values["acceptance.model"] = "trace"
@@ -59,9 +61,16 @@ def case_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Cas
     return case_of(study.of_variant(0))
 
 
-def in_order(algorithms: Sequence[str]) -> list[str]:
-    """*algorithms*, or by default those that are always compared, in the registry's order."""
+def in_order(algorithms: Sequence[str], method: str = "") -> list[str]:
+    """*algorithms*, or by default those that are always compared, in the registry's order.
+
+    Args:
+        algorithms: what was asked for.
+        method: a method whose orchestration is compared as well, if there is one.
+    """
     wanted = set(algorithms or COMPARED)
+    if method:
+        wanted.add(PRESETS[method].orchestration)
     return [name for name in ORCHESTRATIONS if name in wanted]
 
 
@@ -139,6 +148,7 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
             "",
             verdict(case, results),
             *_without_further_drafters(case, results),
+            *_without_second_choices(case, results),
         ]
     )
 
@@ -152,6 +162,23 @@ def _without_further_drafters(case: Case, results: Sequence[Outcome]) -> list[st
         "add some: --set more_drafters.latency_ms=[6] --set more_drafters.acceptance_rate=[0.9]"
         for one in results
         if ORCHESTRATIONS[one.algorithm].traits.further_drafters
+    ]
+
+
+def _without_second_choices(case: Case, results: Sequence[Outcome]) -> list[str]:
+    """A note if some orchestrations look for second choices, and no chance for them is given."""
+    if case.acceptance.rank_shares or case.acceptance.model == "trace":
+        return []
+    names = [
+        title_of(one.algorithm)
+        for one in results
+        if {"tree.branches", "ssd.fanout"} & {*ORCHESTRATIONS[one.algorithm].reads}
+    ]
+    if not names:
+        return []
+    return [
+        f"{' and '.join(names)}: the drafter's second choices are never right here; say how often "
+        "they are: --set acceptance.rank_shares=[0.45,0.2]"
     ]
 
 
