@@ -199,7 +199,7 @@ MISTAKES = {
     ),
     "trace of other signs": (
         '[acceptance]\ntrace = "10x"',
-        's.toml: acceptance.trace: expected a text of 0 and 1, or a list of such, got "10x"',
+        's.toml: acceptance.trace: expected a text of digits (1 accepted, 0 rejected), or a list of such, got "10x"',
     ),
     "chart of no kind": (
         '[grid]\nlookahead = [1, 2]\n[[charts]]\nkind = "line"\nx = "lookahead"\ny = "drafts"',
@@ -375,7 +375,7 @@ def test_data_files(tmp_path):
     ("name", "content", "message"),
     [
         ("acceptance.trace_file", None, "cannot be read: No such file"),
-        ("acceptance.trace_file", "10a\n", "expected lines of 0 and 1"),
+        ("acceptance.trace_file", "10a\n", "expected lines of digits"),
         ("target.latency_samples_file", "", "the file is empty"),
         ("target.latency_samples_file", "a,b\n1,2\n", "expected a column latency_ms, got a, b"),
         ("target.latency_samples_file", "1\n-2\n", "expected latencies in ms, all above 0"),
