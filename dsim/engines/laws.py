@@ -110,7 +110,7 @@ def work(name: str, case: Case, run: Run) -> str:
     if case.target.first_ns is not None or case.drafter.first_ns is not None:
         return ""
     script = script_of(case, _draws(case), 0)
-    declared = orchestration_of(name).work(script.lengths, script.plan)
+    declared = orchestration_of(name).work(script)
     done, drafts = run.target.begun, run.counts[2]
     if declared.exact and (len(declared.widths), declared.drafts) != (done, drafts):
         told = f"{len(declared.widths)} passes and {declared.drafts} drafts"

@@ -124,7 +124,7 @@ def run_events(
     case: Case,
     algorithm: str,
     repeat: int,
-    ranks: NDArray[np.int8] | None = None,
+    ranks: NDArray[Any] | None = None,
     *,
     keep_history: bool = False,
 ) -> Run:
@@ -134,7 +134,7 @@ def run_events(
         case: the case.
         algorithm: a name in :data:`dsim.orchestrations.ORCHESTRATIONS`.
         repeat: which repeat.
-        ranks: int8 (depths, tokens) or (tokens,), how drafts fare; by default they are drawn.
+        ranks: int8 (depths, tokens), or bool (tokens,), how drafts fare; by default they are drawn.
         keep_history: whether the servers keep their forwards, for a timeline.
 
     Raises:

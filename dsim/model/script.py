@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -123,7 +123,7 @@ class Script:
 
 def script_of(
     decoding: Decoding,
-    ranks: NDArray[np.int8],
+    ranks: NDArray[Any],
     key: int,
     further: Sequence[MoreDrafter] = (),
     rate: float | None = None,
@@ -132,7 +132,7 @@ def script_of(
 
     Args:
         decoding: how the text is made.
-        ranks: int8 (depths, tokens) or (tokens,), how the drafts of the first drafter fare.
+        ranks: int8 (depths, tokens), or bool (tokens,), how the drafts of the first drafter fare.
         key: what stands for the repeat in the random draws.
         further: the drafters beside the first that are made use of.
         rate: acceptance rate of this text, where it is not that of *decoding*.

@@ -168,7 +168,7 @@ def test_any_setting_can_be_set():
     ("words", "message"),
     [
         ("simulate --accepts 1101 --tokens 9", "--accepts: expected at least 9 draws"),
-        ("simulate --accepts 11x1", "--accepts: expected 0 and 1, got 'x'"),
+        ("simulate --accepts 11x1", "--accepts: expected digits (1 accepted, 0 rejected), got 'x'"),
         ("simulate --accepts 11 --acceptance 0.5", "give either --acceptance or --accepts"),
         ("simulate --acceptance 2", "error: --acceptance: expected a number from 0 to 1, got 2\n"),
         (

@@ -199,7 +199,8 @@ MISTAKES = {
     ),
     "trace of other signs": (
         '[acceptance]\ntrace = "10x"',
-        's.toml: acceptance.trace: expected a text of digits (1 accepted, 0 rejected), or a list of such, got "10x"',
+        "s.toml: acceptance.trace: expected a text of digits (1 accepted, 0 rejected), or a list "
+        'of such, got "10x"',
     ),
     "chart of no kind": (
         '[grid]\nlookahead = [1, 2]\n[[charts]]\nkind = "line"\nx = "lookahead"\ny = "drafts"',

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dsim.deployment.cluster import draws_of
+from dsim.deployment.cluster import ranks_of
 from dsim.deployment.outcome import DONE, TURNED_AWAY, RunRecord, Tally
 from dsim.deployment.replica.cost import Batch, by_width, estimated, linear
 from dsim.deployment.replica.drafting import Goodput, by_batch
@@ -206,9 +206,8 @@ class _Run:
         text, lengths = self.workload.text(number), []
         if self.drafts:
             rate, accepts = self.rates[number], text.accepts
-            lengths = run_lengths(
-                draws_of(self.deployment, self.replication, number, output, rate, accepts)
-            )
+            ranks = ranks_of(self.deployment, self.replication, number, output, rate, accepts)
+            lengths = run_lengths(ranks[0] == 1)
         request = Request(number, prompt, output, lengths, text.group, text.shared, text.hashes)
         chosen = self.route(request)
         self.replicas[chosen].arrives(request)
