@@ -24,6 +24,7 @@ from dsim.units import to_ms
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from dsim.events.forward import Forward
     from dsim.events.run import Run
 
     Law = Callable[[str, Case, Run], str]
@@ -46,7 +47,7 @@ def whole_text(_: str, case: Case, run: Run) -> str:
 def verified(_: str, __: Case, run: Run) -> str:
     """Every token is settled by a target pass that has ended and covers its position."""
     ended = [
-        (forward.first, forward.end, forward.end_ns)
+        (forward.first, _judges_up_to(forward), forward.end_ns)
         for forward in run.target.history or ()
         if forward.is_pass and forward.end_ns >= 0 and not forward.cancelled
     ]
@@ -54,6 +55,14 @@ def verified(_: str, __: Case, run: Run) -> str:
         if not any(first <= position <= end and over <= at for first, end, over in ended):
             return f"token {position} settled at {to_ms(at):g} ms; no pass had judged it by then"
     return ""
+
+
+def _judges_up_to(forward: Forward) -> int:
+    """The last position that a pass judges: behind its context, or behind the deepest node."""
+    if forward.fed is None:
+        return forward.end
+    deepest: int = max(node.position for node in forward.fed)
+    return deepest + 1
 
 
 def lossless(name: str, case: Case, run: Run) -> str:

@@ -61,6 +61,18 @@ class Script:
         rows = self._ranks
         return rows[min(depth, len(rows)) - 1][position]
 
+    def runs(self, candidates: int = 1) -> list[int]:
+        """For each position, how many drafts from there on can be accepted in a row.
+
+        Args:
+            candidates: how many of the drafter's candidates for a position can be accepted. With
+                rates by depth, what can be accepted at some depth counts.
+        """
+        if candidates == 1 and len(self.ranks) == 1:
+            return run_lengths(self.accepted)
+        found = (self.ranks > 0) & (self.ranks <= candidates)
+        return run_lengths(np.asarray(found.any(axis=0)))
+
     def block_of(self, place: int) -> Callable[[int, int], list[int]] | None:
         """What a forward of the drafter at *place* of the order guesses, if not always one token.
 

@@ -7,15 +7,10 @@ import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
-
-from dsim.model.acceptance import run_lengths
 from dsim.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
-
-    from numpy.typing import NDArray
 
     from dsim.events.ports import Setup
     from dsim.model.case import Case
@@ -90,12 +85,7 @@ def least_work(script: Script, candidates: int = 1) -> Work:
         script: the text.
         candidates: how many of the drafter's candidates for a position can be accepted.
     """
-    accepted: NDArray[np.bool_] = script.accepted
-    if script.decoding.acceptance.by_depth:
-        accepted = np.any((script.ranks > 0) & (script.ranks <= candidates), axis=0)
-    elif candidates > 1:
-        accepted = (script.ranks[0] > 0) & (script.ranks[0] <= candidates)
-    lengths = run_lengths(accepted)
+    lengths = script.runs(candidates)
     widths: list[int] = []
     settled, tokens = 0, len(lengths)
     while settled < tokens:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dsim.model.acceptance import run_lengths
 from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits, Work, least_work
 from dsim.orchestrations.drafting import add_block
 from dsim.units import to_ms
@@ -56,7 +55,7 @@ def work(script: Script) -> Work:
     decoding = script.decoding
     if decoding.block_tokens > 1 or not decoding.acceptance.plain:
         return least_work(script)
-    lengths, plan = run_lengths(script.accepted), script.plan
+    lengths, plan = script.runs(), script.plan
     tokens, widths, settled, drafts = len(lengths), [], 0, 0
     while settled < tokens:
         made = min(plan.tokens, tokens - settled - 1)
