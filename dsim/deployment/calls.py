@@ -187,5 +187,5 @@ def together_ns(calls: list[Call], server: int) -> int:
         else:
             longest = max(longest, backend.latency_of(call, server))
     if width:
-        longest = latency.at_width(width)
+        longest = calls[0].servers.backend.sample.at_width(width)
     return prefills + longest

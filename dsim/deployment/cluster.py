@@ -114,6 +114,7 @@ class Cluster:
         ]
         specs = [spec for _, spec, _ in pools]
         self.drafter_models = list(map(Model, self.drafters, [d.drafter, *more], specs, samples))
+        self.models = (self.target_model, *self.drafter_models)
 
     def _network(self) -> Callable[[int], int] | None:
         """What draws the time of one message to or from a target server, by its number."""

@@ -34,7 +34,11 @@ class RequestBackend(Simulated):
 
     Attributes:
         constant_ns: latency of every forward, or 0 where latencies differ.
+        sample: a function of (width, prefill); a :class:`dsim.model.latency.TableSampler` where
+            *latency* is a table.
     """
+
+    sample: Any
 
     def __init__(
         self,
@@ -54,7 +58,7 @@ class RequestBackend(Simulated):
         self.prefill_ns = prefill_ns
         self.token_ns = token_ns
         self.constant_ns = 0 if callable(sample) or prefill_ns is not None else sample
-        self._sample = sample if callable(sample) else lambda _width, _prefill: sample
+        self.sample = sample if callable(sample) else lambda _width, _prefill: sample
 
     def attach(self, _: Servers) -> Callable[[Forward], None]:
         """Nothing to do: :class:`dsim.deployment.fleet.Fleet` begins the forwards."""
@@ -70,7 +74,8 @@ class RequestBackend(Simulated):
         width = self.width(call)
         if prefill and self.prefill_ns is not None:
             return self.prefill_ns + round(self.token_ns * call.end)
-        return self._sample(width, prefill)
+        latency_ns: int = self.sample(width, prefill)
+        return latency_ns
 
     def reads_prompt(self, server: int) -> bool:
         """Whether the next forward on *server* reads the prompt, at a latency of its own."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from dsim.deployment import intervals
 from dsim.deployment.outcome import DONE, LOST, TURNED_AWAY
+from dsim.model.latency import most_beyond
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class Metrics:
             the watts of the GPUs that are reserved; NaN where no watts are given.
         backlog: growth of the number of requests in the system over the run, relative to its mean;
             see :func:`backlog_growth`.
+        beyond_table_share: share of forwards (of whole batches) that were wider than the latency
+            table of their model, of the model with most.
         intervals: half widths of 95 % intervals by the names of :data:`WITH_INTERVALS`; NaN where
             the runs do not allow for one.
     """
@@ -90,6 +93,7 @@ class Metrics:
     joules_per_request: float
     kwh_per_million: float
     backlog: float
+    beyond_table_share: float
     intervals: dict[str, float]
 
     @property
@@ -172,6 +176,7 @@ def measure(deployment: Deployment, runs: Sequence[RunCounts], *, warm_up: float
         lost=sum(int((run.fate == LOST).sum()) for run in runs),
         turned_away=sum(int((run.fate == TURNED_AWAY).sum()) for run in runs),
         backlog=max(map(backlog_growth, runs)),
+        beyond_table_share=most_beyond((t.beyond, t.forwards) for r in runs for t in r.tallies),
         intervals=_intervals(deployment, kept, sides),
         **values,
     )

@@ -25,11 +25,15 @@ class Tally:
         count: number of servers.
         busy_ns: for each server, how long it computed.
         queue_area_ns: the integral over time of the number of forwards that wait for a server.
+        beyond, forwards: with a latency table: how many forwards (of whole batches) were wider than
+            it, and how many there were.
     """
 
     count: int
     busy_ns: tuple[int, ...]
     queue_area_ns: int
+    beyond: int = 0
+    forwards: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from dsim.events.environment import Environment, NothingLeftError, StalledError
 from dsim.events.order import PASS
 from dsim.events.output import Output
 from dsim.events.run import MAX_IDLE_EVENTS
+from dsim.model.latency import beyond_of
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.orchestrations.start import blaming
 
@@ -294,8 +295,9 @@ class _Run:
                     count=fleet.count,
                     busy_ns=tuple(fleet.busy_ns),
                     queue_area_ns=fleet.queue.area_ns,
+                    **dict(zip(("beyond", "forwards"), beyond_of(model.sample), strict=True)),
                 )
-                for fleet in self.fleets
+                for fleet, model in zip(self.fleets, self.cluster.models, strict=True)
             ),
             fleets=self.fleets,
             replicas=(),

@@ -13,6 +13,7 @@ from dsim.events.environment import Environment
 from dsim.events.output import Output
 from dsim.events.run import COUNTS, Run, run_to_end
 from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM
+from dsim.model.latency import beyond_of, most_beyond
 from dsim.model.script import script_of
 from dsim.orchestrations import orchestration_of
 from dsim.orchestrations.start import blaming, start
@@ -39,6 +40,7 @@ class Outcome:
         drafts, wasted_drafts: int64, drafts begun, and those whose token is not in the output.
         peak_targets: int64, the largest number of target servers that were busy at once.
         settled_ns: int64, shape (repeats, tokens), when each token settled.
+        beyond_share: mean over the repeats of :attr:`dsim.events.run.Run.beyond_share`.
     """
 
     algorithm: str
@@ -50,6 +52,7 @@ class Outcome:
     wasted_drafts: Ints
     peak_targets: Ints
     settled_ns: Ints
+    beyond_share: float = 0.0
 
 
 def engine_for(case: Case, algorithms: Sequence[str] = ()) -> str:
@@ -92,17 +95,19 @@ def simulate_case(case: Case, algorithm: str, engine: str = "auto") -> Outcome:
         draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
         return _by_vector(case, algorithm, draws)
     ranks = case.acceptance.ranks(case.seed, case.repeats, case.tokens)
-    counts, settled = [], []
+    counts, settled, beyond = [], [], []
     for repeat in range(case.repeats):
         run = run_events(case, algorithm, repeat, ranks[repeat])
         counts.append(run.counts)
         settled.append(run.output.settled_ns)
+        beyond.append(run.beyond_share)
     settled_ns = np.array(settled, dtype=np.int64)
     return Outcome(
         algorithm=algorithm,
         engine=engine,
         latency_ns=settled_ns[:, -1],
         settled_ns=settled_ns,
+        beyond_share=float(np.mean(beyond)),
         **dict(zip(COUNTS, np.array(counts, dtype=np.int64).T, strict=True)),
     )
 
@@ -149,6 +154,7 @@ def run_events(
     script = script_of(case, ranks, repeat, further)
     samplers = [case.drafter.sampler(case.seed, repeat, DRAFTER_STREAM)]
     samplers += [more.latency.sampler(0, 0, 0) for more in further]  # constant: no draws
+    of_target = case.target.sampler(case.seed, repeat, TARGET_STREAM)
 
     def backend(latency_ns: Any, **of_a_drafter: Any) -> Simulated:
         own = {"preemptible": case.preemptible, "script": script, **of_a_drafter}
@@ -165,7 +171,7 @@ def run_events(
                 )
                 for place, number in enumerate(script.order)
             ],
-            target_backend=backend(case.target.sampler(case.seed, repeat, TARGET_STREAM)),
+            target_backend=backend(of_target),
             plan=script.plan,
             targets=case.targets,
             prefill=case.target.first_ns is not None,
@@ -180,4 +186,5 @@ def run_events(
         more_drafters=tuple(drafters[1:]),
         events=env.scheduled,
         block_tokens=case.block_tokens,
+        beyond_share=most_beyond(map(beyond_of, [of_target, *samplers])),
     )

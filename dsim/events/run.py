@@ -28,6 +28,8 @@ class Run:
         more_drafters: the servers of further drafters.
         events: how many events were scheduled.
         block_tokens: drafts of a forward of the drafter.
+        beyond_share: share of the forwards that were wider than the latency table of their model;
+            of the model with most.
     """
 
     output: Output
@@ -36,6 +38,7 @@ class Run:
     events: int
     more_drafters: tuple[Servers, ...] = ()
     block_tokens: int = 1
+    beyond_share: float = 0.0
 
     @property
     def counts(self) -> tuple[int, ...]:

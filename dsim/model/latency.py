@@ -14,9 +14,10 @@ from dsim.model.acceptance import Uniforms
 from dsim.units import NS_PER_MS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 BLOCK_FORWARDS = 4096  # samples drawn at a time
+MAX_BEYOND = 0.05  # share of the forwards of a model wider than its table, from which it is told
 
 
 def never_falling(values: Sequence[float], weights: Sequence[float] | None = None) -> list[float]:
@@ -35,6 +36,62 @@ def never_falling(values: Sequence[float], weights: Sequence[float] | None = Non
 
     found: list[float] = isotonic_regression(values, weights=weights).x.tolist()
     return found
+
+
+def beyond_note(share: float, of: str) -> str:
+    """A sentence on forwards that were wider than the latency table; empty where they are few.
+
+    Args:
+        share: of the forwards of a model.
+        of: what they are the forwards of.
+    """
+    if not share > MAX_BEYOND:
+        return ""
+    return (
+        f"Up to {share:.0%} of the forwards of a model in {of} were wider than its latency table; "
+        "what these take was not measured, it follows from the slope of the table."
+    )
+
+
+class TableSampler:
+    """Latencies by a table, one forward after the other.
+
+    Args:
+        latency: the table.
+        factors: of the forwards, in order.
+
+    Attributes:
+        forwards: how many there were.
+        beyond: how many of them were wider than the table.
+    """
+
+    def __init__(self, latency: Latency, factors: Iterator[float]) -> None:
+        self.latency = latency
+        self.factors = factors
+        self.widest = latency.curve[0][-1]
+        self.forwards = self.beyond = 0
+
+    def __call__(self, width: int, prefill: bool) -> int:
+        """The latency (ns) of the next forward; see :meth:`Latency.sampler`."""
+        if prefill and self.latency.first_ns is not None:
+            return self.latency.first_ns
+        return max(1, round(self.at_width(width) * next(self.factors)))
+
+    def at_width(self, width: int) -> int:
+        """:meth:`Latency.at_width` of the next forward."""
+        self.forwards += 1
+        self.beyond += width > self.widest
+        return self.latency.at_width(width)
+
+
+def most_beyond(counts: Iterable[tuple[int, int]]) -> float:
+    """The largest share of forwards beyond a table, from (beyond, forwards) of each model."""
+    return max((beyond / forwards for beyond, forwards in counts if forwards), default=0.0)
+
+
+def beyond_of(sampler: object) -> tuple[int, int]:
+    """(beyond, forwards) of *sampler*; 0 and 0 for latencies without a table."""
+    return getattr(sampler, "beyond", 0), getattr(sampler, "forwards", 0)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -90,12 +147,7 @@ class Latency:
             latency_ns = self.latency_ns
             return lambda _width, prefill: first_ns if prefill else latency_ns
         if self.model == "table":
-            factor = self._factors(seed, repeat, stream).__next__
-            return lambda width, prefill: (
-                first_ns
-                if prefill and first_ns is not None
-                else max(1, round(self.at_width(width) * factor()))
-            )
+            return TableSampler(self, self._factors(seed, repeat, stream))
         samples = self._samples(seed, repeat, stream)
         draw = samples.__next__
         return lambda _width, prefill: first_ns if prefill and first_ns is not None else draw()

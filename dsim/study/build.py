@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from dsim.deployment.outages import further_role
@@ -18,7 +19,7 @@ from dsim.model.lookahead import Policy
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study import outages
 from dsim.study.replica_settings import on_replicas, replica_of
-from dsim.units import to_ns
+from dsim.units import to_ms, to_ns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -59,6 +60,28 @@ def latency_of(values: Mapping[str, Any], model: str) -> Latency:
         samples_ns=samples if kind == "empirical" else (),
         table=table if kind == "table" else (),
     )
+
+
+def tables_of(values: Mapping[str, Any]) -> dict[str, Latency]:
+    """The latencies of the target and the drafter that are tables, from settings by key."""
+    return {
+        model: Latency(
+            model="table",
+            table=tuple((w, to_ns(ms)) for w, ms in values[f"{model}.latency_by_width_ms"]),
+        )
+        for model in ("target", "drafter")
+        if values[f"{model}.latency_model"] == "table"
+    }
+
+
+def falling_notes(latencies: Mapping[str, Latency]) -> list[str]:
+    """A sentence for each latency table, by model, that falls as forwards get wider."""
+    return [
+        f"{model}.latency_by_width_ms falls where forwards get wider, which is noise: it is taken "
+        f"as {', '.join(f'{to_ms(ns):.6g}' for ns in latency.curve[1])} ms."
+        for model, latency in latencies.items()
+        if any(a > b for (_, a), (_, b) in itertools.pairwise(latency.table))
+    ]
 
 
 def acceptance_of(values: Mapping[str, Any]) -> Acceptance:

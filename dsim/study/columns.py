@@ -67,6 +67,14 @@ COLUMNS = (
     _column("wasted_drafts", "float64", "tokens", "outcome", "those not in the output, mean"),
     _column("peak_targets", "int64", "servers", "outcome", "most target servers busy at once"),
 )
+# Of results with latency tables only, of texts and of deployments.
+BEYOND = _column(
+    "beyond_table_share",
+    "float64",
+    "",
+    "outcome",
+    "share of a model's forwards that were wider than its latency table (of the model with most)",
+)
 # Of results of the wall-clock backend only.
 WALLCLOCK_COLUMNS = (
     _column(
@@ -199,7 +207,13 @@ DEPLOYMENT_COLUMNS = (
 )
 BY_NAME = {
     column.name: column
-    for column in (*DEPLOYMENT_SETTINGS, *DEPLOYMENT_COLUMNS, *COLUMNS, *WALLCLOCK_COLUMNS)
+    for column in (
+        *DEPLOYMENT_SETTINGS,
+        *DEPLOYMENT_COLUMNS,
+        *COLUMNS,
+        BEYOND,
+        *WALLCLOCK_COLUMNS,
+    )
 }
 
 

@@ -17,7 +17,7 @@ from dsim.events.run import COUNTS
 from dsim.model.statistics import half_width, summarise
 from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
 from dsim.study.build import acceptance_of, case_of, latency_of, targets_of
-from dsim.study.columns import COLUMNS, column_of
+from dsim.study.columns import BEYOND, COLUMNS, column_of
 from dsim.study.executors import Executor, Store
 from dsim.study.results import StudyResult
 from dsim.study.study import Axis, Study, points
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 STATISTICS = ("latency_mean_ms", "latency_std_ms", "latency_min_ms", "latency_max_ms")
-OUTCOMES = (*STATISTICS, *COUNTS)
+OUTCOMES = (*STATISTICS, *COUNTS, BEYOND.name)
 TIMING_KEYS = {
     *(f"{m}.{n}" for m in ("target", "drafter") for n in ("latency_ms", "first_latency_ms")),
     *(f"{m}.first_latency_ratio" for m in ("target", "drafter")),
@@ -122,7 +122,7 @@ class _Grid:
             draws = np.stack([g.draws(settings["seed"], repeats, tokens) for g in some], axis=1)
             branches = vector.Branches.of(draws.reshape(-1, tokens))
             pieces.append((slice(at, at + len(some)), branches))
-        room = {name: np.empty((len(timings), len(groups))) for name in OUTCOMES}
+        room = {name: np.zeros((len(timings), len(groups))) for name in OUTCOMES}
         for a, algorithm in enumerate(self.algorithms):
             for columns, branches in pieces:
                 totals = vector.form_of(algorithm).totals(timings, branches)
@@ -161,7 +161,8 @@ class _Grid:
             latency_ns = np.array([[run.output.settled_ns[-1] for run in runs]])
             counts = np.array([run.counts for run in runs])
             rows[a, : len(STATISTICS)] = [values[0] for values in summarise(latency_ns)]
-            rows[a, len(STATISTICS) :] = [*counts[:, :-1].mean(axis=0), counts[:, -1].max()]
+            beyond = np.mean([run.beyond_share for run in runs])
+            rows[a, len(STATISTICS) :] = [*counts[:, :-1].mean(axis=0), counts[:, -1].max(), beyond]
         return rows
 
     def run_events(
@@ -264,7 +265,7 @@ class _Grid:
                 outcomes[f"speedup_vs_{name}"] = (
                     reference[name] / latency if name in reference else nothing
                 )
-        for column in COLUMNS:
+        for column in (*COLUMNS, BEYOND) if self.study.has_tables else COLUMNS:
             if column.kind == "outcome":
                 values = outcomes[column.name].reshape(-1)
                 if column.dtype == "int64":

@@ -15,7 +15,14 @@ from dsim.deployment.outcome import RunCounts, Tally
 from dsim.deployment.serve import serve
 from dsim.errors import Problem, UserError
 from dsim.orchestrations import REFERENCES
-from dsim.study.columns import DEPLOYMENT_COLUMNS, QUANTITIES, STATISTICS, VERSUS, column_of
+from dsim.study.columns import (
+    BEYOND,
+    DEPLOYMENT_COLUMNS,
+    QUANTITIES,
+    STATISTICS,
+    VERSUS,
+    column_of,
+)
 from dsim.study.executors import Executor, Store
 from dsim.study.results import StudyResult
 
@@ -305,10 +312,14 @@ def table(found: Sequence[CaseResult]) -> pd.DataFrame:
                 "offered_target": one.offered.target if one.offered else math.nan,
                 "offered_drafter": one.offered.drafter if one.offered else math.nan,
                 **(values_of(metrics) if metrics else dict.fromkeys(OUTCOMES, math.nan)),
+                BEYOND.name: metrics.beyond_table_share if metrics else math.nan,
             }
         )
     _compare(rows, found)
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    deployments = [one.case.deployment for one in found]
+    tables = any("table" in (d.target.model, d.drafter.model) for d in deployments)
+    return frame if tables else frame.drop(columns=BEYOND.name)
 
 
 def _compare(rows: Sequence[dict[str, Any]], found: Sequence[CaseResult]) -> None:

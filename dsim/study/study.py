@@ -111,6 +111,17 @@ class Study:
         """How many cases there are."""
         return math.prod(self.shape) * len(self.variants)
 
+    @property
+    def has_tables(self) -> bool:
+        """Whether a latency comes from a table by width."""
+        kinds = (f"{model}.latency_model" for model in ("target", "drafter"))
+        swept = {axis.key: axis.values for axis in self.grid}
+        return any(
+            "table" in swept.get(kind, (self.of_variant(number)[kind],))
+            for number in range(len(self.variants))
+            for kind in kinds
+        )
+
     def of_variant(self, number: int) -> dict[str, Any]:
         """The settings of variant *number*."""
         own = self.variants[number][1]

@@ -7,13 +7,15 @@ import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 from dsim.errors import EngineError
+from dsim.model.latency import MAX_BEYOND, beyond_note
 from dsim.report import analysis, answers, charts, deployments
 from dsim.report import page as pages
 from dsim.report import requests as request_tables
 from dsim.report.lanes import lanes
 from dsim.report.tables import TextTable, settings_rows, text_table
 from dsim.report.vega import Vega
-from dsim.study.columns import DEPLOYMENT_SETTINGS, column_of
+from dsim.study.build import falling_notes, tables_of
+from dsim.study.columns import BEYOND, DEPLOYMENT_SETTINGS, column_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.results import of_deployments
 from dsim.study.settings import SETTINGS
@@ -93,6 +95,7 @@ def draw_into(
         title: heading, without a study.
     """
     view = view_of(frame, study, left_out=left_out, refusals=refusals, backlogs=backlogs)
+    view.notes.extend(table_notes(frame, study))
     panels: list[Panel] = []
     failed: list[str] = []
     shown = list(view.notes)
@@ -146,6 +149,18 @@ def draw_into(
         if table.numbers:
             lines += [*textwrap.wrap(table.caption, TEXT_WIDTH), ""]
     return Drawn(lines[:-1] if lines and not lines[-1] else lines, failed)
+
+
+def table_notes(frame: pd.DataFrame, study: Study | None) -> list[str]:
+    """Sentences on latency tables that fall, and on forwards wider than them."""
+    notes = []
+    if study is not None:
+        tables = [tables_of(study.of_variant(number)) for number in range(len(study.variants))]
+        notes = list(dict.fromkeys(note for pair in tables for note in falling_notes(pair)))
+    if BEYOND.name in frame:
+        of = f"{(frame[BEYOND.name] > MAX_BEYOND).sum():,} of {len(frame):,} rows"
+        notes += filter(None, [beyond_note(frame[BEYOND.name].max(), of)])
+    return notes
 
 
 def view_of(

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.engines.simulate import run_events, simulate_case
 from dsim.errors import Problem, UserError
+from dsim.model.latency import beyond_note
 from dsim.model.statistics import half_width, summarise
 from dsim.orchestrations import COMPARED, ORCHESTRATIONS, REFERENCES, title_of
 from dsim.report.tables import text_table
-from dsim.study.build import case_of
+from dsim.study.build import case_of, falling_notes
+from dsim.study.columns import BEYOND
 from dsim.study.loader import make_study
 from dsim.study.presets import PRESETS
 
@@ -82,6 +84,7 @@ def outcomes(case: Case, algorithms: Sequence[str], engine: str) -> list[Outcome
 def as_json(case: Case, results: Sequence[Outcome], *, settled: bool) -> str:
     """One JSON object; counts are means over the repeats."""
     cases = []
+    tables = "table" in (case.target.model, case.drafter.model)
     for outcome in results:
         mean, std, low, high = (values[0] for values in summarise(outcome.latency_ns[None, :]))
         cases.append(
@@ -99,6 +102,7 @@ def as_json(case: Case, results: Sequence[Outcome], *, settled: bool) -> str:
                 "wasted_passes": _mean(outcome.wasted_passes),
                 "wasted_drafts": _mean(outcome.wasted_drafts),
                 "peak_targets": int(outcome.peak_targets.max()),
+                **({BEYOND.name: outcome.beyond_share} if tables else {}),
             }
         )
     return json.dumps({"cases": cases})
@@ -147,6 +151,8 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
             "busy: peak busy target servers",
             "",
             verdict(case, results),
+            *falling_notes({"target": case.target, "drafter": case.drafter}),
+            *filter(None, [beyond_note(max(o.beyond_share for o in results), "these runs")]),
             *_without_further_drafters(case, results),
             *_without_second_choices(case, results),
         ]

@@ -227,9 +227,11 @@ def measure(
 ) -> NDArray[np.float64]:
     """All repeats of *case*: float64, the outcomes and then those of real time (:data:`EXTRA`)."""
     draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
-    runs, ideal_ns, stalls = [], [], 0
+    runs, ideal_ns, beyond, stalls = [], [], [], 0
     for repeat in range(case.repeats):
-        ideal_ns.append(run_events(case, algorithm, repeat, draws[repeat]).output.settled_ns[-1])
+        ideal = run_events(case, algorithm, repeat, draws[repeat])
+        ideal_ns.append(ideal.output.settled_ns[-1])
+        beyond.append(ideal.beyond_share)
         run = run_wallclock(case, algorithm, repeat, waiters, draws[repeat])
         for _ in range(MAX_RETRIES):
             if max(run.oversleep_ns, default=0) <= STALL_NS:
@@ -249,6 +251,7 @@ def measure(
             *statistics,
             *counts[:, :-1].mean(axis=0),
             counts[:, -1].max(),
+            np.mean(beyond),
             np.mean(ideal_ns) / 1e6,
             latency_ns.sum() / sum(ideal_ns) - 1,
             overhead[np.abs(overhead).argmax()],

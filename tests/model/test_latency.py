@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import numpy as np
 import pytest
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 from dsim.engines.simulate import run_events, simulate_case
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
-from dsim.model.latency import Latency, never_falling
-from dsim.orchestrations import ORCHESTRATIONS
+from dsim.model.latency import MAX_BEYOND, Latency, never_falling
+from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
 from dsim.study.build import case_of
+from dsim.study.grid import run_grid
 from dsim.study.loader import loads
+from dsim.tasks import simulate as simulating
+from dsim.tasks.run import run_study
 from dsim.tasks.validate.bench import Forwarded
 from dsim.tasks.validate.calibration import at_pace, fit
 
@@ -164,6 +168,54 @@ def test_what_noisy_forwards_teach_is_never_absurd() -> None:
         for run, pace in zip(runs, paces, strict=True):
             said = sum(at_pace(cost, pace).at_width(f.width) for f in run) * total
             assert 1 / 3 < said / sum(f.took_ns for f in run) < 3
+
+
+WIDE = """
+tokens = 40
+lookahead = 9
+repeats = 3
+acceptance.rate = 0.99
+target.latency_model = "table"
+target.latency_by_width_ms = [[1, 20], [4, 22]]
+"""
+
+
+def test_forwards_beyond_the_table_are_told(tmp_path) -> None:
+    study = loads(WIDE)
+    case = case_of(study.of_variant(0))
+    drafting = next(name for name, o in ORCHESTRATIONS.items() if o.traits.drafts)
+    run = run_events(case, drafting, 0, keep_history=True)
+    widths = [f.end - f.first + 1 for f in run.target.history]
+    assert run.beyond_share == sum(w > 4 for w in widths) / len(widths) > MAX_BEYOND
+    text = simulating.as_text(case, [simulate_case(case, drafting)])
+    assert "were wider than its latency table" in text
+    finished = run_study(study, tmp_path / "wide")
+    assert sum("were wider than its latency table" in line for line in finished.lines) == 1
+    table = run_grid(study).table.to_pandas()
+    assert table["beyond_table_share"].max() > MAX_BEYOND
+    assert table.loc[table["algorithm"] == REFERENCES[0], "beyond_table_share"].max() == 0
+
+    # A pass of an algorithm that takes turns is no wider than its lookahead and one token more.
+    turns = [name for name, o in ORCHESTRATIONS.items() if not o.traits.overlaps]
+    narrow = loads(WIDE, overrides=["lookahead=3", f"algorithms={json.dumps(turns)}"])
+    assert run_grid(narrow).table["beyond_table_share"].to_pylist() == [0] * len(turns)
+    case = case_of(narrow.of_variant(0))
+    assert "wider than" not in simulating.as_text(case, [simulate_case(case, drafting)])
+    assert "beyond_table_share" not in run_grid(loads("tokens = 4\nrepeats = 2")).table.column_names
+
+
+def test_batches_beyond_the_table_are_told(tmp_path) -> None:
+    text = WIDE.replace("lookahead = 9", "lookahead = 2") + "cluster.target_batch = 8\n"
+    text += "[workload]\nrequests = 40\nrate_per_s = 6\n"
+    finished = run_study(loads(text), tmp_path / "load")
+    assert sum("were wider than its latency table" in line for line in finished.lines) == 1
+
+
+def test_a_table_that_falls_is_told(tmp_path) -> None:
+    text = WIDE.replace("[[1, 20], [4, 22]]", FALLING).replace("lookahead = 9", "lookahead = 2")
+    finished = run_study(loads(text), tmp_path / "falls")
+    said = "target.latency_by_width_ms falls where forwards get wider, which is noise: it is taken "
+    assert said + "as 20, 20.5, 20.5 ms." in finished.lines
 
 
 @settings(max_examples=60, deadline=None)

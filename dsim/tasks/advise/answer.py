@@ -9,8 +9,10 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from dsim.deployment import intervals
+from dsim.model.latency import beyond_note
 from dsim.orchestrations import title_of
 from dsim.report.tables import text_table
+from dsim.study.columns import BEYOND
 from dsim.tasks.advise.forecast import best_algorithm, forecasts
 from dsim.tasks.advise.layouts import candidates
 from dsim.tasks.advise.search import (
@@ -209,6 +211,7 @@ def as_rows(advice: Advice) -> list[dict[str, object]]:
                 "stable": m.stable,
                 "pareto": one.layout in front,
                 "requests": one.requests,
+                BEYOND.name: m.beyond_table_share,
             }
         )
     return rows
@@ -292,7 +295,9 @@ def reading(advice: Advice) -> str:
     estimated = plural(len(advice.forecasts), "layout")
     was = "was" if len(advice.forecasts) == 1 else "were"
     this = "this one" if len(advice.ranking) == 1 else f"these {len(advice.ranking)}"
+    most = max(one.metrics.beyond_table_share for one in advice.ranking)
+    beyond = beyond_note(most, "these simulations")
     return (
         f"{estimated} {was} estimated, and {this} simulated; latency: mean ± 95 % interval. "
-        "The sensitivity is by the estimates."
+        f"The sensitivity is by the estimates.{' ' * bool(beyond)}{beyond}"
     )
