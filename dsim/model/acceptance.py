@@ -256,6 +256,46 @@ class Acceptance:
         return rests, found
 
 
+RATE_POINTS = 16  # of a rate that differs from text to text, in a likelihood
+
+
+def log_likelihood(acceptance: Acceptance, draws: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """The logarithm of the chance of each text's draws.
+
+    Args:
+        acceptance: any model but ``trace``, with a rate above 0 and below 1.
+        draws: bool (texts, tokens).
+
+    Returns:
+        float64 (texts,).
+    """
+    rate, spread = acceptance.rate, acceptance.spread
+    rates = np.array([rate])
+    if spread:
+        from scipy.special import betaincinv
+
+        total = rate * (1 - rate) / min(spread**2, 0.999 * rate * (1 - rate)) - 1
+        middles = (np.arange(RATE_POINTS) + 0.5) / RATE_POINTS
+        rates = betaincinv(rate * total, (1 - rate) * total, middles)
+    rates = np.broadcast_to(rates.clip(1e-12, 1 - 1e-12), (len(draws), len(rates)))
+    swing = acceptance.swing * np.minimum(rates, 1 - rates)
+    chance, easy, total_log = rates, np.full(rates.shape, 0.5), np.zeros(rates.shape)
+    for accepted in draws.T[..., None]:
+        if acceptance.model == "phases":
+            chance = rates + swing * (2 * easy - 1)
+        seen = np.where(accepted, chance, 1 - chance)
+        total_log += np.log(seen)
+        if acceptance.model == "decay":
+            chance = np.where(accepted, chance * acceptance.decay, rates)
+        elif acceptance.model == "markov":
+            chance = rates * (1 - acceptance.correlation) + acceptance.correlation * accepted
+        elif acceptance.model == "phases":
+            if_easy = np.where(accepted, rates + swing, 1 - rates - swing)
+            easy = easy * if_easy / seen
+            easy = easy + (1 - 2 * easy) / acceptance.phase_tokens
+    return np.asarray(np.logaddexp.reduce(total_log, axis=1) - np.log(rates.shape[1]))
+
+
 def run_lengths(draws: NDArray[Any]) -> list[int]:
     """For each position, how many draws from there on accept before the first that does not.
 

@@ -22,7 +22,7 @@ ALGORITHMS = ("nonsi", "si", "dsi")
 
 def everything(outcome: Outcome):
     fields = [f.name for f in dataclasses.fields(outcome) if f.name not in ("algorithm", "engine")]
-    return {name: getattr(outcome, name).tolist() for name in fields}
+    return {name: np.asarray(getattr(outcome, name)).tolist() for name in fields}
 
 
 @given(timings(), draws())

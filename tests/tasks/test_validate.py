@@ -42,9 +42,11 @@ def _few_simulations():
 class World:
     """Forwards take exactly as long as a table says: a simulation in the place of hardware."""
 
-    def __init__(self, *, target_ns=((1, 20 * MS), (9, 20 * MS)), drafter_ns=4 * MS, rate=0.8):
+    def __init__(
+        self, *, target_ns=((1, 20 * MS), (9, 20 * MS)), drafter_ns=4 * MS, more_ns=0, rate=0.8
+    ):
         self.target = Latency(model="table", latency_ns=target_ns[0][1], table=target_ns)
-        table = ((1, drafter_ns), (2, drafter_ns))
+        table = ((1, drafter_ns), (2, drafter_ns + more_ns))
         self.drafter = Latency(model="table", latency_ns=drafter_ns, table=table)
         self.acceptance = Acceptance(rate=rate)
         self.measured: list[tuple[int, Configuration]] = []
@@ -75,11 +77,14 @@ class World:
             preemptible=False,
         )
         run = run_events(case, configuration.algorithm, 0, keep_history=True)
-        widths = {self.target.at_width(w): w for w in range(30, 0, -1)}
+        widths = {
+            role: {cost.at_width(w): w for w in range(30, 0, -1)}
+            for role, cost in (("target", self.target), ("drafter", self.drafter))
+        }
         forwards = [
             Forwarded(
                 servers.role,
-                widths.get(f.end_ns - f.start_ns, 1) if servers.role == "target" else 1,
+                widths[servers.role].get(f.end_ns - f.start_ns, 1),
                 f.end_ns - f.start_ns,
             )
             for servers in (run.drafter, run.target)

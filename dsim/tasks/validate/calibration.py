@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from dsim.engines.simulate import run_events
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
+from dsim.tasks.validate.streaks import Streaks, streaks_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 MIN_SEEN = 4  # forwards of one width, for a row of its own in a latency table
 RATE_DRAWS = 12  # simulated texts for each measured one, for a prediction from the rate
 TRACE_DRAWS = 8  # simulations of each measurement, which differ by how long forwards take
+MIN_REPEATS = 3  # of fewer there is no telling how much they differ
+RESAMPLES = 200
 FITS = 15  # until costs and paces fit each other
 ROLES = ("target", "drafter")
 STALL_TIMES, STALL_NS = 5, 100_000_000
@@ -119,6 +123,35 @@ def at_pace(cost: Latency, pace: float) -> Latency:
     return dataclasses.replace(slower, latency_ns=slower.at_width(1))
 
 
+class Simulations(NamedTuple):
+    """What simulations of one text say.
+
+    Attributes:
+        walls_ns: float64 (simulations, measurements): wall times (ns).
+        beyond_share: share of the forwards that were wider than what was measured.
+    """
+
+    walls_ns: np.ndarray
+    beyond_share: float
+
+    def wall_ns(self, statistic: str) -> float:
+        """The mean (ns) of what *statistic*, of ``STATISTICS``, makes of the measurements."""
+        return float(np.mean([STATISTICS[statistic](row) for row in self.walls_ns.tolist()]))
+
+    def variance(self) -> float:
+        """Of the logarithm of what counts, were all measured again; NaN of fewer than three.
+
+        By bootstrap over the measurements, each with the pace of another calibration run.
+        """
+        count = self.walls_ns.shape[1]
+        if count < MIN_REPEATS:
+            return math.nan
+        rng = np.random.default_rng(0)
+        at = [rng.integers(n, size=(RESAMPLES, count)) for n in self.walls_ns.shape]
+        drawn = [STATISTICS[COUNTS](row) for row in self.walls_ns[at[0], at[1]].tolist()]
+        return float(np.var(np.log(drawn)) * count / (count - 1))
+
+
 def rate_of(traces: Sequence[str]) -> float:
     """The acceptance rate of texts; their last position never needs a draft."""
     drafts = "".join(trace[:-1] for trace in traces)
@@ -134,12 +167,14 @@ class Calibration:
         paces: pace of each calibration run, by configuration and role.
         rate: acceptance rate.
         drafts: how many drafts it is the rate of.
+        streaks: which acceptance model the drafts follow.
     """
 
     costs: dict[Configuration, dict[str, Latency]]
     paces: dict[Configuration, dict[str, list[float]]]
     rate: float
     drafts: int
+    streaks: Streaks
 
     @classmethod
     def of(
@@ -153,8 +188,13 @@ class Calibration:
                 own = [[f for f in run if f.role == role] for run in runs]
                 if all(own):  # non-SI has no drafter
                     costs[c][role], paces[c][role] = fit(own)
-        drafts = sum(len(trace) - 1 for trace in traces)
-        return cls(costs=dict(costs), paces=dict(paces), rate=rate_of(traces), drafts=drafts)
+        return cls(
+            costs=dict(costs),
+            paces=dict(paces),
+            rate=rate_of(traces),
+            drafts=sum(len(trace) - 1 for trace in traces),
+            streaks=streaks_of(traces),
+        )
 
     def case(
         self,
@@ -169,13 +209,14 @@ class Calibration:
             configuration: what to simulate.
             tokens: ``N``.
             acceptance: its draws are up to the caller.
-            run: at the pace of this calibration run; ``None``: at pace 1.
+            run: at the pace of this calibration run; ``None``: at pace 1, without spread.
         """
-        paces = self.paces[configuration]
-        latency = {"target": Latency(), "drafter": Latency()} | {
-            role: at_pace(cost, 1.0 if run is None else paces[role][run])
-            for role, cost in self.costs[configuration].items()
-        }
+        latency = {"target": Latency(), "drafter": Latency()}
+        for role, cost in self.costs[configuration].items():
+            pace = None if run is None else self.paces[configuration][role][run]
+            latency[role] = (
+                dataclasses.replace(cost, spread=()) if pace is None else at_pace(cost, pace)
+            )
         return Case(
             tokens=tokens,
             lookahead=configuration.lookahead,
@@ -188,65 +229,60 @@ class Calibration:
             preemptible=False,
         )
 
-    def predict(
+    def simulate(
         self,
         configuration: Configuration,
         runs: Sequence[int],
         acceptance: Acceptance,
         draws: np.ndarray,
-    ) -> dict[str, float]:
-        """The predicted wall time (ns) of a text that is measured once beside each of *runs*.
+    ) -> Simulations:
+        """Simulations of a text that is measured once beside each of *runs*.
 
         When forwards take now more, now less, other drafts go into a pass of DSI. So each
         measurement is simulated with forwards that vary as they did in the calibration, several
-        times, and the prediction is the mean of what would be reported.
+        times.
 
         Args:
             configuration: what is measured.
             runs: the numbers of the calibration runs.
             acceptance: where *draws* come from.
             draws: bool (simulations, tokens).
-
-        Returns:
-            For each of ``STATISTICS``, what it makes of these measurements.
         """
-        tokens = draws.shape[1]
-        cases = [self.case(configuration, tokens, acceptance, run) for run in runs]
+        cases = [self.case(configuration, draws.shape[1], acceptance, run) for run in runs]
         simulated = [
             [
-                run_events(
-                    case, configuration.algorithm, len(cases) * i + r, row
-                ).output.settled_ns[-1]
+                run_events(case, configuration.algorithm, len(cases) * i + r, row)
                 for r, case in enumerate(cases)
             ]
             for i, row in enumerate(draws)
         ]
-        return {
-            name: float(np.mean([of(walls_ns) for walls_ns in simulated]))
-            for name, of in STATISTICS.items()
-        }
+        walls_ns = [[run.output.settled_ns[-1] for run in row] for row in simulated]
+        beyond = [run.beyond_share for row in simulated for run in row]
+        return Simulations(np.array(walls_ns, dtype=float), float(np.mean(beyond)))
 
     def from_trace(
         self, configuration: Configuration, runs: Sequence[int], trace: str
-    ) -> dict[str, float]:
-        """The predicted wall time (ns) of a text whose draws are known; see :meth:`predict`."""
+    ) -> Simulations:
+        """Simulations of a text whose draws are known; see :meth:`simulate`."""
         acceptance = Acceptance(model="trace", traces=(trace,))
         draws = acceptance.draws(0, TRACE_DRAWS, len(trace))
-        return self.predict(configuration, runs, acceptance, draws)
+        return self.simulate(configuration, runs, acceptance, draws)
 
     def from_rate(
         self, configuration: Configuration, texts: Sequence[Sequence[int]], tokens: int
     ) -> float:
-        """The predicted mean wall time (ns) of *texts*, from the acceptance rate alone.
+        """The predicted mean wall time (ns) of *texts*, from how drafts fare on others alone.
 
-        Each text is given by its calibration runs; see :meth:`predict`.
+        Each text is given by its calibration runs; see :meth:`simulate`.
         """
-        acceptance = Acceptance(rate=self.rate)
+        acceptance = self.streaks.acceptance
         draws = acceptance.draws(1, RATE_DRAWS * len(texts), tokens)
         return float(
             np.mean(
                 [
-                    self.predict(configuration, runs, acceptance, draws[i :: len(texts)])[COUNTS]
+                    self.simulate(configuration, runs, acceptance, draws[i :: len(texts)]).wall_ns(
+                        COUNTS
+                    )
                     for i, runs in enumerate(texts)
                 ]
             )

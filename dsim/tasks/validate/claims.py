@@ -8,7 +8,7 @@ import numpy as np
 
 from dsim.model.statistics import half_width
 from dsim.orchestrations import COMPARED
-from dsim.tasks.validate.result import Claim, errors_of
+from dsim.tasks.validate.result import Claim, errors_of, median_abs
 from dsim.tasks.validate.settings import Configuration
 
 if TYPE_CHECKING:
@@ -25,20 +25,11 @@ FLAT = 1.05  # a pass of k + 1 tokens at most this much dearer than one of 1: "c
 def claims_of(
     settings: Mapping[str, Any], calibration: Calibration, rows: Sequence[Row]
 ) -> list[Claim]:
-    """The verdicts."""
-    claims = []
-    judged = [row for row in rows if row.lossless is not None]
-    if judged:
-        lossy = [str(row.configuration) for row in judged if not row.lossless]
-        claims.append(
-            Claim(
-                "lossless",
-                not lossy,
-                f"other tokens than {judged[0].configuration}: {'; '.join(lossy)}"
-                if lossy
-                else f"the same tokens by all {len(judged)} configurations, on every text",
-            )
-        )
+    """The verdicts.
+
+    Where the machine is too noisy, no tolerance is judged, and no order of times is called wrong.
+    """
+    noisy, claims = too_noisy(settings, rows), []
     by = {row.configuration: row for row in rows}
     plain = next((row for row in rows if row.configuration.algorithm == NONSI), None)
     dsi = [row for row in rows if row.configuration.algorithm == DSI]
@@ -76,7 +67,49 @@ def claims_of(
             f"{worst.error_rate:+.1%}",
         )
     )
-    return claims
+    return [
+        *_lossless(rows),
+        *(
+            _unless(noisy, claim) if "tolerance" in claim.claim or not claim.holds else claim
+            for claim in claims
+        ),
+    ]
+
+
+def _lossless(rows: Sequence[Row]) -> list[Claim]:
+    """Whether the tokens are the same, where there are any."""
+    judged = [row for row in rows if row.lossless is not None]
+    if not judged:
+        return []
+    lossy = [str(row.configuration) for row in judged if not row.lossless]
+    detail = (
+        f"other tokens than {judged[0].configuration}: {'; '.join(lossy)}"
+        if lossy
+        else f"the same tokens by all {len(judged)} configurations, on every text"
+    )
+    return [Claim("lossless", not lossy, detail)]
+
+
+def too_noisy(settings: Mapping[str, Any], rows: Sequence[Row]) -> str:
+    """Why the machine is too noisy for the tolerances, in words; empty where it is not.
+
+    It is where the text in the middle, measured again, differs by more than ``tolerance``, or that
+    of one configuration by more than ``tolerance_worst``.
+    """
+    overall = median_abs(np.concatenate([row.noise for row in rows])) or 0.0
+    worst = max(rows, key=lambda row: median_abs(row.noise) or 0.0)
+    for what, noise, most in (
+        ("repeats", overall, settings["tolerance"]),
+        (f"repeats of {worst.configuration}", median_abs(worst.noise), settings["tolerance_worst"]),
+    ):
+        if (noise or 0.0) > most:
+            return f"{what} differ by {noise:.1%} (tolerance {most:.1%})"
+    return ""
+
+
+def _unless(noisy: str, claim: Claim) -> Claim:
+    """*claim*, or that there is no telling, where *noisy* says why."""
+    return claim._replace(holds=None, detail=f"{noisy}; {claim.detail}") if noisy else claim
 
 
 def _not_slower(name: str, pairs: Sequence[tuple[Row, Row]], calibration: Calibration) -> Claim:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
+from dsim.model.latency import beyond_note
 from dsim.orchestrations import title_of
 from dsim.report.tables import text_table
 from dsim.tasks.validate.calibration import COUNTS
@@ -13,7 +15,7 @@ from dsim.units import to_ms
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dsim.tasks.validate.result import Validation
+    from dsim.tasks.validate.result import Row, Validation
 
 
 def as_json(found: Validation) -> str:
@@ -25,12 +27,19 @@ def as_json(found: Validation) -> str:
             "calibration": {
                 "acceptance_rate": found.calibration.rate,
                 "drafts": found.calibration.drafts,
+                "acceptance_model": found.calibration.streaks.form,
+                "acceptance_fit": dataclasses.asdict(found.calibration.streaks.acceptance),
+                "held_out_log_likelihood": found.calibration.streaks.held_out,
                 "latency_by_width_ms": {
                     f"{c}: {role}": [[width, ns / 1e6] for width, ns in cost.table]
                     for c, costs in found.calibration.costs.items()
                     for role, cost in costs.items()
                 },
             },
+            "predicted_at": found.prediction.made,
+            "measured_at": found.measured,
+            "prediction_sha256": found.prediction.sha256 or None,
+            "covered": found.covered,
             "stalls": found.stalls,
             "acceptance_rate": found.rate,
             "repeatability": found.repeatability,
@@ -49,6 +58,24 @@ def as_json(found: Validation) -> str:
     )
 
 
+def _predicted(row: Row) -> str:
+    mean, interval = float(row.predicted_replay_ms.mean()), row.interval_ms
+    if interval is None:
+        return f"{mean:.1f} ms"
+    return f"{mean:.1f} ± {(interval[1] - interval[0]) / 2:.1f} ms"
+
+
+def when(found: Validation) -> str:
+    """When it was predicted and measured, in a sentence; empty where both were done by turns."""
+    made, sha256 = found.prediction.made, found.prediction.sha256
+    if not sha256:
+        return ""
+    return (
+        f"Predicted from {made[0]} to {made[1]} (SHA-256 of the file: {sha256}), measured from "
+        f"{found.measured[0]} to {found.measured[1]}."
+    )
+
+
 def as_text(found: Validation) -> str:
     """Tables for people."""
     head = ["", "measured", "from the trace", "error", "a text", "noise", "from the rate", "error"]
@@ -60,7 +87,7 @@ def as_text(found: Validation) -> str:
             [
                 str(row.configuration),
                 f"{one['measured_ms']:.1f} ± {one['measured_ci95_ms']:.1f} ms",
-                f"{one['predicted_replay_ms']:.1f} ms",
+                _predicted(row),
                 f"{one['error_replay']:+.1%}",
                 f"{one['error_replay_median_abs']:.1%}",
                 "" if one["noise_median_abs"] is None else f"{one['noise_median_abs']:.1%}",
@@ -80,11 +107,13 @@ def as_text(found: Validation) -> str:
         f"{settings['repeats']} × each; acceptance rate {found.calibration.rate:.3f} "
         f"({found.calibration.drafts} drafts of {settings['calibration_prompts']} other texts; "
         f"of these texts {found.rate:.3f})",
+        *filter(None, [when(found)]),
         "",
         *text_table(head, rows),
         "",
-        "measured: mean ± 95 % interval over texts; a text: median error of a text; noise: what it "
-        "would be, were the prediction right; overhead: "
+        "measured: mean ± 95 % interval over texts; from the trace: ± the 95 % interval of the "
+        "mean; a text: median error of a text; noise: what it would be, were the prediction right; "
+        "overhead: "
         + (
             "wall time in which no worker was at a forward"
             if settings["backend"] == "torch"
@@ -95,9 +124,20 @@ def as_text(found: Validation) -> str:
         "",
     ]
     lines += [
-        f"{'holds' if claim.holds else 'FAILS'}: {claim.claim}: {claim.detail}"
+        f"{claim.claim}: {claim.verdict}: {claim.detail}"
+        if claim.holds is None
+        else f"{claim.verdict}: {claim.claim}: {claim.detail}"
         for claim in found.claims
     ]
+    if found.covered is not None:
+        lines.append(f"Of the texts {found.covered:.0%} are in the 95 % intervals of predictions.")
+    if (streaks := found.calibration.streaks).held_out:
+        lines.append(
+            f"From the rate, drafts are drawn as: {streaks.form} (the likeliest of "
+            f"{len(streaks.held_out)} models on texts that were left out of the fit)."
+        )
+    beyond = max(row.predicted.beyond_share for row in found.rows)
+    lines += filter(None, [beyond_note(beyond, "the predictions")])
     if found.repeatability is not None:
         lines.append(
             f"The same text measured again differs by {found.repeatability:.1%} (median)"
@@ -153,8 +193,12 @@ def write_report(found: Validation, path: Path) -> None:
                     max(ends_ms),
                 )
             )
-    facts = [(claim.claim, "holds" if claim.holds else "FAILS") for claim in found.claims]
-    notes = [*found.notes, *(f"{c.claim}: {c.detail}" for c in found.claims if not c.holds)]
+    facts = [(claim.claim, claim.verdict) for claim in found.claims]
+    notes = [
+        *filter(None, [when(found)]),
+        *found.notes,
+        *(f"{c.claim}: {c.detail}" for c in found.claims if not c.holds),
+    ]
     made = page.Page(
         title="How well the simulation predicts",
         description=as_text(found).splitlines()[0] + ". Timelines: the first text.",
@@ -187,7 +231,7 @@ def scatter(found: Validation) -> tuple[Any, int]:
             "algorithm": title_of(row.configuration.algorithm),
             "configuration": str(row.configuration),
             "measured": float(row.measured_ms.mean()),
-            "predicted": row.predicted_rate_ms,
+            "predicted": row.predicted.rate_ms,
         }
         for row in found.rows
     )

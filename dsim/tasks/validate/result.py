@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dsim.model.statistics import half_width
-from dsim.tasks.validate.calibration import COUNTS, STATISTICS, fast_half
+from dsim.tasks.validate.calibration import COUNTS, MIN_REPEATS, RESAMPLES, STATISTICS, fast_half
+from dsim.tasks.validate.prediction import NORMAL_95
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,10 +18,8 @@ if TYPE_CHECKING:
     from dsim.backends.torch.backend import LiveRun
     from dsim.events.run import Run
     from dsim.tasks.validate.calibration import Calibration
+    from dsim.tasks.validate.prediction import Predicted, Prediction
     from dsim.tasks.validate.settings import Configuration
-
-
-RESAMPLES = 200
 
 
 def noise_of(repeats: Sequence[Sequence[float]]) -> np.ndarray:
@@ -32,7 +31,7 @@ def noise_of(repeats: Sequence[Sequence[float]]) -> np.ndarray:
     noise = []
     for values in repeats:
         count = len(values)
-        if count > 2:  # of two there is no telling
+        if count >= MIN_REPEATS:
             drawn = rng.choice(values, (RESAMPLES, count))
             halves = np.array([fast_half(row.tolist()) for row in drawn])
             noise.append((halves / fast_half(values) - 1) * math.sqrt(count / (count - 1)))
@@ -61,6 +60,7 @@ class Row:
     """One configuration, predicted and measured; arrays have one element a text.
 
     Attributes:
+        predicted: before anything was measured.
         texts: for each of ``STATISTICS``.
         repeats: by how much (relative) each measurement differs from the one before it, of the
             same text.
@@ -70,8 +70,8 @@ class Row:
     """
 
     configuration: Configuration
+    predicted: Predicted
     texts: dict[str, Texts]
-    predicted_rate_ms: float
     repeats: np.ndarray
     noise: np.ndarray
     orchestration: float
@@ -101,7 +101,21 @@ class Row:
     @property
     def error_rate(self) -> float:
         """Relative error of the mean, predicted from the rate."""
-        return float(self.predicted_rate_ms / self.measured_ms.mean() - 1)
+        return float(self.predicted.rate_ms / self.measured_ms.mean() - 1)
+
+    @property
+    def covered(self) -> np.ndarray:
+        """Whether each text is in the 95 % interval of its prediction; empty without intervals."""
+        if math.isnan(self.predicted.deviation):
+            return np.array([], dtype=np.bool_)
+        return np.asarray(np.abs(np.log1p(self.errors)) <= NORMAL_95 * self.predicted.deviation)
+
+    @property
+    def interval_ms(self) -> tuple[float, float] | None:
+        """The 95 % interval of the mean of the texts, predicted from their traces."""
+        half = NORMAL_95 * self.predicted.deviation / math.sqrt(len(self.errors))
+        mean = float(self.predicted_replay_ms.mean())
+        return None if math.isnan(half) else (mean * math.exp(-half), mean * math.exp(half))
 
     @property
     def as_dict(self) -> dict[str, Any]:
@@ -114,7 +128,10 @@ class Row:
             "all_cores": self.configuration.all_cores,
             "cores": self.cores,
             "predicted_replay_ms": float(self.predicted_replay_ms.mean()),
-            "predicted_rate_ms": self.predicted_rate_ms,
+            "predicted_replay_interval95_ms": self.interval_ms,
+            "covered": float(self.covered.mean()) if len(self.covered) else None,
+            "beyond_share": self.predicted.beyond_share,
+            "predicted_rate_ms": self.predicted.rate_ms,
             "measured_ms": float(measured.mean()),
             "measured_ci95_ms": half_width(float(measured.std(ddof=1)), len(measured)),
             "error_replay": self.error_replay,
@@ -132,12 +149,20 @@ def median_abs(values: np.ndarray) -> float | None:
     return float(np.median(np.abs(values))) if len(values) else None
 
 
+TOO_NOISY = "too noisy to tell"
+
+
 class Claim(NamedTuple):
-    """Something that should be so, and whether it is."""
+    """Something that should be so, and whether it is; ``None``: too noisy to tell."""
 
     claim: str
-    holds: bool
+    holds: bool | None
     detail: str
+
+    @property
+    def verdict(self) -> str:
+        """Whether it holds, in words."""
+        return {True: "holds", False: "FAILS", None: TOO_NOISY}[self.holds]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -146,7 +171,8 @@ class Validation:
 
     Attributes:
         settings: what was asked for, by key.
-        calibration: what the predictions knew.
+        prediction: what was predicted.
+        measured: from when to when it was measured (UTC, ISO 8601).
         rows: one for each configuration.
         claims: the verdicts.
         first: for each configuration the first measured text, for timelines: simulated and real.
@@ -158,7 +184,8 @@ class Validation:
     """
 
     settings: dict[str, Any]
-    calibration: Calibration
+    prediction: Prediction
+    measured: tuple[str, str]
     rows: list[Row]
     claims: list[Claim]
     first: dict[Configuration, tuple[Run, Run | LiveRun]]
@@ -169,9 +196,21 @@ class Validation:
     noise: float | None
 
     @property
-    def holds(self) -> bool:
-        """Whether every claim holds."""
-        return all(claim.holds for claim in self.claims)
+    def calibration(self) -> Calibration:
+        """What the predictions knew."""
+        return self.prediction.calibration
+
+    @property
+    def holds(self) -> bool | None:
+        """Whether every claim holds; ``None``: none fails, but some cannot be told for noise."""
+        verdicts = {claim.holds for claim in self.claims}
+        return False if False in verdicts else None if None in verdicts else True
+
+    @property
+    def covered(self) -> float | None:
+        """The share of the texts that are in the 95 % intervals of their predictions."""
+        covered = np.concatenate([row.covered for row in self.rows])
+        return float(covered.mean()) if len(covered) else None
 
     @property
     def statistics(self) -> dict[str, Errors]:

@@ -5,14 +5,17 @@
    each forward took, and on another prompt, and keep the wall time; again and again, since machines
    change their pace within seconds.
 3. Predict the wall times from the calibration runs: from the acceptance trace of each prompt, and
-   from the acceptance rate alone.
+   from how drafts fared on the calibration prompts alone.
 4. Compare.
+
+With ``--predict`` and ``--against`` the calibration comes first, as a whole, and what is measured
+comes later.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +33,7 @@ from dsim.tasks.validate.calibration import (
     rate_of,
 )
 from dsim.tasks.validate.claims import claims_of
+from dsim.tasks.validate.prediction import Prediction, predicted
 from dsim.tasks.validate.result import Row, Texts, Validation, median_abs, noise_of
 from dsim.tasks.validate.settings import configurations
 
@@ -78,126 +82,193 @@ class Steady:
         return self.bench.measure(text, configuration)
 
 
-def validate(
-    settings: dict[str, Any],
-    *,
-    bench: Bench | None = None,
-    progress: Callable[[str], None] = lambda _: None,
-) -> Validation:
-    """Do all of it.
+class Session:
+    """What is run on the bench.
 
     Args:
-        settings: see :func:`load`.
+        settings: see :func:`dsim.tasks.validate.settings.load`.
         bench: what to measure; ``None``: as *settings* say.
         progress: told what is being done.
+
+    Attributes:
+        known, traces: draws of the calibration texts, and of the others.
+        seen: the forwards of each calibration run, by configuration.
+        found: the measurements of each text, by configuration.
+        cores: how many CPU cores each configuration has.
+        notes: what the reader must not overlook.
+        stalls: see :class:`Steady`.
+        times: from when to when (UTC, ISO 8601).
 
     Raises:
         UserError, EngineError: see :func:`bench_of`.
     """
-    wanted = configurations(settings)
-    progress("starting the workers")
-    bench = bench or bench_of(settings)
-    workers: Workers | None = getattr(bench, "workers", None)
-    contention = "" if workers is None else workers.contention
-    try:
-        calibration_texts = range(settings["calibration_prompts"])
-        texts = range(len(calibration_texts), len(calibration_texts) + settings["prompts"])
-        progress("recording which drafts are accepted")
-        tokens = settings["tokens"]
-        traces = {text: bench.trace(text) for text in texts}
-        cores = {c: bench.cores(c) for c in wanted}
-        known = [bench.trace(text) for text in calibration_texts]
-        progress("warming up")
-        steady = Steady(bench, calibration_texts[0], wanted)
-        seen: dict[Configuration, list[list[Forwarded]]] = {c: [] for c in wanted}
-        found: dict[Configuration, list[list[Measured]]] = {c: [[] for _ in texts] for c in wanted}
-        repeats = settings["repeats"]
-        for turn, (number, again) in enumerate(
-            itertools.product(range(len(texts)), range(repeats))
-        ):
-            if not again:
-                progress(f"measuring text {number + 1} of {len(texts)}")
-            other = calibration_texts[turn % len(calibration_texts)]
-            # There and back: fewer changes of algorithm, and nobody always comes after the same.
-            for c in reversed(wanted) if turn % 2 else wanted:
-                # Back to back, so that both see the same machine load.
-                seen[c].append(steady.measure(other, c).forwards)
-                found[c][number].append(steady.measure(texts[number], c))
-    except BaseException:
-        if workers is not None:
-            workers.close(force=True)
-        raise
-    finally:
-        bench.close()
-    progress("predicting")
-    calibration = Calibration.of(seen, known)
-    reference = [runs[0].tokens for runs in found[wanted[0]]]
-    rows = []
-    beside = [range(repeats * i, repeats * (i + 1)) for i in range(len(texts))]
-    for c in wanted:
-        walls_ms = [[m.wall_ns / 1e6 for m in runs] for runs in found[c]]
-        everything = [m for runs in found[c] for m in runs]
-        replay_ns = [
-            calibration.from_trace(c, runs, traces[text])
-            for runs, text in zip(beside, texts, strict=True)
-        ]
-        rows.append(
-            Row(
-                configuration=c,
-                texts={
-                    name: Texts(
-                        np.array([one[name] for one in replay_ns]) / 1e6,
-                        np.array([of(own) for own in walls_ms]),
-                    )
-                    for name, of in STATISTICS.items()
-                },
-                predicted_rate_ms=calibration.from_rate(c, beside, tokens) / 1e6,
-                repeats=np.array(
-                    [
-                        again / once - 1
-                        for own in walls_ms
-                        for once, again in itertools.pairwise(own)
-                    ]
-                ),
-                noise=noise_of(walls_ms),
-                orchestration=sum(m.orchestration_ns for m in everything)
-                / sum(m.wall_ns for m in everything),
-                cores=cores[c],
-                lossless=None
-                if reference[0] is None
-                else all(
-                    m.tokens == r for runs, r in zip(found[c], reference, strict=True) for m in runs
-                ),
+
+    def __init__(
+        self,
+        settings: dict[str, Any],
+        bench: Bench | None,
+        progress: Callable[[str], None],
+        *,
+        calibrate: bool = True,
+        measure: bool = True,
+    ) -> None:
+        self.wanted = configurations(settings)
+        progress("starting the workers")
+        bench = bench or bench_of(settings)
+        workers: Workers | None = getattr(bench, "workers", None)
+        contention = "" if workers is None else workers.contention
+        self.notes = [f"{contention}; they slow each other"] if contention else []
+        begun = _now()
+        others = range(settings["calibration_prompts"])
+        texts = range(len(others), len(others) + settings["prompts"])
+        self.known, self.traces = [], []
+        self.seen: dict[Configuration, list[list[Forwarded]]] = {c: [] for c in self.wanted}
+        self.found: dict[Configuration, list[list[Measured]]] = {
+            c: [[] for _ in texts] for c in self.wanted
+        }
+        try:
+            if calibrate:
+                progress("recording which drafts are accepted")
+                self.traces = [bench.trace(text) for text in texts]
+                self.known = [bench.trace(text) for text in others]
+            self.cores = {c: bench.cores(c) for c in self.wanted}
+            progress("warming up")
+            steady = Steady(bench, others[0], self.wanted)
+            turns = itertools.product(range(len(texts)), range(settings["repeats"]))
+            for turn, (number, again) in enumerate(turns):
+                if not again:
+                    what = "measuring" if measure else "calibrating"
+                    progress(f"{what} text {number + 1} of {len(texts)}")
+                # There and back: fewer changes of algorithm, and nobody always comes after the
+                # same.
+                for c in reversed(self.wanted) if turn % 2 else self.wanted:
+                    # Back to back, so that both see the same machine load.
+                    if calibrate:
+                        run = steady.measure(others[turn % len(others)], c)
+                        self.seen[c].append(run.forwards)
+                    if measure:
+                        self.found[c][number].append(steady.measure(texts[number], c))
+        except BaseException:
+            if workers is not None:
+                workers.close(force=True)
+            raise
+        finally:
+            bench.close()
+        self.times = (begun, _now())
+        self.stalls = steady.stalls
+        if steady.stalls:
+            self.notes.append(
+                f"{steady.stalls} measurement{'s were' if steady.stalls > 1 else ' was'} done "
+                "again, because the machine stood still "
+                f"meanwhile (a forward took over {STALL_TIMES} times the usual and "
+                f"{STALL_NS // 1_000_000} ms more)"
             )
-        )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def predict(
+    settings: dict[str, Any],
+    *,
+    bench: Bench | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Prediction:
+    """Calibrate and predict; nothing of what is predicted is measured.
+
+    For the arguments and errors see :class:`Session`.
+    """
+    session = Session(settings, bench, progress, measure=False)
+    progress("predicting")
+    # Whenever it is measured: each text at paces of the whole calibration.
+    texts = settings["prompts"]
+    beside = [range(i, texts * settings["repeats"], texts) for i in range(texts)]
+    return _prediction(settings, session, beside)
+
+
+def _prediction(
+    settings: dict[str, Any], session: Session, beside: Sequence[Sequence[int]]
+) -> Prediction:
+    calibration = Calibration.of(session.seen, session.known)
+    return Prediction(
+        settings=settings,
+        rows={c: predicted(calibration, c, session.traces, beside) for c in session.wanted},
+        calibration=calibration,
+        traces=session.traces,
+        made=session.times,
+    )
+
+
+def validate(
+    settings: dict[str, Any],
+    *,
+    against: Prediction | None = None,
+    bench: Bench | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Validation:
+    """Predict, measure, compare. For the other arguments and the errors see :class:`Session`.
+
+    Args:
+        settings: see :func:`dsim.tasks.validate.settings.load`.
+        against: a prediction that was made before; ``None``: calibrate beside the measurements.
+        bench: what to measure.
+        progress: told what is being done.
+    """
+    session = Session(settings, bench, progress, calibrate=against is None)
+    progress("comparing" if against else "predicting")
+    repeats = settings["repeats"]
+    beside = [range(repeats * i, repeats * (i + 1)) for i in range(settings["prompts"])]
+    prediction = against or _prediction(settings, session, beside)
+    reference = [runs[0].tokens for runs in session.found[session.wanted[0]]]
+    rows = [
+        _row(c, prediction, session.found[c], session.cores[c], reference) for c in session.wanted
+    ]
     first = {}
-    for c in wanted:
-        acceptance = Acceptance(model="trace", traces=(traces[texts[0]],))
-        case = calibration.case(c, tokens, acceptance)
-        plain = {role: dataclasses.replace(getattr(case, role), spread=()) for role in ROLES}
-        simulated = run_events(
-            dataclasses.replace(case, **plain), c.algorithm, 0, keep_history=True
-        )
-        first[c] = (simulated, found[c][0][0].run)
-    notes = []
-    if workers is not None and contention:
-        notes.append(f"{contention}; they slow each other")
-    if steady.stalls:
-        notes.append(
-            f"{steady.stalls} measurement{'s were' if steady.stalls > 1 else ' was'} done again, "
-            "because the machine stood still "
-            f"meanwhile (a forward took over {STALL_TIMES} times the usual and "
-            f"{STALL_NS // 1_000_000} ms more)"
-        )
+    for c in session.wanted:
+        acceptance = Acceptance(model="trace", traces=(prediction.traces[0],))
+        case = prediction.calibration.case(c, settings["tokens"], acceptance)
+        simulated = run_events(case, c.algorithm, 0, keep_history=True)
+        first[c] = (simulated, session.found[c][0][0].run)
     return Validation(
         settings=settings,
-        calibration=calibration,
+        prediction=prediction,
+        measured=session.times,
         rows=rows,
-        claims=claims_of(settings, calibration, rows),
+        claims=claims_of(settings, prediction.calibration, rows),
         first=first,
-        notes=notes,
-        stalls=steady.stalls,
-        rate=rate_of(list(traces.values())),
+        notes=session.notes,
+        stalls=session.stalls,
+        rate=rate_of(prediction.traces),
         repeatability=median_abs(np.concatenate([row.repeats for row in rows])),
         noise=median_abs(np.concatenate([row.noise for row in rows])),
+    )
+
+
+def _row(
+    c: Configuration,
+    prediction: Prediction,
+    found: Sequence[Sequence[Measured]],
+    cores: int | None,
+    reference: Sequence[Any],
+) -> Row:
+    """*found*, of configuration *c*, beside its prediction; *reference* are the right tokens."""
+    walls_ms = [[m.wall_ns / 1e6 for m in runs] for runs in found]
+    everything = [m for runs in found for m in runs]
+    own = prediction.rows[c]
+    again = [b / a - 1 for walls in walls_ms for a, b in itertools.pairwise(walls)]
+    same = [m.tokens == right for runs, right in zip(found, reference, strict=True) for m in runs]
+    orchestration_ns = sum(m.orchestration_ns for m in everything)
+    return Row(
+        configuration=c,
+        predicted=own,
+        texts={
+            name: Texts(own.texts_ms[name], np.array([of(walls) for walls in walls_ms]))
+            for name, of in STATISTICS.items()
+        },
+        repeats=np.array(again),
+        noise=noise_of(walls_ms),
+        orchestration=orchestration_ns / sum(m.wall_ns for m in everything),
+        cores=cores,
+        lossless=None if reference[0] is None else all(same),
     )

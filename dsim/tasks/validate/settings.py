@@ -55,6 +55,15 @@ SETTINGS = (
     _setting("torch.temperature", "float", 0.0, "0: greedy", low=0),
     _setting("torch.equal_budget", "bool", False, "non-SI and SI with the cores of all, as well"),
 )
+# A verdict within minutes, on what noise so few measurements leave.
+QUICK = {
+    "prompts": 6,
+    "calibration_prompts": 20,
+    "repeats": 5,
+    "tolerance": 0.05,
+    "tolerance_worst": 0.1,
+    "tolerance_rate": 0.1,
+}
 BY_KEY = {s.key.removesuffix("[]"): s for s in SETTINGS}
 
 
