@@ -14,7 +14,7 @@ from dsim.errors import Problem, UserError
 from dsim.files import read_text, write_whole
 from dsim.model.acceptance import Acceptance
 from dsim.model.latency import MAX_BEYOND, Latency
-from dsim.study.results import provenance
+from dsim.study.results import surroundings
 from dsim.system import available_cores
 from dsim.tasks.validate.calibration import STATISTICS, Calibration
 from dsim.tasks.validate.settings import Configuration
@@ -128,10 +128,9 @@ def _beyond_deviation(
 
 def hardware() -> dict[str, Any]:
     """What a prediction holds on."""
-    machine = json.loads(provenance("", {}, {"seed": 0, "repeats": 0}))["machine"]
-    return {**{key: machine[key] for key in ("architecture", "processor")}} | {
-        "cores": len(available_cores())
-    }
+    machine = surroundings()["machine"]
+    known = {key: machine[key] for key in ("architecture", "processor")}
+    return known | {"cores": len(available_cores())}
 
 
 def _digest(document: Mapping[str, Any]) -> str:
@@ -149,12 +148,11 @@ def write(prediction: Prediction, path: Path) -> str:
         UserError: the file cannot be written.
     """
     calibration = prediction.calibration
-    record = json.loads(provenance("", {}, {"seed": 0, "repeats": 0}))
     document: dict[str, Any] = {
         "format": FORMAT,
         "made": prediction.made,
         "hardware": hardware(),
-        "versions": record["versions"],
+        "versions": surroundings()["versions"],
         "settings": prediction.settings,
         "traces": prediction.traces,
         "calibration": {
