@@ -225,7 +225,7 @@ def _of_document(document: Mapping[str, Any]) -> Prediction:
         cost = dataclasses.replace(cost, latency_ns=cost.at_width(1))
         costs.setdefault(Configuration(*c), {})[role] = cost
     form, acceptance, held_out = known["streaks"]
-    acceptance["traces"] = tuple(acceptance["traces"])
+    acceptance = {k: tuple(v) if isinstance(v, list) else v for k, v in acceptance.items()}
     rows = {}
     for row in document["rows"]:
         c = Configuration(*row.pop("configuration"))
