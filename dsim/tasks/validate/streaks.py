@@ -30,10 +30,10 @@ class Form(NamedTuple):
     start: tuple[float, ...]
 
 
-MOST_SPREAD, MOST_PHASE_TOKENS = 0.5, 100.0
+MAX_SPREAD, MAX_PHASE_TOKENS = 0.5, 100.0
 FORMS = (
     Form("independent", lambda p: Acceptance(rate=p), (0.5,)),
-    Form("differs by text", lambda p, s: Acceptance(rate=p, spread=MOST_SPREAD * s), (0.5, 0.2)),
+    Form("differs by text", lambda p, s: Acceptance(rate=p, spread=MAX_SPREAD * s), (0.5, 0.2)),
     Form(
         "in streaks",
         lambda p, c: Acceptance(model="markov", rate=p, correlation=c),
@@ -41,13 +41,13 @@ FORMS = (
     ),
     Form(
         "in streaks, differs by text",
-        lambda p, c, s: Acceptance(model="markov", rate=p, correlation=c, spread=MOST_SPREAD * s),
+        lambda p, c, s: Acceptance(model="markov", rate=p, correlation=c, spread=MAX_SPREAD * s),
         (0.5, 0.2, 0.2),
     ),
     Form(
         "easy and hard stretches",
         lambda p, w, t: Acceptance(
-            model="phases", rate=p, swing=w, phase_tokens=MOST_PHASE_TOKENS**t
+            model="phases", rate=p, swing=w, phase_tokens=MAX_PHASE_TOKENS**t
         ),
         (0.5, 0.5, 0.5),
     ),
