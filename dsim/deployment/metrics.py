@@ -159,7 +159,10 @@ def measure(deployment: Deployment, runs: Sequence[RunCounts], *, warm_up: float
     }
     span_ns = sum(run.end_ns for run in runs)
     tokens = sum(int(run.output_tokens[run.fate == DONE].sum()) for run in runs)
-    gpu_s_per_token = _ratio(deployment.gpus * span_ns / NS_PER_S, tokens)
+    gpu_ns = deployment.gpus * span_ns
+    if any(run.tallies[0].reserved_ns for run in runs):
+        gpu_ns = sum(_gpus(deployment, run) * run.end_ns for run in runs)
+    gpu_s_per_token = _ratio(gpu_ns / NS_PER_S, tokens)
     busy_gpu_ns = sum(_busy_gpu_ns(deployment, run) for run in runs)
     joules = sum(energy_joules(deployment, run) for run in runs)
     values |= {
@@ -201,6 +204,14 @@ def _intervals(
     return found
 
 
+def _gpus(deployment: Deployment, run: RunCounts) -> float:
+    """Number of GPUs that were reserved, in the mean over a run."""
+    if not run.tallies[0].reserved_ns:
+        return deployment.gpus
+    pools = _pools(deployment, run)
+    return sum(spec.gpus * tally.reserved_ns for spec, tally in pools) / run.end_ns
+
+
 def _busy_gpu_ns(deployment: Deployment, run: RunCounts) -> float:
     """GPU time in which GPUs computed."""
     return sum(spec.gpus * sum(tally.busy_ns) for spec, tally in _pools(deployment, run))
@@ -221,7 +232,7 @@ def energy_joules(deployment: Deployment, run: RunCounts) -> float:
         if spec.watts is None or spec.idle_watts is None:
             return math.nan
         busy_s = sum(tally.busy_ns) / NS_PER_S
-        idle_s = run.end_ns / NS_PER_S * spec.servers - busy_s
+        idle_s = (tally.reserved_ns or run.end_ns * spec.servers) / NS_PER_S - busy_s
         joules += spec.gpus * (busy_s * spec.watts + idle_s * spec.idle_watts)
     return joules
 
@@ -285,7 +296,7 @@ class _Cut:
         if deployment.slo:
             good[self.is_done] = self.good(deployment)
         replicas = deployment.replica is not None
-        gpu_s, ended_tokens = deployment.gpus * all_seconds, sums(tokens[ended])
+        gpu_s, ended_tokens = _gpus(deployment, run) * all_seconds, sums(tokens[ended])
         price = gpu_s * 1e6 / 3600 * deployment.price_per_gpu_hour
         return {
             "throughput_per_s": (sums(self.is_done[kept]), seconds),
@@ -312,8 +323,8 @@ class _Cut:
         for role, tallies in (("target", [target]), ("drafter", [drafter]), ("more_drafter", more)):
             busy_ns = sum(sum(tally.busy_ns) for tally in tallies)
             area_ns = sum(tally.queue_area_ns for tally in tallies)
-            servers = sum(tally.count for tally in tallies)
-            found[f"{role}_utilisation"] = (busy_ns, span_ns * servers)
+            reserved_ns = sum(tally.reserved_ns or span_ns * tally.count for tally in tallies)
+            found[f"{role}_utilisation"] = (busy_ns, reserved_ns)
             found[f"{role}_queue"] = (area_ns, span_ns if tallies else 0)
         joules = energy_joules(deployment, run)
         steps = run.events if deployment.replica is not None else 0

@@ -27,6 +27,7 @@ class Tally:
         queue_area_ns: the integral over time of the number of forwards that wait for a server.
         beyond, forwards: with a latency table: how many forwards (of whole batches) were wider than
             it, and how many there were.
+        reserved_ns: for how long servers were reserved, all together; 0: all of them, always.
     """
 
     count: int
@@ -34,6 +35,7 @@ class Tally:
     queue_area_ns: int
     beyond: int = 0
     forwards: int = 0
+    reserved_ns: int = 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

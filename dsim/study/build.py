@@ -18,7 +18,7 @@ from dsim.model.latency import Latency
 from dsim.model.lookahead import Policy
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study import outages
-from dsim.study.replica_settings import on_replicas, replica_of
+from dsim.study.replica_settings import as_fleet, on_replicas, replica_of
 from dsim.units import to_ms, to_ns
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ def workload_of(values: Mapping[str, Any]) -> Workload:
 def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
     """The deployment that settings by key describe."""
     case = case_of(values)
-    lockstep = on_replicas(values, algorithm)
+    replica = replica_of(values) if on_replicas(values, algorithm) else None
     more = case.more_drafters if ORCHESTRATIONS[algorithm].traits.further_drafters else ()
 
     def ns(key: str) -> int:
@@ -293,11 +293,6 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
         role = further_role(number + 1)
         return MorePool(drafter=drafter, servers=spec, faults=faults_of(role, "drafter_"))
 
-    def powered(gpus: float, **more: Any) -> FleetSpec:
-        """Replicas as a fleet: how many there are, and what their GPUs draw."""
-        watts = {name: values[f"cluster.target_{name}"] for name in ("watts", "idle_watts")}
-        return FleetSpec(servers=values["replica.count"], gpus=gpus, **{**watts, **more})
-
     def fleet(model: str) -> FleetSpec:
         def of(name: str) -> Any:
             return values[f"cluster.{model}_{name}"]
@@ -330,9 +325,9 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
         patience=case.patience,
         tree=case.tree,
         fanout=case.fanout,
-        replica=replica_of(values) if lockstep else None,
-        targets=powered(values["replica.gpus"]) if lockstep else fleet("target"),
-        drafters=powered(0.0, watts=0.0, idle_watts=0.0) if lockstep else fleet("drafter"),
+        replica=replica,
+        targets=as_fleet(values, replica) if replica else fleet("target"),
+        drafters=as_fleet(values, replica, drafts=True) if replica else fleet("drafter"),
         more_drafters=tuple(more_pool(number, one) for number, one in enumerate(more)),
         network_ns=ns("cluster.network_ms"),
         link_ns=tuple(round(ms * 1e6) for ms in values["cluster.link_ms"] or ()),
@@ -340,7 +335,7 @@ def deployment_of(values: Mapping[str, Any], algorithm: str) -> Deployment:
         overhead_ns=ns("cluster.dispatch_ms"),
         hosts=values["cluster.hosts"],
         slowdown=tuple(values["cluster.slowdown"]),
-        faults=faults_of("target"),
+        faults=faults_of("replica" if replica else "target"),
         drafter_faults=faults_of("drafter", "drafter_"),
         max_active=values["cluster.max_active"],
         max_waiting=values["cluster.max_waiting"],

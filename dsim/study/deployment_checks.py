@@ -11,7 +11,7 @@ from dsim.study import outages
 from dsim.study.build import at_number, replay_of
 from dsim.study.columns import DEPLOYMENT_COLUMNS
 from dsim.study.deployment_settings import MAX_WORKLOAD_S, MORE_KEYS
-from dsim.study.replica_settings import check_replicas
+from dsim.study.replica_settings import any_on_fleets, check_replicas
 from dsim.words import nearest, show
 
 if TYPE_CHECKING:
@@ -121,6 +121,10 @@ def _check_faults(
     for number in range(_further(of)):
         servers = (at_number(value, number) for value in of["cluster.more_drafters"])
         counts[further_role(number + 1)] = min(servers)
+    replicas = min(of["replica.prefill_count"]) + min(of["replica.count"])
+    if replicas:
+        counts = counts if any_on_fleets(of) else {}
+        counts["replica"] = replicas
     for number, fault in enumerate(values["cluster.faults"] or ()):
         for key, what in outages.problems(fault, counts):
             problems.add(f"{where}cluster.faults[{number}].{key}", what)

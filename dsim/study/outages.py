@@ -40,13 +40,15 @@ def problems(fault: Mapping[str, Any], servers: Mapping[str, int]) -> Iterator[t
     model, number = _parts(server)
     if not number.isdecimal() or (model not in servers and not model.startswith(FURTHER)):
         expected = '"target 2", "drafter 1" or "further drafter 1.2"'
+        expected = '"replica 1"' if set(servers) == {"replica"} else expected
         yield "server", f"expected a server like {expected}, got {show(server)}"
     elif model not in servers:
         yield "server", f"there is no {model} (more_drafters.latency_ms), got {show(server)}"
     elif not 1 <= int(number) <= servers[model]:
         key = "more_drafter" if model.startswith(FURTHER) else model
         first, last = server_name(model, 1), server_name(model, servers[model])
-        yield "server", f"expected {first} to {last} (cluster.{key}s), got {show(server)}"
+        setting = "replica.count" if model == "replica" else f"cluster.{key}s"
+        yield "server", f"expected {first} to {last} ({setting}), got {show(server)}"
     at_s, for_s = fault.get("at_s", 0), fault.get("for_s", 1)
     if isinstance(at_s, bool) or not (at_s == 0 or (is_latency(at_s) and at_s <= MAX_S)):
         yield "at_s", f"expected a time from 0 to {MAX_S:,.0f} s, got {show(at_s)}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dsim.deployment.replica.spec import DRAFT_POLICIES, ROUTERS, ReplicaSpec
+from dsim.deployment.spec import FleetSpec
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study.named import estimate_of
 from dsim.study.setting import Setting
@@ -20,6 +21,18 @@ MAX_REPLICAS = 10_000
 def _whole(key: str, default: int, unit: str, meaning: str, low: int, high: int = 10**9) -> Setting:
     return Setting(
         key=key, type="int", default=default, unit=unit, meaning=meaning, low=low, high=high
+    )
+
+
+def _time(key: str, unit: str, meaning: str, default: float = 0.0, high: float = 1e9) -> Setting:
+    return Setting(
+        key=key, type="float", default=default, low=0, high=high, unit=unit, meaning=meaning
+    )
+
+
+def _above_zero(key: str, default: float, unit: str, meaning: str) -> Setting:
+    return Setting(
+        key=key, type="float", default=default, low=0, above=True, unit=unit, meaning=meaning
     )
 
 
@@ -46,6 +59,47 @@ REPLICA_SETTINGS: tuple[Setting, ...] = (
         low=0,
         high=MAX_REPLICAS,
     ),
+    _whole(
+        "replica.prefill_count",
+        0,
+        "replicas",
+        "further replicas that only read prompts and give the first token; the KV cache is sent to "
+        "the others; 0: every replica does both",
+        low=0,
+        high=MAX_REPLICAS,
+    ),
+    _above_zero(
+        "replica.link_gb_s",
+        50.0,
+        "GB/s",
+        "bandwidth at which the KV cache of a prompt is sent between replicas",
+    ),
+    _time("replica.link_us", "µs", "latency of sending the KV cache of a prompt"),
+    Setting(
+        key="replica.kv_token_bytes",
+        type="float",
+        default=0.0,
+        low=0,
+        unit="bytes",
+        meaning="size of the KV cache of a token, all GPUs of a replica together; names of models "
+        "and GPUs set it",
+    ),
+    _whole(
+        "replica.max_count",
+        0,
+        "replicas",
+        "autoscaling: more replicas are started, up to this number, while requests wait; one more "
+        "than replica.count is stopped when it is idle and nobody waits; 0: none",
+        low=0,
+        high=MAX_REPLICAS,
+    ),
+    _above_zero(
+        "replica.scale_queue",
+        4.0,
+        "requests",
+        "autoscaling: another replica is started when more requests than this wait for each",
+    ),
+    _time("replica.startup_s", "s", "autoscaling: how long it takes to start a replica", 60.0, 1e6),
     Setting(
         key="replica.gpus",
         type="float",
@@ -99,15 +153,7 @@ REPLICA_SETTINGS: tuple[Setting, ...] = (
         "with the fewest tokens that are yet to be read or written; with the longest beginning "
         "of the prompt in its prefix cache",
     ),
-    Setting(
-        key="replica.host_us",
-        type="float",
-        default=0.0,
-        low=0,
-        high=1e9,
-        unit="µs",
-        meaning="time of each step in which no forward runs",
-    ),
+    _time("replica.host_us", "µs", "time of each step in which no forward runs"),
     Setting(
         key="replica.drafts_by_batch",
         type="list of [requests, drafts]",
@@ -183,6 +229,13 @@ def replica_of(values: Mapping[str, Any]) -> ReplicaSpec:
         found = estimate_of(values, "study")
     same = (
         "count",
+        "prefill_count",
+        "link_gb_s",
+        "link_us",
+        "kv_token_bytes",
+        "max_count",
+        "scale_queue",
+        "startup_s",
         "gpus",
         "max_seqs",
         "max_batched_tokens",
@@ -205,6 +258,28 @@ def replica_of(values: Mapping[str, Any]) -> ReplicaSpec:
         features=values["drafter.features"],
         ngram_us=values["drafter.ngram_us"],
     )
+
+
+def as_fleet(values: Mapping[str, Any], replica: ReplicaSpec, *, drafts: bool = False) -> FleetSpec:
+    """Replicas as a fleet: how many there are, their GPUs, and what these draw.
+
+    The drafter is on the GPUs of the target, and so has none of its own.
+    """
+    if drafts:
+        return FleetSpec(servers=replica.most, gpus=0.0, watts=0.0, idle_watts=0.0)
+    return FleetSpec(
+        servers=replica.most,
+        gpus=replica.gpus,
+        watts=values["cluster.target_watts"],
+        idle_watts=values["cluster.target_idle_watts"],
+    )
+
+
+def any_on_fleets(of: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether any algorithm runs on the servers of the table cluster."""
+    (algorithms,) = of["algorithms"]
+    lockstep = (ORCHESTRATIONS[name].traits.lockstep for name in algorithms)
+    return not min(of["replica.count"]) or not all(lockstep)
 
 
 def check_replicas(problems: Problems, where: str, of: Mapping[str, Sequence[Any]]) -> None:
@@ -238,8 +313,15 @@ def check_replicas(problems: Problems, where: str, of: Mapping[str, Sequence[Any
         problems.add(f"{where}lookahead_policy", what)
     if set(of["workload.arrivals"]) != {"trace"} and not min(of["workload.prompt_tokens"]):
         problems.add(f"{where}workload.prompt_tokens", "expected at least 1 on replicas, got 0")
+    most, least = max(of["replica.max_count"]), max(of["replica.count"])
+    if most and most < least:
+        problems.add(f"{where}replica.max_count", f"expected at least {least} (replica.count)")
+    other = ("replica.prefill_count", "cluster.mtbf_s", "cluster.faults")
+    beside = next((key for key in other if any(of[key])), None) if most else None
+    if beside:
+        problems.add(f"{where}replica.max_count", f"cannot be set together with {beside}")
     for key, default in _FLEETS_ONLY.items():
-        if len(lockstep) == len(algorithms) and any(value != default for value in of[key]):
+        if not any_on_fleets(of) and any(value != default for value in of[key]):
             problems.add(f"{where}{key}", "has no meaning for replicas")
 
 
@@ -254,9 +336,7 @@ _FLEETS_ONLY: Mapping[str, Any] = {
     "cluster.network_ms": 0.0,
     "cluster.dispatch_ms": 0.0,
     "cluster.hosts": 0,
-    "cluster.mtbf_s": 0.0,
     "cluster.drafter_mtbf_s": 0.0,
     "cluster.max_active": 0,
-    "cluster.faults": None,
     "cluster.link_ms": None,
 }

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from dsim.cli.main import main
 from dsim.deployment.replica.cost import Batch
-from dsim.deployment.replica.serve import costs_of
+from dsim.deployment.replica.setup import costs_of
 from dsim.study.loader import loads
 from dsim.study.requests import run_cases, table
 from tests import ROOT
@@ -91,6 +91,10 @@ WRONG = {
     "lookahead_policy=aimd": "where replica.draft_policy chooses",
     "cluster.target_batch=2": "has no meaning for replicas",
     "replica.count=0": "target.linear_us: has no meaning without replicas",
+    "replica.max_count=1 & replica.count=2": "replica.max_count: expected at least 2",
+    "replica.max_count=3 & replica.prefill_count=1": "cannot be set together with replica.prefill",
+    'cluster.faults=[{server="target 1",at_s=1.0}]': 'expected a server like "replica 1"',
+    'cluster.faults=[{server="replica 2",at_s=1.0}]': "expected replica 1 to replica 1",
     'algorithms=["dsi"]': "no algorithm runs on replicas",
 }
 
@@ -98,7 +102,8 @@ WRONG = {
 @pytest.mark.parametrize("override", WRONG)
 def test_what_is_wrong_is_said(override, tmp_path):
     (tmp_path / "s.toml").write_text(SMALL, "utf-8")
-    result = dsim("run", tmp_path / "s.toml", "--set", override, "--json")
+    sets = [part for one in override.split(" & ") for part in ("--set", one)]
+    result = dsim("run", tmp_path / "s.toml", *sets, "--json")
     assert result.exit_code == 2
     assert WRONG[override] in result.output
     assert "Traceback" not in result.output

@@ -34,9 +34,9 @@ class Blocks:
         Returns:
             The tokens of the chunk; 0 where the blocks for it are not free.
         """
-        request.computed = 0
-        chunk = min(request.known, most)
-        return chunk if self.grow(request, chunk) else 0
+        request.computed = request.sent
+        chunk = min(request.known - request.sent, most)
+        return chunk if self.grow(request, request.sent + chunk) else 0
 
     def grow(self, request: Request, end: int) -> bool:
         """Make room for the first *end* tokens of *request*; if too few are free, false."""
@@ -77,7 +77,7 @@ class CachedBlocks(Blocks):
     def admit(self, request: Request, most: int) -> int:
         """See :class:`Blocks`."""
         hits = self._find(request)
-        request.computed = computed = len(hits) * self.size
+        request.computed = computed = max(len(hits) * self.size, request.sent)
         chunk = min(request.known - computed, most)
         idle = sum(not self._users[block] for block in hits)
         new = -(-(computed + chunk) // self.size) - len(hits)
@@ -88,7 +88,7 @@ class CachedBlocks(Blocks):
                 del self._idle[block]
             self._users[block] += 1
         self.free -= idle
-        request.blocks, request.room, request.named = hits, computed, len(hits)
+        request.blocks, request.room, request.named = hits, len(hits) * self.size, len(hits)
         self.grow(request, computed + chunk)
         return chunk
 

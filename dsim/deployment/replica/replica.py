@@ -69,8 +69,10 @@ class Replica:
         admitted: requests that were admitted in the last step.
         first: requests that get their first token at the end of the step.
         finished: requests that get their last token at the end of the step.
+        batch: requests that take part in the step.
         fed: of each request in the step: its number, tokens that it was fed, drafts among them,
             and tokens that settle at the end of the step; where that is kept.
+        read_ns, ends_ns: when the target's forward of the last step ends, and the step itself.
         busy_ns, drafting_ns: how long it stepped, and the part in which it drafted.
         steps: number of steps.
         sequence_steps: sum over the steps of the requests that took part.
@@ -87,8 +89,8 @@ class Replica:
         keep_fed: bool = False,
         keep_log: bool = False,
     ) -> None:
-        kind = CachedBlocks if spec.prefix_cache else Blocks
-        self.blocks = kind(spec.kv_blocks, spec.block_size)
+        self.spec = spec
+        self.forget()
         self.max_seqs = spec.max_seqs
         self.budget = spec.max_batched_tokens
         self.chunk = spec.long_prefill_threshold or UNLIMITED
@@ -100,9 +102,11 @@ class Replica:
         self.admitted: list[Request] = []
         self.first: list[Request] = []
         self.finished: list[Request] = []
+        self.batch: list[Request] = []
         self.fed: list[tuple[int, int, int, int]] = []
         self.log: list[Step] | None = [] if keep_log else None
         self.keep_fed = keep_fed or keep_log
+        self.read_ns = self.ends_ns = 0
         self.busy_ns = 0
         self.drafting_ns = 0
         self.steps = 0
@@ -113,7 +117,7 @@ class Replica:
     def arrives(self, request: Request) -> None:
         """*request* joins the queue."""
         self.waiting.append(request)
-        self.outstanding += request.end - request.computed
+        self.outstanding += request.end - request.sent
 
     def begin(self, now_ns: int) -> int:
         """Begin a step. There is something to do.
@@ -122,12 +126,13 @@ class Replica:
             When the step ends; :meth:`end` is to be called then.
         """
         self._progress = 0
-        fed = self._schedule()
+        self.batch = fed = self._schedule()
         batch, going = self._judge(fed)
         read_ns = now_ns + self.host_ns + self.target(batch)
         ends_ns = read_ns
         if self.drafting is not None and going:
             ends_ns += self._draft(going, self.drafting)
+        self.read_ns, self.ends_ns = read_ns, ends_ns
         self.busy_ns += ends_ns - now_ns
         self.drafting_ns += ends_ns - read_ns
         self.steps += 1
@@ -143,6 +148,39 @@ class Replica:
             for request in self.finished:
                 self.blocks.release(request)
             self.running = [r for r in self.running if r.known < r.end]
+
+    def forget(self) -> None:
+        """Lose the KV cache."""
+        kind = CachedBlocks if self.spec.prefix_cache else Blocks
+        self.blocks: Blocks = kind(self.spec.kv_blocks, self.spec.block_size)
+
+    def fail(self, now_ns: int) -> tuple[list[Request], list[Request]]:
+        """Lose the KV cache and the step under way, of which nothing settles.
+
+        Args:
+            now_ns: when that is; -1: no step is under way. What each request is fed has to be kept.
+
+        Returns:
+            The requests that ran, and those that waited; all of them leave.
+        """
+        if now_ns >= 0:
+            self.busy_ns -= self.ends_ns - now_ns
+            self.drafting_ns -= self.ends_ns - max(now_ns, self.read_ns)
+            if self.log:
+                read_ns = min(self.read_ns, now_ns)
+                fed = [(*row[:3], 0) for row in self.fed]
+                last = self.log[-1]
+                self.log[-1] = last._replace(target_ns=read_ns, end_ns=now_ns, fed=fed)
+            for request, (_, _, drafts, settled) in zip(self.batch, self.fed, strict=True):
+                request.known -= settled
+                request.drafted -= drafts
+                request.accepted -= max(0, settled - 1)
+        interrupted, waiting = self.running, list(self.waiting)
+        for request in (*interrupted, *waiting):
+            request.lose()
+        self.running, self.waiting, self.outstanding = [], deque(), 0
+        self.forget()
+        return interrupted, waiting
 
     def _schedule(self) -> list[Request]:
         """Choose who takes part in a step, and with how many tokens: rules 2 to 4.
@@ -178,7 +216,7 @@ class Replica:
             tokens = self.blocks.admit(request, min(most, budget))
             if not tokens:
                 break
-            self._progress += request.computed
+            self._progress += request.computed - request.sent
             request.fed = tokens
             budget -= tokens
             running.append(waiting.popleft())
@@ -191,7 +229,7 @@ class Replica:
         request = self.running.pop()
         self.blocks.release(request, evicted=True)
         self.outstanding += request.computed
-        request.computed = request.drafts = 0
+        request.lose()
         request.preemptions += 1
         self.waiting.appendleft(request)
         return request

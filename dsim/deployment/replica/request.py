@@ -21,6 +21,7 @@ class Request:
             the first rejection; empty where nothing drafts.
         group, shared: the first *shared* tokens of the prompt are those of all prompts of *group*.
         hashes: in place of a group, what stands for each 512 tokens and all before them.
+        sent: the first tokens whose KV cache comes along from another replica.
 
     Attributes:
         end: tokens of prompt and answer.
@@ -56,6 +57,7 @@ class Request:
         "prompt",
         "room",
         "seen",
+        "sent",
         "shared",
     )
 
@@ -68,6 +70,7 @@ class Request:
         group: str = "",
         shared: int = 0,
         hashes: tuple[int, ...] = (),
+        sent: int = 0,
     ) -> None:
         self.number = number
         self.prompt = prompt
@@ -76,7 +79,8 @@ class Request:
         self.group = group
         self.shared = shared
         self.hashes = hashes
-        self.known = prompt
+        self.sent = sent
+        self.known = max(prompt, sent + 1) if sent else prompt
         self.computed = 0
         self.fed = 0
         self.drafts = 0
@@ -88,6 +92,11 @@ class Request:
         self.drafted = 0
         self.accepted = 0
         self.preemptions = 0
+
+    def lose(self) -> None:
+        """Its KV cache and its drafts are lost: all that it knows is to be computed again."""
+        self.computed = self.drafts = self.sent = self.room = self.named = 0
+        self.blocks = []
 
     def beginning(self, place: int, size: int) -> str | int:
         """What the shared block of *size* tokens at *place* is known by, with all before it.

@@ -11,30 +11,32 @@ if TYPE_CHECKING:
     from dsim.deployment.replica.replica import Replica
     from dsim.deployment.replica.request import Request
 
+    Router = Callable[[Request, Sequence[Replica]], Replica]
 
-def router_of(name: str, replicas: Sequence[Replica]) -> Callable[[Request], int]:
-    """What chooses the number of the replica for each request that arrives.
+
+def router_of(name: str) -> Router:
+    """What chooses the replica for each request, of those that are up.
+
+    Of equals the first is taken.
 
     Args:
         name: ``round-robin``; ``least-requests`` (that wait or run); ``least-tokens`` (that are yet
             to be read or written); ``longest-prefix`` (the most tokens in the prefix cache, of
-            equals the one with the fewest requests). Of equals the first is taken.
-        replicas: those to choose from.
+            equals the one with the fewest requests).
     """
+
+    def requests(replica: Replica) -> int:
+        return len(replica.waiting) + len(replica.running)
+
     if name == "round-robin":
-        turn = itertools.cycle(range(len(replicas)))
-        return lambda _: next(turn)
-
-    def requests(number: int) -> int:
-        return len(replicas[number].waiting) + len(replicas[number].running)
-
-    numbers = range(len(replicas))
+        turn = itertools.count()
+        return lambda _, replicas: replicas[next(turn) % len(replicas)]
     if name == "least-requests":
-        return lambda _: min(numbers, key=requests)
+        return lambda _, replicas: min(replicas, key=requests)
     if name == "least-tokens":
-        return lambda _: min(numbers, key=lambda number: replicas[number].outstanding)
+        return lambda _, replicas: min(replicas, key=lambda one: one.outstanding)
     if name == "longest-prefix":
-        return lambda request: min(
-            numbers, key=lambda number: (-replicas[number].blocks.hits(request), requests(number))
+        return lambda request, replicas: min(
+            replicas, key=lambda one: (-one.blocks.hits(request), requests(one))
         )
     raise ValueError(f"unknown router {name!r}")

@@ -3,31 +3,31 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dsim.deployment.cluster import ranks_of
-from dsim.deployment.outcome import DONE, TURNED_AWAY, RunRecord, Tally
-from dsim.deployment.replica.cost import Batch, by_width, estimated, linear
-from dsim.deployment.replica.drafting import Goodput, by_batch
-from dsim.deployment.replica.replica import Drafting, Replica
+from dsim.deployment.outcome import DONE, LOST, TURNED_AWAY, RunRecord, Tally
+from dsim.deployment.replica.failures import failures
+from dsim.deployment.replica.pool import Pool
 from dsim.deployment.replica.request import Request
-from dsim.deployment.replica.router import router_of
+from dsim.deployment.replica.setup import replica_of
 from dsim.deployment.workload import request_key
-from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM, run_lengths
-from dsim.model.lookahead import mean_rate
+from dsim.errors import EngineError
+from dsim.model.acceptance import run_lengths
 from dsim.orchestrations import ORCHESTRATIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dsim.deployment.replica.cost import Cost
+    from dsim.deployment.replica.replica import Replica
     from dsim.deployment.replica.spec import ReplicaSpec
     from dsim.deployment.spec import Deployment
     from dsim.deployment.workload import Workload
-    from dsim.model.latency import Latency
-    from dsim.model.roofline import Roofline
+
+# What happens first at one instant.
+FAIL, RISE, STEP, COME = range(4)
+MAX_FAILURES = 100_000  # without a token that settles in between
 
 
 def serve(
@@ -52,55 +52,6 @@ def serve(
     return _Run(deployment, spec, workload, replication, keep_settled, keep_log).run()
 
 
-def costs_of(deployment: Deployment, spec: ReplicaSpec, key: int) -> tuple[Cost, Cost]:
-    """How long forwards of the target and of the drafter take.
-
-    Args:
-        deployment: what serves.
-        spec: its replicas.
-        key: what stands for the repeat in random latencies.
-    """
-    d = deployment
-    drafter_us = None if spec.drafter_us is None else (*spec.drafter_us, spec.drafter_us[1])
-
-    def cost(
-        latency: Latency, stream: int, roofline: Roofline | None, us: Sequence[float] | None
-    ) -> Cost:
-        if us is not None:
-            return linear(us)
-        if roofline is not None:
-            return estimated(roofline)
-        return by_width(latency.sampler(d.seed, key, stream))
-
-    return (
-        cost(d.target, TARGET_STREAM, spec.target, spec.target_us),
-        cost(d.drafter, DRAFTER_STREAM, spec.drafter, drafter_us),
-    )
-
-
-def drafting_of(
-    deployment: Deployment, spec: ReplicaSpec, target: Cost, drafter: Cost
-) -> Drafting | None:
-    """How a replica drafts; ``None`` where its orchestration does not."""
-    if not ORCHESTRATIONS[deployment.algorithm].traits.drafts:
-        return None
-    most = deployment.lookahead
-    lookup_ns = None if spec.ngram_us is None else spec.ngram_us * 1e3
-    how = Drafting(lambda _: most, drafter, spec.features, lookup_ns=lookup_ns)
-    if spec.draft_policy == "goodput":
-
-        def step_ns(requests: int, drafts: int) -> float:
-            width = requests * (1 + drafts)
-            ns = spec.host_us * 1e3 + target(Batch(0, width, requests, width, 0, 0.0))
-            if lookup_ns is not None:
-                return ns + lookup_ns * requests * drafts
-            return ns + drafts * drafter(Batch(0, requests, requests, requests, 0, 0.0))
-
-        policy = Goodput(most, step_ns, mean_rate(deployment.acceptance))
-        return how._replace(tokens=policy.tokens, judged=policy.judged)
-    return how._replace(tokens=by_batch(spec.drafts_by_batch)) if spec.drafts_by_batch else how
-
-
 class _Run:
     def __init__(
         self,
@@ -114,13 +65,33 @@ class _Run:
         self.deployment, self.spec, self.workload = deployment, spec, workload
         self.replication = replication
         seed, count = deployment.seed, workload.count
-        self.replicas = [self._replica(n, keep_settled, keep_log) for n in range(spec.count)]
-        self.route = router_of(spec.router, self.replicas)
+        failing = bool(deployment.faults)
+        self.replicas = [
+            replica_of(
+                deployment,
+                spec,
+                request_key(replication, number),
+                drafts=number >= spec.prefill_count,
+                keep_fed=keep_settled or failing,
+                keep_log=keep_log,
+            )
+            for number in range(spec.most)
+        ]
+        self.number_of = {replica: number for number, replica in enumerate(self.replicas)}
+        split = spec.prefill_count
+        self.pools = [Pool(self.replicas[split:], spec.router, spec.count)]
+        if split:
+            self.pools.append(Pool(self.replicas[:split], spec.router, split))
+        self.events: list[tuple[int, int, int, int]] = []  # (ns, what, number, epoch)
+        self.epochs = [0] * spec.most  # of each replica: how often it has failed
+        self.stepping = [False] * spec.most
+        self.moving: dict[int, Request] = {}  # requests whose KV cache is under way
         prompts, outputs = workload.lengths(seed, replication)
         self.prompts, self.outputs = prompts.tolist(), outputs.tolist()
         self.rates = workload.rates(seed, replication, deployment.acceptance).tolist()
         self.columns = {
-            name: [-1] * count for name in ("arrival_ns", "start_ns", "first_token_ns", "done_ns")
+            name: [-1] * count
+            for name in ("arrival_ns", "start_ns", "first_token_ns", "done_ns", "left_ns")
         }
         self.fate = [DONE] * count
         self.drafts = ORCHESTRATIONS[deployment.algorithm].traits.drafts
@@ -128,111 +99,228 @@ class _Run:
         self.found = np.zeros((count, 3), dtype=np.int64)
         self.settled: list[list[int]] = [[] for _ in range(count if keep_settled else 0)]
         self.in_system = 0
+        self.over = 0
         self.areas_ns = [0, 0]  # over time: requests in the system, and those that wait
         self.now = 0
-
-    def _replica(self, number: int, keep_settled: bool, keep_log: bool) -> Replica:
-        key = request_key(self.replication, number)
-        target, drafter = costs_of(self.deployment, self.spec, key)
-        return Replica(
-            self.spec,
-            target,
-            drafting_of(self.deployment, self.spec, target, drafter),
-            host_ns=round(self.spec.host_us * 1e3),
-            keep_fed=keep_settled,
-            keep_log=keep_log,
-        )
+        self.failures = 0  # since a token has settled
 
     def run(self) -> RunRecord:
-        workload, replicas = self.workload, self.replicas
-        arrivals = list(
-            zip(
-                workload.arrival_ns(self.deployment.seed, self.replication).tolist(),
-                range(workload.count),
-                strict=True,
-            )
-        )
-        later: list[tuple[int, int]] = []
+        """See :func:`serve`."""
+        workload, events, d = self.workload, self.events, self.deployment
+        arrivals = workload.arrival_ns(d.seed, self.replication).tolist()
+        self.later: deque[int] = deque()
         if workload.arrivals == "closed":
-            later = arrivals[workload.users :][::-1]
+            self.later.extend(range(workload.users, workload.count))
             arrivals = arrivals[: workload.users]
-        thinking = workload.thinking_ns(self.deployment.seed, self.replication)
-        ends: list[tuple[int, int]] = []  # of the steps under way: (ns, replica)
-        while arrivals or ends:
-            now = min(at[0][0] for at in (arrivals, ends) if at)
+        self.thinking = workload.thinking_ns(d.seed, self.replication)
+        events += [(at, COME, number, 0) for number, at in enumerate(arrivals)]
+        self.failures_of = [
+            failures(d.faults, d.seed, self.replication, n) for n in range(self.spec.most)
+        ]
+        for number in range(self.spec.most):
+            self._next_failure(number)
+        heapq.heapify(events)
+        do = {FAIL: self._fails, RISE: self._rises, STEP: self._ended, COME: self._comes}
+        while self.over < workload.count:
+            if not events:
+                self._strand()
+                continue
+            now = events[0][0]
             self._count_to(now)
-            ready = []
-            while ends and ends[0][0] == now:
-                _, number = heapq.heappop(ends)
-                ready.append(number)
-                for _ in range(self._ended(replicas[number], now)):
-                    if later:
-                        think_ns = next(thinking) if workload.think_ns else 0
-                        heapq.heappush(arrivals, (now + think_ns, later.pop()[1]))
-            while arrivals and arrivals[0][0] == now:
-                _, number = heapq.heappop(arrivals)
-                chosen = self._arrives(number, now)
-                if chosen < 0:
-                    if later:
-                        heapq.heappush(arrivals, (now, later.pop()[1]))
-                elif chosen not in ready and all(chosen != one for _, one in ends):
-                    ready.append(chosen)
+            ready: dict[int, None] = {}
+            while events and events[0][0] == now:
+                _, what, number, epoch = heapq.heappop(events)
+                for replica in do[what](number, epoch):
+                    ready[self.number_of[replica]] = None
             for number in ready:
-                replica = replicas[number]
-                if replica.running or replica.waiting:
-                    heapq.heappush(ends, (replica.begin(now), number))
-                    for request in replica.admitted:
-                        if not request.preemptions:
-                            self.columns["start_ns"][request.number] = now
+                self._begin(number)
         return self._result()
+
+    def _strand(self) -> None:
+        """Nothing happens any more: the requests that are left wait for replicas that are gone."""
+        left = [request for pool in self.pools for request in pool.limbo]
+        if not left:
+            raise EngineError(f"{self.in_system} requests wait for replicas that are idle")
+        for pool in self.pools:
+            pool.limbo = []
+        for request in left:
+            self._leaves(request, LOST)
+
+    def _begin(self, number: int) -> None:
+        """Let a replica begin a step, if it has anything to do."""
+        replica = self.replicas[number]
+        if self.stepping[number] or not (replica.running or replica.waiting):
+            return
+        self.stepping[number] = True
+        ends_ns = replica.begin(self.now)
+        heapq.heappush(self.events, (ends_ns, STEP, number, self.epochs[number]))
+        start_ns = self.columns["start_ns"]
+        for request in replica.admitted:
+            if start_ns[request.number] < 0:
+                start_ns[request.number] = self.now
+
+    def _pool_of(self, number: int) -> Pool:
+        return self.pools[number < self.spec.prefill_count]
 
     def _count_to(self, now: int) -> None:
         """Bring the sums over time up to *now*."""
-        for i, count in enumerate((self.in_system, self._waiting())):
+        waiting = sum(pool.waiting for pool in self.pools)
+        for i, count in enumerate((self.in_system, waiting)):
             self.areas_ns[i] += count * (now - self.now)
         self.now = now
 
-    def _waiting(self) -> int:
-        return sum(len(replica.waiting) for replica in self.replicas)
+    # -- what happens; each returns the replicas that may have something to do -------------------
 
-    def _arrives(self, number: int, now: int) -> int:
-        """A request arrives; returns the number of its replica, or -1: it is refused."""
-        self.columns["arrival_ns"][number] = now
-        self.found[number, :2] = self.in_system, self._waiting()
+    def _comes(self, number: int, _: int) -> list[Replica]:
+        """A request arrives, or its KV cache at the replicas that decode."""
+        moved = self.moving.pop(number, None)
+        if moved is not None:
+            return self._give(self.pools[0], moved)
+        self.columns["arrival_ns"][number] = self.now
+        self.found[number, :2] = self.in_system, sum(pool.waiting for pool in self.pools)
         prompt, output = self.prompts[number], self.outputs[number]
         if self.spec.refuses(prompt, output):
             self.fate[number] = TURNED_AWAY
-            return -1
-        text, lengths = self.workload.text(number), []
-        if self.drafts:
-            rate, accepts = self.rates[number], text.accepts
-            ranks = ranks_of(self.deployment, self.replication, number, output, rate, accepts)
-            lengths = run_lengths(ranks[0] == 1)
-        request = Request(number, prompt, output, lengths, text.group, text.shared, text.hashes)
-        chosen = self.route(request)
-        self.replicas[chosen].arrives(request)
+            self._is_over()
+            return []
         self.in_system += 1
-        return chosen
+        split = len(self.pools) > 1
+        request = self._request(number, 1 if split else output)
+        touched = self._give(self.pools[-1], request)
+        self._scale_up()
+        return touched
 
-    def _ended(self, replica: Replica, now: int) -> int:
-        """A step is over; returns how many requests it finished."""
-        columns = self.columns
-        if self.settled:
-            for number, _, _, settled in replica.fed:
-                self.settled[number] += [now] * settled
-        for request in replica.first:
-            columns["first_token_ns"][request.number] = now
-        for request in replica.finished:
-            columns["done_ns"][request.number] = now
-            self.counts[request.number] = (
-                request.passes,
-                request.drafted,
-                request.drafted - request.accepted,
-                request.preemptions,
+    def _request(self, number: int, output: int, sent: int = 0) -> Request:
+        text, lengths = self.workload.text(number), []
+        if self.drafts and output > 1:
+            ranks = ranks_of(
+                self.deployment,
+                self.replication,
+                number,
+                output,
+                self.rates[number],
+                text.accepts,
             )
+            lengths = run_lengths(ranks[0] == 1)
+        prompt = self.prompts[number]
+        return Request(number, prompt, output, lengths, text.group, text.shared, text.hashes, sent)
+
+    @staticmethod
+    def _give(pool: Pool, request: Request) -> list[Replica]:
+        chosen = pool.give(request)
+        return [] if chosen is None else [chosen]
+
+    def _ended(self, number: int, epoch: int) -> list[Replica]:
+        """A step is over."""
+        if epoch != self.epochs[number]:
+            return []  # the replica failed meanwhile
+        replica = self.replicas[number]
+        self.stepping[number] = False
+        self.failures = 0
+        if self.settled:
+            for one, _, _, settled in replica.fed:
+                self.settled[one] += [self.now] * settled
+        for request in replica.first:
+            self.columns["first_token_ns"][request.number] = self.now
         replica.end()
-        self.in_system -= len(replica.finished)
-        return len(replica.finished)
+        for request in replica.finished:
+            output = self.outputs[request.number]
+            if request.end < request.prompt + output:  # only the prompt was to be read
+                self._send(request, output)
+            else:
+                self.columns["done_ns"][request.number] = self.now
+                self._leaves(request, DONE)
+        pool = self._pool_of(number)
+        idle = not (replica.running or replica.waiting or pool.waiting)
+        if idle and self.spec.max_count and len(pool.up) > self.spec.count:
+            pool.stop(replica, self.now)
+        return [replica]
+
+    def _send(self, request: Request, output: int) -> None:
+        """Send the KV cache of a prompt to the replicas that decode."""
+        spec, number = self.spec, request.number
+        self._add_counts(request)
+        link_ns = spec.link_us * 1e3 + spec.kv_token_bytes * request.prompt / spec.link_gb_s
+        self.moving[number] = self._request(number, output, sent=request.prompt)
+        heapq.heappush(self.events, (self.now + round(link_ns), COME, number, 0))
+
+    def _add_counts(self, request: Request) -> None:
+        self.counts[request.number] += (
+            request.passes,
+            request.drafted,
+            request.drafted - request.accepted,
+            request.preemptions,
+        )
+
+    def _leaves(self, request: Request, fate: int) -> None:
+        number = request.number
+        self.columns["left_ns"][number] = self.now
+        self.fate[number] = fate
+        self._add_counts(request)
+        self.in_system -= 1
+        self._is_over()
+
+    def _is_over(self) -> None:
+        self.over += 1
+        if self.later:
+            think_ns = next(self.thinking) if self.workload.think_ns else 0
+            event = (self.now + think_ns, COME, self.later.popleft(), 0)
+            heapq.heappush(self.events, event)
+
+    # -- replicas that come and go ---------------------------------------------------------------
+
+    def _scale_up(self) -> None:
+        """Start another replica, if too many requests wait for those that there are."""
+        spec, pool = self.spec, self.pools[0]
+        there = len(pool.up) + pool.starting
+        if spec.max_count > there and pool.waiting > spec.scale_queue * there:
+            started = pool.start(self.now)
+            if started is not None:
+                at_ns = self.now + round(spec.startup_s * 1e9)
+                number = self.number_of[started]
+                heapq.heappush(self.events, (at_ns, RISE, number, self.epochs[number]))
+
+    def _next_failure(self, number: int) -> None:
+        """Schedule the next failure of a replica, and its recovery."""
+        outage = next(self.failures_of[number], None)
+        if outage is not None:
+            heapq.heappush(self.events, (outage[0], FAIL, number, outage[1]))
+
+    def _fails(self, number: int, until_ns: int) -> list[Replica]:
+        """A replica fails. What ran or waited there goes elsewhere, or is lost."""
+        replica, pool = self.replicas[number], self._pool_of(number)
+        self.failures += 1
+        if self.failures > MAX_FAILURES:
+            raise EngineError(f"{self.failures:,} failures in a row interrupt every single step")
+        if replica not in pool.up:  # it is not running
+            self._next_failure(number)
+            return []
+        interrupted, waiting = replica.fail(self.now if self.stepping[number] else -1)
+        self.epochs[number] += 1
+        self.stepping[number] = False
+        pool.up.remove(replica)
+        if until_ns >= 0:
+            event = (max(self.now, until_ns), RISE, number, self.epochs[number])
+            heapq.heappush(self.events, event)
+        touched: list[Replica] = []
+        for request in interrupted if not self.deployment.faults.retry else ():
+            self._leaves(request, LOST)
+        for request in (*(interrupted if self.deployment.faults.retry else ()), *waiting):
+            touched += self._give(pool, request)
+        return touched
+
+    def _rises(self, number: int, epoch: int) -> list[Replica]:
+        """A replica is up: started, or recovered."""
+        if epoch != self.epochs[number]:
+            return []
+        pool, replica = self._pool_of(number), self.replicas[number]
+        pool.rise(replica)
+        if epoch:
+            self._next_failure(number)
+        else:
+            pool.starting -= 1
+        waiting, pool.limbo = pool.limbo, []
+        return [one for request in waiting for one in self._give(pool, request)]
 
     def _result(self) -> RunRecord:
         columns = {name: np.array(values, dtype=np.int64) for name, values in self.columns.items()}
@@ -241,13 +329,13 @@ class _Run:
         rows = {
             **columns,
             **dict(zip(names, self.counts.T, strict=True)),
-            "left_ns": columns["done_ns"],
             "prompt_tokens": np.array(self.prompts, dtype=np.int64),
             "output_tokens": np.array(self.outputs, dtype=np.int64),
             "wasted_passes": np.zeros(len(order), dtype=np.int64),
             "fate": np.array(self.fate, dtype=np.int64),
             "found": self.found,
         }
+        reserved_ns = self.pools[0].reserved_ns(self.now) if self.spec.max_count else 0
         busy_ns = tuple(replica.busy_ns for replica in self.replicas)
         drafting_ns = tuple(replica.drafting_ns for replica in self.replicas)
         count = len(self.replicas)
@@ -256,8 +344,13 @@ class _Run:
             settled_ns=[self.settled[i] for i in order] if self.settled else [],
             rejected_ns=[[] for _ in order] if self.settled else [],
             tallies=(
-                Tally(count=count, busy_ns=busy_ns, queue_area_ns=self.areas_ns[1]),
-                Tally(count=count, busy_ns=drafting_ns, queue_area_ns=0),
+                Tally(
+                    count=count,
+                    busy_ns=busy_ns,
+                    queue_area_ns=self.areas_ns[1],
+                    reserved_ns=reserved_ns,
+                ),
+                Tally(count=count, busy_ns=drafting_ns, queue_area_ns=0, reserved_ns=reserved_ns),
             ),
             fleets=(),
             replicas=tuple(self.replicas),

@@ -17,7 +17,15 @@ class ReplicaSpec:
     """Replicas that are alike. Each is one or more GPUs that hold target and drafter.
 
     Attributes:
-        count: number of replicas.
+        count: number of replicas; those that decode, where others read the prompts.
+        prefill_count: replicas that only read prompts and give the first token; 0: all do all.
+        link_gb_s: bandwidth at which the KV cache of a prompt is sent from these to others, GB/s.
+        link_us: latency of sending it.
+        kv_token_bytes: size of the KV cache of a token, in bytes.
+        max_count: more replicas are started, up to this number, while requests queue; 0: none.
+        scale_queue: requests that wait for each replica, above which another one is started. One
+            more than *count* is stopped when it is idle and nobody waits.
+        startup_s: how long it takes to start a replica.
         gpus: number of GPUs of each.
         max_seqs: requests that run at once on a replica (vLLM's ``max_num_seqs``).
         max_batched_tokens: tokens that a step feeds to the target at most.
@@ -44,6 +52,13 @@ class ReplicaSpec:
     """
 
     count: int = 1
+    prefill_count: int = 0
+    link_gb_s: float = 50.0
+    link_us: float = 0.0
+    kv_token_bytes: float = 0.0
+    max_count: int = 0
+    scale_queue: float = 4.0
+    startup_s: float = 60.0
     gpus: float = 1.0
     max_seqs: int = 128
     max_batched_tokens: int = 2048
@@ -62,6 +77,11 @@ class ReplicaSpec:
     drafter: Roofline | None = None
     features: bool = False
     ngram_us: float | None = None
+
+    @property
+    def most(self) -> int:
+        """The largest number of replicas that there are at once."""
+        return self.prefill_count + max(self.count, self.max_count)
 
     def refuses(self, prompt_tokens: int, output_tokens: int) -> bool:
         """Whether a request is refused at arrival, as it could never be finished.
