@@ -1,12 +1,14 @@
 """Fit the constants of the roofline (``dsim/model/roofline.py``) to runs of real vLLM servers.
 
-    python -m benchmarks.fit_roofline FILE.csv [--markdown docs/latency-fit.md]
+    python -m benchmarks.fit_roofline dsim/published/vllm_measured.csv
 
-FILE.csv has the columns of ``published/vllm_measured.csv``. A row is left out where others have
-the stages of the same run. The constants minimise a robust sum of squared relative errors of ITL,
-E2E and TTFT and, since the runs say little of some of them, the squared distances from what is
-known of such hardware (PRIOR). Nothing is fitted per model. Then every model is left out once, the
-constants are fitted to the others, and its runs are predicted: that is the error to expect.
+With --markdown docs/latency-fit.md it writes that page, with --left-out
+dsim/published/roofline_left_out.toml the constants without each model. A row is not used where
+others have the stages of the same run. The constants minimise a robust sum of squared relative
+errors of ITL, E2E and TTFT and, since the runs say little of some of them, the squared distances
+from what is known of such hardware (PRIOR). Nothing is fitted per model. Then every model is left
+out once, the constants are fitted to the others, and its runs are predicted: that is the error to
+expect.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import re
 from pathlib import Path
 
 import numpy as np
+import tomli_w
 from scipy.optimize import least_squares
 
 from dsim.files import write_whole
@@ -38,6 +41,11 @@ PRIOR = {
     "request_us": (6000.0, 0.4),
 }
 SCALE = {"itl": 0.06, "e2e": 0.12, "ttft": 0.12}  # relative errors that count as one
+
+HEADER = """# Written by benchmarks/fit_roofline.py: for each model, the constants of the
+# roofline that are fitted to the runs of all others. They predict its own runs.
+
+"""
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -88,16 +96,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--left-out", type=Path, help="write the constants without each model")
     asked = parser.parse_args()
     rows = read(asked.file)
     constants = fit(rows)
     inside = errors(rows, constants)
-    outside = np.zeros_like(inside)
+    outside, tables = np.zeros_like(inside), {}
     for name in sorted({name_of(row) for row in rows}):
         left_out = np.array([name_of(row) == name for row in rows])
         others = [row for row, out in zip(rows, left_out, strict=True) if not out]
         ours = [row for row, out in zip(rows, left_out, strict=True) if out]
-        outside[left_out] = errors(ours, fit(others))
+        found = fit(others)
+        outside[left_out] = errors(ours, found)
+        values = {key: float(f"{value:.6g}") for key, value in vars(found).items()}
+        tables[name] = {"runs": sorted({row["exp_id"] for row in ours}), "constants": values}
+    if asked.left_out:
+        write_whole(asked.left_out, HEADER + tomli_w.dumps(tables), "--left-out")
     lines = report(rows, constants, inside, outside, asked.file.name)
     if asked.markdown:
         write_whole(asked.markdown, "\n".join(lines) + "\n", "--markdown")
@@ -122,7 +136,7 @@ def report(
     lines = [
         "# The fit of the roofline's constants",
         "",
-        f"Written by `python -m benchmarks.fit_roofline {source} --markdown docs/latency-fit.md`.",
+        f"Written by `python -m benchmarks.fit_roofline dsim/published/{source}`.",
         f"{len(rows)} rows of {len({row['exp_id'] for row in rows})} runs of real vLLM servers on "
         "H100; what the constants mean is in `dsim/model/roofline.py`.",
         "",

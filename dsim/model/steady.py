@@ -7,12 +7,14 @@ step, by Little's law, the batch: both are iterated until they agree.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from dsim.model.roofline import Roofline
 
 ROUNDS = 200
+MAX_CHUNKS = 32
 TOLERANCE = 1e-9
 MAX_PREFILL = 0.95  # of the time, in steps with prompts; beyond, queues grow
 
@@ -66,19 +68,22 @@ def steady(
         batch = min(float(max_seqs), rate * output_tokens * itl)
         held = batch * context
         decode = float(roofline.forward_ns(batch, held, held, batch))
-        chunks, done = [], float(cached_tokens)
-        while done < prompt_tokens:
-            n = min(prompt_tokens - done, max(1.0, max_batched_tokens - batch))
-            last = 1 if done + n >= prompt_tokens else 0
+        room = max(1.0, max_batched_tokens - batch)
+        count = math.ceil((prompt_tokens - cached_tokens) / room)
+        # Of very many chunks the middle one stands for all.
+        places = range(count) if count <= MAX_CHUNKS else [count // 2] * MAX_CHUNKS
+        chunks = []
+        for place in places:
+            done = cached_tokens + place * room
+            n, last = min(prompt_tokens - done, room), place == count - 1
             attended = held + n * (done + n / 2)
             ns = roofline.forward_ns(batch + n, attended, held + done, batch + last)
-            chunks.append(float(ns))
-            done += n
+            chunks.append(ns * count / len(places))
         busy = rate * sum(chunks)
         if busy >= MAX_PREFILL:
             new = decode / (1 - MAX_PREFILL)
         else:
-            new = 1 / (rate * len(chunks) + (1 - busy) / decode)
+            new = 1 / (rate * count + (1 - busy) / decode)
         settled = abs(new - itl) <= TOLERANCE * new
         itl = (itl + new) / 2
         if settled:

@@ -26,23 +26,32 @@ MEASURES = ("ttft", "itl", "e2e")
 DISTINCT_PROMPTS = 45
 SYSTEM_TOKENS = 100
 BLOCK_TOKENS = 16
+MAX_NUMBER = 1e7  # of tokens, blocks, requests/s, seconds
+MIN_RATE = 1e-6
+DEFAULT_STAGE_S = 600.0
 DTYPES = {"FP16": "bf16", "BF16": "bf16", "FP8": "fp8", "INT8": "int8", "W8A8": "int8"}
 DTYPES |= {"INT4": "int4", "W4A16": "int4", "AWQ": "int4", "GPTQ": "int4"}
 
 
-def number(row: Mapping[str, str], column: str, default: float | None = None) -> float:
+def number(
+    row: Mapping[str, str], column: str, default: float | None = None, *, least: float = 1
+) -> float:
     """The number in *column*.
 
     Raises:
-        ValueError: there is none, and no *default*.
+        ValueError: there is none and no *default*, or no possible one.
     """
     text = (row.get(column) or "").strip()
     if not text and default is not None:
         return default
     try:
-        return float(text)
+        value = float(text)
     except ValueError:
         raise ValueError(f"{column}: expected a number, got {text or 'nothing'}") from None
+    if not least <= value <= MAX_NUMBER:
+        wanted = f"from {least:g} to {MAX_NUMBER:,.0f}"
+        raise ValueError(f"{column}: expected a number {wanted}, got {text}")
+    return value
 
 
 def stages_of(row: Mapping[str, str]) -> list[tuple[float, float]]:
@@ -51,17 +60,17 @@ def stages_of(row: Mapping[str, str]) -> list[tuple[float, float]]:
     Raises:
         ValueError: they cannot be read.
     """
-    text = row.get("stages") or ""
+    found = re.findall(r"([\d.]+)\s*req/s\s*x\s*([\d.]+)\s*s", row.get("stages") or "")
     stages = [
-        (float(rate), float(seconds))
-        for rate, seconds in re.findall(r"([\d.]+)\s*req/s\s*x\s*([\d.]+)\s*s", text)
+        (number({"stages": rate}, "stages", least=MIN_RATE), number({"stages": s}, "stages"))
+        for rate, s in found
     ]
     which = (row.get("stage") or "all").strip()
     if which == "all" and stages:
         return stages
     if which.isdigit() and int(which) < len(stages):
         return [stages[int(which)]]
-    return [(number(row, "stage_rate_rps"), 600.0)]
+    return [(number(row, "stage_rate_rps", least=MIN_RATE), DEFAULT_STAGE_S)]
 
 
 def estimate_of(row: Mapping[str, str]) -> Estimate:
@@ -77,7 +86,7 @@ def estimate_of(row: Mapping[str, str]) -> Estimate:
         row["hardware"],
         tp=int(number(row, "tp", 1)),
         dtype=DTYPES.get(precision),
-        utilisation=number(row, "gpu_mem_util", 0.9),
+        utilisation=min(1.0, number(row, "gpu_mem_util", 0.9, least=0.01)),
         max_batched_tokens=int(number(row, "max_num_batched_tokens", 2048)),
         names={"gpu": ("hardware", "")},
     )

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from dsim.cli.main import main
 from dsim.model.closed_forms import pearl_per_step, si_own_bonus, si_per_token
-from dsim.tasks.field import page, papers, pearl, pipespec, rows
+from dsim.tasks.field import page, papers, pearl, pipespec, rows, served
 from dsim.tasks.field.source import median
 from dsim.tasks.field.sources import SOURCES
+from dsim.tasks.vllm import predict_vllm
 from tests import ROOT
 
 COMMAND = "dsim reproduce --fast --field --markdown docs/field-measurements.md"
@@ -60,6 +61,8 @@ def test_how_far_off(found):
     assert max(serial) <= 0.05
     single = np.array(errors(found, "nano-PEARL, batch 1"))
     assert np.sqrt((single**2).mean()) <= 0.04
+    for name, limit in {"TTFT": 0.08, "ITL": 0.06, "E2E": 0.06}.items():
+        assert median(errors(found, f"vLLM under load, {name}")) <= limit, name
     assert all(one.reason for one in found if one.predicted is None)
     assert all(one.notes for one in found if one.predicted is not None)
 
@@ -92,6 +95,20 @@ def test_a_row_as_the_command_prints_it(found, tmp_path):
     assert value["error"] == value["predicted"] / value["measured"] - 1
 
 
+def test_a_served_run_is_three_rows_by_constants_that_have_not_seen_its_model(tmp_path):
+    row = next(r for r in rows.shipped(served.SOURCE) if "Yi-34B" in r["model"])
+    values = predictions(write(tmp_path / "rows.csv", [row]))
+    assert [value["measure"] for value in values] == ["ttft", "itl", "e2e"]
+    assert values[2]["measured"] == values[2]["measured_e2e_mean_ms"]
+    assert all("other models" in value["notes"] for value in values)
+    unseen = predictions(write(tmp_path / "new.csv", [{**row, "exp_id": "of my own"}]))
+    for value, other in zip(unseen, values, strict=True):
+        assert value["predicted"] == predict_vllm(row)[value["measure"]] != other["predicted"]
+    (unknown, *_) = predictions(write(tmp_path / "x.csv", [{**row, "model": "Yi-34C"}]))
+    assert unknown["predicted"] is None
+    assert 'did you mean "yi-34b"' in unknown["reason"]
+
+
 @settings(max_examples=60, deadline=None)
 @given(st.data())
 def test_any_cell_may_be_missing_or_absurd(data):
@@ -100,10 +117,11 @@ def test_any_cell_may_be_missing_or_absurd(data):
     cells = st.sampled_from(["", "nan", "inf", "-1", "0", "1e300", "2.5", "?", "1"])
     for column in data.draw(st.lists(st.sampled_from(list(row)), max_size=4, unique=True)):
         row[column] = data.draw(cells)
-    (one,) = rows.predict(source, [row], rows.shipped(source))
-    assert (one.predicted is None) == bool(one.reason)
-    json.loads(rows.as_json([one]), parse_constant=pytest.fail)
-    page.as_text([one])
+    found = rows.predict(source, [row], rows.shipped(source))
+    assert len(found) == len(source.split(row))
+    assert all((one.predicted is None) == bool(one.reason) for one in found)
+    json.loads(rows.as_json(found), parse_constant=pytest.fail)
+    page.as_text(found)
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def predict(source: Source, rows: Rows, also: Rows = ()) -> list[Found]:
     """Each of *rows*, from its own inputs and from other rows: *also*, and the rest of them."""
     further = [row for row in rows if not any(source.same(row, other) for other in also)]
     found = []
-    for row in rows:
+    for row in (part for whole in rows for part in source.split(whole)):
         others = [other for other in (*also, *further) if not source.same(other, row)]
         try:
             value, reason, notes = source.predict(row, others)

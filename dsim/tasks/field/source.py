@@ -111,6 +111,7 @@ class Source:
         group: the group of a row.
         label: the name of a row within its group.
         tables: further tables of the page, from all rows of the source.
+        split: a row of the file as rows of one measurement each.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Source:
     group: Callable[[Row], Group]
     label: Callable[[Row], str]
     tables: Callable[[Sequence[Found]], list[TextTable]] = lambda _: []
+    split: Callable[[Row], Rows] = lambda row: [row]
 
     def same(self, a: Row, b: Row) -> bool:
         """Whether *a* and *b* are the same run."""
