@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def write_whole(path: Path, text: str, option: str) -> None:
+def write_whole(path: Path, text: str | bytes, option: str) -> None:
     """Write *text* to *path*; if that fails, what stood there before stays.
 
     Args:
@@ -23,7 +23,7 @@ def write_whole(path: Path, text: str, option: str) -> None:
     """
     half = path.with_name(path.name + ".half")
     try:
-        half.write_text(text, encoding="utf-8")
+        half.write_bytes(text if isinstance(text, bytes) else text.encode())
         half.replace(path)
     except OSError as error:
         half.unlink(missing_ok=True)

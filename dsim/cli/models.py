@@ -68,8 +68,12 @@ def generate(prompt: str, **options: Any) -> None:
     names = COMPARED if options["compare"] else (options["algorithm"],)
     pair = generation.pair_from_options(options)
     ids = generation.encode(pair, prompt, chat=options["chat"])
+    quiet = options["as_json"]
+    if not quiet:
+        click.echo(f"… starting {pair.target} and {pair.drafter}", err=True)
     with generation.workers_of(pair, options, names, len(ids) + options["tokens"]) as workers:
-        quiet = options["as_json"]
+        if not quiet:
+            click.echo(prompt, nl=options["chat"])
         made = generation.generate(
             workers,
             ids,

@@ -49,8 +49,8 @@ RUN_OPTIONS = (
     click.option(
         "--trace",
         type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE.json",
-        help="Deployments: write a trace of every server, for ui.perfetto.dev.",
+        metavar="FILE.json[.gz]",
+        help="Deployments: write a trace of every server, for ui.perfetto.dev; .gz is smaller.",
     ),
     click.option(
         "--requests",
@@ -149,6 +149,10 @@ def _run(
     from dsim.tasks.request_rows import write_requests
     from dsim.tasks.run import run_study, write_trace
 
+    def say(what: str) -> None:
+        if not quiet:
+            click.echo(f"… trace: {what}", err=True)
+
     if resume is not None:
         if study is not None or overrides or engine or backend or out or as_json:
             raise UserError(
@@ -179,7 +183,7 @@ def _run(
         if requests_file is not None:
             write_requests(found, requests_file)
         if trace is not None:
-            write_trace(found, trace)
+            write_trace(found, trace, say)
         click.echo(requests.as_json(found))
         return
     cases = len(list(loaded.cases())) if of_requests else loaded.case_count
@@ -219,7 +223,7 @@ def _run(
         if not quiet:
             click.echo(f"requests: {requests_file}")
     if trace is not None:
-        write_trace(finished.requests, trace)
+        write_trace(finished.requests, trace, say)
         if not quiet:
             click.echo(f"trace: {trace} (open it at ui.perfetto.dev)")
     if open_:
@@ -343,7 +347,7 @@ def settings(as_json: bool, pattern: str | None) -> None:
     With PATTERN only those whose name contains it.
     """
     from dsim.study.deployment_settings import DEPLOYMENT_SETTINGS
-    from dsim.study.settings import CHART_SETTINGS, SETTINGS
+    from dsim.study.settings import CHART_SETTINGS, OF_ONE_CASE, SETTINGS
     from dsim.words import nearest, show
 
     listed = [
@@ -361,6 +365,7 @@ def settings(as_json: bool, pattern: str | None) -> None:
             "key": s.key,
             "type": s.type,
             "default": s.default,
+            "default_of_one_case": OF_ONE_CASE.get(s.key, s.default),
             "unit": s.unit,
             "range": s.range,
             "grid": s.sweep and not s.key.startswith("charts"),
@@ -380,6 +385,8 @@ def settings(as_json: bool, pattern: str | None) -> None:
         if row["unit"]:
             about.append(f"in {row['unit']}")
         default = "not set" if row["default"] is None else show(row["default"])
+        if (of_one := row["default_of_one_case"]) != row["default"]:
+            default += f" (dsim simulate: {show(of_one)})"
         about.append(f"default {default}")
         if row["grid"]:
             about.append("can be an axis of the grid")

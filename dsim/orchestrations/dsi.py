@@ -189,9 +189,9 @@ def why(case: Case, others: Collection[str]) -> str:
             "for a server"
         )
     else:
-        end = ", so that only a rejected draft makes it wait for a pass"
+        end = ", so it waits only after a rejection"
     return (
-        f"it goes on drafting (a token every {to_ms(t1):g} ms) while passes "
+        f"it keeps drafting (one token every {to_ms(t1):g} ms) while target passes "
         f"({to_ms(t2):g} ms each) verify{end}" + ("; SI waits for every pass" * ("si" in others))
     )
 

@@ -94,7 +94,7 @@ class PipeSpec:
 def why(case: Case, _: Collection[str]) -> str:
     """Why it is the fastest."""
     return (
-        f"it goes on drafting (a token every {to_ms(case.drafter.latency_ns):g} ms) while its one "
+        f"it keeps drafting (one token every {to_ms(case.drafter.latency_ns):g} ms) while its one "
         f"target verifies ({to_ms(case.target.latency_ns):g} ms a pass)"
     )
 

@@ -100,7 +100,7 @@ WALLCLOCK_COLUMNS = (
         "float64",
         "runs",
         "outcome",
-        "runs that were done again, because the machine stood still meanwhile",
+        "runs that were repeated because the machine stalled",
     ),
 )
 # The tables of deployments. QUANTITIES are measured for every request.

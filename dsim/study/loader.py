@@ -22,6 +22,7 @@ from dsim.study.settings import (
     CHART_BY_KEY,
     COMMAND_TABLES,
     MODEL_TABLES,
+    OF_ONE_CASE,
     PAIR_TABLES,
     TEXT,
     without_others,
@@ -47,12 +48,23 @@ def make_study(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> St
 def make_case(settings: Mapping[str, Any]) -> Case:
     """The case that settings by key describe, like ``{"drafter.latency_ms": 3.0}``.
 
-    What is not given is at its default.
+    What is not given is as in ``dsim simulate`` (:data:`dsim.study.settings.OF_ONE_CASE`), else at
+    its default.
 
     Raises:
         UserError: with all problems that were found.
     """
-    return case_of(make_study(settings).of_variant(0))
+    return case_of(make_study(of_one_case(settings)).of_variant(0))
+
+
+def of_one_case(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """*settings*, and what one case has in place of a study's defaults."""
+    named = {key for key in ("pair", "gpu", "target.model", "drafter.model") if settings.get(key)}
+    return {
+        key: value
+        for key, value in OF_ONE_CASE.items()
+        if ALTERNATIVES.get(key) not in settings and not (named and "." in key)
+    } | dict(settings)
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Study:

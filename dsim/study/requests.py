@@ -84,8 +84,8 @@ def refusal(case: DeploymentCase, offered: Load | None, max_load: float = 1.0) -
     return (
         f"the offered load of the {servers} {fleet} "
         f"server{'s' if servers > 1 else ''} is {least}{load:.2f}{up}: "
-        f"more work arrives than can be done, and the queue would grow for ever. "
-        f"It takes fewer than {offered.most_per_s * max_load:.3g} requests / s, "
+        "more work arrives than can be done, so the queue would grow without bound. "
+        f"Use fewer than {offered.most_per_s * max_load:.3g} requests / s, "
         f"or {more if more > servers else more + 1} {fleet} servers or more"
         + (" (of each drafter as many times more)" if len(specs) > 1 else "")
     )

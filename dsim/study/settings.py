@@ -114,6 +114,15 @@ def _model_settings(model: str) -> tuple[Setting, ...]:
     )
 
 
+# Where one case is described, not a grid (dsim simulate, dsim.simulate, make_case): one that is
+# plausible and quick, in place of the unit of time and the repeats of a study.
+OF_ONE_CASE: dict[str, Any] = {
+    "tokens": 100,
+    "repeats": 20,
+    "target.latency_ms": 30.0,
+    "drafter.latency_ms": 3.0,
+}
+
 SETTINGS: tuple[Setting, ...] = (
     Setting(key="title", type="str", default="", sweep=False, meaning="heading of the report"),
     Setting(

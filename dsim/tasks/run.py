@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
 import json
 from typing import TYPE_CHECKING
 
@@ -124,6 +125,9 @@ def run_study(
             study, executor=executor, store=store, progress=progress, keep_runs=keep_runs
         )
         finished = write_results(study, resolved, result, folder, at_work, csv=csv)
+        if executor.name == "ray" and not result.engines.get("events") and not result.requests:
+            note = "The vector engine ran all cases in this process; Ray was not used."
+            finished = dataclasses.replace(finished, lines=[note, *finished.lines])
         if store.unusable:
             note = f"{store.unusable} damaged or foreign parts of an earlier run were not used."
             finished = dataclasses.replace(finished, lines=[note, *finished.lines])
@@ -229,8 +233,15 @@ def plot(path: Path, out: Path | None = None) -> tuple[Path, list[str]]:
     return folder / "report.html", drawn.lines
 
 
-def write_trace(found: Sequence[CaseResult], path: Path) -> None:
+def write_trace(
+    found: Sequence[CaseResult], path: Path, progress: Callable[[str], None] = lambda _: None
+) -> None:
     """Write the first replication of every case that can be served as a trace for Perfetto.
+
+    Args:
+        found: results of the cases.
+        path: where to; compressed if its name ends with ``.gz`` (Perfetto reads both).
+        progress: called with each case that is simulated again, for its log; then with *path*.
 
     Raises:
         UserError: there are too many cases, or the file cannot be written.
@@ -239,12 +250,12 @@ def write_trace(found: Sequence[CaseResult], path: Path) -> None:
     if len(cases) > MAX_TRACED:
         what = f"expected at most {MAX_TRACED} cases, got {len(cases)}; choose with --set"
         raise UserError(Problem("--trace", "", what))
-    runs = [
-        (
-            c.short_name if len(cases) > 1 else "",
-            serve(c.deployment, c.workload, keep_settled=True, keep_log=True),
-        )
-        for c in cases
-    ]
+    runs = []
+    for case in cases:
+        progress(case.name)
+        run = serve(case.deployment, case.workload, keep_settled=True, keep_log=True)
+        runs.append((case.short_name if len(cases) > 1 else "", run))
+    progress(str(path))
     text = json.dumps(perfetto.trace(runs), separators=(",", ":"), ensure_ascii=False)
-    write_whole(path, text, "--trace")
+    content = gzip.compress(text.encode(), 1, mtime=0) if path.suffix == ".gz" else text
+    write_whole(path, content, "--trace")

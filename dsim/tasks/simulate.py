@@ -13,7 +13,7 @@ from dsim.orchestrations import COMPARED, ORCHESTRATIONS, REFERENCES, title_of
 from dsim.report.tables import text_table
 from dsim.study.build import case_of, falling_notes
 from dsim.study.columns import BEYOND
-from dsim.study.loader import make_study
+from dsim.study.loader import make_study, of_one_case
 from dsim.study.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from dsim.engines.simulate import Outcome
     from dsim.model.case import Case
 
-DEFAULT_TOKENS, DEFAULT_REPEATS = 100, 20
 DEFAULT_LATENCY_MS = {"target": 30.0, "drafter": 3.0}
 
 
@@ -55,9 +54,7 @@ def case_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Cas
         key = f"{role}.model"
         if key not in values and not any(o.startswith(f"{key}=") for o in overrides):
             values.setdefault(f"{role}.latency_ms", latency_ms)
-    values.setdefault("tokens", DEFAULT_TOKENS)
-    values.setdefault("repeats", DEFAULT_REPEATS)
-    study = make_study(values, overrides)
+    study = make_study(of_one_case(values), overrides)
     if study.grid:
         raise UserError(Problem("--set", "grid", "one case has no grid; use dsim run"))
     return case_of(study.of_variant(0))

@@ -24,7 +24,7 @@ from dsim.orchestrations import ORCHESTRATIONS, READABLE
 from dsim.study.columns import WALLCLOCK_COLUMNS
 from dsim.study.executors import Store
 from dsim.study.grid import OUTCOMES, empty_grid
-from dsim.words import duration
+from dsim.words import duration, plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ MAX_S = 15 * 60  # of waiting, without being asked to
 MAX_TARGETS = 128  # threads
 STALL_NS = 20_000_000  # a wait that overshoots so far: the machine stood still
 MAX_RETRIES = 3
-STALLED = f"because the machine stood still for over {STALL_NS // 1_000_000} ms meanwhile"
+STALLED = f"because the machine stalled for more than {STALL_NS // 1_000_000} ms"
 SAMPLE_CASES, SAMPLE_TOKENS = 48, 2000  # what the estimate of the time looks at
 EXTRA = tuple(column.name for column in WALLCLOCK_COLUMNS)
 
@@ -263,6 +263,10 @@ def measure(
     )
 
 
+def _repeated(count: int) -> str:
+    return f"{plural(count, 'run')} {'was' if count == 1 else 'were'}"
+
+
 def notes(frame: Any) -> list[str]:
     """What a reader of wall-clock results must know of them, in sentences."""
     if not set(EXTRA) <= set(frame):
@@ -280,5 +284,5 @@ def notes(frame: Any) -> list[str]:
         f"Real waits, one case at a time: they overshot by {mean_ms:.3f} ms in the mean, "
         f"{worst_ms:.2f} ms at worst. Against simulated time of the same draws, the table as a "
         f"whole took {ratio:+.2%}, the worst case {worst:+.2%}, the worst single run {run:+.2%}."
-        + (f" {stalls:.0f} of the runs were done again, {STALLED}." if stalls else "")
+        + (f" {_repeated(round(stalls))} repeated {STALLED}." if stalls else "")
     ]

@@ -110,3 +110,19 @@ def test_names_are_listed_and_documented():
         assert getattr(dsim, name).__doc__
     (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_one_case_has_the_same_defaults_everywhere():
+    import json
+
+    from click.testing import CliRunner
+
+    from dsim.cli.main import main
+
+    case = dsim.make_case({})
+    assert case == dsim.simulate().case
+    shown = json.loads(CliRunner().invoke(main, ["simulate", "--json"]).output)
+    (dsi,) = (one for one in shown["cases"] if one["algorithm"] == "dsi")
+    assert dsi["latency_ns"] == dsim.simulate_case(case, "dsi").latency_ns.tolist()
+    relative = dsim.make_case({"drafter.latency_relative": 0.5})
+    assert relative.drafter.latency_ns * 2 == relative.target.latency_ns == case.target.latency_ns

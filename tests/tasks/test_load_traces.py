@@ -180,6 +180,20 @@ def test_the_trace_of_a_study(tmp_path):
     assert "expected at most 12 cases, got 15" in many.output
 
 
+def test_a_trace_is_compressed_where_its_name_says_so(tmp_path):
+    import gzip
+
+    made = []
+    for name in ("t.json", "t.json.gz"):
+        path = tmp_path / name
+        few = ("--set", "workload.requests=5", "--set", 'algorithms=["nonsi"]')
+        result = dsim("run", small(tmp_path), "--json", "--trace", path, *few)
+        assert result.exit_code == 0, result.output
+        made.append(path.read_bytes())
+    assert gzip.decompress(made[1]) == made[0]
+    assert len(made[1]) < len(made[0]) / 4
+
+
 def test_energy_is_absent_unless_watts_are_given(tmp_path):
     path = small(tmp_path)
     without = dsim("run", path, "--json")

@@ -223,6 +223,4 @@ def test_a_run_in_which_the_machine_stood_still_is_done_again(monkeypatch):
     once = table.drop_duplicates(["algorithm", "latency_mean_ms"])
     assert once["stalls"].sum() == 1
     assert table["oversleep_worst_ms"].max() * 1e6 <= realtime.STALL_NS
-    assert (
-        "1 of the runs were done again, because the machine stood still" in realtime.notes(table)[0]
-    )
+    assert "1 run was repeated because the machine stalled" in realtime.notes(table)[0]

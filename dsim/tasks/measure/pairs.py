@@ -90,7 +90,7 @@ def _run(
 ) -> Iterator[Measured]:
     known: dict[str, list[Prompt]] = {}
     for pair in chosen:
-        progress(f"{what} of {pair['name']} on {pair['prompts']}")
+        progress(f"measuring {what}: pair “{pair['name']}”, prompt set “{pair['prompts']}”")
         try:
             models = _models(study, pair)
             if pair["prompts"] not in known:

@@ -140,12 +140,12 @@ def as_text(found: Validation) -> str:
     lines += filter(None, [beyond_note(beyond, "the predictions")])
     if found.repeatability is not None:
         lines.append(
-            f"The same text measured again differs by {found.repeatability:.1%} (median)"
+            f"Repeated measurements of a text differ by {found.repeatability:.1%} (median)"
             + (
                 "."
                 if found.noise is None
-                else f", the faster half of {settings['repeats']} by {found.noise:.1%}: no "
-                "prediction can be closer than the machine is to itself."
+                else f", the faster half of {settings['repeats']} by {found.noise:.1%}; no "
+                "prediction can be more accurate than that."
             )
         )
     if settings["repeats"] > 1:
@@ -174,9 +174,9 @@ def write_report(found: Validation, path: Path) -> None:
         Panel(
             name="01-predicted-measured",
             title="Predicted against measured wall time",
-            caption="One point a text and configuration, predicted from its acceptance trace; "
-            "large rings: means predicted from the acceptance rate alone. On the line the "
-            "prediction is right.",
+            caption="Each dot is one text in one configuration, predicted from its acceptance "
+            "trace; rings are means predicted from the acceptance rate alone. On the dashed line, "
+            "prediction equals measurement.",
             chart=chart,
             marks=marks,
             height=420,
