@@ -57,14 +57,20 @@ def make_case(settings: Mapping[str, Any]) -> Case:
     return case_of(make_study(of_one_case(settings)).of_variant(0))
 
 
-def of_one_case(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """*settings*, and what one case has in place of a study's defaults."""
-    named = {key for key in ("pair", "gpu", "target.model", "drafter.model") if settings.get(key)}
-    return {
-        key: value
-        for key, value in OF_ONE_CASE.items()
-        if ALTERNATIVES.get(key) not in settings and not (named and "." in key)
-    } | dict(settings)
+def of_one_case(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """*settings*, and what one case has in place of a study's defaults.
+
+    Args:
+        settings: values by key.
+        overrides: ``key=value`` texts; a model that they name brings its own latency.
+    """
+    given = {*settings, *(text.partition("=")[0] for text in overrides)}
+    values = dict(settings)
+    for key, value in OF_ONE_CASE.items():
+        instead = {*ALTERNATIVES.get(key, ()), key.replace(".latency_ms", ".model")} - {key}
+        if not instead & given and not ("." in key and "pair" in settings):
+            values.setdefault(key, value)
+    return values
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> Study:

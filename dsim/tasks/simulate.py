@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from dsim.engines.simulate import Outcome
     from dsim.model.case import Case
 
-DEFAULT_LATENCY_MS = {"target": 30.0, "drafter": 3.0}
-
 
 def case_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Case:
     """The one case that *settings* describe.
@@ -50,11 +48,7 @@ def case_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Cas
         if len(trace) < values["tokens"]:
             what = f"expected at least {values['tokens']} draws (tokens), got {len(trace)}"
             raise UserError(Problem("settings", "acceptance.trace", what))
-    for role, latency_ms in DEFAULT_LATENCY_MS.items():
-        key = f"{role}.model"
-        if key not in values and not any(o.startswith(f"{key}=") for o in overrides):
-            values.setdefault(f"{role}.latency_ms", latency_ms)
-    study = make_study(of_one_case(values), overrides)
+    study = make_study(of_one_case(values, overrides), overrides)
     if study.grid:
         raise UserError(Problem("--set", "grid", "one case has no grid; use dsim run"))
     return case_of(study.of_variant(0))
