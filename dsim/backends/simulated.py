@@ -26,8 +26,8 @@ class Simulated:
         run_lengths: for each position, how many drafts from there on are accepted before the first
             rejection (see :class:`dsim.model.script.Script`). Without them, drafts are judged by
             their tokens: 0 is the target's, any other a drafter's.
-        guesses: the token that this drafter guesses at each position; ``None``: drafts have no
-            token, and run lengths judge them.
+        guesses: the token that this drafter guesses at each position; by these it judges drafts,
+            too. ``None``: drafts have no token, and run lengths judge them.
         preemptible: whether a cancelled forward frees its server at once.
         script: the text, for those that ask which of several candidates is right.
         block: what a forward guesses, where that is not one token; see
@@ -136,4 +136,8 @@ class Simulated:
         if self.run_lengths:
             run = self.run_lengths[first]
             return (run if run < count else count), None
-        return next((i for i, token in enumerate(drafts) if token), count), 0
+        if self.guesses is None:
+            return next((i for i, token in enumerate(drafts) if token), count), 0
+        own = self.guesses[first : first + count + 1]
+        stand = next((i for i, token in enumerate(drafts) if token != own[i]), count)
+        return stand, own[stand]

@@ -85,7 +85,7 @@ def reproduce(
         click.echo(field_rows.as_json(found))
         return
     report = out / "field.html"
-    field_page.write_report(found, report)
+    field_page.write_report(found, report, whole=own is None)
     if claims is None:
         page.seal(out)
         text = field_page.as_text(found)

@@ -107,7 +107,7 @@ class Deployment(Decoding):
         algorithm: name of the orchestration.
         most_passes: ``S``, how many passes of one request may be under way at once (DSI).
         targets, drafters: the fleets of the two models.
-        more_drafters: further drafters; only multi-drafter DSI makes use of them.
+        more_drafters: further drafters, for algorithms that make use of them.
         network_ns: mean one-way delay between drafters and target servers.
         network_cv: coefficient of variation of that delay (lognormal).
         link_ns: mean delay for each target server, in place of *network_ns*.

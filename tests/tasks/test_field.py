@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dsim.cli.main import main
 from dsim.model.closed_forms import pearl_per_step, si_own_bonus, si_per_token
 from dsim.tasks.field import page, papers, pearl, pipespec, rows, served
-from dsim.tasks.field.source import median
+from dsim.tasks.field.source import median, read
 from dsim.tasks.field.sources import SOURCES
 from dsim.tasks.vllm import predict_vllm
 from tests import ROOT
@@ -113,11 +113,11 @@ def test_a_served_run_is_three_rows_by_constants_that_have_not_seen_its_model(tm
 @given(st.data())
 def test_any_cell_may_be_missing_or_absurd(data):
     source = data.draw(st.sampled_from(SOURCES))
-    row = dict(data.draw(st.sampled_from(rows.shipped(source)[:4])))
+    row = dict(data.draw(st.sampled_from(read(source.path)[1][:4])))
     cells = st.sampled_from(["", "nan", "inf", "-1", "0", "1e300", "2.5", "?", "1"])
     for column in data.draw(st.lists(st.sampled_from(list(row)), max_size=4, unique=True)):
         row[column] = data.draw(cells)
-    found = rows.predict(source, [row], rows.shipped(source))
+    found = rows.predict(source, [row], read(source.path)[1])
     assert len(found) == len(source.split(row))
     assert all((one.predicted is None) == bool(one.reason) for one in found)
     json.loads(rows.as_json(found), parse_constant=pytest.fail)
@@ -149,7 +149,7 @@ def test_options_that_go_together(tmp_path):
 
 
 def test_an_unknown_pair_takes_its_own_rate_or_that_of_other_rows_of_the_file(tmp_path):
-    known = next(r for r in rows.shipped(pipespec.SOURCE) if r["lookahead_arg"] == "8")
+    known = next(r for r in read(pipespec.SOURCE.path)[1] if r["lookahead_arg"] == "8")
     row = {**known, "models": "X-1B > Y-8B", "alpha_conditional": "0.9"}
     (alone,) = predictions(write(tmp_path / "one.csv", [row]))
     assert "0.9000 of the run itself" in alone["notes"]

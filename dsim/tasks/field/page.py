@@ -211,8 +211,13 @@ def panels_of(found: Sequence[Found]) -> list[Panel]:
     return panels
 
 
-def write_report(found: Sequence[Found], path: Path) -> None:
+def write_report(found: Sequence[Found], path: Path, *, whole: bool = True) -> None:
     """Write the page with a chart for each group.
+
+    Args:
+        found: the rows.
+        path: where to.
+        whole: whether these are all rows that ship.
 
     Raises:
         UserError: it cannot be written.
@@ -239,7 +244,7 @@ def write_report(found: Sequence[Found], path: Path) -> None:
         description="What dsim would have predicted of runs that other groups have published, row "
         "by row, and by how much it is off.",
         before=[verdicts, given],
-        after=[*rows, *further(found), wishes],
+        after=[*rows, *(further(found) if whole else ()), wishes],
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 from dsim.model.closed_forms import si_tokens_per_round
 from dsim.report.tables import TextTable
 from dsim.tasks.field import trees
-from dsim.tasks.field.source import GROUPS, CannotError, Group, Prediction, Source, needed, text
+from dsim.tasks.field.source import (
+    GROUPS,
+    CannotError,
+    Group,
+    Prediction,
+    Source,
+    median,
+    needed,
+    text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -145,29 +154,41 @@ def label_of(row: Row) -> str:
 
 
 def tables(found: Sequence[Found]) -> list[TextTable]:
-    """The share of hits with which SSD's rows come out as measured."""
-    cells = []
+    """What explains EAGLE-3's costs, and what share of hits SSD's rows need."""
+    costs: dict[str, list[float]] = {}
     for one in found:
-        if not is_ssd(one.row) or not one.measured:
-            continue
-        others = [other.row for other in found if not one.source.same(one.row, other.row)]
-        serial, lookahead = serial_of(one.row, others), lookahead_of(one.row)
-        rates = [rate_of(*serial, ratio) for ratio in NAMED_RATIOS] if serial else []
-        needed_hits = []
-        for ratio, rate in zip(NAMED_RATIOS, rates, strict=False):
-            tokens = si_tokens_per_round(rate, lookahead) if rate else 0.0
-            step = max(1.0, (lookahead + 1) * ratio)
-            miss = (tokens / one.measured - step) / (lookahead * ratio)
-            needed_hits.append(f"{1 - miss:.0%}" if rate and 0 <= miss <= 1 else "–")
-        cells.append([text(one.row, "model_pair"), f"{one.measured:g}", *needed_hits])
-    if not cells:
-        return []
-    caption = (
-        "If a draft takes this part of a pass, and the acceptance rate is that of the run of SI. "
-        "–: with no share."
-    )
-    head = ("texts", "measured", *(f"{ratio:g}" for ratio in NAMED_RATIOS))
-    return [TextTable(title="SSD: the hits needed", caption=caption, head=head, rows=cells)]
+        if group_of(one.row) is GROUPS["eagle3"] and one.measured:
+            model = text(one.row, "model_pair").split(" + ")[0]
+            costs.setdefault(model, []).append(trees.tau_of(one.row) / one.measured)
+    rows = [
+        trees.cost_row(model, model.replace("DSR1-Llama", "Llama-3.1"), "EAGLE-3", median(cost))
+        for model, cost in costs.items()
+    ]
+    tables = trees.cost_table("EAGLE-3: where the cost of a round hides", rows)
+    hits = [hits_needed(one, found) for one in found if is_ssd(one.row) and one.measured]
+    if hits:
+        caption = (
+            "If a draft takes this part of a pass, and the acceptance rate is that of the run of "
+            "SI. –: with no share."
+        )
+        head = ("texts", "measured", *(f"{ratio:g}" for ratio in NAMED_RATIOS))
+        tables.append(
+            TextTable(title="SSD: the hits needed", caption=caption, head=head, rows=hits)
+        )
+    return tables
+
+
+def hits_needed(one: Found, found: Sequence[Found]) -> list[str]:
+    """The share of guesses that have to hit, for each of :data:`NAMED_RATIOS`."""
+    serial, lookahead = serial_of(one.row, [other.row for other in found]), lookahead_of(one.row)
+    cells = []
+    for ratio in NAMED_RATIOS:
+        rate = rate_of(*serial, ratio) if serial else None
+        tokens = si_tokens_per_round(rate, lookahead) if rate else 0.0
+        step = max(1.0, (lookahead + 1) * ratio)
+        miss = (tokens / (one.measured or 1) - step) / (lookahead * ratio)
+        cells.append(f"{1 - miss:.0%}" if 0 <= miss <= 1 else "–")
+    return [text(one.row, "model_pair"), f"{one.measured:g}", *cells]
 
 
 SOURCE = Source(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from functools import cache
 from itertools import pairwise
@@ -13,6 +14,7 @@ from dsim.engines.simulate import run_events, simulate_case
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.closed_forms import si_own_bonus, si_per_token
+from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
 from dsim.orchestrations import PIPELINE
 from dsim.report.tables import TextTable
@@ -25,19 +27,21 @@ from dsim.tasks.field.source import (
     median,
     needed,
     number,
+    read,
     text,
 )
 from dsim.units import to_ms, to_ns
 from dsim.words import plural
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from dsim.tasks.field.source import Found, Row, Rows
 
 TEXTS = 40
 LOGGED_TEXTS = 4  # of which the target's steps are looked at one by one
 MAX_TOKENS = 1000  # of a simulated text; a longer one takes as long per token
+HEAD = ("run", "measured", "predicted", "error")
 GRID = 9  # pass latencies that are tried
 
 
@@ -123,17 +127,22 @@ def models_of(row: Row) -> tuple[str, ...]:
     return tuple(name.strip() for name in text(row, "models").split(">"))
 
 
-def lookahead_of(row: Row, others: Rows) -> int:
+@cache
+def as_run() -> dict[str, str]:
+    """The lookaheads of runs whose logs say another one, by log (``dsim/published/README.md``)."""
+    rows = read(SOURCE.path)[1]
+    return {text(row, "source"): one for row in rows if (one := text(row, "lookahead_as_run"))}
+
+
+def lookahead_of(row: Row) -> int:
     """``L`` of an asynchronous run, ``k`` of SI.
 
     Where the log is known to say another one than that of the run, that of the run.
     """
-    serial = is_serial(row)
-    own = number(row, "lookahead_as_run")
-    if own is None:
-        same_log = (o for o in others if text(row, "source") and o.get("source") == row["source"])
-        own = next((number(one, "lookahead_as_run") for one in same_log), None)
-    argument = own if own is not None else needed(row, "lookahead_arg", least=0)[0]
+    serial, known = is_serial(row), as_run().get(text(row, "source"), "")
+    argument = needed({**row, "lookahead_arg": known} if known else row, "lookahead_arg", least=0)[
+        0
+    ]
     if argument < serial or argument != int(argument):
         raise CannotError(f"lookahead_arg: expected a whole number, got {argument:g}")
     return int(argument) - serial
@@ -141,7 +150,7 @@ def lookahead_of(row: Row, others: Rows) -> int:
 
 def tokens_a_pass(row: Row, rate: float) -> float:
     """What dsim expects of the run at this acceptance rate."""
-    lookahead = lookahead_of(row, ())
+    lookahead = lookahead_of(row)
     if is_serial(row):
         return si_own_bonus(1, 1, rate, lookahead)[0]
     drafter_ms, step_ms = needed(row, "mean_ms_model0", "mean_ms_model1")
@@ -159,7 +168,7 @@ def rate_from(signature: tuple[tuple[str, str], ...]) -> float | None:
     """
     row = dict(signature)
     measured = number(row, "mean_tokens_per_final_verify")
-    if measured is None or (is_serial(row) and lookahead_of(row, ()) < 1):
+    if measured is None or (is_serial(row) and lookahead_of(row) < 1):
         return None
     low, high = 0.01, 0.999
     for _ in range(11):
@@ -226,8 +235,8 @@ def predict(row: Row, others: Rows) -> Prediction:
     if len(models) < 2:
         raise CannotError('models: expected "drafter > target"')
     if len(models) > 2:
-        raise CannotError("more than two models are not predicted yet")
-    lookahead = lookahead_of(row, others)
+        return predict_pipeline(row, others)
+    lookahead = lookahead_of(row)
     drafter_ms, step_ms = needed(row, "mean_ms_model0", "mean_ms_model1")
     tokens = tokens_a_text(row)
     simulated = min(tokens, MAX_TOKENS)
@@ -249,6 +258,33 @@ def predict(row: Row, others: Rows) -> Prediction:
     return Prediction(total / tokens, notes="; ".join(notes))
 
 
+def predict_pipeline(row: Row, others: Rows) -> Prediction:
+    """Milliseconds per token of a run with models in between."""
+    if is_serial(row):
+        raise CannotError("SI with a model in between: dsim has no such orchestration")
+    *drafters, target = models_of(row)
+    tokens = min(tokens_a_text(row), MAX_TOKENS)
+    steps_ms = needed(row, *(f"mean_ms_model{number}" for number in range(len(drafters) + 1)))
+    rates = [rate_of((drafter, target), row, others)[0] for drafter in drafters]
+    both = rate_of((drafters[0], drafters[1]), row, others)[0]
+    alone = rates[0] * rates[1]  # how often both are right if they are so independently
+    overlap = min(1.0, max(0.0, (both - alone) / (min(rates[:2]) - alone)))
+    start, runs = start_ms(False, others)
+    case = case_of(steps_ms[0], steps_ms[-1], rates[0], lookahead_of(row), tokens, TEXTS)
+    middle = tuple(
+        MoreDrafter(latency=Latency(latency_ns=to_ns(step_ms)), rate=rate, overlap=overlap)
+        for step_ms, rate in zip(steps_ms[1:-1], rates[1:], strict=True)
+    )
+    piped = simulate_case(dataclasses.replace(case, more_drafters=middle), PIPELINE)
+    per_token = float(piped.latency_ns.mean()) / 1e6 / tokens
+    notes = (
+        f"acceptance rates {', '.join(f'{rate:.4f}' for rate in rates)} from other runs of each "
+        f"pair with the target, shared draws {overlap:.0%}; {start:.0f} ms a text outside the "
+        f"logged steps, from {plural(runs, 'run')}"
+    )
+    return Prediction(per_token + (start + steps_ms[0]) / tokens_a_text(row), notes=notes)
+
+
 def group_of(row: Row) -> Group:
     """SI or PipeSpec."""
     try:
@@ -264,30 +300,53 @@ def label_of(row: Row) -> str:
     return f"{' > '.join(names)}, lookahead {text(row, 'lookahead_arg')}"
 
 
+def beside(values: Iterable[tuple[Found, float]]) -> list[list[str]]:
+    """Rows of a table: what was measured, and another prediction in ms per token."""
+    return [
+        [
+            label_of(one.row),
+            f"{one.measured:.4g}",
+            f"{value:.4g}",
+            f"{value / (one.measured or 1) - 1:+.1%}",
+        ]
+        for one, value in values
+    ]
+
+
 def tables(found: Sequence[Found]) -> list[TextTable]:
-    """SI by dsim's own rule, which lets the drafter read the target's own token."""
-    cells = []
+    """SI by dsim's own rule; and the runs whose log is wrong, taken at its word."""
+
+    def others(one: Found) -> list[Row]:
+        return [other.row for other in found if not one.source.same(one.row, other.row)]
+
+    serial = []
     for one in found:
-        if group_of(one.row) is not GROUPS["serial"] or one.predicted is None or not one.measured:
-            continue
-        others = [other.row for other in found if not one.source.same(one.row, other.row)]
-        drafter_ms, target_ms = needed(one.row, "mean_ms_model0", "mean_ms_model1")
-        rate, lookahead = rate_of(models_of(one.row), one.row, others)[0], lookahead_of(one.row, ())
-        own = si_per_token(drafter_ms, target_ms, rate, lookahead)
-        start = (start_ms(True, others)[0] + drafter_ms + target_ms) / tokens_a_text(one.row)
-        error = f"{(own + start) / one.measured - 1:+.1%}"
-        cells.append([label_of(one.row), f"{one.measured:.4g}", f"{own + start:.4g}", error])
-    if not cells:
-        return []
-    caption = (
-        "The same rates, latencies and times outside the steps. The difference is the extra draft "
-        "in a round whose drafts all stand, and the passes over nothing where that draft is wrong."
-    )
-    head = ("run", "measured", "dsim's SI", "error")
+        if group_of(one.row) is GROUPS["serial"] and one.predicted:
+            drafter_ms, target_ms = needed(one.row, "mean_ms_model0", "mean_ms_model1")
+            rate, _ = rate_of(models_of(one.row), one.row, others(one))
+            own = si_per_token(drafter_ms, target_ms, rate, lookahead_of(one.row))
+            start = start_ms(True, others(one))[0] + drafter_ms + target_ms
+            serial.append((one, own + start / tokens_a_text(one.row)))
+    logged = [
+        (one, predict({**one.row, "source": ""}, others(one)).value or 0.0)
+        for one in found
+        if text(one.row, "source") in as_run()
+    ]
     return [
         TextTable(
-            title="SI as dsim has it, beside this code", caption=caption, head=head, rows=cells
-        )
+            title="SI as dsim has it, beside this code",
+            caption="The same rates, latencies and times outside the steps. The difference is the "
+            "extra draft in a round whose drafts all stand, and the passes over nothing where that "
+            "draft is wrong.",
+            head=HEAD,
+            rows=beside(serial),
+        ),
+        TextTable(
+            title="The runs with a 70B target, with the lookahead of their logs",
+            caption="With lookahead 0 in place of 5.",
+            head=HEAD,
+            rows=beside(logged),
+        ),
     ]
 
 

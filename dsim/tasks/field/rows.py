@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from typing import TYPE_CHECKING, Any
 
 from dsim.errors import Problem, UserError
-from dsim.files import read_text
-from dsim.tasks.field.source import FOLDER, CannotError, Found, Prediction, number, text
+from dsim.tasks.field.source import CannotError, Found, Prediction, number, read, text
 from dsim.tasks.field.sources import SOURCES
 from dsim.words import nearest, show
 
@@ -18,27 +15,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dsim.tasks.field.source import Row, Rows, Source
-
-
-def read(path: Path) -> tuple[list[str], list[Row]]:
-    """The column names and the rows of the CSV file *path*.
-
-    Raises:
-        UserError: it cannot be read, or has no row.
-    """
-    reader = csv.DictReader(io.StringIO(read_text(path)), restkey="", skipinitialspace=True)
-    try:
-        rows: list[Row] = [{k.strip(): v or "" for k, v in row.items() if k} for row in reader]
-    except csv.Error as error:
-        raise UserError(Problem(str(path), "", f"is not CSV: {error}")) from None
-    if not rows:
-        raise UserError(Problem(str(path), "", "expected a line of column names, then rows"))
-    return [name.strip() for name in reader.fieldnames or []], rows
-
-
-def shipped(source: Source) -> list[Row]:
-    """The rows of *source* that come with dsim."""
-    return read(FOLDER / source.file)[1]
 
 
 def source_of(path: Path, columns: list[str]) -> Source:
@@ -82,7 +58,7 @@ def predict_file(path: Path) -> list[Found]:
     """
     columns, rows = read(path)
     source = source_of(path, columns)
-    return predict(source, rows, shipped(source))
+    return predict(source, rows, read(source.path)[1])
 
 
 def predict_shipped(progress: Callable[[str], None] = lambda _: None) -> list[Found]:
@@ -90,7 +66,7 @@ def predict_shipped(progress: Callable[[str], None] = lambda _: None) -> list[Fo
     found = []
     for source in SOURCES:
         progress(f"measurements of others: {source.name}")
-        found += predict(source, shipped(source))
+        found += predict(source, read(source.path)[1])
     return found
 
 

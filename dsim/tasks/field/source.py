@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
+import io
 import math
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dsim.errors import Problem, UserError
 from dsim.files import read_text
 
 if TYPE_CHECKING:
@@ -126,9 +129,30 @@ class Source:
     tables: Callable[[Sequence[Found]], list[TextTable]] = lambda _: []
     split: Callable[[Row], Rows] = lambda row: [row]
 
+    @property
+    def path(self) -> Path:
+        """The table that ships."""
+        return FOLDER / self.file
+
     def same(self, a: Row, b: Row) -> bool:
         """Whether *a* and *b* are the same run."""
         return all(text(a, column) == text(b, column) for column in self.key)
+
+
+def read(path: Path) -> tuple[list[str], list[Row]]:
+    """The column names and the rows of the CSV file *path*.
+
+    Raises:
+        UserError: it cannot be read, or has no row.
+    """
+    reader = csv.DictReader(io.StringIO(read_text(path)), restkey="", skipinitialspace=True)
+    try:
+        rows: list[Row] = [{k.strip(): v or "" for k, v in row.items() if k} for row in reader]
+    except csv.Error as error:
+        raise UserError(Problem(str(path), "", f"is not CSV: {error}")) from None
+    if not rows:
+        raise UserError(Problem(str(path), "", "expected a line of column names, then rows"))
+    return [name.strip() for name in reader.fieldnames or []], rows
 
 
 def text(row: Row, column: str) -> str:

@@ -92,31 +92,43 @@ HEADS = (
 LEVELS = {"EAGLE": 5, "EAGLE2": 6, "EAGLE3": 8, "EAGLE-3": 8}
 
 
-def structure(found: Sequence[Found]) -> list[TextTable]:
-    """What levels and head explain of a round's cost, by weights and by layers."""
-    cells = []
-    for one in found:
-        method, target = text(one.row, "method"), text(one.row, "target")
-        head = next((head for head in HEADS if target.startswith(head.target)), None)
-        if method not in LEVELS or head is None or not one.measured:
-            continue
-        levels = LEVELS[method]
-        by_weights = 1 + levels * (head.layer + head.output) / head.weights
-        by_layers = 1 + levels / LAYERS[f"{head.target.rpartition('-')[2]}"]
-        cost = needed(one.row, "tau")[0] / one.measured
-        numbers = (f"{number:.2f}" for number in (cost, by_weights, by_layers, cost - by_weights))
-        cells.append([one.source.label(one.row), str(levels), *numbers])
-    if not cells:
+def cost_row(label: str, target: str, method: str, cost: float) -> list[str]:
+    """What levels and head explain of a round's *cost*, by weights and by layers; or nothing."""
+    head = next((head for head in HEADS if head.target in target), None)
+    if method not in LEVELS or head is None:
         return []
+    levels = LEVELS[method]
+    by_weights = 1 + levels * (head.layer + head.output) / head.weights
+    by_layers = 1 + levels / LAYERS[head.target.rpartition("-")[2]]
+    numbers = (f"{number:.2f}" for number in (cost, by_weights, by_layers, cost - by_weights))
+    return [label, str(levels), *numbers]
+
+
+def cost_table(title: str, rows: Sequence[list[str]]) -> list[TextTable]:
+    """A table of :func:`cost_row`."""
     caption = (
         "The cost of a round in plain steps: measured (tau over speed-up); a flat pass and the "
         "head's levels by their weights; by launches, a layer a level; and what the weights leave, "
         "which is the framework's: building the tree, its mask, copies, and launches."
     )
     names = ("run", "levels", "measured", "by weights", "by layers", "left")
-    return [
-        TextTable(title="Where the cost of a round hides", caption=caption, head=names, rows=cells)
+    known = [row for row in rows if row]
+    return [TextTable(title=title, caption=caption, head=names, rows=known)] if known else []
+
+
+def structure(found: Sequence[Found]) -> list[TextTable]:
+    """What explains the costs of the leaderboard."""
+    rows = [
+        cost_row(
+            one.source.label(one.row),
+            text(one.row, "target"),
+            text(one.row, "method"),
+            needed(one.row, "tau")[0] / one.measured,
+        )
+        for one in found
+        if one.measured
     ]
+    return cost_table("Spec-Bench: where the cost of a round hides", rows)
 
 
 def predict_leaderboard(row: Row, others: Rows) -> Prediction:
