@@ -1,8 +1,7 @@
 """PipeSpec with further drafters: a pipeline (McDanel et al., arXiv 2505.01572, its code).
 
-Each middle model verifies the drafts of the one before it, and drafts for the one behind it, by the
-loops of ``pipespec.py``; a text that one takes over travels down the chain. With a single drafter
-it is PipeSpec.
+Each middle model verifies the one before it and drafts for the one behind it, by the loops of
+``pipespec.py``; a text taken over travels down the chain. With a single drafter it is PipeSpec.
 """
 
 from __future__ import annotations
@@ -31,6 +30,7 @@ class Stage:
         before: the model whose drafts it verifies; ``None``: it only drafts.
         chain: its text: what it has drafted, or taken over from the model behind it.
         theirs: while the model behind it waits for it to compare, that model's text.
+        dry: it has no guess, and asks again when it has compared.
     """
 
     def __init__(self, setup: Setup, server: ServerPort, before: Stage | None) -> None:
@@ -39,6 +39,7 @@ class Stage:
         self.last = setup.output.wanted - 1  # the one position that never needs a draft
         self.chain: list[Any] = []
         self.theirs: list[Any] | None = None
+        self.dry = False
         self.changed = setup.env.event()  # the chain, or who waits
         self.forward: Forward | None = None
         setup.env.process(self._working())
@@ -52,7 +53,7 @@ class Stage:
 
     def enough(self, have: int) -> bool:
         """Whether its chain is long enough for a model that has *have* tokens."""
-        return len(self.chain) >= min(have + self.plan.tokens - 1, self.last)
+        return self.dry or len(self.chain) >= min(have + self.plan.tokens - 1, self.last)
 
     def tell(self) -> None:
         """Wake whoever waits for a change."""
@@ -69,13 +70,12 @@ class Stage:
             if self.theirs is not None:
                 if chain[: len(self.theirs)] != self.theirs:
                     chain[:] = self.theirs
-                self.theirs = None
+                self.theirs, self.dry = None, False
                 self.tell()
                 if before is not None:
                     yield from before.compare(chain.copy())
                 continue
-            ready = before is None or before.enough(len(chain))
-            if len(chain) >= self.last or not ready:
+            if len(chain) >= self.last or self.dry or (before and not before.enough(len(chain))):
                 yield before.changed | self.changed if before else self.changed
                 continue
             drafts = before.continues(chain) if before else []
@@ -84,10 +84,12 @@ class Stage:
             self.forward = None
             if forward.cancelled:
                 return
-            accepted, token = self.server.backend.verify(forward, len(chain), drafts)
-            chain += drafts[:accepted]
-            if len(chain) < self.last:
-                chain.append(token)
+            made = forward.tokens
+            if made is None:
+                accepted, token = self.server.backend.verify(forward, len(chain), drafts)
+                made = [*drafts[:accepted], token]
+            chain += made[: self.last - len(chain)]
+            self.dry = not made
             self.tell()
             # A pass that ends at this instant comes first: its verdict is compared with.
             turn = self.env.event()
@@ -102,11 +104,10 @@ def verifying(setup: Setup, target: ServerPort, stages: list[Stage]) -> Generato
     """The target: passes over the chain of the last model before it."""
     output, tokens, last = setup.output, setup.output.tokens, stages[-1]
     while True:
-        settled = output.settled
-        while not last.enough(settled):
+        while not last.enough(output.settled):
             yield last.changed
         tokens += last.continues(tokens)
-        forward = target.forward(settled)
+        forward = target.forward(output.settled)
         yield forward
         if last.chain[: forward.end] == tokens:
             tokens += last.chain[forward.end :]
@@ -115,9 +116,8 @@ def verifying(setup: Setup, target: ServerPort, stages: list[Stage]) -> Generato
         if output.finished:
             break
         yield from last.compare(tokens.copy())
-    for stage in stages:
-        if stage.forward is not None:
-            stage.server.cancel(stage.forward)
+    for stage in (one for one in stages if one.forward is not None):
+        stage.server.cancel(stage.forward)
 
 
 def start(setup: Setup) -> None:
@@ -135,7 +135,7 @@ def pipe(setup: Setup) -> None:
 
 def why(_case: Case, _others: Collection[str]) -> str:
     """Why it is the fastest."""
-    return "each model drafts for the one behind it while that one verifies, all at their own pace"
+    return "each model drafts for the one behind it while that one verifies"
 
 
 ORCHESTRATION = Orchestration(

@@ -13,11 +13,13 @@ from dsim.engines.simulate import run_events, simulate_case
 from dsim.engines.vector import Timing
 from dsim.events.environment import Environment
 from dsim.events.output import Output
+from dsim.model.case import Decoding
 from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
 from dsim.model.lookahead import Plan
 from dsim.orchestrations import pipeline
 from dsim.orchestrations.start import PrivateSetup
+from dsim.study.loader import make_case
 from tests.strategies import case_of
 
 
@@ -38,6 +40,7 @@ def run(latencies, target, rows, lookahead):
         targets=1,
         prefill=False,
         keep_history=True,
+        decoding=Decoding(),
     )
     pipeline.pipe(setup)
     env.run(until=output.done)
@@ -177,3 +180,26 @@ def test_a_middle_model_pays_where_the_first_is_often_wrong():
     assert piped.latency_ns.mean() < 0.8 * alone
     assert (piped.target_passes > 200 / 50).all()
     assert (piped.drafts > piped.target_passes).all()
+
+
+@given(
+    lookahead=st.integers(1, 5),
+    block=st.integers(1, 3),
+    model=st.sampled_from(["bernoulli", "lookup"]),
+)
+def test_blocks_and_drafters_without_a_guess(lookahead, block, model):
+    """It ends, and needs fewer passes than there are tokens."""
+    values = {
+        "target.latency_ms": 40.0,
+        "drafter.latency_ms": 3.0,
+        "drafter.block_tokens": block,
+        "acceptance.model": model,
+        "lookahead": lookahead,
+        "tokens": 60,
+        "repeats": 2,
+        "more_drafters.latency_ms": [9.0],
+        "more_drafters.acceptance_rate": [0.9],
+    }
+    found = simulate_case(make_case(values), "pipeline")
+    assert (np.diff(found.settled_ns) >= 0).all()
+    assert (found.target_passes < 60).all()
