@@ -96,7 +96,7 @@ def test_a_row_as_the_command_prints_it(found, tmp_path):
 
 
 def test_a_served_run_is_three_rows_by_constants_that_have_not_seen_its_model(tmp_path):
-    row = next(r for r in rows.shipped(served.SOURCE) if "Yi-34B" in r["model"])
+    row = next(r for r in read(served.SOURCE.path)[1] if "Yi-34B" in r["model"])
     values = predictions(write(tmp_path / "rows.csv", [row]))
     assert [value["measure"] for value in values] == ["ttft", "itl", "e2e"]
     assert values[2]["measured"] == values[2]["measured_e2e_mean_ms"]
