@@ -11,6 +11,7 @@ import numpy as np
 from dsim.deployment import intervals
 from dsim.deployment.outcome import DONE, LOST, TURNED_AWAY
 from dsim.model.latency import most_beyond
+from dsim.deployment.run_length import RunLength, correlated_requests
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from dsim.deployment.intervals import Estimate
     from dsim.deployment.outcome import RunCounts, Tally
     from dsim.deployment.spec import Deployment, FleetSpec
+    from dsim.deployment.workload import Workload
 
     Floats = NDArray[np.float64]
 
@@ -60,6 +62,8 @@ class Metrics:
             see :func:`backlog_growth`.
         beyond_table_share: share of forwards (of whole batches) that were wider than the latency
             table of their model, of the model with most.
+        interval_requests: how many requests each run takes for an interval of a mean, a rate
+            or a share; a p99 takes ten times as many.
         intervals: half widths of 95 % intervals by the names of :data:`WITH_INTERVALS`; NaN where
             the runs do not allow for one.
     """
@@ -94,6 +98,7 @@ class Metrics:
     kwh_per_million: float
     backlog: float
     beyond_table_share: float
+    interval_requests: float
     intervals: dict[str, float]
 
     @property
@@ -132,25 +137,41 @@ BY_RUN = (
 WITH_INTERVALS = (*BY_REQUEST, *BY_RUN)
 
 
-def measure(deployment: Deployment, runs: Sequence[RunCounts], *, warm_up: float = 0.0) -> Metrics:
+def measure(
+    deployment: Deployment,
+    runs: Sequence[RunCounts],
+    *,
+    warm_up: float = 0.0,
+    workload: Workload | None = None,
+    load: float | None = None,
+) -> Metrics:
     """Metrics of one deployment from independent runs of it.
 
-    Intervals come from the runs if there are at least three; otherwise from batches of consecutive
-    requests (see :mod:`dsim.deployment.intervals`), or, for what is known of whole runs only, from
-    two runs.
+    Intervals come from batches of consecutive requests (see :mod:`dsim.deployment.intervals`), or,
+    for what is known of whole runs only, from two runs or more. There is none where runs are too
+    short (see :mod:`dsim.deployment.run_length`).
 
     Args:
         deployment: what ran.
         runs: its replications.
         warm_up: share of each run's requests, from the first on, that is left out of times,
             throughput and goodput.
+        workload: what was asked, if known; it tells how long runs have to be.
+        load: the offered load of the busiest servers, if known.
     """
     kept = [_Cut(run, warm_up) for run in runs]
+    length = RunLength(
+        correlated=correlated_requests(deployment, workload, load, runs),
+        per_run=min(cut.done for cut in kept),
+        runs=len(runs),
+    )
 
     def estimates(per_request: Callable[[_Cut], Floats]) -> dict[str, Estimate]:
         values = [per_request(cut) for cut in kept]
-        quantiles = {name: intervals.of_quantile(values, q) for name, q in QUANTILES.items()}
-        return {"mean": intervals.of_mean(values), **quantiles}
+        quantiles = {
+            name: intervals.of_quantile(values, q, length) for name, q in QUANTILES.items()
+        }
+        return {"mean": intervals.of_mean(values, length), **quantiles}
 
     sides = [cut.whole(deployment) for cut in kept]
     values = {
@@ -180,27 +201,35 @@ def measure(deployment: Deployment, runs: Sequence[RunCounts], *, warm_up: float
         turned_away=sum(int((run.fate == TURNED_AWAY).sum()) for run in runs),
         backlog=max(map(backlog_growth, runs)),
         beyond_table_share=most_beyond((t.beyond, t.forwards) for r in runs for t in r.tallies),
-        intervals=_intervals(deployment, kept, sides),
+        interval_requests=length.needed() / (1 - warm_up) if warm_up < 1 else math.inf,
+        intervals=_intervals(deployment, kept, sides, length),
         **values,
     )
 
 
 def _intervals(
-    deployment: Deployment, kept: Sequence[_Cut], sides: Sequence[dict[str, tuple[float, float]]]
+    deployment: Deployment,
+    kept: Sequence[_Cut],
+    sides: Sequence[dict[str, tuple[float, float]]],
+    length: RunLength,
 ) -> dict[str, float]:
     """The half width of the interval of each metric of :data:`WITH_INTERVALS`."""
     found = dict.fromkeys(WITH_INTERVALS, math.nan)
+    if not length.allows():
+        return found
     if len(kept) > 1:
-        for name in WITH_INTERVALS if len(kept) >= intervals.MIN_RUNS else BY_RUN:
+        for name in BY_RUN:
             above, below = (np.array([[one[name][i]] for one in sides]) for i in (0, 1))
             found[name] = intervals.of_ratio(above, below)
     each = intervals.batches_each(len(kept))
-    enough = each and min(cut.done for cut in kept) >= each * intervals.MIN_PER_BATCH
-    if len(kept) < intervals.MIN_RUNS and enough:
+    if min(cut.done for cut in kept) >= each * intervals.MIN_PER_BATCH:
         parts = [cut.parts(deployment, each) for cut in kept]
         for name in parts[0]:
             above, below = (np.array([part[name][i] for part in parts]) for i in (0, 1))
             found[name] = intervals.of_ratio(above, below)
+    good = [sum(one["good_share"][i] for one in sides) for i in (0, 1)]
+    if not length.allows(_ratio(*good)):  # next to all or next to none are: too few to tell
+        found["good_share"] = found["goodput_per_s"] = math.nan
     return found
 
 

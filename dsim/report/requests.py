@@ -120,7 +120,7 @@ def notes(
         axes: the settings that its grid varies.
         refusals: why cases were not simulated. ``None``: their offered load is all that is known.
     """
-    skipped, growing = [], []
+    skipped, growing, short = [], [], []
     for row in frame.to_dict("records"):
         parts = [row["variant"], row["algorithm"]]
         parts += [f"{axis} = {show(row[column_of(axis)])}" for axis in axes]
@@ -133,7 +133,17 @@ def notes(
                 f"The backlog grew all through the run of {name}: it cannot keep up, and its "
                 "latencies say only how long this run was."
             )
-    return [*(skipped if refusals is None else refusals), *growing]
+        elif math.isnan(row["latency_mean_ci95_ms"]):
+            short.append(row.get("interval_requests", math.nan))
+    lines = [*(skipped if refusals is None else refusals), *growing]
+    if known := [count for count in short if math.isfinite(count)]:
+        most = float(f"{max(known):.1e}")
+        lines.append(
+            f"No 95 % interval in {len(short)} of {len(frame)} cases: so few requests do not say "
+            f"how far they may be off. It takes up to {most:,.0f} requests a run (column "
+            "interval_requests), fewer with more repeats, and 10 times as many for a p99."
+        )
+    return lines
 
 
 def _value(value: Any) -> str:

@@ -192,6 +192,12 @@ DEPLOYMENT_COLUMNS = (
             ("joules_per_request", "J", "energy per request, if watts are given"),
             ("kwh_per_million", "kWh", "energy per million tokens, if watts are given"),
             (
+                "interval_requests",
+                "requests",
+                "requests that each run takes for an interval of a mean, a rate or a share; a p99 "
+                "takes 10 times as many",
+            ),
+            (
                 "backlog",
                 "",
                 "growth of the backlog over the run, in units of its mean; above 1: unstable",

@@ -137,7 +137,13 @@ def _result_of(case: DeploymentCase, parts: Sequence[Replicated], *, keep_runs: 
     runs = [part.run for part in parts if part.run is not None]
     if not runs:
         return CaseResult(case, offered, refused, None, None)
-    metrics = measure(case.deployment, runs, warm_up=case.warm_up)
+    metrics = measure(
+        case.deployment,
+        runs,
+        warm_up=case.warm_up,
+        workload=case.workload,
+        load=offered.worst[1] if offered else None,
+    )
     kept = runs if keep_runs else ()
     return CaseResult(case, offered, "", metrics, _over_time(runs[0]), kept)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -17,11 +19,13 @@ from dsim.deployment.metrics import (
     backlog_growth,
     measure,
 )
+from dsim.deployment.run_length import correlated_requests
 from dsim.deployment.serve import serve
-from dsim.deployment.spec import Deployment, FleetSpec, MorePool, Slo
+from dsim.deployment.spec import Deployment, Faults, FleetSpec, MorePool, Slo
 from dsim.deployment.workload import Length, Workload
 from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
+from tests import ROOT
 
 QUEUE = Deployment(  # M/M/1 where answers are one token long
     algorithm="nonsi",
@@ -160,46 +164,76 @@ def queue(requests, rate_per_s=30.0, replication=0, **more):
 
 
 def test_intervals_cover_the_truth():
-    """Of 40 intervals by batches, 95 % are meant to hold; by far most do."""
+    """Of 20 intervals by batches, 95 % are meant to hold; by far most do."""
     hits = {"latency": 0, "throughput_per_s": 0, "good_share": 0, "gpu_seconds_per_token": 0}
     priced = dataclasses.replace(QUEUE, slo=Slo(latency_ns=15 * 10**6))
     truth = {"throughput_per_s": 30.0, "good_share": 1 - math.exp(-1.05)}
     truth["gpu_seconds_per_token"] = 1 / 30
-    for replication in range(40):
-        m = measure(priced, [queue(2000, replication=replication)], warm_up=0.1)
+    for replication in range(20):
+        m = measure(priced, [queue(1000, replication=replication)], warm_up=0.1, load=0.3)
         mean = m.latency["mean"]
         hits["latency"] += abs(mean.value - 10 / 0.7) < mean.ci95
         for name, value in truth.items():
             hits[name] += abs(getattr(m, name) - value) < m.intervals[name]
-    assert all(count >= 34 for count in hits.values()), hits
+    assert all(count >= 17 for count in hits.values()), hits
 
 
-def test_intervals_of_a_busy_queue_are_wide_enough():
-    """M/M/1 at a load of 0.8, 1,000 requests: by Lindley's recursion, 400 runs.
+def benchmark():
+    """``benchmarks/coverage.py``, which is no package."""
+    spec = importlib.util.spec_from_file_location("coverage_", ROOT / "benchmarks/coverage.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["coverage_"] = module
+    spec.loader.exec_module(module)
+    return module
 
-    Twenty batches whose correlation was not looked at held the mean in 75 % and p90 in 50 %.
+
+def test_a_small_table_of_coverage():
+    """M/M/1 and M/M/4 at a load of 0.5: of 200 intervals each, 95 % hold, give or take 5 %.
+
+    Twenty batches whose correlation was not looked at held the mean in 90 %, p90 in 87 %.
     """
-    rng = np.random.default_rng(0)
-    runs, requests, load = 400, 1000, 0.8
-    services = rng.exponential(1.0, (requests, runs))
-    gaps = rng.exponential(1 / load, (requests, runs))
-    sojourns, wait = np.zeros((requests, runs)), np.zeros(runs)
-    for i in range(requests):
-        sojourns[i] = wait + services[i]
-        wait = np.maximum(0.0, sojourns[i] - gaps[i])
-    mean = 1 / (1 - load)
-    hits = {"mean": 0, "p90": 0}
-    for run in sojourns[requests // 10 :].T:
-        estimates = {"mean": intervals.of_mean([run]), "p90": intervals.of_quantile([run], 0.9)}
-        for name, truth in (("mean", mean), ("p90", mean * math.log(10))):
-            hits[name] += abs(estimates[name].value - truth) < estimates[name].ci95
-    assert hits["mean"] > 0.78 * runs
-    assert hits["p90"] > 0.7 * runs
+    coverage = benchmark()
+    for queue in (coverage.QUEUES[0], coverage.QUEUES[6]):
+        truth = queue.truth(2.0, 50)
+        for runs, requests in ((1, 2000), (3, 700)):
+            found, needed = coverage.coverage(queue, truth, 2.0, requests, runs, 200)
+            assert needed < requests
+            given = {name: share for name, share in found.items() if not math.isnan(share)}
+            assert {"mean", "p50", "p90", "good_share", "throughput_per_s"} <= set(given)
+            assert ("in_system" in given) is (runs == 3)
+            assert all(0.9 <= share <= 0.995 for share in given.values()), given
+
+
+@pytest.mark.parametrize(("load", "requests"), [(0.8, 2000), (0.9, 10_000), (1.0, 10_000)])
+def test_busy_queues_have_no_interval_but_a_length(load, requests):
+    """Near saturation an interval takes more requests, as 1 / (1 - load)² more."""
+    coverage = benchmark()
+    queue = coverage.Queue("M/M/1", 1, constant=False, load=load)
+    truth = dict.fromkeys(coverage.COLUMNS, math.nan)
+    found, needed = coverage.coverage(queue, truth, 1.0, requests, 1, 3)
+    assert all(math.isnan(share) for share in found.values())
+    law = 120 * 4 * load / (1 - load) ** 2 / 0.9 if load < 1 else math.inf
+    assert needed == pytest.approx(law, rel=0.15)
+
+
+def test_how_long_runs_have_to_be_where_the_load_is_not_known():
+    """In a closed loop a queue has at most its users; elsewhere the queue of the run tells."""
+    workload = Workload(arrivals="closed", users=4, requests=50, output=ONE_TOKEN)
+    run = serve(QUEUE, workload)
+    assert correlated_requests(QUEUE, workload, None, [run]) == 9
+    calm, busy = (queue(2000, rate) for rate in (10.0, 95.0))
+    found = [correlated_requests(QUEUE, None, None, [one]) for one in (calm, busy)]
+    assert 3 < found[0] < 20
+    assert found[1] > 100
+    faulty = dataclasses.replace(QUEUE, faults=Faults(mtbf_ns=9 * 10**9, mttr_ns=10**9))
+    workload = Workload(requests=100, rate_per_s=30.0, output=ONE_TOKEN)
+    more = [correlated_requests(one, workload, 0.3, [calm]) for one in (QUEUE, faulty)]
+    assert more[1] - more[0] == pytest.approx(10.0 * 2000 / calm.end_ns * 1e9)
 
 
 def test_there_is_no_interval_without_ground():
-    """Too few requests for ten batches, or too few beyond a quantile."""
-    few, many = (measure(QUEUE, [queue(requests)]) for requests in (99, 1000))
+    """Too few requests, in all or beyond a quantile."""
+    few, many = (measure(QUEUE, [queue(requests)], load=0.3) for requests in (99, 1500))
     assert math.isnan(few.latency["mean"].ci95)
     assert all(math.isnan(half) for half in few.intervals.values())
     for name, there in (("p50", True), ("p90", True), ("p99", False)):
@@ -207,7 +241,7 @@ def test_there_is_no_interval_without_ground():
     assert many.intervals["throughput_per_s"] > 0
     # What is known of whole runs only takes two of them.
     assert all(math.isnan(many.intervals[name]) for name in BY_RUN)
-    two = measure(QUEUE, [queue(1000, replication=r) for r in range(2)])
+    two = measure(QUEUE, [queue(1000, replication=r) for r in range(2)], load=0.3)
     for name in ("target_utilisation", "in_system", "target_queue", "busy_gpu_seconds_per_token"):
         assert two.intervals[name] > 0
     assert math.isnan(two.intervals["more_drafter_queue"])
@@ -218,8 +252,8 @@ def test_what_does_not_vary_has_no_width():
     """non-SI begins one pass per token, whatever happens: the interval is a point."""
     constant = dataclasses.replace(QUEUE, target=Latency(latency_ns=10**7))
     for runs in (1, 3):
-        served = [serve(constant, Workload(requests=400, rate_per_s=0.5), r) for r in range(runs)]
-        m = measure(constant, served)
+        served = [serve(constant, Workload(requests=900, rate_per_s=0.5), r) for r in range(runs)]
+        m = measure(constant, served, load=0.5)
         assert m.passes_per_token == 1.0
         assert m.intervals["passes_per_token"] == 0.0
         assert m.intervals["wasted_pass_share"] == 0.0

@@ -89,7 +89,9 @@ def confirm(question: Question, one: Forecast, requests: int) -> Confirmed:
         if question.rate_per_s is None:
             workload = busy
     run = serve(deployment, workload)
-    metrics = measure(deployment, [run], warm_up=WARM_UP)
+    offered = offered_load(deployment, workload)
+    load = offered.worst[1] if offered else None
+    metrics = measure(deployment, [run], warm_up=WARM_UP, workload=workload, load=load)
     gpu_s = metrics.gpu_seconds_per_token
     if question.rate_per_s is not None:
         gpu_s = one.layout.gpus / (question.rate_per_s * question.tokens)
