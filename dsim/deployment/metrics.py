@@ -10,8 +10,8 @@ import numpy as np
 
 from dsim.deployment import intervals
 from dsim.deployment.outcome import DONE, LOST, TURNED_AWAY
-from dsim.model.latency import most_beyond
 from dsim.deployment.run_length import RunLength, correlated_requests
+from dsim.model.latency import most_beyond
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
