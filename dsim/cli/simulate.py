@@ -141,6 +141,12 @@ def _paths(text: object) -> list[list[int]] | None:
     help="Latency of one draft token, in ms.  [default: 3, or estimated from --drafter]",
 )
 @click.option(
+    "--pair",
+    metavar="TARGET/DRAFTER",
+    help="Latencies and acceptance rate of a pair that somebody has measured, like "
+    "Llama-3.1-8B/Llama-3.2-1B; with /PROMPTS for one of its data sets.",
+)
+@click.option(
     "--target",
     metavar="MODEL",
     help="Target by name, like llama-3.3-70b, or a folder with a config.json; with --gpu.",
@@ -241,6 +247,7 @@ def simulate(
     as_json: bool,
     settled: bool,
     timeline: Path | None,
+    pair: str | None,
     **options: object,
 ) -> None:
     """Simulate one case and compare the algorithms.
@@ -262,8 +269,9 @@ def simulate(
     targets = str(options["targets"])
     options["targets"] = int(targets) if targets.isdecimal() else targets
     settings = {OPTIONS[name]: value for name, value in options.items() if value is not None}
+    profile = None if pair is None else task.pair_of(pair, settings)
     try:
-        case = task.case_from(settings, overrides)
+        case = task.case_from({**profile, **settings} if profile else settings, overrides)
     except UserError as error:
         raise by_option(error) from None
     names = task.in_order(algorithms, str(options["method"] or ""))

@@ -1,8 +1,9 @@
 """Pairs of models by name, and what ``dsim measure`` prints of one model or pair.
 
-:func:`find` looks a pair up among those that ship (``pairs.toml``: the pair of models that
-ships, and those of the paper's Table 1); :func:`latency_of` and :func:`acceptance_of` read the JSON
-that ``dsim measure latency --json`` and ``dsim measure acceptance --json`` print.
+:func:`find` and :func:`by_name` look a pair up among those that ship (``pairs.toml``: the pair of
+models that ships, and those of the paper's Table 1; ``published/pairs.toml``: those that others
+have measured). :func:`latency_of` and :func:`acceptance_of` read the JSON that ``dsim measure
+latency --json`` and ``dsim measure acceptance --json`` print.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import statistics
 import tomllib
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,12 +24,15 @@ from dsim.words import nearest, show
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SHIPPED = Path(__file__).parent / "pairs.toml"
+SHIPPED = (
+    Path(__file__).parent / "pairs.toml",
+    Path(__file__).parents[1] / "published" / "pairs.toml",
+)
 
 
 def shipped() -> list[Profile]:
     """The pairs that ship."""
-    document = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
+    tables = [tomllib.loads(path.read_text(encoding="utf-8"))["pairs"] for path in SHIPPED]
 
     def model(table: dict[str, Any]) -> ModelProfile:
         rows = table.pop("latency_by_width_ms", [])
@@ -43,7 +48,7 @@ def shipped() -> list[Profile]:
             drafter=model(pair["drafter"]),
             acceptance=AcceptanceProfile(**pair["acceptance"]),
         )
-        for pair in document["pairs"]
+        for pair in chain.from_iterable(tables)
     ]
 
 
@@ -81,6 +86,30 @@ def find(target: str | None, drafter: str | None, dataset: str | None = None) ->
                 Problem(option, "", f"expected one of {known}; got {show(wanted)}{hint}")
             )
     return left[0][1]
+
+
+def by_name(name: str) -> Profile:
+    """The pair that ships called *name*: ``TARGET/DRAFTER``, or ``TARGET/DRAFTER/PROMPTS``.
+
+    Raises:
+        UserError: there is none; with the names of those that there are.
+    """
+    called: dict[str, Profile] = {}
+    names: dict[str, str] = {}  # as they are written, by their lower case
+    for pair in shipped():
+        if pair.target and pair.drafter:
+            models = f"{pair.target.model}/{pair.drafter.model}"
+            shown = models if models.count("/") == 1 else pair.name
+            names.setdefault(shown.lower(), shown)
+            for own in (models, pair.name, f"{models}/{pair.prompts}"):
+                called.setdefault(own.lower(), pair)
+    if (found := called.get(name.strip().lower())) is not None:
+        return found
+    hint = nearest(name.lower(), list(names))
+    for low, written in names.items():
+        hint = hint.replace(f'"{low}"', f'"{written}"')
+    what = f"expected one of {', '.join(names.values())}; got {show(name)}{hint}"
+    raise UserError(Problem("--pair", "", what))
 
 
 def latency_of(path: Path) -> ModelProfile:

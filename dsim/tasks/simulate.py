@@ -14,6 +14,7 @@ from dsim.report.tables import text_table
 from dsim.study.build import case_of, falling_notes
 from dsim.study.columns import BEYOND
 from dsim.study.loader import make_study, of_one_case
+from dsim.study.pairs import by_name
 from dsim.study.presets import PRESETS
 
 if TYPE_CHECKING:
@@ -52,6 +53,20 @@ def case_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Cas
     if study.grid:
         raise UserError(Problem("--set", "grid", "one case has no grid; use dsim run"))
     return case_of(study.of_variant(0))
+
+
+def pair_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the pair *name*, but for what is *given* otherwise.
+
+    Raises:
+        UserError: there is no such pair, or models are given by name as well.
+    """
+    if "target.model" in given or "drafter.model" in given:
+        what = "goes without --target and --drafter: it says both models"
+        raise UserError(Problem("--pair", "", what))
+    profile = by_name(name)
+    other = {"acceptance.rate"} if "acceptance.trace" in given else set()
+    return profile.settings({*given, *other})
 
 
 def in_order(algorithms: Sequence[str], method: str = "") -> list[str]:

@@ -203,3 +203,44 @@ def test_a_measured_table_makes_wide_passes_dear():
     assert all(one.latency_ns < by_k[0] for one in flat if one.layout.lookahead == 10)
     target = deployment_of(question, some[0]).target
     assert (target.model, target.table) == ("table", table)
+
+
+def simulated(*words):
+    outcome = CliRunner().invoke(main, ["simulate", *words])
+    return outcome, outcome.output.splitlines()[0]
+
+
+def test_simulate_takes_a_pair_by_name():
+    _, case = simulated("--pair", "llama-3.1-8b/llama-3.2-1b")
+    assert case.startswith("100 tokens; target 26.455 ms, drafter 11.081 ms, acceptance 0.936;")
+    assert (
+        simulated("--pair", "Qwen3-32B/Qwen3-1.7B/CNNDM")[1]
+        != (simulated("--pair", "Qwen3-32B/Qwen3-1.7B/AIME")[1])
+    )
+    assert (
+        simulated("--pair", "Qwen3-32B/Qwen3-1.7B")[1]
+        == (simulated("--pair", "Qwen3-32B and Qwen3-1.7B")[1])
+    )
+
+
+def test_what_is_given_beside_a_pair_wins():
+    words = ["--pair", "Vicuna-13B/Vicuna-68M", "--target-latency", "20", "--set", "tokens=7"]
+    assert simulated(*words)[1].startswith(
+        "7 tokens; target 20 ms, drafter 2.5 ms, acceptance 0.63"
+    )
+    assert "recorded draws" in simulated("--pair", "Vicuna-13B/Vicuna-68M", "--accepts", "101")[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--pair", "Vicuna-13B/Vicuna-68"], 'did you mean "Vicuna-13B/Vicuna-68M"?'),
+        (["--pair", "?"], "expected one of the pair that ships, Vicuna-13B/Vicuna-68M"),
+        (["--pair", "Vicuna-13B/Vicuna-68M", "--drafter", "eagle3"], "goes without --target"),
+    ],
+)
+def test_what_is_wrong_with_a_pair(words, says):
+    outcome, _ = simulated(*words)
+    assert outcome.exit_code == 2
+    assert says in outcome.output
+    assert "--pair" in outcome.output

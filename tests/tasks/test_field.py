@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dsim.cli.main import main
 from dsim.model.closed_forms import pearl_per_step, si_own_bonus, si_per_token
+from dsim.study import pairs
 from dsim.tasks.field import page, papers, pearl, pipespec, rows, served
 from dsim.tasks.field.source import median, read
 from dsim.tasks.field.sources import SOURCES
@@ -209,3 +210,46 @@ def test_the_page(found, tmp_path):
     html = (tmp_path / "p.html").read_text()
     assert html.count('id="chart-') == 3
     assert "What any paper should print" in html
+
+
+def test_the_pairs_of_others_are_those_of_the_tables():
+    """Latencies and rates of dsim/published/pairs.toml, from the rows."""
+    known = {}
+    for pair in pairs.shipped():
+        if "github.com" in pair.source:
+            known[pair.target.model, pair.drafter.model, pair.prompts] = (
+                pair.target.latency_ms,
+                pair.drafter.latency_ms,
+                pair.acceptance.rate,
+            )
+
+    def short(model):
+        return model.replace("Meta-", "").replace("-Instruct", "")
+
+    expected = {}
+    logs = read(pipespec.SOURCE.path)[1]
+    for models in {pipespec.models_of(row) for row in logs}:
+        if len(models) > 2:
+            continue
+        runs = [row for row in logs if pipespec.models_of(row) == models]
+        runs = [row for row in runs if pipespec.is_serial(row) and pipespec.lookahead_of(row)]
+        drafter, target = map(short, models)
+        steps = [median([float(r[f"mean_ms_model{i}"]) for r in runs]) for i in (1, 0)]
+        rate, _ = pipespec.rate_of(models, {}, runs)
+        bits = "-4bit" if "70B" in target else ""
+        expected[target + bits, drafter, "HumanEval"] = (*steps, rate)
+    table = read(pearl.SOURCE.path)[1]
+    shortest, singles = pearl.shortest_of(table), {}
+    for row in table:
+        if row["batch"] == "1":
+            run = pearl.run_of(row, shortest)
+            singles.setdefault(run.pair, []).append((row["dataset"], run))
+    for (target, drafter, _), of in singles.items():
+        ratio = pearl.ratio_of(tuple(run for _, run in of))
+        for prompts, run in of:
+            numbers = run.plain_ms, ratio * run.plain_ms, run.rate
+            expected[short(target), short(drafter), prompts] = numbers
+    assert known.keys() == expected.keys()
+    assert len(known) == 27
+    for name, numbers in known.items():
+        assert numbers == pytest.approx(expected[name], abs=6e-4), name
