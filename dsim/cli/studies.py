@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dsim.cli.options import (
+    Number,
     StudyFile,
     executor_of,
     executor_options,
@@ -37,6 +38,13 @@ def _interrupted(command: str, folder: Path) -> int:
 RUN_OPTIONS = (
     click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [results/STUDY]"),
     executor_options,
+    click.option(
+        "--precision",
+        type=Number(0, 1, min_open=True),
+        metavar="X",
+        help="Deployments: repeat until the 95 % interval of workload.precision_of "
+        "(latency_mean_ms) is that narrow: 0.02 for ± 2 %.",
+    ),
     click.option("--csv", is_flag=True, help="Write results.csv even for 200,000 rows or more."),
     click.option("--force", is_flag=True, help="Replace other results in the folder."),
     click.option("--yes", is_flag=True, help="Run even if the real-time waits exceed 15 minutes."),
@@ -77,6 +85,7 @@ OF_TEXTS = {
     "csv": "results.csv of a deployment is always written",
 }
 OF_DEPLOYMENTS = {
+    "precision": "repeats says how often each case is run",
     "trace": "dsim simulate --timeline draws a single request",
     "requests_file": "it has no requests",
     "as_json": "dsim simulate --json prints a single case",
@@ -130,6 +139,7 @@ def _run(
     executor: str,
     ray_address: str | None,
     csv: bool,
+    precision: float | None,
     force: bool,
     yes: bool,
     resume: Path | None,
@@ -154,7 +164,7 @@ def _run(
             click.echo(f"… trace: {what}", err=True)
 
     if resume is not None:
-        if study is not None or overrides or engine or backend or out or as_json:
+        if study is not None or overrides or engine or backend or out or as_json or precision:
             raise UserError(
                 "--resume takes the study, --set, --engine, --backend and --out from its folder, "
                 "and writes one"
@@ -168,6 +178,9 @@ def _run(
             more = [f'{k}="{v}"' for k, v in (("engine", engine), ("backend", backend)) if v]
             overrides = [*overrides, *more]
             loaded = studies.load(study, overrides) if more else loaded
+        elif precision is not None:
+            overrides = [*overrides, f"workload.precision={precision}"]
+            loaded = studies.load(study, overrides)
         folder = out or default_folder(study, overrides, loaded.to_toml())
     of_requests = loaded.kind == DEPLOYMENT.name
     unfit, kind = (OF_TEXTS, "a deployment") if of_requests else (OF_DEPLOYMENTS, "single requests")

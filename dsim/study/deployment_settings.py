@@ -6,6 +6,7 @@ from typing import Any
 
 from dsim.deployment.queue import DISCIPLINES
 from dsim.deployment.workload import ARRIVALS
+from dsim.study.precision import PRECISE
 from dsim.study.replica_settings import REPLICA_SETTINGS
 from dsim.study.setting import Schema, Setting
 from dsim.study.settings import SETTINGS, TABLES, TEXT
@@ -195,6 +196,23 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         "the part of the requests, from the first on, left out of times, throughput and goodput",
         high=0.9,
         sweep=False,
+    ),
+    _number(
+        "workload.precision",
+        0.0,
+        "",
+        "repeat further until the 95 % interval is that narrow, half its width over the value; "
+        "0: no more than repeats",
+        high=1,
+        sweep=False,
+    ),
+    Setting(
+        key="workload.precision_of",
+        type="str",
+        default="latency_mean_ms",
+        choices=PRECISE,
+        sweep=False,
+        meaning="the column that workload.precision is about",
     ),
     *_fleet_settings("target"),
     *_fleet_settings("drafter"),

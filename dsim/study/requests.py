@@ -15,6 +15,7 @@ from dsim.deployment.outcome import RunCounts, Tally
 from dsim.deployment.serve import serve
 from dsim.errors import Problem, UserError
 from dsim.orchestrations import REFERENCES
+from dsim.study import precision as precisions
 from dsim.study.columns import (
     BEYOND,
     DEPLOYMENT_COLUMNS,
@@ -221,17 +222,18 @@ def _prepare(study: Study) -> Callable[[tuple[int, int]], str]:
 class SimulatedOnly(Store):
     """Refusals are not stored: recomputing one is as fast as reading it."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, first: int = 0) -> None:
         self.store = store
+        self.first = first  # number of the first task
 
     def get(self, number: int) -> Any:
         """See :class:`dsim.study.executors.Store`."""
-        return self.store.get(number)
+        return self.store.get(self.first + number)
 
     def put(self, number: int, result: str) -> None:
         """See :class:`dsim.study.executors.Store`."""
         if not json.loads(result)["refused"]:
-            self.store.put(number, result)
+            self.store.put(self.first + number, result)
 
 
 def run_cases(
@@ -262,7 +264,8 @@ def run_cases(
         one.workload.count * one.replications * max(1, one.workload.output.mean_tokens)
         for one in cases
     )
-    tasks = _tasks(cases)
+    precision, measure_ = (study.settings[f"workload.{k}"] for k in ("precision", "precision_of"))
+    tasks, first = _tasks(cases), 0
     by_number: dict[int, CaseResult] = {}
     parts: dict[int, dict[int, Replicated]] = {number: {} for number in range(len(cases))}
 
@@ -270,13 +273,29 @@ def run_cases(
         number, replication = tasks[task]
         parts[number][replication] = unpacked(text)
         case = cases[number]
-        if len(parts[number]) == case.replications:
-            of_case = parts.pop(number)
-            each = [of_case[r] for r in range(case.replications)]
-            by_number[number] = _result_of(case, each, keep_runs=keep_runs)
+        if len(parts[number]) < case.replications:
+            return
+        of_case = parts[number]
+        each = [of_case[r] for r in range(case.replications)]
+        by_number[number] = one = _result_of(case, each, keep_runs=keep_runs)
+        runs = case.replications
+        if precision and one.metrics is not None:
+            runs = precisions.runs_for(one.metrics, measure_, precision, runs)
+        if runs == case.replications:
+            del parts[number]
             progress(1)
+        else:
+            cases[number] = dataclasses.replace(case, replications=runs)
 
-    executor.for_work(work).each(_prepare, study, tasks, SimulatedOnly(store or Store()), done)
+    while tasks:
+        kept = SimulatedOnly(store or Store(), first)
+        executor.for_work(work).each(_prepare, study, tasks, kept, done)
+        first += len(tasks)
+        tasks = [
+            (number, r)
+            for number, known in parts.items()
+            for r in range(len(known), cases[number].replications)
+        ]
     found = [by_number[number] for number in range(len(cases))]
     if all(one.metrics is None for one in found):
         raise UserError(*(Problem(study.source, one.case.name, one.refused) for one in found))
@@ -351,6 +370,14 @@ def _target_of(case: DeploymentCase) -> tuple[Any, ...]:
     return case.deployment.target, replica and (replica.target, replica.target_us)
 
 
+def precision_notes(study: Study, found: Sequence[CaseResult]) -> list[str]:
+    """Whether intervals are as narrow as *study* asks for, in sentences."""
+    if not (precision := study.settings["workload.precision"]):
+        return []
+    served = [(o.case.name, o.metrics, o.case.replications) for o in found if o.metrics]
+    return precisions.reached(served, study.settings["workload.precision_of"], precision)
+
+
 def refusals(found: Sequence[CaseResult]) -> list[str]:
     """Why cases were not simulated, in sentences."""
     return [f"Not simulated: {one.case.name}: {one.refused}." for one in found if one.refused]
@@ -387,7 +414,7 @@ def run_deployment(
         cases=len(found),
         left_out=0,
         engines={"events": len(found)},
-        refusals=refusals(found),
+        refusals=[*precision_notes(study, found), *refusals(found)],
         backlogs=backlogs(found),
         requests=found,
     )
