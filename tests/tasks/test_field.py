@@ -58,8 +58,8 @@ def test_the_document_is_up_to_date(found):
 
 def test_how_far_off(found):
     piped, serial = errors(found, "PipeSpec"), errors(found, "SI by PipeSpec's code")
-    assert median(piped) <= 0.015
-    assert max(serial) <= 0.05
+    assert median(piped) <= 0.01
+    assert max(serial) <= 0.035
     single = np.array(errors(found, "nano-PEARL, batch 1"))
     assert np.sqrt((single**2).mean()) <= 0.04
     for name, limit in {"TTFT": 0.08, "ITL": 0.06, "E2E": 0.06}.items():
@@ -235,7 +235,7 @@ def test_the_pairs_of_others_are_those_of_the_tables():
         runs = [row for row in runs if pipespec.is_serial(row) and pipespec.lookahead_of(row)]
         drafter, target = map(short, models)
         steps = [median([float(r[f"mean_ms_model{i}"]) for r in runs]) for i in (1, 0)]
-        rate, _ = pipespec.rate_of(models, {}, runs)
+        rate = median([pipespec.rate_from(tuple(row.items())) for row in runs])
         bits = "-4bit" if "70B" in target else ""
         expected[target + bits, drafter, "HumanEval"] = (*steps, rate)
     table = read(pearl.SOURCE.path)[1]

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dsim.tasks.field.source import Found, Row, Rows
 
 TEXTS = 40
+NEAREST = 5  # runs that tell the acceptance rate of another one
 LOGGED_TEXTS = 4  # of which the target's steps are looked at one by one
 MAX_TOKENS = 1000  # of a simulated text; a longer one takes as long per token
 HEAD = ("run", "measured", "predicted", "error")
@@ -180,21 +181,26 @@ def rate_from(signature: tuple[tuple[str, str], ...]) -> float | None:
 def rate_of(models: tuple[str, ...], row: Row, others: Rows) -> tuple[float, str]:
     """The acceptance rate of a pair, and where it is from.
 
+    Drafts are not accepted independently of each other, so that the rate depends on how far a run
+    looks ahead: it is that of the runs whose lookahead is nearest to the row's.
+
     Raises:
         CannotError: nothing tells it.
     """
+    ahead = lookahead_of(row) + is_serial(row)  # as the program counts
     pair = [other for other in others if models_of(other) == models]
     for serial, of in ((True, "SI"), (False, "asynchronous")):
         rates = []
         for other in pair:
             try:
                 if is_serial(other) == serial and (rate := rate_from(tuple(other.items()))):
-                    rates.append(rate)
+                    rates.append((abs(lookahead_of(other) + serial - ahead), rate))
             except CannotError:  # of that other run
                 continue
         if rates:
-            from_where = plural(len(rates), f"{of} run")
-            return median(rates), f"acceptance rate {median(rates):.4f} from {from_where}"
+            nearest = [rate for _, rate in sorted(rates)[:NEAREST]]
+            from_where = plural(len(nearest), f"{of} run")
+            return median(nearest), f"acceptance rate {median(nearest):.4f} from {from_where}"
     own = number(row, "alpha_conditional") if models_of(row) == models else None
     if own is not None and 0 < own < 1:
         return own, f"acceptance rate {own:.4f} of the run itself: no other run of the pair"
