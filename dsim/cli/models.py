@@ -17,6 +17,7 @@ from dsim.cli.options import (
     plugin_option,
 )
 from dsim.errors import Problem, UserError
+from dsim.model import POLICIES
 from dsim.orchestrations import COMPARED, DEFAULT, REFERENCES
 
 if TYPE_CHECKING:
@@ -43,6 +44,13 @@ CLAIM_FAILED, TOO_NOISY = 1, 4
     "--num-speculative-tokens.",
 )
 @click.option(
+    "--lookahead-policy",
+    type=Word(POLICIES),
+    default=POLICIES[0],
+    show_default=True,
+    help="How the lookahead adapts, from --lookahead on.",
+)
+@click.option(
     "--tokens", type=Whole(1), default=128, show_default=True, help="Number of tokens to generate."
 )
 @click.option("--compare", is_flag=True, help="Run all algorithms and compare them.")
@@ -62,6 +70,7 @@ def generate(prompt: str, **options: Any) -> None:
 
     Without --target, uses the small pair of models that ships.
     """
+    from dsim.model.lookahead import Policy
     from dsim.tasks import generate as generation
 
     rule = generation.rule_from_options(options)
@@ -81,6 +90,7 @@ def generate(prompt: str, **options: Any) -> None:
             rule,
             tokens=options["tokens"],
             lookahead=options["lookahead"],
+            policy=Policy(name=options["lookahead_policy"]),
             ignore_eos=options["ignore_eos"],
             write=None if quiet else lambda piece: click.echo(piece, nl=False),
         )

@@ -15,7 +15,7 @@ import numpy as np
 from dsim.model.acceptance import Uniforms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 
@@ -112,9 +112,9 @@ class Confident(Plan):
     still part of the block.
     """
 
-    def __init__(self, tokens: int, threshold: float, confidence: Sequence[float]) -> None:
+    def __init__(self, tokens: int, threshold: float, confidence: Callable[[int], float]) -> None:
         super().__init__(tokens)
-        self.ends = lambda position: confidence[position] < threshold
+        self.ends = lambda position: confidence(position) < threshold
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -139,8 +139,10 @@ class Policy:
         """Whether the lookahead can change."""
         return self.name != "fixed"
 
-    def plan(self, lookahead: int, confidence: Sequence[float] = ()) -> Plan:
-        """A new plan that starts at *lookahead*; *confidence* by position, where it is wanted."""
+    def plan(
+        self, lookahead: int, confidence: Callable[[int], float] = lambda _position: 1.0
+    ) -> Plan:
+        """A new plan that starts at *lookahead*; *confidence* gives that in a draft by position."""
         if self.name == "fixed":
             return Plan(lookahead)
         if self.name == "confidence":
@@ -162,7 +164,7 @@ class Policy:
         if self.name != "confidence":
             return self.plan(lookahead)
         u = Uniforms(seed, (key << 4) + CONFIDENCE, MORE_STREAM).next(len(draws))
-        return self.plan(lookahead, confidences(draws, rate, self.quality, u).tolist())
+        return self.plan(lookahead, confidences(draws, rate, self.quality, u).tolist().__getitem__)
 
 
 FIXED = Policy()

@@ -12,6 +12,7 @@ from dsim.backends.torch.placement import device_names
 from dsim.backends.torch.verify import Rule, Sampling, Surprise, rule_of
 from dsim.backends.torch.workers import Workers
 from dsim.errors import Problem, UserError
+from dsim.model.lookahead import FIXED, Policy
 from dsim.orchestrations import REFERENCES, title_of
 from dsim.report.tables import text_table
 from dsim.system import available_cores
@@ -197,6 +198,7 @@ def generate(
     *,
     tokens: int,
     lookahead: int,
+    policy: Policy = FIXED,
     ignore_eos: bool = False,
     write: Callable[[str], None] | None = None,
 ) -> list[Generated]:
@@ -205,10 +207,11 @@ def generate(
     Args:
         workers: the models.
         prompt: token ids.
-        algorithms: ``nonsi``, ``si``, ``dsi``.
+        algorithms: names of orchestrations that can run live.
         rule: how drafts are judged.
         tokens: ``N``, at most.
-        lookahead: ``k``.
+        lookahead: ``k``, at first.
+        policy: whether and how it adapts.
         ignore_eos: go on after an end-of-text token.
         write: gets the text of the first algorithm as it comes.
     """
@@ -221,6 +224,7 @@ def generate(
             tokens,
             rule,
             lookahead=lookahead,
+            policy=policy,
             stop_ids=frozenset() if ignore_eos else workers.pair.stop_ids,
             on_settled=stream,
             keep_history=True,

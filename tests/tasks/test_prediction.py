@@ -284,3 +284,14 @@ def test_streaks_are_found_and_few_texts_are_not_asked() -> None:
     few = streaks_of(traces_of(streaky, count=9))
     assert (few.form, few.held_out) == ("independent", {})
     assert streaks_of(["1111"] * 20).acceptance == Acceptance(rate=1.0)
+
+
+def test_a_lookahead_that_adapts_is_predicted() -> None:
+    more = SMALL | {"lookahead_policy": ["fixed", "aimd"], "lookahead": [3], "repeats": 1}
+    found = run_validation(settings_of(**more), bench=World())
+    by_name = {str(row.configuration): row for row in found.rows}
+    assert {"SI, lookahead 3", "SI, lookahead 3 at first (aimd)"} <= set(by_name)
+    fixed, adapts = (by_name[f"SI, lookahead 3{more}"] for more in ("", " at first (aimd)"))
+    assert fixed.measured_ms.tolist() != adapts.measured_ms.tolist()
+    assert adapts.error_replay == pytest.approx(0, abs=1e-9)
+    assert adapts.as_dict["lookahead_policy"] == "aimd"

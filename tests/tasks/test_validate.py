@@ -17,6 +17,7 @@ from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
+from dsim.model.lookahead import Policy
 from dsim.tasks.validate import calibration
 from dsim.tasks.validate.bench import Forwarded, Measured, bench_of
 from dsim.tasks.validate.calibration import cost_of, fast_half, fit
@@ -68,6 +69,7 @@ class World:
         case = Case(
             tokens=30,
             lookahead=configuration.lookahead,
+            policy=Policy(name=configuration.policy),
             targets=configuration.targets,
             target=self.target,
             drafter=self.drafter,

@@ -123,6 +123,10 @@ class Shared:
         self.spans: list[Span] = []
         self.under_way: dict[int, Feed | None] = {}
 
+    def confidence(self, position: int) -> float:
+        """How sure the drafter is of its draft for *position*, by a rule with confidence."""
+        return float(self.said[position].more[1])
+
 
 class Torch:
     """Stands behind the servers of one model during one run.

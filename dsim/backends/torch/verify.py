@@ -294,6 +294,35 @@ class Surprise(Match):
 RULES = ("match", "rejection", "lenient", "top-n")
 
 
+@dataclasses.dataclass
+class WithConfidence:
+    """A rule whose drafts also say how sure the drafter is: the probability of its token.
+
+    It is that of the drafter's logits as they are, at temperature 1.
+
+    Attributes:
+        rule: what judges the drafts.
+        name, lossless: of that rule.
+    """
+
+    rule: Rule
+    name: str
+    lossless: bool
+
+    def draft(self, logits: NDArray[Any], position: int) -> Answer:
+        """See :class:`Rule`."""
+        token, more = self.rule.draft(logits, position)
+        return Answer(token, (more, float(softmax(np.asarray(logits, np.float64))[token])))
+
+    def own(self, logits: NDArray[Any], position: int) -> Answer:
+        """See :class:`Rule`."""
+        return self.rule.own(logits, position)
+
+    def judge(self, target: Answer, draft: Answer, position: int) -> int:
+        """See :class:`Rule`."""
+        return self.rule.judge(target, Answer(draft.token, draft.more[0]), position)
+
+
 def rule_of(name: str, sampling: Sampling, *, leniency: float = 0.5, n: int = 3) -> Rule:
     """The rule called *name*.
 

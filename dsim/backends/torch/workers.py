@@ -18,8 +18,9 @@ from dsim.backends.torch.placement import (
     warm_up_widths,
 )
 from dsim.backends.torch.protocol import Begin, Done, Ready, WorkerSetup
+from dsim.backends.torch.verify import WithConfidence
 from dsim.errors import EngineError, Problem, UserError
-from dsim.model.lookahead import Plan
+from dsim.model.lookahead import FIXED, Policy
 from dsim.orchestrations import COMPARED, ORCHESTRATIONS
 from dsim.orchestrations.start import start
 from dsim.system import available_cores, can_end_at_once, hold_interrupts
@@ -251,6 +252,7 @@ class Workers:
         rule: Rule,
         *,
         lookahead: int = 5,
+        policy: Policy = FIXED,
         targets: int | None = None,
         cached: bool = False,
         stop_ids: frozenset[int] = frozenset(),
@@ -261,11 +263,12 @@ class Workers:
         """Generate *tokens* tokens after *prompt*, or fewer if one of *stop_ids* comes.
 
         Args:
-            algorithm: ``nonsi``, ``si`` or ``dsi``.
+            algorithm: the name of an orchestration that can run live.
             prompt: token ids, at least one.
             tokens: ``N``.
             rule: how drafts are judged.
-            lookahead: ``k``.
+            lookahead: ``k``, at first.
+            policy: whether and how it adapts.
             targets: ``S``; ``None``: all there are.
             cached: whether every server reads the prompt before time zero.
             stop_ids: tokens that end the text.
@@ -281,6 +284,8 @@ class Workers:
         alone = not traits.overlaps
         all_cores = all_cores and alone
         together = _takes_turns(algorithm) and self.together
+        if policy.name == "confidence":
+            rule = WithConfidence(rule, rule.name, rule.lossless)
         self.begin(
             prompt,
             rule,
@@ -311,7 +316,7 @@ class Workers:
                 )
             ],
             target_backend=Torch(env, self.targets, rule, shared, together=together),
-            plan=Plan(lookahead),
+            plan=policy.plan(lookahead, shared.confidence),
             targets=len(self.targets) if targets is None else targets,
             prefill=not cached,
             keep_history=keep_history,

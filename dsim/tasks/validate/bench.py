@@ -10,6 +10,7 @@ from dsim.errors import Problem, UserError
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
+from dsim.model.lookahead import Policy
 from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
 from dsim.system import available_cores
 from dsim.units import to_ns
@@ -85,6 +86,7 @@ class WallclockBench:
         case = Case(
             tokens=self.tokens,
             lookahead=configuration.lookahead,
+            policy=Policy(name=configuration.policy),
             targets=configuration.targets,
             target=self.latencies["target"],
             drafter=self.latencies["drafter"],
@@ -160,6 +162,7 @@ class TorchBench:
             self.tokens,
             self.rule,
             lookahead=configuration.lookahead,
+            policy=Policy(name=configuration.policy),
             targets=configuration.targets,
             all_cores=configuration.all_cores,
             cached=True,

@@ -13,6 +13,7 @@ from dsim.engines.simulate import run_events
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
+from dsim.model.lookahead import Policy
 from dsim.tasks.validate.streaks import Streaks, streaks_of
 
 if TYPE_CHECKING:
@@ -220,6 +221,7 @@ class Calibration:
         return Case(
             tokens=tokens,
             lookahead=configuration.lookahead,
+            policy=Policy(name=configuration.policy),
             targets=configuration.targets,
             target=latency["target"],
             drafter=latency["drafter"],

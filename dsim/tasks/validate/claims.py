@@ -36,7 +36,7 @@ def claims_of(
     if plain is not None and dsi:
         claims.append(_not_slower("DSI ≤ non-SI", [(d, plain) for d in dsi], calibration))
     pairs = [
-        (d, by[si]) for d in dsi if (si := Configuration(SI, d.configuration.lookahead, 1)) in by
+        (d, by[si]) for d in dsi if (si := d.configuration._replace(algorithm=SI, targets=1)) in by
     ]
     if pairs:
         claims.append(_not_slower("DSI ≤ SI", pairs, calibration))

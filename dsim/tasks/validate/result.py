@@ -124,6 +124,7 @@ class Row:
         return {
             "algorithm": self.configuration.algorithm,
             "lookahead": self.configuration.lookahead,
+            "lookahead_policy": self.configuration.policy,
             "targets": self.configuration.targets,
             "all_cores": self.configuration.all_cores,
             "cores": self.cores,

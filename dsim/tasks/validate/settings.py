@@ -7,6 +7,7 @@ import tomllib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsim.errors import Problem, UserError
+from dsim.model.lookahead import FIXED
 from dsim.orchestrations import COMPARED, ORCHESTRATIONS, orchestration_of, title_of
 from dsim.study.setting import Setting
 from dsim.words import nearest, show
@@ -28,6 +29,13 @@ SETTINGS = (
     _setting("backend", "str", "wallclock", "what to measure", choices=BACKENDS),
     _setting("algorithms", "list of str", list(COMPARED), "orchestrations to run"),
     _setting("lookahead[]", "int", [1, 3, 5], "k, drafts per block", low=1),
+    _setting(
+        "lookahead_policy[]",
+        "str",
+        ["fixed"],
+        "how the lookahead adapts, from k on",
+        choices=("fixed", "heuristic", "aimd"),
+    ),
     _setting("targets[]", "int", [1], "S, target servers of DSI", low=1, high=64),
     _setting("tokens", "int", 50, "N, tokens of each text", low=2),
     _setting("prompts", "int", 8, "texts that are predicted and measured", low=2),
@@ -97,7 +105,7 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> dict[
         if not setting.key.endswith("[]"):
             wrong = setting.problem(value)
         elif not isinstance(value, list) or not value:
-            wrong = f"expected a list of numbers, got {show(value)}"
+            wrong = f"expected a list, got {show(value)}"
         else:
             wrong = next(filter(None, map(setting.problem, value)), None)
             if wrong is None and len(set(value)) < len(value):
@@ -117,17 +125,20 @@ class Configuration(NamedTuple):
         lookahead: ``k``, drafts per block.
         targets: ``S``, target servers.
         all_cores: whether non-SI or SI, in which nothing overlaps, has the cores of all servers.
+        policy: how the lookahead adapts; see :class:`dsim.model.lookahead.Policy`.
     """
 
     algorithm: str
     lookahead: int
     targets: int
     all_cores: bool = False
+    policy: str = FIXED.name
 
     def __str__(self) -> str:
         name = title_of(self.algorithm)
         if ORCHESTRATIONS[self.algorithm].traits.drafts:
             name += f", lookahead {self.lookahead}"
+            name += "" if self.policy == FIXED.name else f" at first ({self.policy})"
         servers = f", {self.targets} targets" if self.targets > 1 else ""
         return f"{name}{servers}{', all cores' * self.all_cores}"
 
@@ -148,7 +159,11 @@ def configurations(settings: Mapping[str, Any]) -> list[Configuration]:
         traits = orchestration.traits
         lookaheads = settings["lookahead"] if traits.drafts else [1]
         targets = settings["targets"] if traits.several_targets else [1]
-        wanted += [Configuration(name, *kt) for kt in itertools.product(lookaheads, targets)]
+        policies = settings["lookahead_policy"] if traits.drafts else [FIXED.name]
+        wanted += [
+            Configuration(name, k, s, policy=policy)
+            for policy, k, s in itertools.product(policies, lookaheads, targets)
+        ]
     if settings["backend"] == "torch" and settings["torch.equal_budget"]:
         alone = [c for c in wanted if not ORCHESTRATIONS[c.algorithm].traits.overlaps]
         wanted += [c._replace(all_cores=True) for c in alone]
