@@ -9,13 +9,71 @@ from typing import Any
 import click
 
 from dsim.cli.options import Number, Whole, Word, plugin_option, seed_option
+from dsim.errors import Problem, UserError
+
+# Options that go with --gpu only, and others that have a meaning there.
+SERVING = ["gpu", "dtype", "trace", "from_s", "for_s", "rate_scale", "prompt_tokens"]
+SERVING += ["slo_ttft_ms", "slo_tpot_ms", "jobs"]
+SHARED = ("target", "drafter", "acceptance", "gpus", "rate", "tokens", "price", "seed")
+
+
+def _option(name: str) -> str:
+    """The option of the parameter *name*."""
+    command = click.get_current_context().command
+    return next(p.opts[0] for p in command.params if p.name == name)
+
+
+def _is_given(name: str) -> bool:
+    """Whether the command line says something of the parameter *name*."""
+    source = click.get_current_context().get_parameter_source(name)
+    return source is click.core.ParameterSource.COMMANDLINE
+
+
+def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
+    """Advise on replicas, by the *options* that are given."""
+    from dsim.study.executors import Executor
+    from dsim.system import available_cores
+    from dsim.tasks.serving import answer, question, search
+
+    for name in options:
+        if name not in (*SERVING, *SHARED):
+            raise UserError(Problem(_option(name), "", "has no meaning together with --gpu"))
+    jobs = options.pop("jobs", None) or len(available_cores())
+    if "acceptance" in options:
+        try:
+            options["acceptance"] = Number(0, 1).convert(options["acceptance"], None, None)
+        except click.BadParameter as error:
+            raise UserError(Problem("--acceptance", "", error.message)) from None
+    asked = question.ask(**{"target": None, "drafter": None, "gpus": 8, **options})
+
+    def progress(done: int, count: int) -> None:
+        if sys.stderr.isatty():
+            text = f"simulated {done} of {count} trials" if done < count else ""
+            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
+
+    advice = search.advise(asked, Executor(jobs=jobs), progress)
+    if out is not None:
+        from dsim.tasks.serving.page import write_page
+
+        write_page(advice, out)
+    for line in [answer.as_json(advice)] if as_json else answer.as_text(advice):
+        click.echo(line)
+    if out is not None and not as_json:
+        click.echo(f"page: {out}")
 
 
 @click.command()
 @click.option(
-    "--target", metavar="NAME", help="Target of a pair whose numbers ship, e.g. Vicuna-13B."
+    "--target",
+    metavar="NAME",
+    help="Target of a pair whose numbers ship, e.g. Vicuna-13B; with --gpu any model, e.g. "
+    "llama-3.3-70b, or a folder with a config.json.",
 )
-@click.option("--drafter", metavar="NAME", help="Drafter of that pair, e.g. Vicuna-68M.")
+@click.option(
+    "--drafter",
+    metavar="NAME",
+    help="Drafter of that pair, e.g. Vicuna-68M; with --gpu eagle3, mtp, medusa or a model.",
+)
 @click.option("--dataset", metavar="NAME", help="Dataset, if the pair has several, e.g. Alpaca.")
 @click.option(
     "--pair",
@@ -121,13 +179,64 @@ from dsim.cli.options import Number, Whole, Word, plugin_option, seed_option
     metavar="FILE.html",
     help="Write a page with the Pareto front.",
 )
+@click.option(
+    "--gpu",
+    metavar="NAME",
+    help="Type of the GPUs, e.g. h100: advise on replicas that serve many requests in lock step "
+    "(vLLM, SGLang), with estimated latencies. The options below go with it.",
+)
+@click.option("--dtype", metavar="TYPE", help="Type of the target's weights, e.g. fp8.")
+@click.option(
+    "--trace",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="The requests: a trace, as dsim trace reads it.",
+)
+@click.option("--from", "from_s", type=Number(0), metavar="S", help="Begin at S seconds of it.")
+@click.option("--for", "for_s", type=Number(0, min_open=True), metavar="S", help="Take S seconds.")
+@click.option(
+    "--rate-scale",
+    type=Number(0, min_open=True),
+    metavar="X",
+    help="Let requests come X times as often.",
+)
+@click.option(
+    "--prompt-tokens", type=Whole(1), metavar="N", help="Without a trace: length of prompts."
+)
+@click.option(
+    "--slo-ttft",
+    "slo_ttft_ms",
+    type=Number(0, min_open=True),
+    metavar="MS",
+    help="Bound on the time to the first token of 99 of 100 requests.",
+)
+@click.option(
+    "--slo-tpot",
+    "slo_tpot_ms",
+    type=Number(0, min_open=True),
+    metavar="MS",
+    help="Bound on the time per further token of 99 of 100 requests.",
+)
+@click.option("--jobs", type=Whole(1), metavar="N", help="Worker processes.  [default: all cores]")
 @plugin_option
 def advise(*, as_json: bool, out: Path | None, **options: Any) -> None:
     """Recommend what to run: algorithm, lookahead, servers and tensor parallelism.
 
     Estimates every layout that the GPUs allow, simulates the best of them under the load, and says
     in one sentence what to run, or not to speculate.
+
+    With --gpu: tensor parallelism, replicas, speculation and prefill replicas for a load and an
+    SLO, with launch commands of vLLM and SGLang. For example: dsim advise --target llama-3.3-70b
+    --gpu h100 --gpus 8 --trace azure.csv --slo-ttft 500 --slo-tpot 40
     """
+    given = {name for name in options if _is_given(name)}
+    if options["gpu"] is not None:
+        _serve({name: options[name] for name in given}, as_json, out)
+        return
+    for name in SERVING:
+        if name in given:
+            raise UserError(Problem(_option(name), "", "goes together with --gpu"))
+    options = {name: value for name, value in options.items() if name not in SERVING}
     from dsim.tasks.advise import answer, question
 
     def progress(done: int, count: int) -> None:

@@ -1,0 +1,185 @@
+"""The answer of ``dsim advise --gpu``: the verdict, tables, launch commands, JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shlex
+from typing import TYPE_CHECKING, Any
+
+from dsim.model.gpu import gpu_of
+from dsim.report.tables import text_table
+from dsim.tasks.serving.search import SCALES
+from dsim.words import plural
+
+if TYPE_CHECKING:
+    from dsim.tasks.serving.question import Question
+    from dsim.tasks.serving.search import Advice
+    from dsim.tasks.serving.trials import Layout, Trial
+
+HEAD = ("layout", "TTFT p50", "p99", "TPOT p50", "p99", "E2E", "tok/s/GPU", "batch", "up to")
+MAX_SEQS, MAX_BATCHED_TOKENS = 128, 2048
+METHODS = {"eagle3": "EAGLE3", "mtp": "NEXTN"}  # in SGLang
+
+
+def _slo(question: Question) -> str:
+    bounds = (("TTFT", question.slo_ttft_ms), ("TPOT", question.slo_tpot_ms))
+    return " and ".join(f"p99 {name} ≤ {bound:g} ms" for name, bound in bounds if bound is not None)
+
+
+def times(value: float) -> str:
+    """A scale of the load in words."""
+    if math.isinf(value):
+        return f"over {max(SCALES):g} ×"
+    return f"{value:.3g} ×" if value else "–"
+
+
+def verdict(advice: Advice) -> str:
+    """The answer in one or two sentences."""
+    question, best = advice.question, advice.best
+    found = (
+        f"p99 TTFT {best.ttft_p99:.0f} ms, p99 TPOT {best.tpot_p99:.1f} ms, mean E2E "
+        f"{best.e2e_mean:,.0f} ms"
+    )
+    if not advice.has_slo:
+        return f"Run {best.layout}: {found}."
+    if best.slack > 1:
+        return (
+            f"No layout of {plural(question.gpus, 'GPU')} keeps {_slo(question)}. The closest is "
+            f"{best.layout}: {found}."
+        )
+    room = advice.headroom[best.layout]
+    limit = f" It keeps the SLO up to {times(room)} the load"
+    if math.isfinite(room):
+        limit += f" ({room * question.rate_per_s:.3g} requests/s)"
+    return f"Run {best.layout}: {found} ({_slo(question)}).{limit}."
+
+
+def notes(advice: Advice) -> list[str]:
+    """What else was found, and what the answer hangs on."""
+    question, best, lines = advice.question, advice.best, []
+    enough = next((one for one in advice.fewer if one.slack <= 1), None)
+    if enough is not None:
+        lines.append(
+            f"With {plural(enough.layout.gpus, 'GPU')} it keeps the SLO too ({enough.layout}): "
+            f"p99 TTFT {enough.ttft_p99:.0f} ms, p99 TPOT {enough.tpot_p99:.1f} ms."
+        )
+    elif advice.fewer:
+        lines.append("With fewer replicas it does not keep the SLO.")
+    if advice.crossover is None:
+        lines.append(
+            f"Speculation pays at every load tried, up to {max(SCALES):g} × this one "
+            f"(TP {best.layout.tp}, mean E2E)."
+        )
+    elif not math.isnan(advice.crossover):
+        lines.append(
+            f"Speculation stops paying at about {advice.crossover:.2g} × this load, "
+            f"{advice.crossover * question.rate_per_s:.3g} requests/s (TP {best.layout.tp}, mean "
+            "E2E); above it, plain decoding is faster."
+        )
+    gpu = gpu_of(question.gpu)
+    trust = (
+        "on H100 the estimate of latencies is off by 5 % (ITL) to 8 % (TTFT) in the median"
+        if gpu.name == "h100"
+        else f"the estimate of latencies was fitted on H100, and is a guess on {gpu.name}"
+    )
+    lines.append(
+        f"The answer hangs on the acceptance rate ({question.acceptance:g}, the same at every "
+        f"draft) and on latencies: {trust} (docs/latency.md). Measure both before you buy."
+    )
+    return lines
+
+
+def rows(advice: Advice) -> list[list[str]]:
+    """The finalists, the best first."""
+    return [
+        [
+            str(one.layout),
+            f"{one.ttft_p50:.0f}",
+            f"{one.ttft_p99:.0f}",
+            f"{one.tpot_p50:.1f}",
+            f"{one.tpot_p99:.1f}",
+            f"{one.e2e_mean:,.0f}",
+            f"{one.tokens_per_gpu_s:,.0f}",
+            f"{one.batch:.1f}",
+            times(advice.headroom[one.layout]) if advice.has_slo else "–",
+        ]
+        for one in advice.ranking
+    ]
+
+
+def commands(question: Question, layout: Layout) -> list[str]:
+    """Launch commands of vLLM and SGLang that mean the same."""
+    hub, drafter = question.hub, question.drafter
+    lengths = f"--max-num-seqs {MAX_SEQS} --max-num-batched-tokens {MAX_BATCHED_TOKENS}"
+    vllm = f"vllm serve {hub} --tensor-parallel-size {layout.tp} {lengths}"
+    sglang = f"python -m sglang.launch_server --model-path {hub} --tp {layout.tp}"
+    if question.dtype == "fp8":
+        vllm, sglang = f"{vllm} --quantization fp8", f"{sglang} --quantization fp8"
+    if layout.drafts:
+        config: dict[str, Any] = {"num_speculative_tokens": layout.drafts}
+        if drafter in ("eagle3", "medusa"):
+            config = {"method": drafter, "model": f"PATH-OF-{drafter.upper()}-HEAD", **config}
+        elif drafter == "mtp":
+            config = {"method": "mtp", **config}
+        else:
+            config = {"model": drafter, **config}
+        vllm += f" --speculative-config {shlex.quote(json.dumps(config))}"
+        sglang += f" --speculative-algorithm {METHODS.get(drafter, 'STANDALONE')}"
+        if drafter != "mtp":
+            sglang += f" --speculative-draft-model-path {config.get('model', drafter)}"
+        sglang += (
+            f" --speculative-num-steps {layout.drafts} --speculative-eagle-topk 1"
+            f" --speculative-num-draft-tokens {layout.drafts + 1}"
+        )
+    return [vllm, sglang]
+
+
+def as_text(advice: Advice) -> list[str]:
+    """The answer for a terminal."""
+    question, best = advice.question, advice.best.layout
+    load = f"{question.load}; {question.rate_per_s:.3g} requests/s in the mean"
+    lines = [verdict(advice), "", f"Load: {load}.", "", *text_table(HEAD, rows(advice)), ""]
+    lines.append(
+        f"Times in ms, of the densest {advice.best.requests:,} requests; TPOT of a request, after "
+        "its first token. up to: at how many times the load the SLO is kept, about."
+    )
+    lines += ["", *notes(advice), "", "One replica:"]
+    lines += [f"  {command}" for command in commands(question, best)]
+    if best.chooses:
+        lines.append("  (neither chooses k in every step by goodput; this is its upper bound)")
+    if best.readers:
+        lines.append(f"  ({plural(best.readers, 'replica')} only for prompts: see their documents)")
+    return lines
+
+
+def as_json(advice: Advice) -> str:
+    """The answer as one JSON object."""
+
+    def finite(value: Any) -> Any:
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    def plain(one: Trial) -> dict[str, Any]:
+        values = {**dataclasses.asdict(one.layout), **dataclasses.asdict(one)}
+        del values["layout"]
+        values |= {"gpus": one.layout.gpus, "tokens_per_gpu_s": one.tokens_per_gpu_s}
+        return {"name": str(one.layout), **{key: finite(value) for key, value in values.items()}}
+
+    best = advice.best
+    document = {
+        "verdict": verdict(advice),
+        "notes": notes(advice),
+        "keeps_slo": best.slack <= 1 if advice.has_slo else None,
+        "rate_per_s": advice.question.rate_per_s,
+        "max_load": finite(advice.headroom[best.layout]) if advice.has_slo else None,
+        "crossover": None if advice.crossover is None else finite(advice.crossover),
+        "ranking": [plain(one) for one in advice.ranking],
+        "screened": [plain(one) for one in advice.screened],
+        "curves": [plain(one) for curve in advice.curves.values() for one in curve],
+        "fewer": [plain(one) for one in advice.fewer],
+        "commands": dict(
+            zip(("vllm", "sglang"), commands(advice.question, best.layout), strict=True)
+        ),
+    }
+    return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)

@@ -1,0 +1,98 @@
+"""The answer of ``dsim advise --gpu`` as a page with charts."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import altair as alt
+import pandas as pd
+
+from dsim.report import page as report
+from dsim.report.charts import Panel
+from dsim.report.style import PALETTE, legend
+from dsim.report.tables import TextTable
+from dsim.tasks.serving.answer import HEAD, commands, notes, rows, verdict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dsim.tasks.serving.search import Advice
+
+
+def pareto_panel(advice: Advice) -> Panel:
+    """Throughput of a GPU against the time per token, a line for each finalist over the load."""
+    names = [str(layout) for layout in advice.curves]
+    frame = pd.DataFrame(
+        [
+            {
+                "layout": str(layout),
+                "load": f"{one.scale:g} ×",
+                "scale": one.scale,
+                "tpot": one.tpot_p50,
+                "ttft": one.ttft_p99,
+                "tokens": one.tokens_per_gpu_s,
+            }
+            for layout, curve in advice.curves.items()
+            for one in curve
+        ]
+    )
+    colours = [PALETTE[number % len(PALETTE)] for number in range(len(names))]
+    chart = (
+        alt.Chart(frame)
+        .mark_line(point=True)
+        .encode(
+            x=alt.X("tpot:Q", title="TPOT p50 (ms)", scale=alt.Scale(type="log")),
+            y=alt.Y("tokens:Q", title="tokens / s and GPU", scale=alt.Scale(type="log")),
+            order="scale:Q",
+            color=alt.Color(
+                "layout:N",
+                title=None,
+                scale=alt.Scale(domain=names, range=colours),
+                legend=legend(names),
+            ),
+            tooltip=[
+                alt.Tooltip("layout:N"),
+                alt.Tooltip("load:N", title="load"),
+                alt.Tooltip("tpot:Q", title="TPOT p50 (ms)", format=".4~g"),
+                alt.Tooltip("ttft:Q", title="TTFT p99 (ms)", format=".4~g"),
+                alt.Tooltip("tokens:Q", title="tokens / s and GPU", format=".4~g"),
+            ],
+        )
+    )
+    return Panel(
+        name="01-pareto",
+        title="Throughput of a GPU against time per token",
+        caption="A line for each layout; its points are loads, from half of the given one upwards. "
+        "Further up and to the left is better.",
+        chart=chart,
+        marks=len(frame),
+    )
+
+
+def write_page(advice: Advice, path: Path) -> None:
+    """Write the answer as one HTML page.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    question = advice.question
+    tables = [
+        TextTable(title="At a glance", head=HEAD, rows=rows(advice), numbers=True),
+        TextTable(
+            title="Launch commands of one replica",
+            head=("server", "command"),
+            rows=[
+                [server, command]
+                for server, command in zip(
+                    ("vLLM", "SGLang"), commands(question, advice.best.layout), strict=True
+                )
+            ],
+        ),
+    ]
+    page = report.Page(
+        title="How should I serve it?",
+        description=f"{question.target} on {question.gpus} × {question.gpu}; {question.load}.",
+        answer=[verdict(advice), *notes(advice)],
+        before=tables,
+    )
+    report.write(path, page, [pareto_panel(advice)], option="--out")

@@ -1,0 +1,192 @@
+"""Find the best layout: simulate all on a little of the load, and the best on much of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+from dsim.study.executors import Executor, Store
+from dsim.tasks.serving.trials import Layout, Task, Trial, layouts, prepare, split
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dsim.tasks.serving.question import Question
+
+    Progress = Callable[[int, int], None]
+
+SCREENED, SWEPT, CONFIRMED = 400, 300, 4000  # requests of a trial
+SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the load
+MAX_FINALISTS = 8  # whose curves are drawn
+MAX_CONFIRMED = 4
+TIE = 0.15  # of the headroom, within which the faster layout is better
+BISECTIONS = 3
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Advice:
+    """The answer.
+
+    Attributes:
+        question: what was asked.
+        ranking: trials of the finalists under much of the load, the best first.
+        screened: trials of all layouts under a little of it.
+        curves: for each finalist, trials at several scales of the load.
+        headroom: for each finalist, at how many times the load it keeps the SLO, about; 0: not even
+            at half; infinite: at all that were tried.
+        fewer: trials of the best layout with fewer replicas, fewest first.
+        crossover: at how many times the load plain decoding gets faster than the best layout's
+            speculation; ``None``: at none that was tried; NaN: nothing to compare.
+    """
+
+    question: Question
+    ranking: Sequence[Trial]
+    screened: Sequence[Trial]
+    curves: dict[Layout, list[Trial]]
+    headroom: dict[Layout, float]
+    fewer: Sequence[Trial]
+    crossover: float | None
+
+    @property
+    def best(self) -> Trial:
+        """The best layout under much of the load."""
+        return self.ranking[0]
+
+    @property
+    def has_slo(self) -> bool:
+        """Whether there is a bound to keep."""
+        return self.question.slo_ttft_ms is not None or self.question.slo_tpot_ms is not None
+
+
+def advise(question: Question, executor: Executor, progress: Progress) -> Advice:
+    """Answer *question*.
+
+    Args:
+        question: what is asked.
+        executor: where trials are made.
+        progress: called with how many trials are done, and how many there are as far as known.
+    """
+    made = 0
+
+    def run(tasks: Sequence[Task]) -> list[Trial]:
+        nonlocal made
+        found: dict[int, Trial] = {}
+
+        def done(number: int, one: Trial) -> None:
+            found[number] = one
+            progress(made + len(found), made + len(tasks))
+
+        executor.each(prepare, question, tasks, Store(), done)
+        made += len(tasks)
+        return [found[number] for number in range(len(tasks))]
+
+    screened = run([Task(layout, SCREENED) for layout in layouts(question)])
+    more = [other for one in _best(screened)[:1] for other in split(one.layout)]
+    screened += run([Task(layout, SCREENED) for layout in more])
+    finalists = _finalists(screened)
+    swept = run([Task(layout, SWEPT, scale) for layout in finalists for scale in SCALES])
+    curves: dict[Layout, list[Trial]] = {layout: [] for layout in finalists}
+    for one in swept:
+        curves[one.layout].append(one)
+    slo = question.slo_ttft_ms is not None or question.slo_tpot_ms is not None
+    headroom = {layout: _headroom(curve) if slo else 0.0 for layout, curve in curves.items()}
+    at_one = {one.layout: one for one in swept if one.scale == 1.0}
+    first = sorted(
+        finalists, key=lambda layout: (-_about(headroom[layout]), *_worth(at_one[layout]))
+    )
+    confirmed = run([Task(layout, CONFIRMED) for layout in first[:MAX_CONFIRMED]])
+    ranking = sorted(
+        confirmed,
+        key=lambda one: (slo and one.slack > 1, -_about(headroom[one.layout]), *_worth(one)),
+    )
+    best = ranking[0].layout
+    if slo:
+        headroom[best] = _bisected(run, best, curves[best], headroom[best])
+    fewer = [dataclasses.replace(best, replicas=n) for n in range(1, best.replicas)]
+    return Advice(
+        question=question,
+        ranking=ranking,
+        screened=screened,
+        curves=curves,
+        headroom=headroom,
+        fewer=run([Task(layout, SCREENED) for layout in fewer]) if slo else [],
+        crossover=_crossover(curves, best),
+    )
+
+
+def _best(trials: Sequence[Trial]) -> list[Trial]:
+    """Those that keep the SLO, the fastest first, then others by how far they are from it."""
+    return sorted(trials, key=_worth)
+
+
+def _worth(one: Trial) -> tuple[float, float, bool, str]:
+    return max(1.0, one.slack), one.e2e_mean, one.layout.chooses, str(one.layout)
+
+
+def _about(headroom: float) -> int:
+    """Steps of headroom: what lies within a step is called equal."""
+    return round(math.log(min(1e6, headroom)) / math.log(1 + TIE)) if headroom else -(10**6)
+
+
+def _finalists(screened: Sequence[Trial]) -> list[Layout]:
+    """The best plain and the best speculating layout of each degree, and the best of all."""
+    kinds: dict[tuple[int, bool], list[Trial]] = {}
+    for one in screened:
+        if not one.layout.readers:
+            kinds.setdefault((one.layout.tp, one.layout.drafts > 0), []).append(one)
+    chosen = [one.layout for trials in kinds.values() for one in _best(trials)[:1]]
+    chosen += [one.layout for one in _best(screened)[:2]]
+    return list(dict.fromkeys(chosen))[:MAX_FINALISTS]
+
+
+def _headroom(curve: Sequence[Trial]) -> float:
+    """The scale at which the slack is 1, between the last that keeps the SLO and the next."""
+    kept = [one for one in curve if one.slack <= 1]
+    if not kept:
+        return 0.0
+    last = max(kept, key=lambda one: one.scale)
+    beyond = [one for one in curve if one.scale > last.scale]
+    if not beyond:
+        return math.inf
+    first = min(beyond, key=lambda one: one.scale)
+    if math.isinf(first.slack):
+        return last.scale
+    part = -math.log(last.slack) / math.log(first.slack / last.slack)
+    return float(last.scale * (first.scale / last.scale) ** part)
+
+
+def _bisected(
+    run: Callable[[Sequence[Task]], list[Trial]],
+    layout: Layout,
+    curve: Sequence[Trial],
+    low: float,
+) -> float:
+    """The highest scale that keeps the SLO, to a few percent."""
+    if not 0 < low < math.inf:
+        return low
+    high = min(one.scale for one in curve if one.scale > low)
+    low = max(one.scale for one in curve if one.scale <= low)
+    for _ in range(BISECTIONS):
+        middle = math.sqrt(low * high)
+        (one,) = run([Task(layout, SWEPT, middle)])
+        low, high = (middle, high) if one.slack <= 1 else (low, middle)
+    return low
+
+
+def _crossover(curves: dict[Layout, list[Trial]], best: Layout) -> float | None:
+    """Where plain decoding gets faster than the speculation of the same degree."""
+    same = {layout.drafts > 0: curve for layout, curve in curves.items() if layout.tp == best.tp}
+    if set(same) != {True, False}:
+        return math.nan
+    before = None
+    for plain, drafting in zip(same[False], same[True], strict=True):
+        gain = math.log(plain.e2e_mean / drafting.e2e_mean)
+        if gain <= 0:
+            if before is None:
+                return plain.scale
+            scale, earlier = before
+            part = earlier / (earlier - gain)
+            return float(scale * (plain.scale / scale) ** part)
+        before = plain.scale, gain
+    return None

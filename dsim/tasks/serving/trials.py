@@ -1,0 +1,203 @@
+"""Layouts that the GPUs allow, and what a simulation says of each."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dsim.deployment.outcome import DONE
+from dsim.deployment.serve import serve
+from dsim.deployment.workload import Workload
+from dsim.orchestrations import REFERENCES
+from dsim.study.build import deployment_of
+from dsim.study.loader import make_study
+from dsim.tasks.serving.question import densest
+from dsim.words import plural
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dsim.deployment.outcome import RunRecord
+    from dsim.tasks.serving.question import Question
+
+DRAFTS = (1, 2, 3, 5, 7)
+MAX_DRAFTS = 7  # of the policy that chooses in every step
+WARM_UP = 0.1
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One way to use the GPUs.
+
+    Attributes:
+        tp: GPUs of a replica.
+        replicas: replicas that decode.
+        readers: further replicas that only read prompts; 0: every replica does both.
+        drafts: drafts of a request in a step; 0: plain decoding.
+        chooses: whether *drafts* is the most, and every step chooses (goodput).
+    """
+
+    tp: int
+    replicas: int
+    readers: int = 0
+    drafts: int = 0
+    chooses: bool = False
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that it takes."""
+        return self.tp * (self.replicas + self.readers)
+
+    @property
+    def method(self) -> str:
+        """The speculation in words."""
+        if not self.drafts:
+            return "none"
+        return f"k ≤ {self.drafts}, by goodput" if self.chooses else f"k = {self.drafts}"
+
+    def __str__(self) -> str:
+        """The layout in words."""
+        decode = plural(self.replicas, "replica")
+        if self.readers:
+            decode = f"{decode} + {self.readers} for prompts"
+        return f"TP {self.tp}, {decode}, speculation: {self.method}"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What a simulation says of one layout under one load. Times in ms.
+
+    Attributes:
+        layout: the layout.
+        scale: how many times as often as asked requests came.
+        requests: how many were simulated, the densest of the load.
+        ttft_p50, ttft_p99, tpot_p50, tpot_p99, e2e_mean: what users see; the time per token of a
+            request is that of its tokens after the first.
+        tokens_per_s: tokens of answers, in all.
+        batch: mean number of requests in a step.
+        served: share of the requests that were not refused.
+        slack: the larger of p99 / bound over the bounds; above 1: the SLO is not kept. Without
+            bounds, the mean E2E latency in seconds.
+    """
+
+    layout: Layout
+    scale: float
+    requests: int
+    ttft_p50: float
+    ttft_p99: float
+    tpot_p50: float
+    tpot_p99: float
+    e2e_mean: float
+    tokens_per_s: float
+    batch: float
+    served: float
+    slack: float
+
+    @property
+    def tokens_per_gpu_s(self) -> float:
+        """Tokens of answers that each GPU makes a second."""
+        return self.tokens_per_s / self.layout.gpus
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A trial to be made: a layout, how many requests, and how often they come."""
+
+    layout: Layout
+    requests: int
+    scale: float = 1.0
+
+
+def layouts(question: Question) -> list[Layout]:
+    """All layouts that use as many of the GPUs as they can, without replicas of their own kind."""
+    found = []
+    for tp in question.degrees:
+        whole = Layout(tp=tp, replicas=question.gpus // tp)
+        found.append(whole)
+        found += [dataclasses.replace(whole, drafts=k) for k in DRAFTS]
+        found.append(dataclasses.replace(whole, drafts=MAX_DRAFTS, chooses=True))
+    return found
+
+
+def split(layout: Layout) -> list[Layout]:
+    """The same with a part of the replicas for prompts only."""
+    counts = sorted({max(1, layout.replicas // 4), layout.replicas // 2})
+    return [
+        dataclasses.replace(layout, replicas=layout.replicas - n, readers=n)
+        for n in counts
+        if 0 < n < layout.replicas
+    ]
+
+
+def prepare(question: Question) -> Callable[[Task], Trial]:
+    """What makes trials, in a worker process or in this one."""
+    return lambda task: trial(question, task)
+
+
+def trial(question: Question, task: Task) -> Trial:
+    """Simulate the densest requests of the load on a layout."""
+    layout = task.layout
+    replay = densest(question.replay, task.requests).window(rate_scale=task.scale)
+    algorithm = REFERENCES[1] if layout.drafts else REFERENCES[0]
+    settings = {
+        "algorithms": [algorithm],
+        "seed": question.seed,
+        "target.model": question.target,
+        "drafter.model": question.drafter,
+        "gpu": question.gpu,
+        "tp": layout.tp,
+        **({"dtype": question.dtype} if question.dtype else {}),
+        "acceptance.rate": question.acceptance,
+        "lookahead": layout.drafts or 1,
+        "replica.count": layout.replicas,
+        "replica.prefill_count": layout.readers,
+        "replica.router": "least-requests",
+        "replica.draft_policy": "goodput" if layout.chooses else "fixed",
+        "workload.prompt_tokens": 1,
+    }
+    deployment = deployment_of(make_study(settings).of_variant(0), algorithm)
+    workload = Workload(arrivals="trace", trace=replay.requests, texts=replay.texts)
+    return _measured(question, task, serve(deployment, workload))
+
+
+def _measured(question: Question, task: Task, run: RunRecord) -> Trial:
+    constants = question.estimate(task.layout.tp).target.constants
+    done = (run.fate == DONE) & (np.arange(len(run.fate)) >= int(WARM_UP * len(run.fate)))
+    busy_ns = sum(run.tallies[0].busy_ns)
+    step_ms = busy_ns / max(1, run.events) / 1e6
+    outside_ms = constants.request_us / 1e3 + constants.waits * step_ms
+    ttft = (run.first_token_ns - run.arrival_ns)[done] / 1e6 + outside_ms
+    e2e = (run.done_ns - run.arrival_ns)[done] / 1e6 + outside_ms
+    further = run.output_tokens[done] - 1
+    tpot = (e2e - ttft)[further > 0] / further[further > 0]
+
+    def at(values: np.ndarray, share: float) -> float:
+        return float(np.quantile(values, share)) if len(values) else math.inf
+
+    finished = run.fate == DONE
+    bounds = [
+        (at(values, 0.99), bound)
+        for values, bound in ((ttft, question.slo_ttft_ms), (tpot, question.slo_tpot_ms))
+        if bound is not None and (len(values) or not finished.any())
+    ]
+    served = float(finished.mean())
+    mean = float(e2e.mean()) if len(e2e) else math.inf
+    slack = max((value / bound for value, bound in bounds), default=mean / 1e3)
+    span_s = run.end_ns / 1e9
+    return Trial(
+        layout=task.layout,
+        scale=task.scale,
+        requests=len(run.fate),
+        ttft_p50=at(ttft, 0.5),
+        ttft_p99=at(ttft, 0.99),
+        tpot_p50=at(tpot, 0.5) if len(tpot) else 0.0,
+        tpot_p99=at(tpot, 0.99) if len(tpot) else 0.0,
+        e2e_mean=mean,
+        tokens_per_s=float(run.output_tokens[finished].sum()) / span_s if span_s else 0.0,
+        batch=float(run.passes.sum()) / max(1, run.events),
+        served=served,
+        slack=slack if served == 1.0 else math.inf,
+    )

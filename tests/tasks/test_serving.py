@@ -1,0 +1,146 @@
+"""``dsim advise --gpu``: what is tried, what is said of it, and what is wrong with a question."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+from click.testing import CliRunner
+
+from dsim.cli.main import main
+from dsim.study.executors import Executor
+from dsim.tasks.serving import answer, page, search
+from dsim.tasks.serving.question import ask, densest
+from dsim.tasks.serving.trials import Layout, Task, layouts, split, trial
+from tests.deployment.test_traces import burstgpt
+
+SMALL = {"target": "llama-3.2-1b", "drafter": None, "gpu": "l4", "gpus": 2, "tokens": 20}
+
+
+def question(**more):
+    return ask(**{**SMALL, "prompt_tokens": 200, "rate": 4.0, **more})
+
+
+@pytest.fixture(scope="module")
+def advice():
+    with pytest.MonkeyPatch.context() as patch:
+        for name, count in (("SCREENED", 40), ("SWEPT", 40), ("CONFIRMED", 80)):
+            patch.setattr(search, name, count)
+        asked = question(slo_ttft_ms=300.0, slo_tpot_ms=40.0)
+        return search.advise(asked, Executor(), lambda *_: None)
+
+
+def test_layouts_use_the_gpus():
+    found = layouts(question(gpus=6))
+    assert {one.tp for one in found} == {1, 2, 4}
+    assert all(one.gpus <= 6 < one.gpus + one.tp for one in found)
+    assert {one.drafts for one in found if not one.chooses} == {0, 1, 2, 3, 5, 7}
+    assert [one.readers for one in split(Layout(tp=1, replicas=6))] == [1, 3]
+    assert split(Layout(tp=1, replicas=1)) == []
+
+
+def test_a_trial_of_one_request_is_its_steps():
+    """A prompt and 19 tokens, each in a step, and what passes outside of steps."""
+    asked = question(rate=0.001)
+    one = trial(asked, Task(Layout(tp=1, replicas=1), 1))
+    roofline = asked.estimate(1).target
+    first = roofline.forward_ns(200, 200 * 200 / 2, 0, 1) / 1e6
+    steps = [roofline.step_ns([(1, c)]) / 1e6 for c in range(200, 219)]
+    outside = roofline.constants.request_us / 1e3 + (first + sum(steps)) / 20
+    assert one.ttft_p50 == pytest.approx(first + outside)
+    assert one.e2e_mean == pytest.approx(first + sum(steps) + outside)
+    assert one.tpot_p50 == pytest.approx(sum(steps) / 19)
+    assert one.batch == 1
+
+
+def test_more_load_is_never_faster():
+    asked = question()
+    times = [trial(asked, Task(Layout(tp=1, replicas=1), 60, s)).e2e_mean for s in (0.5, 2, 16)]
+    assert times == sorted(times)
+
+
+def test_the_densest_requests_are_taken():
+    asked = question()
+    rows = asked.replay.requests
+    part = densest(asked.replay, 50).requests
+    spans = [rows[n + 49][0] - rows[n][0] for n in range(len(rows) - 49)]
+    assert (len(part), part[0][0], part[-1][0]) == (50, 0, min(spans))
+    assert densest(asked.replay, 10**6) is asked.replay
+
+
+def test_the_answer(advice):
+    best = advice.best
+    assert best.slack <= 1
+    assert best.ttft_p99 <= 300
+    assert "keeps the SLO up to" in answer.verdict(advice)
+    assert {one.layout.tp for one in advice.screened} == {1, 2}
+    kept = [one.scale for one in advice.curves[best.layout] if one.slack <= 1]
+    assert advice.headroom[best.layout] >= max(kept)
+    text = "\n".join(answer.as_text(advice))
+    assert "vllm serve meta-llama/Llama-3.2-1B-Instruct" in text
+    assert "hangs on the acceptance rate (0.8" in text
+    document = json.loads(answer.as_json(advice))
+    assert document["keeps_slo"] is True
+    assert document["ranking"][0]["name"] == str(best.layout)
+    panel = page.pareto_panel(advice)
+    assert panel.marks == len(advice.curves) * len(search.SCALES)
+    assert panel.chart.to_dict()
+
+
+def test_workers_change_nothing(advice, monkeypatch):
+    asked = advice.question
+    tasks = [Task(Layout(tp=1, replicas=2), 40), Task(Layout(tp=2, replicas=1, drafts=3), 40)]
+    found = {}
+    Executor(jobs=2).each(search.prepare, asked, tasks, search.Store(), found.__setitem__)
+    assert [found[n] for n in (0, 1)] == [trial(asked, task) for task in tasks]
+
+
+def test_an_slo_that_nothing_keeps_names_the_closest(monkeypatch):
+    for name in ("SCREENED", "SWEPT", "CONFIRMED"):
+        monkeypatch.setattr(search, name, 10)
+    found = search.advise(question(slo_tpot_ms=0.01), Executor(), lambda *_: None)
+    assert answer.verdict(found).startswith("No layout of 2 GPUs keeps p99 TPOT ≤ 0.01 ms. The cl")
+    assert found.headroom[found.best.layout] == 0
+    assert math.isfinite(found.best.slack)
+
+
+def test_launch_commands_say_what_was_simulated():
+    asked = question(dtype="fp8", drafter="mtp")
+    vllm, sglang = answer.commands(asked, Layout(tp=2, replicas=1, drafts=3))
+    assert "--tensor-parallel-size 2" in vllm
+    assert '{"method": "mtp", "num_speculative_tokens": 3}' in vllm
+    assert "--quantization fp8" in vllm
+    assert "--speculative-num-draft-tokens 4" in sglang
+    plain, _ = answer.commands(asked, Layout(tp=1, replicas=2))
+    assert "speculative" not in plain
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--gpu h100", "--target: is missing"),
+        ("--gpu h10 --target llama-3.1-8b", '--gpu: expected one of .*did you mean "h100"'),
+        ("--gpu h100 --target lama-3.1-8b", '--target: expected .*did you mean "llama-3.1-8b"'),
+        ("--gpu h100 --gpus 1 --target llama-3.3-70b", "64.2 GiB are missing; fits at tp = 2, 4"),
+        ("--gpu h100 --target yi-34b --objective price", "--objective: has no meaning together"),
+        ("--gpu h100 --target yi-34b --trace no.csv", "no.csv: cannot be read"),
+        ("--gpu h100 --target yi-34b --acceptance 2", "--acceptance: expected a number from 0 to"),
+        ("--slo-ttft 3", "--slo-ttft: goes together with --gpu"),
+        ("--trace no.csv", "--trace: goes together with --gpu"),
+    ],
+)
+def test_wrong_questions_are_explained(words, message):
+    result = CliRunner().invoke(main, ["advise", *words.split()])
+    assert result.exit_code == 2
+    assert re.search(message, result.output), result.output
+
+
+def test_a_trace_is_the_load(tmp_path):
+    path = tmp_path / "burst.csv"
+    path.write_text(burstgpt([(n * 10, 50 + n, 1 + n % 5) for n in range(30)]))
+    asked = ask(**{**SMALL, "tokens": None, "trace": path, "from_s": 5.0, "rate_scale": 2.0})
+    assert asked.replay.requests[0][1] == 55
+    assert asked.rate_per_s == pytest.approx(2.0)
+    assert trial(asked, Task(Layout(tp=1, replicas=2), 10)).requests == 10
