@@ -131,7 +131,7 @@ ORCHESTRATION = Orchestration(
     meaning="draft a tree level by level, verify it in one pass, and again; nothing overlaps",
     start=start,
     reads=(*TREE, "confidence_quality"),
-    traits=Traits(live=False),
+    traits=Traits(lockstep=True, live=False),
     work=work,
     why=why,
 )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dsim.deployment.replica.spec import DRAFT_POLICIES, ROUTERS, ReplicaSpec
 from dsim.deployment.spec import FleetSpec
 from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations.declaration import LOOKAHEAD
 from dsim.study.named import estimate_of
 from dsim.study.setting import Setting
 
@@ -307,6 +308,11 @@ def check_replicas(problems: Problems, where: str, of: Mapping[str, Sequence[Any
     if of["replica.drafts_by_batch"] != (None,) and "goodput" in of["replica.draft_policy"]:
         what = 'has no meaning beside replica.draft_policy = "goodput"'
         problems.add(f"{where}replica.drafts_by_batch", what)
+    shaped = [n for n in lockstep if ORCHESTRATIONS[n].traits.drafts]
+    shaped = [n for n in shaped if LOOKAHEAD[0] not in ORCHESTRATIONS[n].reads]
+    if shaped and "goodput" in of["replica.draft_policy"]:
+        what = f'"goodput" chooses a number of drafts, and "{shaped[0]}" has a shape of its own'
+        problems.add(f"{where}replica.draft_policy", what)
     drafting = any(ORCHESTRATIONS[name].traits.drafts for name in lockstep)
     if drafting and set(of["lookahead_policy"]) != {"fixed"}:
         what = 'expected "fixed" on replicas, where replica.draft_policy chooses'

@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 from dsim.deployment.replay import Text
 from dsim.deployment.replica.spec import ReplicaSpec
 from dsim.deployment.workload import Workload
+from dsim.model.acceptance import Acceptance
+from dsim.model.case import TreeShape
 
 SHORTAGE = st.sampled_from([0, 6, 9, 14])
 
@@ -46,3 +48,32 @@ def replayed(draw):
 
 
 algorithms = st.sampled_from(["nonsi", "si"])
+
+
+@st.composite
+def tree_shapes(draw):
+    """A tree by confidence, or of paths."""
+    paths = draw(st.sampled_from([(), ((1,), (2,), (1, 1), (1, 2), (2, 1))]))
+    return TreeShape(
+        paths=paths,
+        depth=draw(st.integers(1, 4)),
+        branches=draw(st.integers(1, 3)) if not paths else 2,
+        nodes=draw(st.sampled_from([None, 3, 6])),
+    )
+
+
+@st.composite
+def acceptances_of_shapes(draw):
+    """Ranks, rates by depth, and drafts that may be missing."""
+    model = draw(st.sampled_from(["bernoulli", "lookup"]))
+    return Acceptance(
+        model=model,
+        rate=draw(st.sampled_from([0.3, 0.7, 1.0])),
+        by_depth=draw(st.sampled_from([(), (0.9, 0.6, 0.2)])) if model == "bernoulli" else (),
+        rank_shares=draw(st.sampled_from([(), (0.5, 0.2)])),
+        copied_tokens=4.0,
+        new_tokens=4.0,
+        copied_rate=0.9,
+        chance_match=0.5,
+        chance_rate=0.3,
+    )

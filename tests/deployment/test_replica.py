@@ -6,18 +6,26 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsim.deployment.cluster import ranks_of
 from dsim.deployment.replica.setup import costs_of, drafting_of
 from dsim.deployment.replica.spec import ReplicaSpec
 from dsim.deployment.request_rows import Text
 from dsim.deployment.serve import serve
 from dsim.deployment.spec import Deployment
 from dsim.deployment.workload import Workload
-from dsim.engines.simulate import simulate_case
+from dsim.engines.simulate import run_events, simulate_case
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
+from dsim.model.lookahead import Policy
 from tests.deployment import plain_replica
-from tests.deployment.replicas import algorithms, replayed, specs
+from tests.deployment.replicas import (
+    acceptances_of_shapes,
+    algorithms,
+    replayed,
+    specs,
+    tree_shapes,
+)
 
 
 def plainly(deployment, workload):
@@ -115,6 +123,57 @@ def test_one_request_alone_is_its_first_step_and_then_si(
     (replica,) = run.replicas
     said_ns = [step.target_ns for step in replica.log for _ in range(step.fed[0][3])]
     assert said_ns == alone_ns
+
+
+@settings(max_examples=150)
+@given(
+    st.integers(1, 25),
+    st.integers(1, 5),
+    st.sampled_from(["si", "tree"]),
+    acceptances_of_shapes(),
+    st.integers(1, 3),
+    tree_shapes(),
+    st.integers(0, 99),
+)
+def test_trees_blocks_and_missing_drafts_alone_are_as_on_a_server_of_their_own(
+    output, lookahead, algorithm, acceptance, block_tokens, shape, seed
+):
+    """The law above, for everything that can be drafted; times by dsim's own orchestrations."""
+    spec = ReplicaSpec(target_us=(50, 7, 3), drafter_us=(4, 1))
+    decoding = {
+        "lookahead": lookahead,
+        "acceptance": acceptance,
+        "block_tokens": block_tokens,
+        "tree": shape,
+        "policy": Policy(quality=0.0),
+        "seed": seed,
+    }
+    deployment = Deployment(algorithm=algorithm, replica=spec, **decoding)
+    workload = Workload(arrivals="trace", trace=((0, 10, output),))
+    run = serve(deployment, workload, keep_log=True)
+    rate = float(workload.rates(seed, 0, acceptance)[0])
+    ranks = ranks_of(deployment, 0, 0, output, rate)
+    said_ns = [step.target_ns for step in run.replicas[0].log for _ in range(step.fed[0][3])]
+    first_ns = 1000 * (50 + 7 * 10)
+
+    def by_width(base, each):
+        rows = ((w, 1000 * (base + each * w)) for w in range(1, 99))
+        return Latency(model="table", table=tuple(rows))
+
+    alone_ns = [first_ns]
+    if output > 1:
+        case = Case(
+            tokens=output - 1,
+            repeats=1,
+            targets=1,
+            target=by_width(50, 3),
+            drafter=by_width(4, 1),
+            **decoding,
+        )
+        alone = run_events(case, algorithm, 0, ranks[:, 1:])
+        alone_ns += [first_ns + ns for ns in alone.output.settled_ns]
+    assert said_ns == alone_ns
+    assert run.done_ns[0] == alone_ns[-1]
 
 
 def test_the_worked_case():

@@ -131,7 +131,8 @@ class Replica:
         read_ns = now_ns + self.host_ns + self.target(batch)
         ends_ns = read_ns
         if self.drafting is not None and going:
-            ends_ns += self._draft(going, self.drafting)
+            draft = self._draft if going[0].speculation is None else self._draft_shapes
+            ends_ns += draft(going, self.drafting)
         self.read_ns, self.ends_ns = read_ns, ends_ns
         self.busy_ns += ends_ns - now_ns
         self.drafting_ns += ends_ns - read_ns
@@ -260,7 +261,10 @@ class Replica:
                 sampled += 1 + drafts
                 stand = 0
                 if drafts:
-                    stand = min(drafts, request.lengths[known - request.prompt])
+                    if request.speculation is not None:
+                        stand = request.speculation.stand(drafts)
+                    else:
+                        stand = min(drafts, request.lengths[known - request.prompt])
                     request.drafted += drafts
                     request.accepted += stand
                     if heed is not None:
@@ -322,4 +326,39 @@ class Replica:
             took_ns += cost(
                 Batch(0, sequences, sequences, sequences, before, before + sequences / 2)
             )
+        return took_ns
+
+    def _draft_shapes(self, going: list[Request], drafting: Drafting) -> int:
+        """:meth:`_draft` for trees, for blocks of drafts, and where there may be no draft."""
+        most, made = drafting.tokens(len(going)), 0
+        levels: list[list[float]] = []  # tokens, sequences, context, attended of each forward
+        for request in going:
+            speculation, known = request.speculation, request.known
+            if speculation is None:
+                continue
+            positions = min(most, request.end - known - 1)
+            request.drafts, feeds = speculation.draft(known - request.prompt, positions)
+            made += request.drafts
+            context = min(request.seen, known - 1)
+            for level, width in enumerate(feeds):
+                fed = width or known - context
+                if level == len(levels):
+                    levels.append([0, 0, 0, 0])
+                attended = fed * (2 * context + fed) / 2
+                levels[level] = [
+                    before + more
+                    for before, more in zip(levels[level], (fed, 1, context, attended), strict=True)
+                ]
+                context += fed
+            if feeds:
+                rereads = drafting.features or speculation.rereads
+                request.seen = known if rereads else context
+        if drafting.lookup_ns is not None:
+            return round(drafting.lookup_ns * made)
+        took_ns = 0
+        for tokens, sequences, context_tokens, attended in levels:
+            batch = Batch(
+                0, int(tokens), int(sequences), int(tokens), int(context_tokens), attended
+            )
+            took_ns += drafting.cost(batch)
         return took_ns

@@ -9,6 +9,8 @@ from dsim.deployment.request_rows import HASHED_TOKENS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dsim.deployment.replica.speculation import Speculation
+
 
 class Request:
     """One request.
@@ -19,6 +21,7 @@ class Request:
         output: tokens of the answer.
         lengths: for each position of the answer, how many drafts from there on are accepted before
             the first rejection; empty where nothing drafts.
+        speculation: in place of these, what the request drafts and what stands of that.
         group, shared: the first *shared* tokens of the prompt are those of all prompts of *group*.
         hashes: in place of a group, what stands for each 512 tokens and all before them.
         sent: the first tokens whose KV cache comes along from another replica.
@@ -59,6 +62,7 @@ class Request:
         "seen",
         "sent",
         "shared",
+        "speculation",
     )
 
     def __init__(
@@ -71,11 +75,13 @@ class Request:
         shared: int = 0,
         hashes: tuple[int, ...] = (),
         sent: int = 0,
+        speculation: Speculation | None = None,
     ) -> None:
         self.number = number
         self.prompt = prompt
         self.end = prompt + output
         self.lengths = lengths
+        self.speculation = speculation
         self.group = group
         self.shared = shared
         self.hashes = hashes

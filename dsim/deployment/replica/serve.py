@@ -13,10 +13,11 @@ from dsim.deployment.outcome import DONE, LOST, TURNED_AWAY, RunRecord, Tally
 from dsim.deployment.replica.failures import failures
 from dsim.deployment.replica.pool import Pool
 from dsim.deployment.replica.request import Request
-from dsim.deployment.replica.setup import replica_of
+from dsim.deployment.replica.setup import replica_of, shape_of
 from dsim.deployment.workload import request_key
 from dsim.errors import EngineError
 from dsim.model.acceptance import run_lengths
+from dsim.model.script import script_of
 from dsim.orchestrations import ORCHESTRATIONS
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class _Run:
         }
         self.fate = [DONE] * count
         self.drafts = ORCHESTRATIONS[deployment.algorithm].traits.drafts
+        self.shape = shape_of(deployment)
         self.counts = np.zeros((count, 4), dtype=np.int64)
         self.found = np.zeros((count, 3), dtype=np.int64)
         self.settled: list[list[int]] = [[] for _ in range(count if keep_settled else 0)]
@@ -191,19 +193,16 @@ class _Run:
         return touched
 
     def _request(self, number: int, output: int, sent: int = 0) -> Request:
-        text, lengths = self.workload.text(number), []
+        text, prompt, d = self.workload.text(number), self.prompts[number], self.deployment
+        request = Request(number, prompt, output, [], text.group, text.shared, text.hashes, sent)
         if self.drafts and output > 1:
-            ranks = ranks_of(
-                self.deployment,
-                self.replication,
-                number,
-                output,
-                self.rates[number],
-                text.accepts,
-            )
-            lengths = run_lengths(ranks[0] == 1)
-        prompt = self.prompts[number]
-        return Request(number, prompt, output, lengths, text.group, text.shared, text.hashes, sent)
+            rate, key = self.rates[number], request_key(self.replication, number)
+            ranks = ranks_of(d, self.replication, number, output, rate, text.accepts)
+            if self.shape is not None:
+                request.speculation = self.shape(script_of(d, ranks, key, rate=rate))
+            else:
+                request.lengths = run_lengths(ranks[0] == 1)
+        return request
 
     @staticmethod
     def _give(pool: Pool, request: Request) -> list[Replica]:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from dsim.deployment.replica.cost import Batch, by_width, estimated, linear
 from dsim.deployment.replica.drafting import Goodput, by_batch
 from dsim.deployment.replica.replica import Drafting, Replica
+from dsim.deployment.replica.speculation import Chain, StaticTree, Tree
 from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM
 from dsim.model.lookahead import mean_rate
 from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations.declaration import LOOKAHEAD
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from dsim.deployment.replica.cost import Cost
     from dsim.deployment.replica.spec import ReplicaSpec
+    from dsim.deployment.replica.speculation import Speculation
     from dsim.deployment.spec import Deployment
     from dsim.model.latency import Latency
     from dsim.model.roofline import Roofline
+    from dsim.model.script import Script
+
+ANY = 1 << 30  # levels of a tree, which has a depth of its own
 
 
 def costs_of(deployment: Deployment, spec: ReplicaSpec, key: int | None) -> tuple[Cost, Cost]:
@@ -55,7 +62,8 @@ def drafting_of(deployment: Deployment, spec: ReplicaSpec, cost: Cost) -> Drafti
     """How a replica drafts, by forwards of this *cost*; ``None``: its orchestration does not."""
     if not ORCHESTRATIONS[deployment.algorithm].traits.drafts:
         return None
-    most = deployment.lookahead
+    chain = LOOKAHEAD[0] in ORCHESTRATIONS[deployment.algorithm].reads
+    most = deployment.lookahead if chain else ANY
     lookup_ns = None if spec.ngram_us is None else spec.ngram_us * 1e3
     how = Drafting(lambda _: most, cost, spec.features, lookup_ns=lookup_ns)
     if spec.draft_policy == "goodput":
@@ -71,6 +79,16 @@ def drafting_of(deployment: Deployment, spec: ReplicaSpec, cost: Cost) -> Drafti
         policy = Goodput(most, step_ns, mean_rate(deployment.acceptance))
         return how._replace(tokens=policy.tokens, judged=policy.judged)
     return how._replace(tokens=by_batch(spec.drafts_by_batch)) if spec.drafts_by_batch else how
+
+
+def shape_of(deployment: Deployment) -> Callable[[Script], Speculation] | None:
+    """What the drafts of a request are made by; ``None``: always one token a forward."""
+    d = deployment
+    if LOOKAHEAD[0] not in ORCHESTRATIONS[d.algorithm].reads:
+        # Without confidence, and where there is always a draft, every tree is the same.
+        static = d.tree.paths or not d.policy.quality
+        return partial(StaticTree, {}) if static and d.acceptance.model != "lookup" else Tree
+    return Chain if d.block_tokens > 1 or not d.acceptance.plain else None
 
 
 def replica_of(
