@@ -20,6 +20,7 @@ from dsim.tasks.field.source import (
     number,
     text,
 )
+from dsim.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 # Of the benchmark (benchmark/eval_benchmark.py): plain decoding makes 200 tokens a text, PEARL 100
 # steps, and either time has the forward over the prompts in it.
 PLAIN_TOKENS, STEPS = 200, 100
+MAX_PROMPT = 10  # plain steps that the forward over one prompt takes, at most
 RATIOS = [thousandth / 1000 for thousandth in range(20, 601)]  # that are tried
 SLOPES = [step / 10_000 for step in range(201)]  # that are tried
 
@@ -100,12 +102,13 @@ def run_of(row: Row, shortest: dict[tuple[str, str, int], float]) -> Run:
     if rate is None or not 0 < rate < 1:
         raise CannotError("not published: mean_run_tokens, nor alpha between 0 and 1")
     plain_ms = min(step_ms, shortest.get(at, step_ms))
+    prompts_ms = min(PLAIN_TOKENS * (step_ms - plain_ms), MAX_PROMPT * at[2] * plain_ms)
     return Run(
         pair=(at[0], text(row, "draft"), at[1]),
         batch=at[2],
         rate=rate,
-        plain_ms=plain_ms,
-        prompt_ms=PLAIN_TOKENS * (step_ms - plain_ms),
+        plain_ms=step_ms - prompts_ms / PLAIN_TOKENS,
+        prompt_ms=prompts_ms,
         per_s=max(0.0, number(row, "pearl_tok_s") or 0.0),
     )
 
@@ -184,16 +187,20 @@ def predict(row: Row, others: Rows, *, by_pair: bool = False) -> Prediction:
     for one in known:
         if one.batch == 1:
             singles.setdefault(one.pair, []).append(one)
-    if run.pair in singles:
-        runs = singles[run.pair]
+    elsewhere = [runs for pair, runs in singles.items() if pair[:2] == run.pair[:2]]
+    if run.pair in singles or elsewhere:
+        runs = singles.get(run.pair) or elsewhere[0]
+        where = "" if run.pair in singles else f" on {runs[0].pair[2]}"
         ratio = ratio_of(tuple(runs))
-        notes = [f"drafts of {ratio:.3f} passes, fitted to {len(runs)} other runs at batch 1"]
+        of = plural(len(runs), "other run")
+        notes = [f"drafts of {ratio:.3f} passes, fitted to {of} at batch 1{where}"]
     else:
         ratio = ratio_by_size(run, singles)
         notes = [f"drafts of {ratio:.3f} passes, by the drafter's size: no run of this pair"]
     slope = 0.0
     if run.batch > 1:
         wide = tuple(r for r in known if r.batch > 1 and r.pair != run.pair and r.pair in singles)
+        wide = tuple(r for r in wide if r.pair[2] == run.pair[2]) or wide
         ratios = {pair: ratio_of(tuple(runs)) for pair, runs in singles.items()}
         slope = slope_of(wide, tuple(ratios.items()))
         notes.append(
