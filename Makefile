@@ -4,6 +4,7 @@
 # make test         all tests; those of real models and of Ray only where these are installed:
 # make extras       installs torch, transformers and ray
 # make lint         linter and types      make docs   help in the documents      make bench   benchmarks
+# make site         the documentation as a site: site/index.html, for any browser, without a network
 PYTHON ?= python3
 VENV ?= .venv
 STUDY ?= studies/heatmap.toml
@@ -14,7 +15,7 @@ BIN = $(VENV)/bin
 export PYTEST_SKIPS_TO = .pytest-skipped
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: run test extras lint docs bench clean
+.PHONY: run test extras lint docs site bench clean
 
 run: $(VENV)/.installed
 	$(BIN)/dsim run $(STUDY) $(if $(OPEN),--open)
@@ -32,7 +33,11 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/cog -r README.md docs/orchestrations.md docs/other-names.md docs/commands.md docs/results.md docs/house.md
+	$(BIN)/cog -r README.md docs/index.md docs/tutorial-drafter.md docs/tutorial-deployment.md docs/tutorial-orchestration.md docs/settings.md docs/gallery.md docs/orchestrations.md docs/other-names.md docs/commands.md docs/results.md docs/house.md
+
+site: $(VENV)/.installed-site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site/index.html"
 
 bench: $(VENV)/.installed
 	for name in grid events start cluster; do $(BIN)/python benchmarks/$$name.py; done
@@ -40,7 +45,7 @@ bench: $(VENV)/.installed
 extras: $(VENV)/.installed-extras
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "dsim needs Python 3.11 or newer")'
@@ -56,7 +61,11 @@ $(VENV)/.installed-dev: $(BIN)/python pyproject.toml constraints.txt
 	$(INSTALL) -e '.[dev]'
 	touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-site: $(BIN)/python pyproject.toml constraints.txt
+	$(INSTALL) -e '.[site]'
+	touch $@
+
 $(VENV)/.installed-extras: $(BIN)/python pyproject.toml constraints.txt
 	@echo "installing dsim and what it needs into $(VENV) (a minute or so) …"
-	$(INSTALL) -e '.[dev,torch,ray,datasets]'
+	$(INSTALL) -e '.[dev,site,torch,ray,datasets]'
 	touch $@ $(VENV)/.installed $(VENV)/.installed-dev
