@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from dsim.model.acceptance import Acceptance
 
 ARRIVALS = ("poisson", "gamma", "closed", "trace")
-GAPS, PROMPTS, OUTPUTS, _, FAULTS, NETWORK, THINKING = range(7)
+GAPS, PROMPTS, OUTPUTS, _, FAULTS, NETWORK, THINKING, GROUPS = range(8)
 BLOCK = 4096
 UNKNOWN = Text()
 
@@ -86,6 +86,8 @@ class Workload:
         users: number of users of the closed loop.
         think_ns: mean of their exponential thinking times.
         prompt, output: lengths of prompts and of answers; an answer has at least one token.
+        prefix_groups, prefix_tokens: of how many groups a prompt is, and how many tokens the
+            prompts of a group have in common at their beginning, at most; 0: nothing.
         rate_drift: rise of the acceptance rate from the first request to the last, evenly around
             its mean (cut at 0 and 1).
         trace: (arrival ns, prompt tokens, output tokens) of each request, in order of arrival.
@@ -101,10 +103,22 @@ class Workload:
     think_ns: int = 0
     prompt: Length = Length()
     output: Length = Length(mean_tokens=100)
+    prefix_groups: int = 0
+    prefix_tokens: int = 0
     rate_drift: float = 0.0
     trace: tuple[tuple[int, int, int], ...] = ()
     texts: tuple[Text, ...] = ()
     began_ns: int = 0
+
+    def prompt_texts(self, seed: int, replication: int) -> list[Text]:
+        """What is known of each request for a prefix cache: from the file, or by random groups."""
+        if self.arrivals == "trace" or not self.prefix_groups:
+            return [self.text(number) for number in range(self.count)]
+        u = uniforms(seed, replication, GROUPS).next(self.count)
+        groups = (u * self.prefix_groups).astype(np.int64).tolist()
+        prompts, _ = self.lengths(seed, replication)
+        shared = np.minimum(prompts, self.prefix_tokens).tolist()
+        return [Text(group=str(g), shared=n) for g, n in zip(groups, shared, strict=True)]
 
     def text(self, number: int) -> Text:
         """What is known of a request beside its time and its lengths."""

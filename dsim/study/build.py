@@ -245,6 +245,8 @@ def workload_of(values: Mapping[str, Any]) -> Workload:
         think_ns=round(values["workload.think_ms"] * 1e6),
         prompt=length(values["workload.prompt_tokens"], values["workload.prompt_cv"]),
         output=length(values["tokens"], values["workload.output_cv"]),
+        prefix_groups=values["workload.prefix_groups"],
+        prefix_tokens=values["workload.prefix_tokens"],
         rate_drift=values["workload.acceptance_drift"],
         trace=replay.requests if replay else (),
         texts=replay.texts if replay else (),

@@ -140,6 +140,21 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         "standard deviation / mean of prompt lengths (lognormal); 0: constant",
     ),
     _number(
+        "workload.prefix_groups",
+        0,
+        "groups",
+        "replicas: number of groups of prompts that begin alike (system prompts); each request is "
+        "of one of them, with equal chances; 0: no two prompts begin alike",
+        high=10**9,
+    ),
+    _number(
+        "workload.prefix_tokens",
+        0,
+        "tokens",
+        "replicas: tokens at the beginning that the prompts of a group have in common",
+        high=10**9,
+    ),
+    _number(
         "workload.output_cv",
         0.0,
         "",

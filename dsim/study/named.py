@@ -164,6 +164,7 @@ def settings_of(
         settings["replica.gpus"] = float(found.target.tp)
         settings["replica.kv_blocks"] = found.memory.kv_blocks(values.get("replica.block_size", 16))
         settings["replica.kv_token_bytes"] = found.memory.kv_bytes_per_token * found.target.tp
+        settings["replica.api_us"] = [found.target.constants.request_us, 0.0, 0.0]
         settings["drafter.features"] = found.is_head
     return {key: value for key, value in settings.items() if key not in given}
 

@@ -154,6 +154,16 @@ REPLICA_SETTINGS: tuple[Setting, ...] = (
         "with the fewest tokens that are yet to be read or written; with the longest beginning "
         "of the prompt in its prefix cache",
     ),
+    Setting(
+        key="replica.api_us",
+        type="coefficients",
+        default=[0.0, 0.0, 0.0],
+        length=3,
+        unit="µs",
+        sweep=False,
+        meaning="time outside of the scheduler: [0] + [1] · prompt tokens before a request is "
+        "queued, and [2] for each token of the answer; names of models and GPUs set it",
+    ),
     _time("replica.host_us", "µs", "time of each step in which no forward runs"),
     Setting(
         key="replica.drafts_by_batch",
@@ -252,6 +262,7 @@ def replica_of(values: Mapping[str, Any]) -> ReplicaSpec:
     return ReplicaSpec(
         **{name: values[f"replica.{name}"] for name in same},
         drafts_by_batch=tuple((a, b) for a, b in values["replica.drafts_by_batch"] or ()),
+        api_us=tuple(values["replica.api_us"]),
         target_us=numbers("target.linear_us"),
         drafter_us=numbers("drafter.linear_us"),
         target=found.target if found and values["target.roofline"] else None,
@@ -298,6 +309,8 @@ def check_replicas(problems: Problems, where: str, of: Mapping[str, Sequence[Any
         known = [name for name, one in ORCHESTRATIONS.items() if one.traits.lockstep]
         problems.add(f"{where}replica.count", f"no algorithm runs on replicas; {known} do")
     defaults = {setting.key: setting.default for setting in REPLICA_SETTINGS}
+    if not used and max(of["workload.prefix_groups"]):
+        problems.add(f"{where}workload.prefix_groups", "has no meaning without replicas")
     keys = ["target.linear_us", "drafter.linear_us", "drafter.ngram_us"]
     keys += ["drafter.features"] if of["target.model"] == (None,) else []  # a name may set it
     for key in keys:

@@ -187,3 +187,25 @@ def test_replicas_are_started_while_requests_queue_and_stopped_when_idle():
         workload,
     )
     assert run.done_ns.mean() < alone.done_ns.mean()
+
+
+def test_time_outside_of_the_scheduler_counts():
+    """5 µs and 10 tokens at 2 µs before the queue; 3 µs for each token that is out."""
+    workload = Workload(arrivals="trace", trace=((1_000, 10, 2),))
+    spec = ReplicaSpec(target_us=(10, 1, 2), api_us=(5.0, 2.0, 3.0))
+    run = serve(Deployment(algorithm="nonsi", replica=spec), workload)
+    assert run.first_token_ns[0] == 1_000 + 25_000 + 20_000 + 3_000
+    assert run.done_ns[0] == 1_000 + 25_000 + 20_000 + 12_000 + 6_000
+    assert run.end_ns == run.done_ns[0]
+
+
+def test_a_replica_that_takes_one_request_is_a_queue():
+    """M/D/1: one token a request, steps of a constant length, load 0.7 (Pollaczek-Khinchine)."""
+    spec = ReplicaSpec(max_seqs=1, target_us=(1000, 0, 0))
+    workload = Workload(requests=20_000, rate_per_s=700, prompt=Length(mean_tokens=1))
+    workload = dataclasses.replace(workload, output=Length(mean_tokens=1))
+    run = serve(Deployment(algorithm="nonsi", replica=spec), workload)
+    waits_ms = (run.start_ns - run.arrival_ns) / 1e6
+    expected_ms = 0.7 / (2 * (1 - 0.7))
+    assert abs(waits_ms.mean() / expected_ms - 1) < 0.06
+    assert abs(run.tallies[0].busy_ns[0] / run.end_ns - 0.7) < 0.02

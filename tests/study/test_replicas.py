@@ -202,3 +202,17 @@ target.linear_us = [{us}, 25, 30]
         assert plain["speedup_vs_nonsi"] == 1
         ratio = plain["latency_mean_ms"] / drafting["latency_mean_ms"]
         assert drafting["speedup_vs_nonsi"] == ratio > 1
+
+
+def test_the_longest_prefix_wins_where_prompts_begin_alike():
+    """Eight system prompts on four replicas with room for two of them each."""
+    text = SMALL.replace("prompt_tokens = 30", "prompt_tokens = 660\nprefix_groups = 8")
+    text = text.replace("requests = 40", "requests = 200").replace("max_seqs = 4", "count = 4")
+    text += "kv_blocks = 150\n"
+    found = {}
+    for router in ("round-robin", "longest-prefix"):
+        overrides = [f"replica.router={router}", "workload.prefix_tokens=640"]
+        overrides.append('algorithms=["nonsi"]')
+        (row,) = table(run_cases(loads(text, overrides=overrides))).to_dict("records")
+        found[router] = row["ttft_mean_ms"]
+    assert found["longest-prefix"] < 0.7 * found["round-robin"]

@@ -86,9 +86,13 @@ class _Run:
         self.events: list[tuple[int, int, int, int]] = []  # (ns, what, number, epoch)
         self.epochs = [0] * spec.most  # of each replica: how often it has failed
         self.stepping = [False] * spec.most
+        self.coming: dict[int, Request] = {}  # requests that have arrived, and are not queued yet
         self.moving: dict[int, Request] = {}  # requests whose KV cache is under way
+        self.api_ns = [1e3 * us for us in spec.api_us]
+        self.token_ns = round(self.api_ns[2])
         prompts, outputs = workload.lengths(seed, replication)
         self.prompts, self.outputs = prompts.tolist(), outputs.tolist()
+        self.texts = workload.prompt_texts(seed, replication)
         self.rates = workload.rates(seed, replication, deployment.acceptance).tolist()
         self.columns = {
             name: [-1] * count
@@ -174,7 +178,10 @@ class _Run:
     # -- what happens; each returns the replicas that may have something to do -------------------
 
     def _comes(self, number: int, _: int) -> list[Replica]:
-        """A request arrives, or its KV cache at the replicas that decode."""
+        """A request arrives or joins the queue, or its KV cache is where it decodes."""
+        joins = self.coming.pop(number, None)
+        if joins is not None:
+            return self._join(joins)
         moved = self.moving.pop(number, None)
         if moved is not None:
             return self._give(self.pools[0], moved)
@@ -188,12 +195,21 @@ class _Run:
         self.in_system += 1
         split = len(self.pools) > 1
         request = self._request(number, 1 if split else output)
+        delay_ns = round(self.api_ns[0] + self.api_ns[1] * prompt)
+        if delay_ns:
+            self.coming[number] = request
+            joins_ns = self.now + delay_ns
+            heapq.heappush(self.events, (joins_ns, COME, number, 0))
+            return []
+        return self._join(request)
+
+    def _join(self, request: Request) -> list[Replica]:
         touched = self._give(self.pools[-1], request)
         self._scale_up()
         return touched
 
     def _request(self, number: int, output: int, sent: int = 0) -> Request:
-        text, prompt, d = self.workload.text(number), self.prompts[number], self.deployment
+        text, prompt, d = self.texts[number], self.prompts[number], self.deployment
         request = Request(number, prompt, output, [], text.group, text.shared, text.hashes, sent)
         if self.drafts and output > 1:
             rate, key = self.rates[number], request_key(self.replication, number)
@@ -220,14 +236,14 @@ class _Run:
             for one, _, _, settled in replica.fed:
                 self.settled[one] += [self.now] * settled
         for request in replica.first:
-            self.columns["first_token_ns"][request.number] = self.now
+            self.columns["first_token_ns"][request.number] = self.now + self.token_ns
         replica.end()
         for request in replica.finished:
             output = self.outputs[request.number]
             if request.end < request.prompt + output:  # only the prompt was to be read
                 self._send(request, output)
             else:
-                self.columns["done_ns"][request.number] = self.now
+                self.columns["done_ns"][request.number] = self.now + self.token_ns * output
                 self._leaves(request, DONE)
         pool = self._pool_of(number)
         idle = not (replica.running or replica.waiting or pool.waiting)
@@ -353,7 +369,7 @@ class _Run:
             ),
             fleets=(),
             replicas=tuple(self.replicas),
-            end_ns=self.now,
+            end_ns=max(self.now, *self.columns["done_ns"]),
             in_system_area_ns=self.areas_ns[0],
             events=sum(replica.steps for replica in self.replicas),
         )

@@ -35,6 +35,8 @@ class ReplicaSpec:
         prefix_cache: whether blocks are kept and shared by requests that begin alike.
         max_model_len: tokens of prompt and answer that a request may have; 0: no limit.
         router: which replica a request goes to, one of :data:`ROUTERS`.
+        api_us: time outside of the scheduler: for each request, and for each token of its prompt,
+            before it joins the queue, and for each token of the answer when it is out.
         host_us: time of a step in which no forward runs.
         drafts_by_batch: (requests, drafts) in order of requests: from that number of decoding
             requests on, that number of drafts each; empty: the lookahead, always.
@@ -68,6 +70,7 @@ class ReplicaSpec:
     prefix_cache: bool = True
     max_model_len: int = 0
     router: str = "round-robin"
+    api_us: tuple[float, float, float] = (0.0, 0.0, 0.0)
     host_us: float = 0.0
     drafts_by_batch: tuple[tuple[int, int], ...] = ()
     draft_policy: str = "fixed"
