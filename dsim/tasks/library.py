@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 from dsim.engines import simulate as engine_room
 from dsim.errors import Problem, UserError
 from dsim.events.run import COUNTS
+from dsim.model.statistics import half_width
 from dsim.orchestrations import DEFAULT, ORCHESTRATIONS, orchestration_of
+from dsim.report.tables import text_table
 from dsim.study import loader
 from dsim.study import study as studies
+from dsim.study.columns import column_of
 from dsim.study.executors import Executor
 from dsim.study.folder import results_folder
 from dsim.study.settings import BY_KEY
 from dsim.study.shipped import path_of
 from dsim.tasks.simulate import case_from, describe
-from dsim.words import nearest
+from dsim.words import nearest, plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -36,6 +40,11 @@ SHORT = {
     "drafter_ms": "drafter.latency_ms",
     "acceptance": "acceptance.rate",
 }
+MAX_SHOWN = 12  # rows of results that are printed
+SHOWN = (
+    *("latency_mean_ms", "speedup_vs_nonsi", "speedup_vs_si", "ttft_p50_ms", "tpot_mean_ms"),
+    *("latency_p99_ms", "tokens_per_s", "good_share"),
+)
 OF_STUDIES = ("title", "description", "algorithms", "backend", "engine", "max_targets", "minimise")
 KEYWORDS = {
     **{key.replace(".", "_"): key for key in BY_KEY if key not in OF_STUDIES},
@@ -186,14 +195,24 @@ class Outcome(engine_room.Outcome):
         return chart
 
     def __repr__(self) -> str:
-        """The case and its mean latency, in two lines."""
-        mean_ms = self.latency_ns.mean() / 1e6
+        """The case, and a small table: mean, 95 % interval and extremes over the repeats."""
+        rows = []
+        latency_ms = self.latency_ns / 1e6
+        counts = [(name.replace("_", " "), getattr(self, name)) for name in COUNTS]
+        for name, values in [("latency (ms)", latency_ms), *counts]:
+            half = half_width(values.std(ddof=1), len(values)) if len(values) > 1 else math.nan
+            known = "" if math.isnan(half) else f"{half:,.1f}"
+            ends = (f"{value:,.1f}" for value in (values.min(), values.max()))
+            rows.append([name, f"{values.mean():,.1f}", known, *ends])
+        head = ["", "mean", "± 95 %", "smallest", "largest"]
         title = ORCHESTRATIONS[self.algorithm].title
-        return f"{describe(self.case)}\n{title}: {mean_ms:.1f} ms ({self.engine} engine)"
+        repeats = plural(len(latency_ms), "repeat")
+        first = f"{title}, {repeats} ({self.engine} engine): {describe(self.case)}"
+        return "\n".join([first, *text_table(head, rows)])
 
     def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
         """What a notebook shows: the timeline of the first repeat."""
-        return self.timeline()._repr_mimebundle_(*args, **kwargs)
+        return _bundle(self.timeline(), repr(self), *args, **kwargs)
 
 
 def simulate(
@@ -330,9 +349,24 @@ class Results:
             ).report
 
     def __repr__(self) -> str:
-        """The title, and how many cases and rows there are."""
+        """The title, and a small table: the axes, and what users wait for."""
         title = self.study.settings["title"] or "Results"
-        return f"{title}: {self.study.case_count:,} cases, {len(self.table):,} rows"
+        first = (
+            f"{title}: {plural(self.study.case_count, 'case')}, {plural(len(self.table), 'row')}"
+        )
+        frame = self.table.head(MAX_SHOWN)
+        axes = [column_of(axis.key) for axis in self.study.grid]
+        keys = [*(["variant"] if self.study.variants[0][0] else []), "algorithm", *axes]
+        shown = [name for name in (*keys, *SHOWN) if name in frame and frame[name].notna().any()]
+        rows = []
+        for row in frame.to_dict("records"):
+            cells = [f"{v:.5g}" if isinstance(v := row[n], float) else str(v) for n in shown]
+            at, half = shown.index("latency_mean_ms"), row.get("latency_mean_ci95_ms", math.nan)
+            cells[at] += "" if math.isnan(half) else f" ± {half:.2g}"
+            rows.append(cells)
+        lines = [first, *text_table(shown, rows, left=keys.index("algorithm") + 1)]
+        more = len(self.table) - len(frame)
+        return "\n".join([*lines, *([f"… and {plural(more, 'row')} more: .table"] if more else [])])
 
     def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:
         """What a notebook shows: the charts, or the table where there is none."""
@@ -343,7 +377,15 @@ class Results:
         shown = self.charts[0]
         if len(self.charts) > 1:
             shown = alt.vconcat(*self.charts).resolve_scale(color="independent")
-        return shown._repr_mimebundle_(*args, **kwargs)
+        return _bundle(shown, repr(self), *args, **kwargs)
+
+
+def _bundle(chart: Any, text: str, *args: Any, **kwargs: Any) -> Any:
+    """What *chart* shows of itself, with *text* where only text can be shown."""
+    found = chart._repr_mimebundle_(*args, **kwargs)
+    data = found[0] if isinstance(found, tuple) else found
+    data["text/plain"] = text
+    return found
 
 
 def run(

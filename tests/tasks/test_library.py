@@ -48,6 +48,9 @@ def test_an_outcome_has_a_table_and_a_timeline():
     assert outcome.table["drafts"].tolist() == outcome.drafts.tolist()
     assert "start_ms" in json.dumps(outcome.timeline(2).to_dict())
     assert "vega" in json.dumps(outcome._repr_mimebundle_())
+    lines = repr(outcome).splitlines()
+    assert lines[0].startswith("DSI, 3 repeats (vector engine): 10 tokens;")
+    assert lines[3].split()[:3] == ["latency", "(ms)", f"{outcome.latency_ns.mean() / 1e6:,.1f}"]
     with pytest.raises(dsim.UserError, match="expected a number from 0 to 2, got 3"):
         outcome.timeline(3)
 
@@ -87,6 +90,9 @@ def test_running_a_study_gives_table_charts_and_a_folder(tmp_path):
     assert len(results.table) == 2 * 3 * 3
     assert results.charts
     assert "vega" in json.dumps(results._repr_mimebundle_())
+    printed = repr(results).splitlines()
+    assert printed[1].split()[:3] == ["algorithm", "acceptance_rate", "lookahead"]
+    assert printed[-1] == "… and 6 rows more: .table"
     report = results.save(tmp_path / "out")
     again = dsim.run_study(dsim.Study.from_dict(SMALL), tmp_path / "again")
     assert report.name == "report.html"
