@@ -23,10 +23,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dsim.engines.vector.timing import Bools, Ints
+    from dsim.engines.vector.timing import Ints
     from dsim.model.case import Case
 
-VECTOR_TAKES = "non-SI, SI and DSI with constant latencies, preemptible servers, fixed lookahead"
+VECTOR_TAKES = (
+    "orchestrations that have a vector form, with constant latencies, preemptible servers and a "
+    "fixed lookahead"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,9 +61,10 @@ class Outcome:
 def engine_for(case: Case, algorithms: Sequence[str] = ()) -> str:
     """The fastest engine that can take *case* by all of *algorithms*: ``vector`` or ``events``."""
     constant = case.target.is_constant and case.drafter.is_constant
-    known = all(orchestration_of(algorithm).vector for algorithm in algorithms)
+    known = all(
+        orchestration_of(name).vector and vector.form_of(name).takes(case) for name in algorithms
+    )
     plain = constant and case.preemptible and not case.policy.adapts
-    plain = plain and case.acceptance.plain and case.block_tokens == 1 and not case.patience
     return "vector" if plain and known else "events"
 
 
@@ -73,6 +77,9 @@ def timing_of(case: Case) -> vector.Timing:
         targets=case.targets,
         drafter_first_ns=case.drafter.first_ns,
         target_first_ns=case.target.first_ns,
+        block_tokens=case.block_tokens,
+        tree=case.tree,
+        fanout=case.fanout,
     )
 
 
@@ -92,8 +99,8 @@ def simulate_case(case: Case, algorithm: str, engine: str = "auto") -> Outcome:
     if engine == "vector":
         if engine_for(case, [algorithm]) != "vector":
             raise ValueError(f"the vector engine takes {VECTOR_TAKES}")
-        draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
-        return _by_vector(case, algorithm, draws)
+        ranks = case.acceptance.ranks(case.seed, case.repeats, case.tokens)[:, 0]
+        return _by_vector(case, algorithm, ranks)
     ranks = case.acceptance.ranks(case.seed, case.repeats, case.tokens)
     counts, settled, beyond = [], [], []
     for repeat in range(case.repeats):
@@ -112,15 +119,16 @@ def simulate_case(case: Case, algorithm: str, engine: str = "auto") -> Outcome:
     )
 
 
-def _by_vector(case: Case, algorithm: str, draws: Bools) -> Outcome:
+def _by_vector(case: Case, algorithm: str, ranks: NDArray[np.int8]) -> Outcome:
     timing = timing_of(case)
     form = vector.form_of(algorithm)
-    totals = form.totals([timing], vector.Branches.of(draws))
+    branches = vector.Branches.of(ranks, [case.acceptance])
+    totals = form.totals([timing], branches)
     return Outcome(
         algorithm=algorithm,
         engine="vector",
         latency_ns=totals.latency_ns()[0],
-        settled_ns=form.settled_ns(timing, draws),
+        settled_ns=form.settled_ns(timing, branches.ranked),
         **{name: getattr(totals, name)[totals.row[0]] for name in COUNTS},
     )
 

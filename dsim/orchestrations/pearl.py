@@ -59,4 +59,5 @@ ORCHESTRATION = Orchestration(
     reads=LOOKAHEAD,
     traits=Traits(overlaps=True),
     why=why,
+    vector="dsim.engines.vector.rounds:PEARL",
 )

@@ -127,4 +127,5 @@ ORCHESTRATION = Orchestration(
     reads=(*LOOKAHEAD, "ssd.fanout", "preemptible"),
     traits=Traits(overlaps=True, live=False),
     why=why,
+    vector="dsim.engines.vector.rounds:SSD",
 )

@@ -134,4 +134,5 @@ ORCHESTRATION = Orchestration(
     traits=Traits(lockstep=True, live=False),
     work=work,
     why=why,
+    vector="dsim.engines.vector.rounds:TREE",
 )

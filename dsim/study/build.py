@@ -140,6 +140,11 @@ def tree_of(values: Mapping[str, Any]) -> TreeShape:
     )
 
 
+def fanout_of(values: Mapping[str, Any]) -> tuple[int, ...]:
+    """The guesses of ssd, from settings by key."""
+    return _listed(values["ssd.fanout"])
+
+
 def targets_of(targets: int | str, lookahead: int, drafter: Latency, target: Latency) -> int:
     """``S``, where a word stands for it (the mean latencies count).
 
@@ -206,7 +211,7 @@ def case_of(values: Mapping[str, Any]) -> Case:
         block_tokens=values["drafter.block_tokens"],
         patience=values["patience"],
         tree=tree_of(values),
-        fanout=_listed(values["ssd.fanout"]),
+        fanout=fanout_of(values),
     )
 
 

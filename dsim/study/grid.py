@@ -6,6 +6,7 @@ whether the run was interrupted.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from dsim.engines.simulate import engine_for, run_events
 from dsim.events.run import COUNTS
 from dsim.model.statistics import half_width, summarise
 from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
-from dsim.study.build import acceptance_of, case_of, latency_of, targets_of
+from dsim.study.build import acceptance_of, case_of, fanout_of, latency_of, targets_of, tree_of
 from dsim.study.columns import BEYOND, COLUMNS, column_of
 from dsim.study.executors import Executor, Store
 from dsim.study.results import StudyResult
@@ -62,7 +63,7 @@ class _Grid:
         self.outcomes = {name: np.empty(full) for name in OUTCOMES}
         self.targets = np.zeros(self.shape, np.int64)
         self.target_ms, self.drafter_ms = np.zeros(self.shape), np.zeros(self.shape)
-        self.by_vector = np.zeros(self.shape, np.bool_)
+        self.by_vector = np.zeros(full, np.bool_)
         self.keys = [axis.key for axis in study.grid]
 
     def blocks(self) -> Iterator[tuple[int, tuple[Any, ...], dict[str, Any]]]:
@@ -88,8 +89,14 @@ class _Grid:
 
     # The vector engine
 
-    def run_block(self, variant: int, index: tuple[Any, ...], settings: dict[str, Any]) -> None:
-        """Run a block on the vector engine."""
+    def run_block(
+        self,
+        variant: int,
+        index: tuple[Any, ...],
+        settings: dict[str, Any],
+        algorithms: Sequence[str],
+    ) -> None:
+        """Run a block by *algorithms* on the vector engine."""
         inner = [axis for axis in self.study.grid if _is_inner(axis)]
         timing_axes = [axis for axis in inner if axis.key in TIMING_KEYS]
         draw_axes = [axis for axis in inner if axis.key not in TIMING_KEYS]
@@ -111,7 +118,6 @@ class _Grid:
             (self.drafter_ms, [t.drafter_ns / 1e6 for t in timings]),
         ):
             array[where] = spread(np.multiply.outer(np.array(values), wide))
-        self.by_vector[where] = True
 
         repeats, tokens = settings["repeats"], settings["tokens"]
         at_once = max(1, CELLS_AT_ONCE // (repeats * tokens))
@@ -119,11 +125,13 @@ class _Grid:
         for at in range(0, len(groups), at_once):
             some = groups[at : at + at_once]
             # Runs are numbered repeat by repeat, so that sums over repeats are sums of rows.
-            draws = np.stack([g.draws(settings["seed"], repeats, tokens) for g in some], axis=1)
-            branches = vector.Branches.of(draws.reshape(-1, tokens))
+            ranks = [g.ranks(settings["seed"], repeats, tokens)[:, 0] for g in some]
+            branches = vector.Branches.of(np.stack(ranks, axis=1).reshape(-1, tokens), some)
             pieces.append((slice(at, at + len(some)), branches))
         room = {name: np.zeros((len(timings), len(groups))) for name in OUTCOMES}
-        for a, algorithm in enumerate(self.algorithms):
+        for algorithm in algorithms:
+            a = self.algorithms.index(algorithm)
+            self.by_vector[(a, *where)] = True
             for columns, branches in pieces:
                 totals = vector.form_of(algorithm).totals(timings, branches)
                 for name in COUNTS:
@@ -141,6 +149,11 @@ class _Grid:
 
     # The event engine
 
+    def engine_of(self, case: Case, algorithm: str) -> str:
+        """The engine that takes *case* by *algorithm*."""
+        asked: str = self.study.settings["engine"]
+        return engine_for(case, [algorithm]) if asked == "auto" else asked
+
     def case_at(self, number: int) -> tuple[tuple[int, ...], Case]:
         """Index and case of case *number* of the whole grid."""
         where = tuple(int(i) for i in np.unravel_index(number, self.shape))
@@ -148,12 +161,17 @@ class _Grid:
         return where, case_of(self.study.of_variant(where[0]) | values)
 
     def outcomes_of(self, number: int) -> NDArray[np.float64]:
-        """Run case *number* on the event engine: float64 (algorithms, outcomes)."""
+        """Run case *number* on the event engine: float64 (algorithms, outcomes).
+
+        The rows of algorithms that the vector engine takes are empty (NaN).
+        """
         _, case = self.case_at(number)
         limit = self.study.settings["max_targets"]
         rows = np.full((len(self.algorithms), len(OUTCOMES)), np.nan)
         ranks = case.acceptance.ranks(case.seed, case.repeats, case.tokens)
         for a, algorithm in enumerate(self.algorithms):
+            if self.engine_of(case, algorithm) == "vector":
+                continue
             takes_targets = ORCHESTRATIONS[algorithm].traits.several_targets
             if takes_targets and limit is not None and case.targets > limit:
                 continue
@@ -185,9 +203,11 @@ class _Grid:
 
     def fill(self, numbers: NDArray[np.int64], outcomes: NDArray[np.float64]) -> None:
         """Put the outcomes of cases *numbers* in their place."""
-        for i, name in enumerate(OUTCOMES):
-            flat = self.outcomes[name].reshape(len(self.algorithms), -1)
-            flat[:, numbers] = outcomes[:, :, i].T
+        by_vector = self.by_vector.reshape(len(self.algorithms), -1)
+        for a, i in itertools.product(range(len(self.algorithms)), range(len(OUTCOMES))):
+            flat = self.outcomes[OUTCOMES[i]].reshape(len(self.algorithms), -1)
+            own = ~by_vector[a, numbers]
+            flat[a, numbers[own]] = outcomes[own, a, i]
 
     # The table
 
@@ -229,7 +249,7 @@ class _Grid:
         names = [name for name, _ in self.study.variants]
         put("variant", flat(along(0, range(len(names)))), names)
         put("algorithm", np.repeat(np.arange(len(self.algorithms)), cases), self.algorithms)
-        put("engine", flat(self.by_vector.astype(np.int32)), ["events", "vector"])
+        put("engine", self.by_vector.reshape(-1).astype(np.int32), ["events", "vector"])
         put("backend", np.zeros(len(kept), np.int32), [settings["backend"]])
         given: dict[str, NDArray[Any]] = {}
         for number, axis in enumerate(grid, 1):
@@ -273,7 +293,7 @@ class _Grid:
                 put(column.name, values)
         for name, array in (extra or {}).items():
             put(name, array.reshape(-1))
-        vectors = int(flat(self.by_vector)[slice(None) if rows is None else rows].sum())
+        vectors = int(self.by_vector.reshape(-1)[slice(None) if rows is None else rows].sum())
         total = int(kept.sum())
         engines = {"events": total - vectors, "vector": vectors}
         return StudyResult(
@@ -325,6 +345,9 @@ def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vect
             targets=targets_of(targets, lookahead, drafter, target),
             drafter_first_ns=drafter.first_ns,
             target_first_ns=target.first_ns,
+            block_tokens=settings["drafter.block_tokens"],
+            tree=tree_of(settings),
+            fanout=fanout_of(settings),
         )
 
 
@@ -351,16 +374,16 @@ def simulate_grid(
 ) -> _Grid:
     """Simulate all cases of *study*; see :func:`run_grid`, which makes a table of it."""
     grid = _Grid(study)
-    asked = study.settings["engine"]
     by_events = np.zeros(grid.shape, np.bool_)
     for variant, index, settings in grid.blocks():
         sample = case_of(settings | {a.key: a.values[0] for a in study.grid if _is_inner(a)})
-        engine = engine_for(sample, grid.algorithms) if asked == "auto" else asked
-        if engine == "events":
+        taken = [name for name in grid.algorithms if grid.engine_of(sample, name) == "vector"]
+        if taken:
+            grid.run_block(variant, index, settings, taken)
+        if len(taken) < len(grid.algorithms):
             by_events[(variant, *index)] = True
         else:
-            grid.run_block(variant, index, settings)
-            progress(int(grid.by_vector[(variant, *index)].size))
+            progress(int(by_events[(variant, *index)].size))
     numbers = np.flatnonzero(by_events)
     for number in numbers:
         where, case = grid.case_at(int(number))

@@ -207,7 +207,7 @@ def test_a_timeline_by_hand():
 def test_the_vector_engine_says_what_it_does_not_take():
     timing = Timing(drafter_ns=1, target_ns=2)
     case = case_of(timing, np.array([[True, False]]), preemptible=False)
-    with pytest.raises(ValueError, match="constant latencies, preemptible servers, fixed"):
+    with pytest.raises(ValueError, match="constant latencies, preemptible servers and a fixed"):
         simulate_case(case, "dsi", "vector")
     random = dataclasses.replace(case, preemptible=True, target=Latency(model="gamma", cv=1.0))
     with pytest.raises(ValueError, match="constant latencies"):

@@ -10,9 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsim.engines.simulate import run_events, simulate_case
+from dsim.events.run import COUNTS
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case, TreeShape
 from dsim.model.latency import Latency
+from dsim.model.lookahead import Policy
 from tests import plain_field as plain
 
 SMALL_TREE = ((1,), (2,), (1, 1), (1, 2), (2, 1))
@@ -244,6 +246,40 @@ def test_si_with_blocks_is_the_plain_program(t1, t2, ranks, k, size):
     expected = plain.si(t1, t2, ranks, k, block_tokens=size)
     assert run.output.settled_ns == expected.times
     assert (run.target.begun, run.drafter.begun) == (expected.passes, expected.forwards)
+
+
+@st.composite
+def vector_cases(draw):
+    shape = TreeShape(
+        paths=draw(st.one_of(st.just(()), paths())),
+        depth=draw(st.integers(1, 5)),
+        branches=3,
+        nodes=draw(st.one_of(st.none(), st.integers(1, 12))),
+    )
+    return Case(
+        tokens=draw(st.integers(1, 40)),
+        repeats=2,
+        targets=1,
+        seed=draw(st.integers(0, 99)),
+        target=Latency(latency_ns=draw(LATENCIES["t2"])),
+        drafter=Latency(latency_ns=draw(LATENCIES["t1"])),
+        acceptance=Acceptance(rate=draw(st.sampled_from([0.3, 0.7, 0.9])), rank_shares=(0.5, 0.3)),
+        lookahead=draw(st.integers(1, 6)),
+        policy=Policy(quality=0.0),
+        tree=shape,
+        block_tokens=draw(st.integers(1, 4)),
+        fanout=tuple(draw(st.lists(st.integers(0, 3), min_size=1, max_size=4))),
+    )
+
+
+@pytest.mark.parametrize("name", ["si", "pearl", "ssd", "tree"])
+@settings(max_examples=150)
+@given(case=vector_cases())
+def test_the_vector_engine_equals_the_event_engine(name, case):
+    """Settle time by settle time, and every count."""
+    by_vector, by_events = (simulate_case(case, name, engine) for engine in ("vector", "events"))
+    for column in ("settled_ns", "latency_ns", *COUNTS):
+        assert getattr(by_vector, column).tolist() == getattr(by_events, column).tolist(), column
 
 
 RANDOM = Latency(model="lognormal", latency_ns=1_000_000, cv=0.5)

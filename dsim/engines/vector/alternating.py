@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dsim.engines.vector.branches import branch_starts, chain_branches
+from dsim.engines.vector.rounds import SI_BLOCKS
 from dsim.engines.vector.schedules import FAR
-from dsim.engines.vector.timing import Form, Totals, first_latencies
+from dsim.engines.vector.timing import Form, Totals, first_latencies, plain
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dsim.engines.vector.branches import Branches
-    from dsim.engines.vector.timing import Bools, Ints, Timing
+    from dsim.engines.vector.branches import Branches, Draws
+    from dsim.engines.vector.timing import Ints, Timing
 
 
 def _si_round(k: int, offset: Ints, left: Ints) -> tuple[Ints, Ints]:
@@ -25,6 +26,8 @@ def _si_round(k: int, offset: Ints, left: Ints) -> tuple[Ints, Ints]:
 
 def si(timings: Sequence[Timing], branches: Branches) -> Totals:
     """Totals of SI for every timing, over the runs whose branches are given."""
+    if any(timing.block_tokens > 1 for timing in timings):
+        return SI_BLOCKS.totals(timings, branches)
     lookaheads, row = np.unique([t.lookahead for t in timings], return_inverse=True)
     accepted = np.arange(branches.most_accepted + 1)
     tables, extras = [], []
@@ -85,22 +88,25 @@ def nonsi(timings: Sequence[Timing], branches: Branches) -> Totals:
     )
 
 
-def nonsi_settled_ns(timing: Timing, draws: Bools) -> Ints:
+def nonsi_settled_ns(timing: Timing, draws: Draws) -> Ints:
     """When every token settles in non-SI; see :class:`Form`."""
+    shape = draws.ranks.shape
     _, first_pass_ns, _ = first_latencies(timing, opening=True)
-    times = first_pass_ns + timing.target_ns * np.arange(draws.shape[1], dtype=np.int64)
-    return np.broadcast_to(times, draws.shape).copy()
+    times = first_pass_ns + timing.target_ns * np.arange(shape[1], dtype=np.int64)
+    return np.broadcast_to(times, shape).copy()
 
 
-def si_settled_ns(timing: Timing, draws: Bools) -> Ints:
+def si_settled_ns(timing: Timing, draws: Draws) -> Ints:
     """When every token settles in SI; see :class:`Form`."""
-    tokens = draws.shape[1]
-    start = branch_starts(~draws)
+    if timing.block_tokens > 1:
+        return SI_BLOCKS.settled_ns(timing, draws)
+    tokens = draws.ranks.shape[1]
+    start = branch_starts(~draws.accepted)
     offset = np.arange(tokens) - start
     rounds, drafts = _si_round(timing.lookahead, offset, tokens - 1 - start)
     time_ns = drafts * timing.drafter_ns + rounds * timing.target_ns
     return chain_branches(start, time_ns) + _si_offset(timing, tokens)
 
 
-NONSI = Form(nonsi, nonsi_settled_ns)
-SI = Form(si, si_settled_ns)
+NONSI = Form(nonsi, nonsi_settled_ns, lambda _: True)
+SI = Form(si, si_settled_ns, lambda case: plain(case) or SI_BLOCKS.takes(case))

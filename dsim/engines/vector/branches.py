@@ -3,17 +3,46 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dsim.model.acceptance import Acceptance
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Ints = NDArray[np.int64]
     Bools = NDArray[np.bool_]
 
 KINDS_AT_ONCE = 4096
+
+
+class Draws(NamedTuple):
+    """What is known of the runs.
+
+    Attributes:
+        ranks: int8 (runs, tokens); see :class:`dsim.model.acceptance.Acceptance`.
+        acceptance: their acceptance models; run ``i`` has number ``i`` modulo their count.
+    """
+
+    ranks: NDArray[np.int8]
+    acceptance: Sequence[Acceptance]
+
+    @property
+    def accepted(self) -> Bools:
+        """Which drafts are accepted: bool (runs, tokens)."""
+        return np.asarray(self.ranks == 1)
+
+    @property
+    def lengths(self) -> Ints:
+        """For each position, how many drafts from there on are accepted in a row."""
+        tokens = self.ranks.shape[1]
+        nearest = np.where(self.accepted, tokens, np.arange(tokens))
+        nearest = np.minimum.accumulate(nearest[:, ::-1], axis=1)[:, ::-1]
+        return np.asarray(nearest - np.arange(tokens))
 
 
 class Branches:
@@ -30,7 +59,10 @@ class Branches:
             drafts that are left to make when it starts. Sorted as the branches are.
         count: int64 (runs,), branches of a run.
         histogram: float64 (n, runs), branches that accept ``n`` drafts; up to the largest ``n``.
+        ranked: the ranks of the runs that the branches were found in.
     """
+
+    ranked: Draws
 
     def __init__(self, runs: int, tokens: int, run: Ints, start: Ints, accepted: Ints) -> None:
         self.runs, self.tokens = runs, tokens
@@ -49,15 +81,22 @@ class Branches:
         self.histogram = np.bincount(cell, minlength=size).reshape(-1, runs).astype(np.float64)
 
     @classmethod
-    def of(cls, draws: Bools) -> Branches:
-        """The branches in *draws*, bool (runs, tokens)."""
-        runs, tokens = draws.shape
-        rejected = ~draws
+    def of(cls, ranks: NDArray[Any], acceptance: Sequence[Acceptance] = ()) -> Branches:
+        """The branches of runs.
+
+        Args:
+            ranks: int8 (runs, tokens), or bool: which drafts are accepted.
+            acceptance: the acceptance models of the runs; see :class:`Draws`.
+        """
+        runs, tokens = ranks.shape
+        rejected = ranks != 1
         rejected[:, -1] = True  # the last position has no draft: every last branch ends there
         run, end = np.nonzero(rejected)
         start = np.zeros_like(end)
         start[1:] = np.where(run[1:] == run[:-1], end[:-1] + 1, 0)
-        return cls(runs, tokens, run, start, end - start)
+        found = cls(runs, tokens, run, start, end - start)
+        found.ranked = Draws(ranks.astype(np.int8, copy=False), acceptance or [Acceptance()])
+        return found
 
     def near(self, width: int) -> tuple[int, int]:
         """Of what ends less than *width* positions from the end: how many branches, how many kinds.

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dsim.engines.vector.branches import Branches, branch_starts, chain_branches
+from dsim.engines.vector.branches import Branches, Draws, branch_starts, chain_branches
 from dsim.engines.vector.schedules import Parts, schedules
 from dsim.engines.vector.timing import Form, Timing, Totals
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from dsim.engines.vector.timing import Bools, Ints
+    from dsim.engines.vector.timing import Ints
 
 SCHEDULES_AT_ONCE = 512
 CELLS_AT_ONCE = 2**22
@@ -155,8 +155,9 @@ def dsi(timings: Sequence[Timing], branches: Branches) -> Totals:
     )
 
 
-def dsi_settled_ns(timing: Timing, draws: Bools) -> Ints:
+def dsi_settled_ns(timing: Timing, ranked: Draws) -> Ints:
     """When every token settles in DSI; see :class:`Form`."""
+    draws = ranked.accepted
     runs, tokens = draws.shape
     t1, t2 = timing.drafter_ns, timing.target_ns
     rejected = ~draws

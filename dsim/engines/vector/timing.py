@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
+from dsim.model.case import TreeShape
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from dsim.engines.vector.branches import Branches
+    from dsim.engines.vector.branches import Branches, Draws
+    from dsim.model.case import Case
 
     Ints = NDArray[np.int64]
     Bools = NDArray[np.bool_]
@@ -27,6 +30,7 @@ class Timing:
             ``None``: the prompt is cached.
         lookahead: ``k``, drafts per block.
         targets: ``S``, target servers.
+        block_tokens, tree, fanout: see :class:`dsim.model.case.Decoding`.
     """
 
     drafter_ns: int
@@ -35,6 +39,9 @@ class Timing:
     targets: int = 1
     drafter_first_ns: int | None = None
     target_first_ns: int | None = None
+    block_tokens: int = 1
+    tree: TreeShape = dataclasses.field(default_factory=TreeShape)
+    fanout: tuple[int, ...] = (1,)
 
     @property
     def has_first(self) -> bool:
@@ -91,14 +98,21 @@ def first_latencies(timing: Timing, *, opening: bool) -> tuple[int, int, bool]:
     )
 
 
+def plain(case: Case) -> bool:
+    """Whether a forward of the drafter makes one draft, which fares alike at every depth."""
+    return case.acceptance.plain and case.block_tokens == 1 and not case.patience
+
+
 class Form(NamedTuple):
     """An orchestration as arithmetic.
 
     Attributes:
         totals: totals of many timings over the runs whose branches are given.
-        settled_ns: when every token settles, int64 (runs, tokens), for one timing and draws, bool
-            (runs, tokens).
+        settled_ns: when every token settles, int64 (runs, tokens), for one timing and draws.
+        takes: whether it takes a case; constant latencies, preemptible servers and a fixed
+            lookahead are a matter of course.
     """
 
     totals: Callable[[Sequence[Timing], Branches], Totals]
-    settled_ns: Callable[[Timing, Bools], Ints]
+    settled_ns: Callable[[Timing, Draws], Ints]
+    takes: Callable[[Case], bool] = plain
