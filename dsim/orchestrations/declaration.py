@@ -63,6 +63,12 @@ class Traits:
     lockstep: bool = False
     live: bool = True
 
+    def devices(self, targets: int) -> int:
+        """How many devices (or groups of them) it keeps, with *targets* target servers."""
+        if not self.overlaps:
+            return 1
+        return 1 + (targets if self.several_targets else 1)
+
 
 class Work(NamedTuple):
     """The work of one text, for the offered load of a deployment.

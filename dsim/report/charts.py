@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from dsim.orchestrations import COMPARED, title_of
-from dsim.report import maps
+from dsim.report import maps, winners
 from dsim.report.analysis import in_order, interval_of, is_number
 from dsim.report.style import (
     GREY,
@@ -72,7 +72,7 @@ def draw(chart: Chart, frame: pd.DataFrame, axes: Sequence[str], number: int = 1
         One panel for each combination of axes that the chart itself lacks; none where there is
         nothing to show.
     """
-    two = chart.kind in ("heatmap", "map")
+    two = chart.kind in ("heatmap", "map", "winners")
     shown = {column_of(chart.x)} | ({column_of(chart.y)} if two else set())
     if chart.kind == "published":
         shown |= set(axes)  # a line a variant: whatever tells variants apart belongs to it
@@ -120,7 +120,11 @@ def _parts(frame: pd.DataFrame, rest: list[str]) -> Iterator[tuple[str, pd.DataF
 def _slug(chart: Chart) -> str:
     if chart.kind == "published":
         return "published"
-    parts = {"heatmap": [chart.show, "vs", chart.against], "map": [chart.show, chart.value]}
+    parts = {
+        "heatmap": [chart.show, "vs", chart.against],
+        "map": [chart.show, chart.value],
+        "winners": ["winners", *(["per-device"] if chart.value == "per_device" else [])],
+    }
     slug = "-".join(parts.get(chart.kind, [chart.kind, chart.y]))
     return "".join(c if c.isascii() and c.isalnum() else "-" for c in slug)
 
@@ -131,6 +135,8 @@ def _default_title(chart: Chart) -> str:
         return f"{show} against {maps.other_of(chart)}"
     if chart.kind == "map":
         return f"{show}: {maps.value_of(chart)}"
+    if chart.kind == "winners":
+        return "Which is fastest" if chart.value != "per_device" else "Which does most per device"
     if chart.kind == "published":
         return f"{sentence(what)}: dsim and the publication"
     if chart.kind == "marginal":
@@ -319,6 +325,7 @@ def _published(chart: Chart, frame: pd.DataFrame, axes: Sequence[str] = ()) -> D
 _KINDS: dict[str, Any] = {
     "heatmap": maps.heatmap,
     "map": maps.value_map,
+    "winners": winners.winners,
     "lines": _lines,
     "marginal": _marginal,
     "variants": _variants,

@@ -33,7 +33,7 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     table = compare(frame, chart.show, chart.against, [x, y]).dropna(subset=["speedup"])
     if table.empty:
         return alt.Chart(table), "", 0
-    edges = _cells(table, x, y)
+    edges = cells(table, x, y)
     table["speedup"] = table["speedup"].round(4)
     low, high = float(table["speedup"].min()), float(table["speedup"].max())
     slower = f"{(table['speedup'] < 1).mean():.1%} of the map"
@@ -58,7 +58,7 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
         alt.Chart(table)
         .mark_rect(strokeWidth=0, clip=True, aria=False)
         .encode(
-            **_places(frame, x, y, edges),
+            **places(frame, x, y, edges),
             color=alt.Color(
                 "speedup:Q",
                 scale=_scale(low, high),
@@ -111,7 +111,7 @@ def value_map(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     table = frame.loc[frame["algorithm"] == chart.show, columns].dropna().copy()
     if table.empty:
         return alt.Chart(table), "", 0
-    edges = _cells(table, x, y)
+    edges = cells(table, x, y)
     table[value] = table[value].round(6)
     table["latency_mean_ms"] = table["latency_mean_ms"].round(6)
     low, high = float(table[value].min()), float(table[value].max())
@@ -120,7 +120,7 @@ def value_map(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
         alt.Chart(table)
         .mark_rect(strokeWidth=0, clip=True, aria=False)
         .encode(
-            **_places(frame, x, y, edges),
+            **places(frame, x, y, edges),
             color=alt.Color(
                 f"{value}:Q",
                 scale=alt.Scale(scheme="viridis", type="log" if 0 < low < high / 8 else "linear"),
@@ -156,7 +156,7 @@ def _edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.round(low, 9), np.round(high, 9)
 
 
-def _cells(table: pd.DataFrame, x: str, y: str) -> dict[str, list[float]]:
+def cells(table: pd.DataFrame, x: str, y: str) -> dict[str, list[float]]:
     """Give *table* the edges of its cells, ``x0``, ``x1``, ``y0``, ``y1``; those of the map."""
     edges = {}
     for name, column in (("x", x), ("y", y)):
@@ -170,10 +170,8 @@ def _cells(table: pd.DataFrame, x: str, y: str) -> dict[str, list[float]]:
     return edges
 
 
-def _places(
-    frame: pd.DataFrame, x: str, y: str, edges: Mapping[str, list[float]]
-) -> dict[str, Any]:
-    """Where :func:`_cells` are drawn."""
+def places(frame: pd.DataFrame, x: str, y: str, edges: Mapping[str, list[float]]) -> dict[str, Any]:
+    """Where :func:`cells` are drawn."""
 
     def scale(name: str) -> alt.Scale:
         return alt.Scale(domain=edges[name], nice=False, zero=False)

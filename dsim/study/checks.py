@@ -45,7 +45,7 @@ def check_charts(problems: Problems, study: Study) -> None:
                 f"expected an axis of the grid that is not minimised over, "
                 f"got {show(chart.x)}{nearest(chart.x, sorted(axes))}",
             )
-        if chart.kind in ("heatmap", "map"):
+        if chart.kind in ("heatmap", "map", "winners"):
             if chart.y not in axes or chart.y == chart.x:
                 problems.add(
                     f"{where}.y",
@@ -55,6 +55,13 @@ def check_charts(problems: Problems, study: Study) -> None:
             for name, key in (("x", chart.x), ("y", chart.y)):
                 if key in axes and BY_KEY[key].type not in ("int", "float"):
                     problems.add(f"{where}.{name}", f"{show(key)} is no axis of numbers")
+            if chart.kind == "winners":
+                if len(algorithms) < 2:
+                    problems.add(where, "needs two algorithms or more")
+                if chart.value not in ("lookahead", "latency_mean_ms", "per_device"):
+                    what = f"expected latency_mean_ms or per_device, got {show(chart.value)}"
+                    problems.add(f"{where}.value", what)
+                continue
             if chart.kind == "map":
                 check_algorithms(problems, where, {chart.show}, algorithms)
                 if chart.value not in (known := ["lookahead", *columns]):

@@ -16,7 +16,7 @@ from dsim.engines import vector
 from dsim.engines.simulate import engine_for, run_events
 from dsim.events.run import COUNTS
 from dsim.model.statistics import half_width, summarise
-from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
+from dsim.orchestrations import ORCHESTRATIONS, READABLE, REFERENCES
 from dsim.study.build import acceptance_of, case_of, fanout_of, latency_of, targets_of, tree_of
 from dsim.study.columns import BEYOND, COLUMNS, column_of
 from dsim.study.executors import Executor, Store
@@ -41,6 +41,7 @@ TIMING_KEYS = {
     "drafter.latency_relative",
     "lookahead",
     "targets",
+    "tree.depth",
 }
 CELLS_AT_ONCE = 2**22  # draws of one batch in the vector engine
 TIMINGS_AT_ONCE = 512
@@ -163,14 +164,15 @@ class _Grid:
     def outcomes_of(self, number: int) -> NDArray[np.float64]:
         """Run case *number* on the event engine: float64 (algorithms, outcomes).
 
-        The rows of algorithms that the vector engine takes are empty (NaN).
+        Rows are empty (NaN) that the vector engine fills, and those of cases that differ from
+        another one only in what the algorithm does not read.
         """
-        _, case = self.case_at(number)
+        where, case = self.case_at(number)
         limit = self.study.settings["max_targets"]
         rows = np.full((len(self.algorithms), len(OUTCOMES)), np.nan)
         ranks = case.acceptance.ranks(case.seed, case.repeats, case.tokens)
         for a, algorithm in enumerate(self.algorithms):
-            if self.engine_of(case, algorithm) == "vector":
+            if self.engine_of(case, algorithm) == "vector" or self._repeats(where, algorithm):
                 continue
             takes_targets = ORCHESTRATIONS[algorithm].traits.several_targets
             if takes_targets and limit is not None and case.targets > limit:
@@ -182,6 +184,23 @@ class _Grid:
             beyond = np.mean([run.beyond_share for run in runs])
             rows[a, len(STATISTICS) :] = [*counts[:, :-1].mean(axis=0), counts[:, -1].max(), beyond]
         return rows
+
+    def _unread(self, algorithm: str) -> list[int]:
+        """The axes (of a case's index) whose values make no difference to *algorithm*."""
+        reads = ORCHESTRATIONS[algorithm].reads
+        keys = enumerate(self.keys, 1)
+        return [axis for axis, key in keys if key in READABLE and key not in reads]
+
+    def _repeats(self, where: Sequence[int], algorithm: str) -> bool:
+        """Whether an earlier case is the same to *algorithm* as the one at *where*."""
+        return any(where[axis] for axis in self._unread(algorithm))
+
+    def spread(self) -> None:
+        """Copy outcomes along axes whose values make no difference to an algorithm."""
+        for a, algorithm in enumerate(self.algorithms):
+            for axis, values in itertools.product(self._unread(algorithm), self.outcomes.values()):
+                first = values[a].take([0], axis=axis)
+                values[a] = np.where(self.by_vector[a], values[a], first)
 
     def run_events(
         self,
@@ -328,6 +347,7 @@ def _is_inner(axis: Axis) -> bool:
 
 def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vector.Timing]:
     """The timing of every combination of the values of *axes*."""
+    fanout = fanout_of(settings)
     known: dict[tuple[Any, ...], tuple[Latency, Latency]] = {}
     keys = [axis.key for axis in axes if axis.key not in ("lookahead", "targets")]
     for point in points(axes):
@@ -346,8 +366,8 @@ def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vect
             drafter_first_ns=drafter.first_ns,
             target_first_ns=target.first_ns,
             block_tokens=settings["drafter.block_tokens"],
-            tree=tree_of(settings),
-            fanout=fanout_of(settings),
+            tree=tree_of({**settings, **point}),
+            fanout=fanout,
         )
 
 
@@ -390,6 +410,7 @@ def simulate_grid(
         grid.note(where, case)
     if len(numbers):
         grid.run_events(numbers, executor, store or Store(), progress)
+        grid.spread()
     return grid
 
 

@@ -21,7 +21,7 @@ BEST: ChainMap[str, Any] = ChainMap(
 ENGINES = ("auto", "vector", "events")
 BACKENDS = ("simulated", "wallclock")
 LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
-CHART_KINDS = ("heatmap", "map", "lines", "marginal", "variants", "published")
+CHART_KINDS = ("heatmap", "map", "winners", "lines", "marginal", "variants", "published")
 
 
 def _model_settings(model: str) -> tuple[Setting, ...]:
@@ -366,7 +366,8 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         default=None,
         choices=CHART_KINDS,
         meaning="heatmap: a ratio of two latencies over two axes; map: a column over two axes, "
-        "like the best lookahead; lines: a column over an axis; "
+        "like the best lookahead; winners: which algorithm is fastest, and by how much, over two "
+        "axes; lines: a column over an axis; "
         "marginal: what each further step of an axis adds to a column; "
         "variants: a column, side by side for each variant; "
         "published: ours beside the published value, a line for each variant",
@@ -378,7 +379,8 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         key="y",
         type="str",
         default=None,
-        meaning="heatmap, map: the axis of the grid upwards; else the column of the results",
+        meaning="heatmap, map, winners: the axis of the grid upwards; else the column of the "
+        "results",
     ),
     Setting(
         key="show",
@@ -398,7 +400,8 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         key="value",
         type="str",
         default="lookahead",
-        meaning="map: the column of the results, or lookahead, the best one",
+        meaning="map: the column of the results, or lookahead, the best one; winners: "
+        "latency_mean_ms, or per_device: by tokens per second and device",
     ),
 )
 CHART_BY_KEY = {s.key: s for s in CHART_SETTINGS}
