@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TreeShape:
-    """The tree of drafts of orchestrations that have one (``docs/model.md``, "Trees").
+    """The tree of drafts of orchestrations that have one (``docs/field.md``).
 
     Attributes:
         paths: the nodes of a static tree, each as its ranks from the root on; empty: the nodes are

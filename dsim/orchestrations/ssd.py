@@ -1,7 +1,7 @@
 """SSD: speculative speculative decoding ("Saguaro"), and its code.
 
 While the target verifies a block, the drafter guesses the outcome, the target's own token included,
-and drafts the next block behind each guess. The rules are in ``docs/model.md``.
+and drafts the next block behind each guess. The rules are in ``docs/field.md``.
 """
 
 from __future__ import annotations

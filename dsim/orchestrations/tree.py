@@ -1,7 +1,7 @@
 """Trees: SpecInfer (arXiv 2305.09781), Medusa (2401.10774), EAGLE 1 to 3 (2401.15077, 2503.01840).
 
 One server for both models; nothing overlaps. Draft a tree level by level, verify all of it in one
-pass, settle the path on which the target's tokens are found. The rules are in ``docs/model.md``.
+pass, settle the path on which the target's tokens are found. The rules are in ``docs/field.md``.
 """
 
 from __future__ import annotations

@@ -156,16 +156,23 @@ def _edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.round(low, 9), np.round(high, 9)
 
 
-def cells(table: pd.DataFrame, x: str, y: str) -> dict[str, list[float]]:
-    """Give *table* the edges of its cells, ``x0``, ``x1``, ``y0``, ``y1``; those of the map."""
+def cells(table: pd.DataFrame, x: str, y: str, overlap: float = 0.1) -> dict[str, list[float]]:
+    """Give *table* the edges of its cells, ``x0``, ``x1``, ``y0``, ``y1``; those of the map.
+
+    Args:
+        table: one row a cell.
+        x: the column across.
+        y: the column upwards.
+        overlap: the part of a cell's size that reaches under its neighbours, so that no seams show
+            between opaque cells.
+    """
     edges = {}
     for name, column in (("x", x), ("y", y)):
         values = np.sort(table[column].unique()).astype(float)
         at = np.searchsorted(values, table[column])
         lower, upper = _edges(values)
-        # Each cell reaches a little under its neighbours, so that no seams show between them.
         table[f"{name}0"] = lower[at]
-        table[f"{name}1"] = np.round(upper[at] + 0.1 * (upper[at] - lower[at]), 9)
+        table[f"{name}1"] = np.round(upper[at] + overlap * (upper[at] - lower[at]), 9)
         edges[name] = [float(lower[0]), float(upper[-1])]
     return edges
 

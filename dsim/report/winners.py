@@ -59,7 +59,7 @@ def winners(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
         table[column] = (base / times[:, number]).round(4)
         what = "per device" if per_device else "speed-up"
         tooltip.append(alt.Tooltip(f"{column}:Q", title=f"{title_of(name)}, {what}", format=".2f"))
-    edges = cells(table, x, y)
+    edges = cells(table, x, y, overlap=0.0)
     shown = {title_of(name): name for name in names if title_of(name) in {*table["winner"]}}
     top = float(min(2.0, max(1.05, table["lead"].max())))
     drawn = (
