@@ -238,16 +238,16 @@ class RoundsForm:
     """The vector form of an orchestration that goes by rounds; see :class:`Form`.
 
     Attributes:
-        steps: the rounds of runs, which depend on the fields *shape* of a timing alone.
+        steps: the rounds of runs, which depend on the *shape* of a timing alone.
         kinds: what each kind of round takes.
-        shape: names of fields of a timing.
+        shape: what of a timing the rounds depend on.
         opening: forwards of the drafter before the first round.
         by_confidence: whether it goes by the confidence of single drafts, if there is any.
     """
 
     steps: Callable[[Timing, Draws], Steps]
     kinds: Callable[[Timing], list[Kind]]
-    shape: tuple[str, ...]
+    shape: Callable[[Timing], Any]
     opening: Callable[[Timing, int], int] = _nothing
     by_confidence: bool = False
 
@@ -264,7 +264,7 @@ class RoundsForm:
         walked: dict[Any, tuple[Any, Ints, Ints]] = {}
         rows: dict[str, list[Ints]] = {name: [] for name in ("time", "passes", "drafts", "own")}
         for timing in timings:
-            key = tuple(getattr(timing, name) for name in self.shape)
+            key = self.shape(timing)
             if key not in walked:
                 steps = self.steps(timing, draws)
                 passes = np.bincount(steps.run, minlength=runs)
@@ -314,7 +314,11 @@ class RoundsForm:
         return zip(*(column.tolist() for column in steps), strict=True)
 
 
-SI_BLOCKS = RoundsForm(si_steps, si_kinds, ("lookahead", "block_tokens"))
-PEARL = RoundsForm(pearl_steps, pearl_kinds, ("lookahead", "block_tokens"))
-SSD = RoundsForm(ssd_steps, ssd_kinds, ("lookahead", "block_tokens", "fanout"), ssd_opening)
-TREE = RoundsForm(tree_steps, tree_kinds, ("tree",), by_confidence=True)
+def _blocks(timing: Timing) -> tuple[Any, ...]:
+    return timing.lookahead, timing.block_tokens
+
+
+SI_BLOCKS = RoundsForm(si_steps, si_kinds, _blocks)
+PEARL = RoundsForm(pearl_steps, pearl_kinds, _blocks)
+SSD = RoundsForm(ssd_steps, ssd_kinds, lambda t: (*_blocks(t), t.fanout), ssd_opening)
+TREE = RoundsForm(tree_steps, tree_kinds, lambda t: (t.tree, t.block_tokens), by_confidence=True)
