@@ -10,8 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsim.study import loader as studies
+from dsim.study.axis_values import expand
 from dsim.study.build import case_of
 from dsim.study.loader import load, loads
+from dsim.study.setting import Problems
 from dsim.study.settings import BY_KEY, SETTINGS
 from tests.study.test_study import SHIPPED, TITLES, axis, problems
 
@@ -34,9 +36,8 @@ def test_axes():
 def test_ranges_have_the_values_that_a_person_expects(start, step, count, scale):
     """Steps of 0.01 give 0.07 and not 0.07000000000000001."""
     low, by, stop = start / scale, step / scale, (start + step * (count - 1)) / scale
-    values = studies._Loader("s", Path()).expand(
-        "x", {"start": low, "stop": stop, "step": by}, BY_KEY["acceptance.rate"]
-    )
+    written = {"start": low, "stop": stop, "step": by}
+    values = expand(Problems("s"), "x", written, BY_KEY["acceptance.rate"])
     if count > 1:
         assert values == [(start + step * i) / scale for i in range(count)]
 
@@ -107,7 +108,7 @@ def test_shipped_studies_can_be_read_and_written_down(path):
     assert again.variants == study.variants
     assert dict(again.settings) == dict(study.settings)
     assert study.settings["title"]
-    assert study.charts
+    assert study.charts or study.settings.get("workload.trace")
 
 
 @given(TITLES, TITLES.filter(bool), st.floats(1e-9, 1e9), st.floats(0, 1))
