@@ -159,18 +159,54 @@ class Roofline:
         experts = self.shape.expert_layers * c.expert_layer_us
         return 1e3 * (c.step_us + layers * c.layer_us + experts + reduces)
 
-    def forward_ns(self, tokens: float, attended: float, context: float, sampled: float) -> int:
-        """The time (ns, at least 1) of a forward; arguments as in :meth:`work`."""
+    def busy_ns(self, work: Work) -> tuple[float, float, float]:
+        """How long arithmetic, memory and links are busy with *work*."""
         c, gpu = self.constants, self.gpu
-        work = self.work(tokens, attended, context, sampled)
         # 10¹² FLOP/s are 10³ FLOPs a nanosecond; 10⁹ bytes/s are one byte a nanosecond.
         compute = work.matrix_flops / gpu.peak_tflops(self.dtype)
         compute += work.attention_flops / gpu.peak_tflops("bf16")
         memory = (work.weight_bytes + work.activation_bytes) / c.bandwidth_efficiency
         memory += work.kv_bytes / c.kv_efficiency
-        busy = max(compute / (1e3 * c.flops_efficiency), memory / gpu.bandwidth_gb_s)
         links = work.link_bytes / (gpu.link_gb_s * c.link_efficiency)
-        return max(1, round(self.fixed_ns + busy + links))
+        return compute / (1e3 * c.flops_efficiency), memory / gpu.bandwidth_gb_s, links
+
+    @functools.cached_property
+    def _slopes(self) -> tuple[float, ...]:
+        """What :meth:`forward_ns` needs: :meth:`busy_ns` is a sum, but for the experts' weights."""
+        token = self.work(1, 0, 0, 0)._replace(weight_bytes=0)
+        expert_bytes = self.shape.touched_parameters(math.inf) * DTYPE_BYTES[self.dtype] / self.tp
+        experts = self.work(0, 0, 0, 0)._replace(weight_bytes=expert_bytes)
+        by_token, by_pair, by_context, by_sample, fixed, all_experts = (
+            self.busy_ns(work)
+            for work in (
+                token,
+                self.work(0, 1, 0, 0),
+                self.work(0, 0, 1, 0),
+                self.work(0, 0, 0, 1),
+                self.work(0, 0, 0, 0),
+                experts,
+            )
+        )
+        head = by_sample[1] - fixed[1]
+        shape = self.shape
+        missed = 1 - shape.experts_per_token / shape.experts if shape.experts else 0.0
+        return (
+            *(by_token[0], by_pair[0], by_sample[0]),
+            *(fixed[1], head, by_token[1], by_context[1] - fixed[1], all_experts[1], missed),
+            by_token[2],
+        )
+
+    def forward_ns(self, tokens: float, attended: float, context: float, sampled: float) -> int:
+        """The time (ns, at least 1) of a forward; arguments as in :meth:`work`."""
+        token, pair, sample, weights, head, token_memory, kv, experts, missed, link = self._slopes
+        compute = token * tokens + pair * attended + sample * sampled
+        memory = weights + token_memory * tokens + kv * context
+        if sampled:
+            memory += head
+        if experts:
+            memory += experts * (1 - missed**tokens)
+        busy = compute if compute > memory else memory
+        return max(1, round(self.fixed_ns + busy + link * tokens))
 
     def step_ns(self, sequences: Iterable[tuple[int, int]]) -> int:
         """The time (ns) of a forward over *sequences*: (tokens fed, context) of each.
@@ -190,13 +226,10 @@ class Roofline:
 
         0: never within 2²⁰ tokens.
         """
-        c, gpu = self.constants, self.gpu
 
         def bound(tokens: int) -> bool:
-            work = self.work(tokens, tokens / 2, 0, tokens)
-            compute = work.matrix_flops / gpu.peak_tflops(self.dtype) / (1e3 * c.flops_efficiency)
-            memory = (work.weight_bytes + work.activation_bytes) / c.bandwidth_efficiency
-            return compute >= memory / gpu.bandwidth_gb_s
+            compute, memory, _ = self.busy_ns(self.work(tokens, tokens / 2, 0, tokens))
+            return compute >= memory
 
         return bisect.bisect_left(range(2**20), True, lo=1, key=bound) % 2**20
 
