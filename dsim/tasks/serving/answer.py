@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.model.gpu import gpu_of
 from dsim.report.tables import text_table
-from dsim.tasks.serving.search import SCALES
+from dsim.tasks.serving.search import BELOW, SCALES
 from dsim.words import plural
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ def _slo(question: Question) -> str:
 
 def times(value: float) -> str:
     """A scale of the load in words."""
+    if value == BELOW:
+        return "under 1 ×"
     if math.isinf(value):
         return f"over {max(SCALES):g} ×"
     return f"{value:.3g} ×" if value else "–"

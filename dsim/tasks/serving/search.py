@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-SCREENED, SWEPT, CONFIRMED = 400, 300, 4000  # requests of a trial
+SCREENED, SWEPT, CONFIRMED = 400, 600, 20_000  # requests of a trial
 SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the load
 MAX_FINALISTS = 8  # whose curves are drawn
 MAX_CONFIRMED = 4
+BELOW = 0.99  # headroom of what does not keep the SLO at the load itself
 TIE = 0.15  # of the headroom, within which the faster layout is better
 BISECTIONS = 3
 
@@ -101,7 +102,10 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
         key=lambda one: (slo and one.slack > 1, -_about(headroom[one.layout]), *_worth(one)),
     )
     best = ranking[0].layout
-    if slo:
+    for one in confirmed if slo else ():
+        limit = min if one.slack > 1 else max  # the sweep saw only the densest part
+        headroom[one.layout] = limit(headroom[one.layout], BELOW if one.slack > 1 else 1.0)
+    if slo and ranking[0].slack <= 1:
         headroom[best] = _bisected(run, best, curves[best], headroom[best])
     fewer = [dataclasses.replace(best, replicas=n) for n in range(1, best.replicas)]
     return Advice(
