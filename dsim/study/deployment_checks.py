@@ -45,10 +45,10 @@ def check_deployment(problems: Problems, study: Study) -> None:
     """Workload, servers, links, failures and power go together."""
     if study.settings["minimise"]:
         problems.add("minimise", "is for single texts; a study of a deployment shows every case")
-    for number in range(len(study.variants)):
-        values = study.of_variant(number)
-        swept = {axis.key: axis.values for axis in study.grid}
-        of = {key: swept.get(key, (value,)) for key, value in values.items()}
+    swept = {axis.key: axis.values for axis in study.grid}
+    variants = [study.of_variant(number) for number in range(len(study.variants))]
+    every = [{key: swept.get(key, (v,)) for key, v in values.items()} for values in variants]
+    for number, (values, of) in enumerate(zip(variants, every, strict=True)):
         where = f"variants[{number}]." if study.variants[number][0] else ""
         if "trace" in of["workload.arrivals"] and values["workload.trace"] is None:
             problems.add(f"{where}workload.trace_file", 'is missing: the arrivals are "trace"')
@@ -72,7 +72,7 @@ def check_deployment(problems: Problems, study: Study) -> None:
                     f"expected room for one request (prompt and answer: {longest} tokens), "
                     f"got {room}",
                 )
-        check_replicas(problems, where, of)
+        check_replicas(problems, where, of, every)
         _check_links(problems, where, values, of["cluster.targets"])
         _check_pools(problems, where, of)
         _check_faults(problems, where, values, of)

@@ -294,18 +294,30 @@ def any_on_fleets(of: Mapping[str, Sequence[Any]]) -> bool:
     return not min(of["replica.count"]) or not all(lockstep)
 
 
-def check_replicas(problems: Problems, where: str, of: Mapping[str, Sequence[Any]]) -> None:
+def _lockstep(of: Mapping[str, Sequence[Any]]) -> list[str]:
+    """The algorithms that run on replicas."""
+    (algorithms,) = of["algorithms"]
+    used = max(of["replica.count"]) > 0
+    return [name for name in algorithms if used and ORCHESTRATIONS[name].traits.lockstep]
+
+
+def check_replicas(
+    problems: Problems,
+    where: str,
+    of: Mapping[str, Sequence[Any]],
+    variants: Sequence[Mapping[str, Sequence[Any]]],
+) -> None:
     """What is said of replicas goes together.
 
     Args:
         problems: takes what is wrong.
         where: the variant, for messages.
-        of: the values that each setting takes in the study.
+        of: the values that each setting takes in it.
+        variants: the same of all variants, as what has no meaning in one may have in others.
     """
-    (algorithms,) = of["algorithms"]
-    lockstep = [name for name in algorithms if ORCHESTRATIONS[name].traits.lockstep]
-    used = max(of["replica.count"]) > 0
-    if used and not lockstep:
+    lockstep = _lockstep(of)
+    used = any(max(one["replica.count"]) > 0 for one in variants)
+    if used and not any(map(_lockstep, variants)):
         known = [name for name, one in ORCHESTRATIONS.items() if one.traits.lockstep]
         problems.add(f"{where}replica.count", f"no algorithm runs on replicas; {known} do")
     defaults = {setting.key: setting.default for setting in REPLICA_SETTINGS}
@@ -316,7 +328,7 @@ def check_replicas(problems: Problems, where: str, of: Mapping[str, Sequence[Any
     for key in keys:
         if not used and any(value != defaults[key] for value in of[key]):
             problems.add(f"{where}{key}", "has no meaning without replicas: replica.count is 0")
-    if not used:
+    if not lockstep:
         return
     if of["replica.drafts_by_batch"] != (None,) and "goodput" in of["replica.draft_policy"]:
         what = 'has no meaning beside replica.draft_policy = "goodput"'
@@ -340,7 +352,7 @@ def check_replicas(problems: Problems, where: str, of: Mapping[str, Sequence[Any
     if beside:
         problems.add(f"{where}replica.max_count", f"cannot be set together with {beside}")
     for key, default in _FLEETS_ONLY.items():
-        if not any_on_fleets(of) and any(value != default for value in of[key]):
+        if not any(map(any_on_fleets, variants)) and any(value != default for value in of[key]):
             problems.add(f"{where}{key}", "has no meaning for replicas")
 
 

@@ -80,6 +80,24 @@ def test_replicas_and_fleets_stand_in_one_study():
     assert [case.deployment.gpus for case in cases] == [8.0, 8.0]
 
 
+def test_variants_may_be_of_either_kind():
+    """What has no meaning in one variant has one in another."""
+    study = loads(
+        SMALL.replace('algorithms = ["nonsi", "si"]', "")
+        + """
+[cluster]
+target_batch = 4
+[[variants]]
+name = "replicas"
+algorithms = ["si"]
+[[variants]]
+name = "fleets"
+algorithms = ["dsi"]
+"""
+    )
+    assert [case.deployment.replica is None for case in study.cases()] == [False, True]
+
+
 WRONG = {
     "replica.drafts_by_batch=[[64, 1], [1, 3]]": "requests must increase",
     "target.linear_us=[1, 2]": "expected a list of 3 numbers of at least 0, got [1, 2]",
