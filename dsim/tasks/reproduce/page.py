@@ -11,6 +11,7 @@ from dsim.report.tables import TextTable, markdown_table, text_table
 from dsim.study.results import surroundings
 from dsim.study.seal import PROVENANCE, sealed
 from dsim.tasks.reproduce.claims import NOT_WAITED
+from dsim.words import plural
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,7 +108,11 @@ def write_report(found: Reproduction, path: Path) -> None:
         title="The paper's experiments, reproduced",
         description="Every claim of Distributed Speculative Inference (Timor et al., arXiv "
         "2405.14105) that dsim can check: the published number, ours, and why they differ.",
-        facts=[(word, str(verdicts.count(word))) for word in dict.fromkeys(verdicts)],
+        answer=[
+            f"Of {plural(len(verdicts), 'claim')} of the paper that can be checked: "
+            + ", ".join(f"{verdicts.count(w)} {w}" for w in dict.fromkeys(verdicts))
+            + "."
+        ],
         notes=[f"Not done here: {what}." for what in found.skipped],
         before=[claims],
         after=[*found.tables, cannot],

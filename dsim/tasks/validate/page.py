@@ -11,6 +11,7 @@ from dsim.orchestrations import title_of
 from dsim.report.tables import text_table
 from dsim.tasks.validate.calibration import COUNTS
 from dsim.units import to_ms
+from dsim.words import plural
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -199,8 +200,18 @@ def write_report(found: Validation, path: Path) -> None:
         *found.notes,
         *(f"{c.claim}: {c.detail}" for c in found.claims if not c.holds),
     ]
+    counted = found.statistics[COUNTS]
+    held = sum(bool(claim.holds) for claim in found.claims)
+    answer = (
+        f"Predicted from acceptance traces, the wall time of the median text is off by "
+        f"{counted.median_text:.1%}, that of the worst configuration by "
+        f"{counted.worst_configuration:+.1%}"
+    )
+    if found.repeatability is not None:
+        answer += f"; repeated measurements of a text differ by {found.repeatability:.1%} (median)"
     made = page.Page(
         title="How well the simulation predicts",
+        answer=[f"{answer}. {held} of {plural(len(found.claims), 'claim')} hold."],
         description=as_text(found).splitlines()[0] + ". Timelines: the first text.",
         facts=facts,
         notes=notes,
