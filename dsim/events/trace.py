@@ -15,8 +15,8 @@ def spans(output: Output, *servers: Servers) -> list[dict[str, Any]]:
     """One row for each forward of a finished run, in order of beginning.
 
     Keys: ``lane`` (the server), ``start_ns``, ``end_ns``, ``fate`` (``draft, accepted``, ``draft,
-    rejected``, ``pass``, ``prefill`` or ``cancelled``) and ``what`` (in words). What was still
-    running at the end of the run ends there.
+    rejected``, ``drafts of several choices``, ``pass``, ``prefill`` or ``cancelled``) and ``what``
+    (in words). What was still running at the end of the run ends there.
 
     Raises:
         ValueError: the servers kept no history.
@@ -55,6 +55,8 @@ def _fate(forward: Forward, output: Output) -> str:
         return "prefill"
     if forward.servers.role == "target":
         return "pass"
+    if forward.fed is not None:  # several choices at once, of which one at most is right
+        return "drafts of several choices"
     # A draft is void if its position, or an earlier one, was rejected after it was made, or if it
     # lies beyond the end of the text.
     cut = forward.servers.output.rejections
@@ -69,6 +71,9 @@ def _fate(forward: Forward, output: Output) -> str:
 def _what(forward: Forward) -> str:
     if not forward.is_pass:
         return "reads the prompt"
+    if forward.fed is not None:
+        does = "verifies" if forward.servers.role == "target" else "drafts behind"
+        return f"{does} {len(forward.fed)} choices after {forward.first} settled tokens"
     if forward.servers.role != "target":
         return f"drafts token {forward.first}"
     drafts = forward.end - forward.first

@@ -17,6 +17,7 @@ MIN_RIMMED = 1 / 150  # of the time axis; a shorter bar would vanish under its w
 COLOURS = {
     "draft, accepted": "#2f7fc1",
     "draft, rejected": "#a9cbe8",
+    "drafts of several choices": "#6a51a3",
     "pass": "#2e8b62",
     "cancelled": "#d9a441",
     "prefill": "#8b929c",
