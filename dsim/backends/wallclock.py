@@ -242,6 +242,8 @@ def run_wallclock(
     """
     if not ORCHESTRATIONS[algorithm].traits.live:
         raise ValueError(f"{ORCHESTRATIONS[algorithm].title} is simulated only")
+    if ORCHESTRATIONS[algorithm].traits.further_drafters and case.more_drafters:
+        raise ValueError(f"{ORCHESTRATIONS[algorithm].title}: further drafters are simulated only")
     targets = case.targets if ORCHESTRATIONS[algorithm].traits.several_targets else 1
     if targets > len(waiters.targets):
         raise ValueError(f"{targets} target servers, but {len(waiters.targets)} waiters")

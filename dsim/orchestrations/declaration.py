@@ -52,6 +52,7 @@ class Traits:
             own.
         several_targets: it makes use of several target servers.
         further_drafters: it makes use of drafters beside the first.
+        needs_further: it makes no sense without them.
         lockstep: it can run inside a replica, which steps its whole batch at once.
         live: it runs as real waits and on real models; otherwise it is simulated only.
     """
@@ -60,6 +61,7 @@ class Traits:
     overlaps: bool = False
     several_targets: bool = False
     further_drafters: bool = False
+    needs_further: bool = False
     lockstep: bool = False
     live: bool = True
 

@@ -156,6 +156,8 @@ ORCHESTRATION = Orchestration(
     meaning="DSI with further drafters, one of which takes over where the first is wrong",
     start=start,
     reads=(*LOOKAHEAD, "targets", "patience", "preemptible", *FURTHER_DRAFTERS),
-    traits=Traits(overlaps=True, several_targets=True, further_drafters=True, live=False),
+    traits=Traits(
+        overlaps=True, several_targets=True, further_drafters=True, needs_further=True, live=False
+    ),
     why=why,
 )

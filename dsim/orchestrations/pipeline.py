@@ -1,7 +1,7 @@
-"""PipeSpec with further drafters: a pipeline (McDanel et al., arXiv 2505.01572, its code).
+"""PipeSpec with further drafters: a pipeline of models.
 
 Each middle model verifies the one before it and drafts for the one behind it, by the loops of
-``pipespec.py``; a text taken over travels down the chain. With a single drafter it is PipeSpec.
+``pipespec.py``; a text taken over travels down the chain.
 """
 
 from __future__ import annotations
@@ -9,18 +9,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dsim.events.order import AFTER_PASSES
-from dsim.orchestrations.declaration import FURTHER_DRAFTERS, LOOKAHEAD, Orchestration, Traits
-from dsim.orchestrations.pipespec import PipeSpec
 from dsim.orchestrations.verdict import settle_verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator
+    from collections.abc import Generator
 
     from simpy.events import Event
 
     from dsim.events.forward import Forward
     from dsim.events.ports import ServerPort, Setup
-    from dsim.model.case import Case
 
 
 class Stage:
@@ -120,31 +117,9 @@ def verifying(setup: Setup, target: ServerPort, stages: list[Stage]) -> Generato
         stage.server.cancel(stage.forward)
 
 
-def start(setup: Setup) -> None:
-    """Schedule a run."""
-    (pipe if setup.further_drafters else PipeSpec)(setup)
-
-
 def pipe(setup: Setup) -> None:
     """Schedule a run by stages, with any number of drafters."""
     stages: list[Stage] = []
     for number in range(setup.further_drafters + 1):
         stages.append(Stage(setup, setup.drafter(number), stages[-1] if stages else None))
     setup.env.process(verifying(setup, setup.target(), stages))
-
-
-def why(_case: Case, _others: Collection[str]) -> str:
-    """Why it is the fastest."""
-    return "each model drafts for the one behind it while that one verifies"
-
-
-ORCHESTRATION = Orchestration(
-    name="pipeline",
-    title="PipeSpec pipeline",
-    colour="#5e4b8b",
-    meaning="PipeSpec with models in between, which verify one model and draft for the next",
-    start=start,
-    reads=(*LOOKAHEAD, *FURTHER_DRAFTERS),
-    traits=Traits(overlaps=True, further_drafters=True, live=False),
-    why=why,
-)

@@ -2,6 +2,7 @@
 
 Its forerunner is AMUSD (arXiv 2410.17375). The drafter never aborts a step. The target waits after
 every pass until the drafter's step has ended, and until ``lookahead`` tokens are there to verify.
+With further drafters it is a pipeline (``pipeline.py``).
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dsim.events.order import AFTER_PASSES
-from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits
+from dsim.orchestrations.declaration import FURTHER_DRAFTERS, LOOKAHEAD, Orchestration, Traits
 from dsim.orchestrations.drafting import add_block
+from dsim.orchestrations.pipeline import pipe
 from dsim.orchestrations.verdict import settle_verdict
 from dsim.units import to_ms
 
@@ -91,6 +93,11 @@ class PipeSpec:
             self.drafter.cancel(self.draft)
 
 
+def start(setup: Setup) -> None:
+    """Schedule a run."""
+    (pipe if setup.further_drafters else PipeSpec)(setup)
+
+
 def why(case: Case, _: Collection[str]) -> str:
     """Why it is the fastest."""
     return (
@@ -104,8 +111,8 @@ ORCHESTRATION = Orchestration(
     title="PipeSpec",
     colour="#8a6fb8",
     meaning="drafter and one target at paces of their own; a pass takes all that is drafted",
-    start=PipeSpec,
-    reads=LOOKAHEAD,
-    traits=Traits(overlaps=True),
+    start=start,
+    reads=(*LOOKAHEAD, *FURTHER_DRAFTERS),
+    traits=Traits(overlaps=True, further_drafters=True),
     why=why,
 )

@@ -20,7 +20,6 @@ _FILES = (
     "multidsi",
     "pearl",
     "pipespec",
-    "pipeline",
     "ssd",
     "tree",
     "treedsi",
@@ -30,7 +29,7 @@ _FILES = (
 ORCHESTRATIONS: dict[str, Orchestration] = {}
 REFERENCES = ("nonsi", "si")  # what speed-ups are relative to
 COMPARED = ("nonsi", "si", "dsi")  # the paper's three: compared unless a study asks for others
-PIPELINE = "pipeline"  # PipeSpec with any number of drafters; its published runs are predicted
+PIPELINE = "pipespec"  # what dsim predicts PipeSpec's published runs by
 DEFAULT = "dsi"  # the subject of charts and commands unless another is asked for
 
 

@@ -141,7 +141,9 @@ def check_together(problems: Problems, study: Study) -> None:
                     f"expected at least {max(values['tokens'])} draws (tokens), got {shortest}",
                 )
         check_drafts(problems, where, values)
-        further = [n for n in values["algorithms"][0] if ORCHESTRATIONS[n].traits.further_drafters]
+        given = _counts(values, "latency_ms") | _counts(values, "acceptance_rate") != {0}
+        takes = {n: ORCHESTRATIONS[n].traits for n in values["algorithms"][0]}
+        further = [n for n, t in takes.items() if t.needs_further or (t.further_drafters and given)]
         if further and not problems:
             check_drafters(problems, where, values, further[0])
         elif (

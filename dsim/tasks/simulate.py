@@ -166,14 +166,14 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
 
 
 def _without_further_drafters(case: Case, results: Sequence[Outcome]) -> list[str]:
-    """A note for each orchestration that makes use of further drafters, if there are none."""
+    """A note for each orchestration that makes no sense without further drafters."""
     if case.more_drafters:
         return []
     return [
         f"{title_of(one.algorithm)} has no further drafters here, so only the first one drafts; "
         "add some: --set more_drafters.latency_ms=[6] --set more_drafters.acceptance_rate=[0.9]"
         for one in results
-        if ORCHESTRATIONS[one.algorithm].traits.further_drafters
+        if ORCHESTRATIONS[one.algorithm].traits.needs_further
     ]
 
 

@@ -70,6 +70,10 @@ def check(study: Study, *, yes: bool = False) -> float:
         if not ORCHESTRATIONS[name].traits.live:
             what = f"{ORCHESTRATIONS[name].title} is simulated only; leave it out, or the backend"
             raise UserError(Problem(study.source, "algorithms", what))
+        if ORCHESTRATIONS[name].traits.further_drafters and _has_further(study):
+            title = ORCHESTRATIONS[name].title
+            what = f"{title} with further drafters is simulated only; leave it out, or them"
+            raise UserError(Problem(study.source, "algorithms", what))
     needed_s = estimate_s(study)
     if needed_s <= MAX_S or yes:
         return needed_s
@@ -129,6 +133,12 @@ def jobs_of(study: Study, grid: Any) -> list[Job]:
             key = (name, _read_by(name, case))
             jobs.setdefault(key, Job(algorithm=a, case=case, numbers=[])).numbers.append(number)
     return list(jobs.values())
+
+
+def _has_further(study: Study) -> bool:
+    key = "more_drafters.latency_ms"
+    everywhere = [study.settings, *(own for _, own in study.variants)]
+    return any(own.get(key) for own in everywhere) or key in [axis.key for axis in study.grid]
 
 
 def _over(limit: int | None, algorithm: str, case: Case) -> bool:
