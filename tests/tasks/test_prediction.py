@@ -176,6 +176,30 @@ def test_intervals_hold_as_often_as_they_say(deviation) -> None:
         assert low < row.predicted_replay_ms.mean() < high
 
 
+class Drifting(Noisy):
+    """The machine's pace changes, but not between two runs right after each other."""
+
+    def pace(self, configuration):
+        # Three show what is usual; then a turn has three pairs.
+        if len(self.measured) == 1 or len(self.measured) % 6 == 4:
+            self.now = super().pace(configuration)
+        return self.now
+
+
+def test_noise_that_neighbours_share_is_no_uncertainty() -> None:
+    more = SMALL | {"prompts": 12, "repeats": 4, "calibration_prompts": 5}
+    apart = run_validation(settings_of(**more), bench=Noisy(0.05, **RISING))
+    assert 0.7 < apart.calibration.apart(4) <= 1
+    shared = run_validation(settings_of(**more), bench=Drifting(0.05, **RISING))
+    assert shared.calibration.apart(4) < 0.2
+    assert shared.covered >= 0.9
+    for row, other in zip(shared.rows, apart.rows, strict=True):
+        assert row.predicted.deviation < 0.5 * other.predicted.deviation
+    # Of what is measured later nothing is shared.
+    later = predict(settings_of(**more), bench=Drifting(0.05, **RISING))
+    assert all(row.deviation > 0.02 for row in later.rows.values())
+
+
 def test_of_two_repeats_there_is_no_interval() -> None:
     found = run_validation(settings_of(**SMALL | {"repeats": 2}), bench=World())
     assert found.covered is None

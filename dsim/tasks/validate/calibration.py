@@ -28,6 +28,7 @@ RATE_DRAWS = 12  # simulated texts for each measured one, for a prediction from 
 TRACE_DRAWS = 8  # simulations of each measurement, which differ by how long forwards take
 MIN_REPEATS = 3  # of fewer there is no telling how much they differ
 RESAMPLES = 200
+MIN_APART = 0.05  # of the variance of two runs right after each other: they never share it all
 FITS = 15  # until costs and paces fit each other
 ROLES = ("target", "drafter")
 STALL_TIMES, STALL_NS = 5, 100_000_000
@@ -196,6 +197,21 @@ class Calibration:
             drafts=sum(len(trace) - 1 for trace in traces),
             streaks=streaks_of(traces),
         )
+
+    def apart(self, repeats: int) -> float:
+        """Which part of the variance of their paces two runs right after each other do not share.
+
+        From the paces of configurations that were run next to each other, against those of the
+        *repeats* beside one text. 1 where there is nothing to tell it by.
+        """
+        paces = np.log([of_all["target"] for of_all in self.paces.values()])
+        blocks = paces.reshape(len(paces), -1, repeats)
+        own = float((blocks - blocks.mean(axis=2, keepdims=True)).var(ddof=0))
+        between = np.diff(paces, axis=0)
+        if repeats < MIN_REPEATS or not len(between) or not own:
+            return 1.0
+        both = float((between - between.mean(axis=1, keepdims=True)).var(ddof=0))
+        return float(np.clip(both / (2 * own * repeats / (repeats - 1)), MIN_APART, 1))
 
     def case(
         self,

@@ -100,7 +100,8 @@ def as_text(found: Validation) -> str:
     tables = []
     for c, costs in found.calibration.costs.items():
         for role, cost in costs.items():
-            widths = ", ".join(f"{width}: {ns / 1e6:.2f}" for width, ns in cost.table[:8])
+            curve = zip(*cost.curve[:2], strict=True)
+            widths = ", ".join(f"{width}: {ns / 1e6:.2f}" for width, ns in [*curve][:8])
             tables.append(f"  {c}, {role}: {widths}")
     settings = found.settings
     lines = [

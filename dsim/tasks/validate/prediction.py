@@ -74,6 +74,7 @@ def predicted(
     configuration: Configuration,
     traces: Sequence[str],
     beside: Sequence[Sequence[int]],
+    apart: float = 1.0,
 ) -> Predicted:
     """What the calibration says of texts.
 
@@ -82,6 +83,8 @@ def predicted(
         configuration: what is going to be measured.
         traces: the draws of each text.
         beside: for each text, the calibration runs at whose paces it is measured.
+        apart: which part of the noise these do not share with what is measured; see
+            :meth:`Calibration.apart`.
     """
     found = [
         calibration.from_trace(configuration, runs, trace)
@@ -89,7 +92,7 @@ def predicted(
     ]
     share = float(np.mean([one.beyond_share for one in found]))
     # As much noise again is in what is measured.
-    variance = 2 * float(np.mean([one.variance() for one in found]))
+    variance = 2 * apart * float(np.mean([one.variance() for one in found]))
     if share > MAX_BEYOND:
         variance += _beyond_deviation(calibration, configuration, beside[0], traces[0]) ** 2
     return Predicted(

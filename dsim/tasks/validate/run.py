@@ -188,12 +188,18 @@ def predict(
 
 
 def _prediction(
-    settings: dict[str, Any], session: Session, beside: Sequence[Sequence[int]]
+    settings: dict[str, Any],
+    session: Session,
+    beside: Sequence[Sequence[int]],
+    *,
+    at_once: bool = False,
 ) -> Prediction:
+    """The prediction; *at_once*: each text is measured right after its calibration runs."""
     calibration = Calibration.of(session.seen, session.known)
+    apart = calibration.apart(settings["repeats"]) if at_once else 1.0
     return Prediction(
         settings=settings,
-        rows={c: predicted(calibration, c, session.traces, beside) for c in session.wanted},
+        rows={c: predicted(calibration, c, session.traces, beside, apart) for c in session.wanted},
         calibration=calibration,
         traces=session.traces,
         made=session.times,
@@ -219,7 +225,7 @@ def validate(
     progress("comparing" if against else "predicting")
     repeats = settings["repeats"]
     beside = [range(repeats * i, repeats * (i + 1)) for i in range(settings["prompts"])]
-    prediction = against or _prediction(settings, session, beside)
+    prediction = against or _prediction(settings, session, beside, at_once=True)
     reference = [runs[0].tokens for runs in session.found[session.wanted[0]]]
     rows = [
         _row(c, prediction, session.found[c], session.cores[c], reference) for c in session.wanted
