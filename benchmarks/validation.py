@@ -42,7 +42,7 @@ while True:
     memory[np.random.randint(0, len(memory), 1_000_000)] += 1
 """
 QUOTA = Path("/sys/fs/cgroup/dsim-validation")
-ABSURD = 2.0  # a prediction so many times too long or too short
+ABSURD = 2.0  # a prediction that is too long or too short by this factor
 FULL_RUNS = 3  # of the quiet ones; the others are quick
 
 
@@ -194,7 +194,7 @@ def main() -> None:
     )
     parser.add_argument("log", type=Path, help="a JSON object a line; it is continued")
     parser.add_argument("--only", choices=[part.name for part in PARTS], help="one part")
-    parser.add_argument("--count", type=int, help="so many of each part in the log are enough")
+    parser.add_argument("--count", type=int, help="the number of runs of each part")
     parser.add_argument("--quick", action="store_true", help="all of them, also the quiet ones")
     parser.add_argument("--page", type=Path, help="write the log up, and run nothing")
     parser.add_argument("more", nargs="*", help="more options of dsim validate, after --")
