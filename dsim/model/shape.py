@@ -19,6 +19,7 @@ from dsim.words import nearest, show
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+HUB_TIMEOUT_S = 10.0
 TWO_MATRICES = ("gpt_bigcode", "starcoder2", "gpt2", "gpt_neox", "opt", "bloom", "falcon", "phi")
 STORED = {"fp8": "fp8", "mxfp4": "fp4", "awq": "int4", "gptq": "int4"}  # quant_method: dtype
 # Parts of a model's name that say nothing about its shape.
@@ -210,8 +211,40 @@ def read_config(path: Path, name: str) -> Shape:
         raise UserError(Problem(str(path), "", str(error))) from None
 
 
+def _of_hub(name: str) -> Shape:
+    """The shape of a model of the Hugging Face hub, by its ``config.json``.
+
+    Raises:
+        ValueError: the hub does not have it, or cannot be asked.
+    """
+    close = [entry["hub"] for entry in shipped().values()]
+    missing = f"no model that comes with dsim is called {show(name)}{nearest(name, close)}"
+    try:
+        import huggingface_hub
+    except ImportError:
+        raise ValueError(
+            f'{missing}; for models of the hub install huggingface_hub (the extra "torch")'
+        ) from None
+    import urllib.request
+
+    short = name.rpartition("/")[2].lower()
+    cached = huggingface_hub.try_to_load_from_cache(name, "config.json")
+    if isinstance(cached, str):
+        return read_config(Path(cached), short)
+    # Asked once: huggingface_hub's own download tries again for half a minute.
+    request = urllib.request.Request(  # noqa: S310
+        huggingface_hub.hf_hub_url(name, "config.json"),
+        headers=huggingface_hub.utils.build_hf_headers(),  # type: ignore[attr-defined,unused-ignore]
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=HUB_TIMEOUT_S) as reply:  # noqa: S310
+            return from_config(json.load(reply), short)
+    except OSError as error:
+        raise ValueError(f"{missing}; the hub does not give its config.json: {error}") from None
+
+
 def shape_of(name: str) -> Shape:
-    """The shape of a model by its name, or of a folder with a ``config.json``.
+    """The shape of a model by its name, here or on the hub, or of a folder with a ``config.json``.
 
     Raises:
         ValueError: there is no such model or folder; names the nearest.
@@ -223,6 +256,8 @@ def shape_of(name: str) -> Shape:
     names = {plain(key): key for key in shipped()}
     names |= {plain(entry["hub"]): key for key, entry in shipped().items()}
     key = names.get(plain(name))
+    if key is None and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        return _of_hub(name)
     if key is None:
         hint = nearest(name, [*shipped(), *(entry["hub"] for entry in shipped().values())])
         raise ValueError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+import types
 
 import pytest
 from hypothesis import given
@@ -114,6 +116,28 @@ def test_a_folder_with_a_config_is_a_model(tmp_path):
     path.write_text("[1]")
     with pytest.raises(UserError, match=r"config\.json"):
         shape_of(str(tmp_path))
+
+
+def test_other_models_are_asked_for_on_the_hub(tmp_path, monkeypatch):
+    config = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 9}
+    for name in ("cached", "there"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    hub = types.SimpleNamespace(
+        try_to_load_from_cache=lambda name, file: (
+            str(tmp_path / "cached" / file) if name == "me/Own-1B" else None
+        ),
+        hf_hub_url=lambda name, file: (tmp_path / name.partition("/")[2] / file).as_uri(),
+        utils=types.SimpleNamespace(build_hf_headers=dict),
+    )
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
+    assert shape_of("me/Own-1B").name == "own-1b"
+    assert shape_of("me/there").parameters == shape_of("me/Own-1B").parameters
+    with pytest.raises(ValueError, match=r'called "me/missing".*the hub does not give'):
+        shape_of("me/missing")
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(ValueError, match="install huggingface_hub"):
+        shape_of("me/Own-1B")
 
 
 def test_multi_head_latent_attention_keeps_one_latent():
