@@ -234,3 +234,10 @@ def test_the_longest_prefix_wins_where_prompts_begin_alike():
         (row,) = table(run_cases(loads(text, overrides=overrides))).to_dict("records")
         found[router] = row["ttft_mean_ms"]
     assert found["longest-prefix"] < 0.7 * found["round-robin"]
+
+
+def test_users_who_wait_for_answers_are_no_growing_backlog():
+    """300 requests of 100 users, all of whom come at once."""
+    overrides = ["workload.arrivals=closed", "workload.users=100", "workload.requests=300"]
+    frame = table(run_cases(loads(SMALL, overrides=overrides)))
+    assert set(frame["status"]) == {"ok"}
