@@ -291,7 +291,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
                 "--drafter",
                 metavar="MODEL",
                 help="Drafter model: a folder, a .gguf file or a hub id; or ngram; or skip:1,3 or "
-                "skip:auto=2, the target without some layers.",
+                "skip:auto=2, the target without some layers; or module:Class, your own.",
             ),
             click.option(
                 "--dtype",

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from dsim.backends.torch.models import load_model
+from dsim.backends.torch.models import class_of, load_model
 from dsim.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
@@ -241,16 +241,18 @@ class StaticTransformer(Transformer):
         return self.torch.tensor(values, device=self.device)
 
 
-class Ngram:
-    """Guesses that the text goes on as it did after the last words' previous occurrence.
+class Guesser:
+    """A drafter that is a function, not a model: from the tokens so far to the next one.
 
-    Prompt lookup (Saxena 2023): the longest of the last 3, 2 and 1 tokens that has occurred
-    before. If none has, it guesses the last token again.
+    Args:
+        guess: the function.
+        vocab: size of the vocabulary.
     """
 
     parameters = 0
 
-    def __init__(self, vocab: int) -> None:
+    def __init__(self, guess: Callable[[Sequence[int]], int], vocab: int) -> None:
+        self.guess = guess
         self.vocab = vocab
         self.read = 0
 
@@ -263,7 +265,12 @@ class Ngram:
         logits = np.zeros((rows, self.vocab), dtype=np.float32)
         for row in range(rows):
             text = tokens[: len(tokens) - rows + 1 + row]
-            logits[row, lookup(text)] = CERTAIN
+            token = int(self.guess(text))
+            if not 0 <= token < self.vocab:
+                raise ValueError(
+                    f"the drafter guessed {token}, not a token from 0 to {self.vocab - 1}"
+                )
+            logits[row, token] = CERTAIN
         width = max(rows, len(tokens) - self.read)
         self.read = len(tokens)
         return logits, width
@@ -277,7 +284,11 @@ def gist(error: Exception) -> str:
 
 
 def lookup(text: Sequence[int]) -> int:
-    """The token that followed the last earlier occurrence of the end of *text*."""
+    """The token that followed the last earlier occurrence of the end of *text*.
+
+    Prompt lookup (Saxena 2023): the longest of the last 3, 2 and 1 tokens that has occurred
+    before. If none has, it guesses the last token again.
+    """
     for size in range(min(MAX_NGRAM, len(text) - 1), 0, -1):
         end = text[-size:]
         for start in range(len(text) - size - 1, -1, -1):
@@ -301,7 +312,9 @@ def load(setup: WorkerSetup) -> dict[str, Decoder]:
 def load_one(spec: ModelSpec, setup: WorkerSetup) -> Decoder:
     """The decoder of *spec*, warm."""
     if spec.is_ngram:
-        return Ngram(setup.vocab)
+        return Guesser(lookup, setup.vocab)
+    if spec.is_class:
+        return Guesser(class_of(spec.name)(setup.vocab).guess, setup.vocab)
     import torch
 
     torch.set_num_threads(setup.threads)

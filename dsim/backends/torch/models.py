@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 import re
+import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +28,8 @@ class ModelSpec:
     Attributes:
         name: a folder with safetensors, a ``.gguf`` file, the id of a model of the hub
             (``owner/name``), a GGUF file of one (``owner/name/file.gguf``), or ``ngram`` (a drafter
-            that looks the last words up in the text so far; no model).
+            that looks the last words up in the text so far; no model), or ``module:Class`` (a
+            drafter of the user's own: ``Class(vocab).guess(tokens)`` is the next token).
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         revision: of a model of the hub.
         trust_remote_code: whether Python code that comes with the model may run.
@@ -46,6 +50,11 @@ class ModelSpec:
     def is_ngram(self) -> bool:
         """Whether there is no model behind it."""
         return self.name == NGRAM
+
+    @property
+    def is_class(self) -> bool:
+        """Whether it is a Python class of the user's own."""
+        return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.name) is not None
 
     @property
     def hub_file(self) -> tuple[str, str] | None:
@@ -133,6 +142,8 @@ def specs(
                 )
             )
         drafter = str(PAIR / "drafter")
+    if ModelSpec(name=drafter).is_class and not drafter.startswith(SKIP):
+        class_of(drafter)
     if drafter.startswith(SKIP):
         found = re.fullmatch(r"auto=(\d+)(?:@(.+))?", drafter.removeprefix(SKIP))
         if found is not None and int(found[1]) > 0:
@@ -152,6 +163,26 @@ def specs(
         numbers = tuple(sorted({int(layer) for layer in layers}))
         return target_spec, dataclasses.replace(target_spec, skip=numbers)
     return target_spec, ModelSpec(name=drafter, **common)
+
+
+def class_of(name: str) -> type[Any]:
+    """The class that ``module:Class`` names; modules may lie in the working directory.
+
+    Raises:
+        UserError: it cannot be imported, or has no method ``guess``.
+    """
+    module, _, attribute = name.partition(":")
+    if os.getcwd() not in sys.path:  # noqa: PTH109
+        sys.path.append(os.getcwd())  # noqa: PTH109
+    try:
+        found = getattr(import_module(module), attribute)
+    except (Exception, SystemExit) as error:  # whatever the module does
+        what = f"{name} cannot be imported: {type(error).__name__}: {error}"
+        raise UserError(Problem("--drafter", "", what)) from None
+    if not callable(getattr(found, "guess", None)):
+        what = f"{name}: expected a class with a method guess(tokens), which returns a token"
+        raise UserError(Problem("--drafter", "", what))
+    return found  # type: ignore[no-any-return]
 
 
 def need_torch() -> None:

@@ -42,7 +42,7 @@ def load_pair(target: ModelSpec, drafter: ModelSpec) -> Pair:
     config = load_config(target, "--target")
     tokenizer = load_tokenizer(target, "--target")
     configs = [config]
-    if not drafter.is_ngram and drafter.name != target.name:
+    if not drafter.is_ngram and not drafter.is_class and drafter.name != target.name:
         configs.append(load_config(drafter, "--drafter"))
         check_tokenizers(tokenizer, load_tokenizer(drafter, "--drafter"))
     elif drafter.skip or drafter.skip_auto:
