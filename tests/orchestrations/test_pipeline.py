@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dsim.backends.simulated import Simulated
 from dsim.engines.simulate import run_events, simulate_case
 from dsim.engines.vector import Timing
+from dsim.errors import UserError
 from dsim.events.environment import Environment
 from dsim.events.output import Output
 from dsim.model.case import Decoding
@@ -19,7 +21,8 @@ from dsim.model.latency import Latency
 from dsim.model.lookahead import Plan
 from dsim.orchestrations import pipeline
 from dsim.orchestrations.start import PrivateSetup
-from dsim.study.loader import make_case
+from dsim.study.loader import loads, make_case
+from dsim.tasks import waits
 from tests.strategies import case_of
 
 
@@ -200,3 +203,13 @@ def test_blocks_and_drafters_without_a_guess(lookahead, block, model):
     found = simulate_case(make_case(values), "pipespec")
     assert (np.diff(found.settled_ns) >= 0).all()
     assert (found.target_passes < 60).all()
+
+
+def test_real_waits_have_no_models_in_between():
+    text = 'algorithms=["pipespec"]\nbackend="wallclock"\ntokens=4\nrepeats=1\n'
+    more = "more_drafters.latency_ms=[2.0]\nmore_drafters.acceptance_rate=[0.9]\n"
+    for own in (more, f'[[variants]]\nname="a"\n{more}'):
+        study = loads(text + own)
+        with pytest.raises(UserError, match="PipeSpec with further drafters is simulated only"):
+            waits.check(study, yes=True)
+    assert waits.check(loads(text), yes=True) > 0
