@@ -42,8 +42,8 @@ ALL = "all"  # what --field without a file stands for
     "--markdown",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE.md",
-    help="Write a page of what is the same on every machine, like docs/reproduction.md or, with "
-    "--field, docs/field-measurements.md.",
+    help="Write a page of what is the same on every machine, like dsim docs reproduction or, "
+    "with --field, dsim docs field-measurements.",
 )
 @click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
 @click.option("--quiet", is_flag=True, help="Print nothing but errors.")

@@ -58,8 +58,8 @@ def test_documents_that_the_help_names_are_in_a_wheel(installed):
     texts = [main.get_help(click.Context(main, info_name="dsim"))]
     for name, command in main.commands.items():
         texts.append(command.get_help(click.Context(command, info_name=name)))
-    help_text = " ".join(" ".join(texts).split())
-    assert "docs/" not in help_text.replace("like docs/reproduction.md", "")
+    help_text = " ".join(" ".join(texts).split()).replace("- ", "-")  # broken lines
+    assert "docs/" not in help_text
     named = set(re.findall(r"dsim docs ([a-z-]+)", help_text))
     assert named
     assert named <= listed
