@@ -190,7 +190,7 @@ def test_what_measured_runs_alone_meet_is_an_error_and_noise_is_told() -> None:
     assert found.repeatability == pytest.approx(0.1, abs=0.01)
     assert 0.005 < found.noise < 0.05
     text = as_text(found)
-    assert "measured again differs by" in text
+    assert "Repeated measurements of a text differ by" in text
     assert f"the faster half of 5 by {found.noise:.1%}" in text
     data = json.loads(as_json(found))
     assert data["repeatability"] == found.repeatability
@@ -198,7 +198,7 @@ def test_what_measured_runs_alone_meet_is_an_error_and_noise_is_told() -> None:
     found, _ = validate(World(), repeats=1, prompts=2)
     assert found.repeatability is None
     assert found.noise is None
-    assert "measured again" not in as_text(found)
+    assert "Repeated measurements" not in as_text(found)
 
 
 @given(values=st.lists(st.integers(1, 1000), min_size=1, max_size=9), more=st.integers(1, 10**6))
