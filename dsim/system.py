@@ -12,11 +12,12 @@ import sys
 import threading
 import time
 from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
 def available_cores() -> list[int]:
@@ -137,11 +138,43 @@ def end_with_parent(parent: int, *, at_once: bool) -> None:
         at_once: whether the system shall see to it; it takes the end of the thread that started
             this process for that of the parent.
     """
-    if at_once and sys.platform == "linux":
+    if at_once:
+        _let_the_system_see()
+    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+def _let_the_system_see() -> None:
+    if sys.platform == "linux":
         import ctypes
 
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
+
+
+class _Name(str):
+    """The name of a process: what a new process reads first, before it imports anything of size."""
+
+    __slots__ = ()
+
+    def __reduce__(self) -> tuple[Callable[[str, bool], str], tuple[str, bool]]:
+        return _named, (str(self), can_end_at_once())
+
+
+def _named(name: str, at_once: bool) -> str:
+    if at_once:
+        _let_the_system_see()
+    return name
+
+
+class _Process(SpawnProcess):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._name = _Name(self.name)
+
+
+class Following(SpawnContext):
+    """Starts worker processes that end with this one even while they start."""
+
+    Process = _Process
 
 
 def _end_after(parent: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-import multiprocessing
 import os
 import secrets
 import socket
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsim.errors import EngineError, Problem, UserError
-from dsim.system import be_worker, can_end_at_once, hold_interrupts, own_handlers, swept
+from dsim.system import Following, be_worker, can_end_at_once, hold_interrupts, own_handlers, swept
 from dsim.version import VERSION
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ class Executor:
                 done(number, result)
 
     def _by_processes(self, prepare: Prepare, shared: Any, todo: dict[int, Any]) -> Results:
-        context = multiprocessing.get_context("spawn")
+        context = Following()
         deaths = 0
         while todo:
             pool = ProcessPoolExecutor(

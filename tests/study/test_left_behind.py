@@ -122,6 +122,31 @@ def test_signals_end_a_run_whatever_was_inherited(tmp_path, what, name, code, ig
     assert not left_of(below)
 
 
+STARTS_FOR_LONG = """
+import sys, time
+if __name__ != "__main__":
+    open(sys.argv[1], "w").close()
+    time.sleep(60)  # a main module that takes long to import
+from dsim.system import Following
+if __name__ == "__main__":
+    process = Following().Process(target=print, name="x")
+    process.start()
+    process.join()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the system of Linux sees to it")
+def test_a_worker_that_has_not_come_to_dsim_yet_ends_as_well(tmp_path):
+    script, started = tmp_path / "script.py", tmp_path / "started"
+    script.write_text(STARTS_FOR_LONG)
+    process = subprocess.Popen([sys.executable, str(script), str(started)], stdout=subprocess.PIPE)
+    wait_for(started.exists, process)
+    below = children(process.pid)
+    process.kill()
+    process.communicate(timeout=60)
+    assert not left_of(below)
+
+
 WITHOUT_THE_SYSTEM = """
 import multiprocessing, sys, time
 from dsim.system import be_worker

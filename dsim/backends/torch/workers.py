@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from dsim.errors import EngineError, Problem, UserError
 from dsim.model.lookahead import FIXED, Policy
 from dsim.orchestrations import COMPARED, ORCHESTRATIONS
 from dsim.orchestrations.start import start
-from dsim.system import available_cores, can_end_at_once, hold_interrupts
+from dsim.system import Following, available_cores, can_end_at_once, hold_interrupts
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -97,7 +96,7 @@ class Workers:
         self.everywhere = everywhere
         self.together = any(map(_takes_turns, algorithms)) and everywhere[0] == everywhere[1]
         names = ["drafter", *(f"target {i + 1}" for i in range(targets))]
-        context = multiprocessing.get_context("spawn")
+        context = Following()
         self.processes: list[BaseProcess] = []
         self.lines: list[Line] = []
         try:

@@ -1,0 +1,524 @@
+"""A campaign of faults: what becomes of runs, workers, studies and data files when things go wrong.
+
+``python benchmarks/faults.py [KIND…] [--number N] [--log FILE]`` runs N trials of each kind and
+prints what came of them. Trial n of a kind is the same on every machine, but for the moment at
+which a signal arrives. With ``--log`` a campaign goes on where it was interrupted. Linux only.
+
+kills      SIGKILL or SIGTERM to the parent of a run at a random moment, or a copy of its folder at
+           that moment (as a power cut leaves it): no process is left after 2 s, and the folder is
+           resumed, or written afresh, to the bytes of a run that nothing disturbed
+           (kills-run-1, kills-run-2, kills-load-1, kills-load-2, kills-ray; and without a folder
+           kills-measure, kills-validate)
+workers    SIGKILL or SIGSTOP to a worker of real models at a random moment, while loading too: an
+           error that names the worker, within 10 s or the watchdog, and no process is left
+studies    mutated studies through the whole command, charts included: exit code 0 or 2, at most
+           1 GiB and 20 s
+data       mutated data files and results, likewise
+together   two runs in one folder at once: one writes it, the other is told so
+full       no room for files beyond a random size: an error, nothing half-written
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GONE_S, TOLD_S, WATCHDOG_S = 2.0, 10.0, 5
+MAX_BYTES, MAX_S = 1 << 30, 20.0
+RUN = """
+tokens = 200
+repeats = 4
+[target]
+latency_model = "gamma"
+latency_cv = 0.4
+[grid]
+lookahead = [1, 2, 4, 8]
+acceptance.rate = { start = 0.1, stop = 0.9, step = 0.05 }
+"""
+LOAD = """
+tokens = 20
+repeats = 4
+[workload]
+requests = 150
+[cluster]
+targets = 4
+[grid]
+workload.rate_per_s = [0.5, 1.0, 2.0, 3.0, 4.0, 5.0]
+"""
+SMALL = """
+title = "Small"
+tokens = 12
+repeats = 2
+[target]
+latency_ms = 30.0
+latency_model = "lognormal"
+latency_cv = 0.3
+[drafter]
+latency_ms = 3.0
+first_latency_ms = 4.0
+[acceptance]
+model = "bernoulli"
+[grid]
+lookahead = [1, 3]
+acceptance.rate = [0.5, 0.8]
+[[variants]]
+name = "two"
+targets = 2
+[[charts]]
+kind = "heatmap"
+x = "lookahead"
+y = "acceptance.rate"
+show = "dsi"
+against = "si"
+"""
+SMALL_LOAD = """
+tokens = 8
+repeats = 2
+algorithms = ["nonsi", "dsi"]
+[workload]
+requests = 30
+arrivals = "gamma"
+cv = 2.0
+[slo]
+latency_ms = 900.0
+[cluster]
+targets = 3
+target_batch = 2
+mtbf_s = 50.0
+mttr_s = 1.0
+[grid]
+workload.rate_per_s = [0.5, 1.0]
+[[charts]]
+kind = "lines"
+x = "workload.rate_per_s"
+y = "latency_p90_ms"
+"""
+RESULTS = """algorithm,lookahead,acceptance_rate,latency_mean_ms,latency_mean_ci95_ms
+nonsi,1,0.5,300,2
+si,1,0.5,250,3
+dsi,1,0.5,200,3
+nonsi,3,0.5,300,2
+si,3,0.5,240,3
+dsi,3,0.5,190,4
+"""
+ARRIVALS = "arrival_ms,prompt_tokens,output_tokens\n0,10,5\n100.5,20,8\n230,5,1\n900,30,9\n"
+WITH_ARRIVALS = """
+algorithms = ["nonsi", "si"]
+repeats = 1
+[workload]
+arrivals = "trace"
+trace_file = "data.csv"
+"""
+JUNK = [
+    "\0",
+    "\x1b",
+    "-",
+    "1e400",
+    "nan",
+    "inf",
+    "-1",
+    "0",
+    "1e19",
+    "[]",
+    "{}",
+    '""',
+    "'",
+    '"',
+    "é",
+]
+JUNK += [
+    "9" * 30,
+    "[[",
+    "]",
+    "=",
+    ".",
+    ",",
+    "\r",
+    "\ufeff",
+    "true",
+    "💥",
+    "# ",
+    "1e-300",
+    " " * 999,
+]
+Outcome = str  # "ok …" or "WRONG …"
+
+
+def command(*words: str) -> list[str]:
+    """How dsim is called."""
+    return [sys.executable, "-m", "dsim", *words]
+
+
+def below(pid: int) -> list[int]:
+    """All processes below *pid*."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if fields[0] != "Z":
+                parents[int(entry.name)] = int(fields[1])
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(found - {pid})
+
+
+def running(pid: int) -> bool:
+    """Whether *pid* is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def left(pids: list[int], seconds: float) -> list[int]:
+    """Those of *pids* that still run after *seconds*."""
+    end = time.monotonic() + seconds
+    while (there := [pid for pid in pids if running(pid)]) and time.monotonic() < end:
+        time.sleep(0.02)
+    for pid in there:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return there
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """The files of *folder*."""
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+# -- kills ---------------------------------------------------------------------------------------
+
+KILLS = {
+    "run-1": (RUN, ["--jobs", "1"]),
+    "run-2": (RUN, ["--jobs", "2"]),
+    "load-1": (LOAD, ["--jobs", "1"]),
+    "load-2": (LOAD, ["--jobs", "2"]),
+    "ray": (RUN, ["--executor", "ray", "--jobs", "2"]),
+}
+WITHOUT_FOLDER = {
+    "measure": ["measure", "latency", "--repeats", "3"],
+    "validate": ["validate", "--backend", "torch", "--share", "--prompts", "4", "--quiet"],
+}
+_whole: dict[str, tuple[dict[str, bytes], float]] = {}
+
+
+def undisturbed(kind: str, folder: Path) -> tuple[dict[str, bytes], float]:
+    """What a run that nothing disturbs writes, and the seconds that it takes."""
+    if kind not in _whole:
+        words = WITHOUT_FOLDER.get(kind)
+        if words is None:
+            text, more = KILLS[kind]
+            (folder / "study.toml").write_text(text)
+            words = ["run", "study.toml", "--quiet", "--out", "whole", *more]
+        began = time.monotonic()
+        done = subprocess.run(command(*words), cwd=folder, capture_output=True, check=False)
+        seconds = time.monotonic() - began
+        if kind in KILLS and done.returncode:
+            raise SystemExit(f"{kind}: {done.stderr.decode()}")
+        _whole[kind] = (contents(folder / "whole") if kind in KILLS else {}, seconds)
+    return _whole[kind]
+
+
+def kill(kind: str, chance: random.Random, folder: Path) -> Outcome:
+    """One parent that is killed, or one power cut."""
+    whole, seconds = undisturbed(kind, folder)
+    words = WITHOUT_FOLDER.get(kind)
+    if words is None:
+        text, more = KILLS[kind]
+        (folder / "study.toml").write_text(text)
+        words = ["run", "study.toml", "--quiet", "--out", "out", *more]
+    how = chance.choice(["SIGKILL", "SIGTERM", *(["cut"] if kind in KILLS else [])])
+    process = subprocess.Popen(
+        command(*words), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(chance.uniform(0.0, seconds))
+    out = folder / "out"
+    workers = below(process.pid)
+    if how == "cut":
+        with contextlib.suppress(FileNotFoundError, shutil.Error):  # files move meanwhile
+            shutil.copytree(out, folder / "copy")
+        out = folder / "copy"
+        process.kill()
+    elif process.poll() is None:
+        process.send_signal(getattr(signal, how))
+    try:
+        process.wait(GONE_S + TOLD_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return f"WRONG {how}: goes on"
+    stay = left(workers, GONE_S)
+    said = process.communicate()[0].decode()
+    if stay:
+        return f"WRONG {how}: {len(stay)} processes left"
+    if "Traceback" in said:
+        return f"WRONG {how}: {said[-300:]}"
+    if kind in WITHOUT_FOLDER:
+        return f"ok {how}"
+    resume = (out / ".unfinished" / "study.toml").is_file()
+    again = ["run", "--resume", str(out)] if resume else ["run", "study.toml", "--out", str(out)]
+    done = subprocess.run(
+        command(*again, "--quiet", *more), cwd=folder, capture_output=True, text=True, check=False
+    )
+    if done.returncode == 2 and "something other than results" in done.stderr and how == "cut":
+        shutil.rmtree(out)  # half of the files of the end: refused, and said so
+        return f"ok {how}, refused"
+    if done.returncode or done.stderr:
+        return f"WRONG {how}: exit code {done.returncode}: {done.stderr[-300:]}"
+    if contents(out) != whole:
+        return f"WRONG {how}: other bytes"
+    return f"ok {how}, {'resumed' if resume else 'afresh'}"
+
+
+# -- workers of real models ----------------------------------------------------------------------
+
+
+def worker(_: str, chance: random.Random, folder: Path) -> Outcome:
+    """One worker of real models that is killed or stopped."""
+    words = ["generate", "Once upon a time", "--share", "--targets", "2", "--tokens", "200"]
+    limit = ["--watchdog", str(WATCHDOG_S)]
+    process = subprocess.Popen(
+        command(*words, *limit, "--ignore-eos", "--json"),
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    workers: list[int] = []
+    while process.poll() is None and len(workers) < 4:  # three, and the resource tracker
+        time.sleep(0.05)
+        workers = below(process.pid)
+    time.sleep(chance.uniform(0.0, 8.0))
+    how = chance.choice(["SIGKILL", "SIGSTOP"])
+    spawned = [pid for pid in below(process.pid) if b"spawn_main" in cmdline(pid)]
+    if process.poll() is not None or not spawned:
+        process.communicate()
+        return "ok over before" if process.returncode == 0 else "WRONG died by itself"
+    victim = chance.choice(spawned)
+    os.kill(victim, getattr(signal, how))
+    try:
+        _, error = process.communicate(timeout=TOLD_S + (WATCHDOG_S if how == "SIGSTOP" else 0))
+    except subprocess.TimeoutExpired:
+        left([process.pid, *workers], 0)
+        process.communicate()
+        return f"WRONG {how}: not a word in time"
+    if stay := left(workers, GONE_S):
+        return f"WRONG {how}: {len(stay)} processes left"
+    if process.returncode == 0:
+        return f"ok {how}, over before"
+    said = error.decode()
+    if process.returncode == 3 and any(w in said for w in ("target", "drafter")):
+        return f"ok {how}, named"
+    return f"WRONG {how}: exit code {process.returncode}: {said[-300:]}"
+
+
+def cmdline(pid: int) -> bytes:
+    """The command line of *pid*, or nothing."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+# -- mutated input -------------------------------------------------------------------------------
+
+
+def mutated(text: str, chance: random.Random) -> str:
+    """*text* after one or two changes."""
+    for _ in range(chance.randint(1, 2)):
+        place, lines = chance.randrange(len(text) + 1), text.splitlines(keepends=True)
+        how = chance.choice([0, 1, 2, 3, 4, 5, 5, 5, 5, 6])  # numbers are most of what is read
+        if how == 0:
+            text = text[:place] + chance.choice(JUNK) + text[place:]
+        elif how == 1:
+            text = text[:place] + text[place + chance.randint(1, 5) :]
+        elif how == 2:
+            chance.shuffle(lines)
+            text = "".join(lines)
+        elif how == 3 and lines:
+            text += chance.choice(lines)
+        elif how == 4:
+            words = text.replace("=", " = ").replace(",", " , ").split(" ")
+            words[chance.randrange(len(words))] = chance.choice(JUNK)
+            text = " ".join(words)
+        elif how == 5:
+            digits = [i for i, letter in enumerate(text) if letter.isdigit()]
+            if digits:
+                at = chance.choice(digits)
+                text = text[:at] + str(chance.choice([0, 5, 10**6, -3, 0.1])) + text[at + 1 :]
+        else:
+            text = text[:place] + text[: chance.randint(0, 80)]
+    return text
+
+
+def in_child(words: list[str], folder: Path) -> Outcome:
+    """Run dsim in a fork of this process, where all is loaded: its exit code, memory and time."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.chdir(folder)
+            where = os.open("said", os.O_CREAT | os.O_WRONLY)
+            os.dup2(where, 1)
+            os.dup2(where, 2)
+            from dsim.cli.main import main
+
+            main(words, prog_name="dsim")
+        except SystemExit as leave:
+            os._exit(leave.code if isinstance(leave.code, int) else 1)
+        except BaseException:
+            os._exit(99)
+        os._exit(98)
+    end = time.monotonic() + MAX_S
+    while (found := os.wait4(pid, os.WNOHANG))[0] == 0:
+        if time.monotonic() > end:
+            os.kill(pid, signal.SIGKILL)
+            os.wait4(pid, 0)
+            return f"SLOW over {MAX_S:g} s"
+        time.sleep(0.01)
+    code, said = os.waitstatus_to_exitcode(found[1]), (folder / "said").read_text(errors="replace")
+    if code not in (0, 2) or "Traceback" in said:
+        return f"WRONG exit code {code}: {said[-300:]}"
+    if found[2].ru_maxrss * 1024 > MAX_BYTES:
+        return f"WRONG {found[2].ru_maxrss >> 10} MiB"
+    return f"ok exit code {code}"
+
+
+def study(_: str, chance: random.Random, folder: Path) -> Outcome:
+    """One mutated study."""
+    text = mutated(chance.choice([SMALL, SMALL_LOAD]), chance)
+    (folder / "study.toml").write_bytes(text.encode())
+    return in_child(["run", "study.toml", "--out", "out", "--jobs", "1"], folder)
+
+
+def data(_: str, chance: random.Random, folder: Path) -> Outcome:
+    """One mutated file of results or arrivals."""
+    kind = chance.choice(["plot", "arrivals"])
+    text = mutated(RESULTS if kind == "plot" else ARRIVALS, chance)
+    (folder / "data.csv").write_bytes(text.encode())
+    (folder / "study.toml").write_text(WITH_ARRIVALS)
+    words = ["plot", "data.csv"] if kind == "plot" else ["run", "study.toml", "--out", "out"]
+    return in_child(words, folder)
+
+
+# -- folders -------------------------------------------------------------------------------------
+
+
+def together(_: str, chance: random.Random, folder: Path) -> Outcome:
+    """Two runs in one folder at once."""
+    whole, seconds = undisturbed("run-1", folder)
+    (folder / "study.toml").write_text(RUN)
+    words = command("run", "study.toml", "--quiet", "--out", "out", "--jobs", "1")
+    first = subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True)
+    time.sleep(chance.uniform(0, seconds))
+    more = chance.choice([[], ["--force"], ["--force", "--set", "seed=7"]])
+    second = subprocess.run(
+        [*words, *more], cwd=folder, capture_output=True, text=True, check=False
+    )
+    error = first.communicate()[1]
+    codes = sorted((first.returncode, second.returncode))
+    told = "another process writes" in error + second.stderr
+    if codes == [0, 0] or (codes == [0, 2] and told):
+        seven = second.returncode == 0 and "seed=7" in more
+        return "ok" if seven or contents(folder / "out") == whole else "WRONG other bytes"
+    return f"WRONG {codes}: {error}{second.stderr}"
+
+
+def full(_: str, chance: random.Random, folder: Path) -> Outcome:
+    """No room for files beyond a random size."""
+    whole, _seconds = undisturbed("run-1", folder)
+    (folder / "study.toml").write_text(RUN)
+    size = chance.randint(0, max(map(len, whole.values())))
+    words = command("run", "study.toml", "--quiet", "--out", "out", "--jobs", "1")
+    limited = (
+        "import resource, signal, sys, os; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, ({size}, {size})); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", limited, *words],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    files = contents(folder / "out") if (folder / "out").is_dir() else {}
+    if done.returncode == 0:
+        return "ok had room" if files == whole else "WRONG other bytes"
+    if done.returncode != 2 or "no room" not in done.stderr:
+        return f"WRONG exit code {done.returncode}: {done.stderr[-300:]}"
+    return "ok told" if not files else f"WRONG left {sorted(files)}"
+
+
+KINDS: dict[str, Callable[[str, random.Random, Path], Outcome]] = {
+    **{f"kills-{kind}": kill for kind in (*KILLS, *WITHOUT_FOLDER)},
+    "workers": worker,
+    "studies": study,
+    "data": data,
+    "together": together,
+    "full": full,
+}
+
+
+def campaign(kinds: list[str], number: int, log: Path | None = None) -> dict[str, list[Outcome]]:
+    """What came of *number* trials of each of *kinds*."""
+    known: dict[str, Outcome] = {}
+    if log is not None and log.is_file():
+        known = dict(json.loads(line) for line in log.read_text().splitlines())
+    found: dict[str, list[Outcome]] = {}
+    for kind in kinds:
+        for trial in range(number):
+            name = f"{kind} {trial}"
+            if name not in known:
+                with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                    chance = random.Random(name)  # noqa: S311
+                    known[name] = KINDS[kind](kind.removeprefix("kills-"), chance, Path(folder))
+                if log is not None:
+                    with log.open("a") as file:
+                        file.write(json.dumps([name, known[name]]) + "\n")
+            found.setdefault(kind, []).append(known[name])
+    return found
+
+
+def main() -> None:
+    """Run a campaign and print what came of it."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}")
+    parser.add_argument("--number", type=int, default=10, help="trials of each kind")
+    parser.add_argument("--log", type=Path, help="where outcomes are kept, to go on from")
+    options = parser.parse_args()
+    if unknown := set(options.kinds) - set(KINDS):
+        parser.error(f"no such kind: {', '.join(sorted(unknown))}")
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    import dsim.tasks.drawing  # noqa: F401  (loaded once, for the forks)
+
+    wrong = 0
+    for kind in options.kinds or KINDS:
+        found = campaign([kind], options.number, options.log)[kind]
+        counts = collections.Counter(found)
+        print(f"{kind}: {len(found)} trials", flush=True)
+        for outcome, count in counts.most_common():
+            print(f"  {count:5} {outcome}", flush=True)
+        wrong += sum(not outcome.startswith("ok") for outcome in found)
+    sys.exit(1 if wrong else 0)
+
+
+if __name__ == "__main__":
+    main()

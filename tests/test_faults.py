@@ -1,0 +1,55 @@
+"""The campaign of faults in a small size: ``benchmarks/faults.py``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import ROOT
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at /proc")
+
+
+@pytest.fixture(scope="module")
+def faults():
+    spec = importlib.util.spec_from_file_location("faults_", ROOT / "benchmarks/faults.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["faults_"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("kind", "number"),
+    [("kills-run-2", 2), ("studies", 12), ("data", 8), ("together", 1), ("full", 2)],
+)
+def test_a_small_campaign(faults, kind, number):
+    (found,) = faults.campaign([kind], number).values()
+    assert len(found) == number
+    assert [outcome for outcome in found if not outcome.startswith("ok")] == []
+
+
+@pytest.mark.parametrize("name", ["SMALL", "SMALL_LOAD"])
+def test_what_is_mutated_is_right_itself(faults, tmp_path, name):
+    """Or every mutant would be refused at once."""
+    (tmp_path / "study.toml").write_text(getattr(faults, name))
+    words = ["run", "study.toml", "--out", "out", "--jobs", "1"]
+    assert faults.in_child(words, tmp_path) == "ok exit code 0"
+    chance = random.Random(1)  # noqa: S311
+    assert faults.mutated(getattr(faults, name), chance) != getattr(faults, name)
+
+
+def test_a_campaign_goes_on_where_it_was(faults, tmp_path, monkeypatch):
+    log, seen = tmp_path / "log", []
+    monkeypatch.setitem(faults.KINDS, "data", lambda *_: seen.append(1) or "ok")
+    faults.campaign(["data"], 3, log)
+    faults.campaign(["data"], 5, log)
+    assert len(seen) == 5
+    assert [json.loads(line)[0] for line in log.read_text().splitlines()] == [
+        f"data {n}" for n in range(5)
+    ]
