@@ -26,7 +26,7 @@ def faults():
 
 @pytest.mark.parametrize(
     ("kind", "number"),
-    [("kills-run-2", 2), ("studies", 12), ("data", 8), ("together", 1), ("full", 2)],
+    [("kills-run-2", 1), ("studies", 5), ("data", 4), ("together", 1), ("full", 1)],
 )
 def test_a_small_campaign(faults, kind, number):
     (found,) = faults.campaign([kind], number).values()
