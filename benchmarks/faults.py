@@ -13,7 +13,7 @@ workers    SIGKILL or SIGSTOP to a worker of real models at a random moment, whi
            error that names the worker, within 10 s or the watchdog, and no process is left
 studies    mutated studies through the whole command, charts included: exit code 0 or 2, at most
            1 GiB and 20 s of CPU time
-data       mutated data files and results, likewise
+data       mutated data files and results, with the same limits
 together   two runs in one folder at once: one writes it, the other is told so
 full       no room for files beyond a random size: an error, nothing half-written
 """
