@@ -162,7 +162,10 @@ class Study:
         # By hand: the order of the axes counts, but tomli_w puts tables last, and short lists of
         # tables into one line.
         blocks = [("[grid]", self.ranges)] if self.ranges else []
-        blocks += [("[[variants]]", {"name": n, **own}) for n, own in self.variants if n]
+        order = [*self.settings]
+        for name, own in self.variants:
+            ordered = {key: own[key] for key in sorted(own, key=order.index)}
+            blocks += [("[[variants]]", {"name": name, **ordered})] if name else []
         for chart in self.charts:
             blocks.append(("[[charts]]", {k: v for k, v in vars(chart).items() if v}))
         for head, values in blocks:

@@ -204,7 +204,7 @@ MISTAKES = {
     ),
     "chart of no kind": (
         '[grid]\nlookahead = [1, 2]\n[[charts]]\nkind = "line"\nx = "lookahead"\ny = "drafts"',
-        's.toml: charts[0].kind: expected one of "heatmap", "map", "lines", "marginal", '
+        's.toml: charts[0].kind: expected one of "heatmap", "map", "winners", "lines", "marginal", '
         '"variants", "published", got "line"; '
         'did you mean "lines"?',
     ),
@@ -226,7 +226,8 @@ MISTAKES = {
     "chart without a kind": (
         '[grid]\nlookahead = [1, 2]\n[[charts]]\nx = "lookahead"\ny = "drafts"',
         "s.toml: charts[0].kind: is missing: heatmap: a ratio of two latencies over two axes; "
-        "map: a column over two axes, like the best lookahead; lines: a column over an axis; "
+        "map: a column over two axes, like the best lookahead; winners: which algorithm is "
+        "fastest, and by how much, over two axes; lines: a column over an axis; "
         "marginal: what each further step of an axis adds to a column; "
         "variants: a column, side by side for each variant; "
         "published: ours beside the published value, a line for each variant",
