@@ -107,8 +107,8 @@ def test_an_orchestration_of_a_plugin_is_advised_like_any_other(monkeypatch):
         patched.setitem(ORCHESTRATIONS, "mine", mine)
         patched.delitem(ORCHESTRATIONS, "dsi")
         advice = advise(question)
-    assert {one.layout.algorithm for one in advice.ranking} == {"nonsi", "si", "mine"}
-    assert "My own" in advice.verdict
+        assert any("My own" in str(one.layout) for one in advice.ranking)
+    assert {one.layout.algorithm for one in advice.ranking} >= {"nonsi", "si", "mine"}
     again = advise(question)
     assert [one.latency_ms for one in again.ranking] == [one.latency_ms for one in advice.ranking]
 
@@ -121,7 +121,7 @@ def test_a_bad_drafter_is_advised_against():
 def test_a_good_drafter_is_advised():
     question = dataclasses.replace(BASE, acceptance=0.95, drafter_ns=MS, tp_gain=1.1)
     advice = advise(question)
-    assert advice.ranking[0].layout.algorithm in ("si", "dsi")
+    assert ORCHESTRATIONS[advice.ranking[0].layout.algorithm].traits.drafts
     assert advice.verdict.startswith("Run ")
     assert any("acceptance rate" in sentence for sentence in advice.sensitivity)
 
