@@ -200,7 +200,8 @@ def test_ctrl_c_leaves_no_process() -> None:
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be inherited as ignored
 from tests.backends.test_workers import Workers, Match, PAIR, PROMPT
 if __name__ == "__main__":
     try:
@@ -237,7 +238,11 @@ def start_and_signal(signal_) -> tuple[int, list[int], str]:
             os.killpg(process.pid, signal_)
         else:
             os.kill(process.pid, signal_)
-        _, stderr = process.communicate(timeout=60)
+        try:
+            _, stderr = process.communicate(timeout=60)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
         return process.returncode, pids, stderr
 
 
