@@ -182,7 +182,7 @@ def test_a_static_tree_is_the_plain_program(t1, t2, ranks, nodes, slope):
     assert (run.target.begun, run.drafter.begun) == (expected.passes, expected.forwards)
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     **LATENCIES,
     ranks=ANY_RANKS,
@@ -273,7 +273,7 @@ def vector_cases(draw):
 
 
 @pytest.mark.parametrize("name", ["si", "pearl", "ssd", "tree"])
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(case=vector_cases())
 def test_the_vector_engine_equals_the_event_engine(name, case):
     """Settle time by settle time, and every count."""
@@ -311,7 +311,7 @@ def test_dsi_over_trees_with_one_branch_is_dsi(ranks, k, servers, seed, patience
     assert trees.counts == dsi.counts
 
 
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(
     **LATENCIES,
     ranks=ANY_RANKS,

@@ -85,6 +85,7 @@ def test_the_watchdog_covers_loading(tmp_path):
 
 INHERITED = """
 import signal
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 for number in {ignored}:
     signal.signal(number, signal.SIG_IGN)
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

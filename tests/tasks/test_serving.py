@@ -48,7 +48,8 @@ def test_a_trial_of_one_request_is_its_steps():
     roofline = asked.estimate(1).target
     first = roofline.forward_ns(200, 200 * 200 / 2, 0, 1) / 1e6
     steps = [roofline.step_ns([(1, c)]) / 1e6 for c in range(200, 219)]
-    outside = roofline.constants.request_us / 1e3 + (first + sum(steps)) / 20
+    constants = roofline.constants
+    outside = constants.request_us / 1e3 + constants.waits * (first + sum(steps)) / 20
     assert one.ttft_p50 == pytest.approx(first + outside)
     assert one.e2e_mean == pytest.approx(first + sum(steps) + outside)
     assert one.tpot_p50 == pytest.approx(sum(steps) / 19)
