@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dsim.cli.options import Number, Whole
+from dsim.cli.options import Number, Whole, page_options
 
 NAMES = {"model": ("MODEL", ""), "gpu": ("--gpu", ""), "tp": ("--tp", ""), "dtype": ("--dtype", "")}
 NAMES |= {"kv_dtype": ("--kv-dtype", ""), "drafter": ("--drafter", "")}
@@ -48,14 +48,7 @@ NAMES |= {"kv_dtype": ("--kv-dtype", ""), "drafter": ("--drafter", "")}
     show_default=True,
     help="Tokens of the largest forward (max_num_batched_tokens).",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.html",
-    help="Write a page with the roofline drawn.",
-)
-@click.option("--open", "open_", is_flag=True, help="Open the page in a browser.")
+@page_options("Write a page with the roofline drawn.")
 def latency(
     *,
     model: str,

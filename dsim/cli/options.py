@@ -211,6 +211,31 @@ def set_option(of: str = "") -> Callable[..., Any]:
     )
 
 
+def page_options(what: str) -> Callable[..., Any]:
+    """Options of a command that prints, or writes a page.
+
+    Args:
+        what: help of ``--out``.
+    """
+    options = (
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
+        click.option(
+            "--out",
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE.html",
+            help=what,
+        ),
+        click.option("--open", "open_", is_flag=True, help="Open the page in a browser."),
+    )
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options of the commands that read a study."""
     for option in (

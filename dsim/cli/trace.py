@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dsim.cli.options import Number
+from dsim.cli.options import Number, page_options
 
 
 @click.command()
@@ -30,14 +30,7 @@ from dsim.cli.options import Number
     metavar="X",
     help="Let requests come X times as often.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.html",
-    help="Write a page with charts.",
-)
-@click.option("--open", "open_", is_flag=True, help="Open the page in a browser.")
+@page_options("Write a page with charts.")
 def trace(
     *,
     file: Path,

@@ -90,6 +90,11 @@ class Acceptance:
         """Whether draws say all: a draft is always there, and its depth makes no difference."""
         return not self.by_depth and self.model != "lookup"
 
+    def chances(self, first: float, count: int) -> list[float]:
+        """Chances of the *count* best candidates, of which the first has the chance *first*."""
+        shares = (*self.rank_shares, *[0.0] * count)[: count - 1]
+        return [first, *((1 - first) * share for share in shares)]
+
     def draws(self, seed: int, repeats: int, tokens: int) -> NDArray[np.bool_]:
         """Draws of all repeats: whether the draft is accepted (with *by_depth*: at depth 1).
 
@@ -173,12 +178,13 @@ class Acceptance:
         for depth in range(ranks.shape[1]):
             own = np.full(len(u), self.by_depth[depth]) if self.by_depth else rates
             rest, rate = self._judged(u, own)
+            ranks[:, depth] = rest < rate
             below = rate
-            for rank, share in enumerate((0.0, *self.rank_shares), 1):
+            for rank, share in enumerate(self.rank_shares, 2):
                 below = below + (1 - rate) * share
-                found = (ranks[:, depth] == 0) & (rest < below)
-                ranks[:, depth][found] = rank
-            ranks[:, depth][np.isnan(rest)] = -1
+                ranks[:, depth][(ranks[:, depth] == 0) & (rest < below)] = rank
+            if self.model == "lookup":
+                ranks[:, depth][np.isnan(rest)] = -1
         return ranks
 
     def _judged(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from dsim.model.acceptance import Acceptance
@@ -31,6 +32,21 @@ class TreeShape:
     branches: int = 2
     nodes: int | None = None
     deviations: int = 1
+
+    @cached_property
+    def levels(self) -> int:
+        """Levels of the tree, at most."""
+        return max(map(len, self.paths), default=self.depth)
+
+    @cached_property
+    def known(self) -> frozenset[tuple[int, ...]]:
+        """The paths of a static tree."""
+        return frozenset(self.paths)
+
+    @cached_property
+    def expanded(self) -> frozenset[tuple[int, ...]]:
+        """Those of its nodes, and the root, that have nodes below."""
+        return frozenset(path[:-1] for path in self.paths)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -119,8 +119,7 @@ class Script:
             u = float(self._sure[position]) if right else next(self._unsure)
             accepted = self.rank(position, depth) == 1 if right else None
             first = confidence_of(accepted, rate, quality, u)
-        shares = (*acceptance.rank_shares, *[0.0] * count)[: count - 1]
-        return [first, *((1 - first) * share for share in shares)]
+        return acceptance.chances(first, count)
 
     @cached_property
     def _sure(self) -> NDArray[np.float64]:

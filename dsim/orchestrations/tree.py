@@ -45,29 +45,28 @@ class Growth:
         self.shape = shape
         self.root = root
         self.nodes: list[Node] = []
-        self.paths = {*shape.paths}
 
     def level(self, backend: TreeBackend, feed: list[Node], depth: int) -> list[Node]:
         """Give the nodes *feed* their children; return those that are expanded next."""
-        count, new = self.shape.branches, []
+        count, known, new = self.shape.branches, self.shape.known, []
         for node in feed:
             tokens = backend.guesses_behind(node, depth, count)
-            chances = [1.0] * count if self.paths else backend.chances_behind(node, depth, count)
+            chances = [1.0] * count if known else backend.chances_behind(node, depth, count)
             found = zip(tokens, itertools.count(1), chances, strict=False)
             children = [Node(node, token, rank, chance) for token, rank, chance in found]
-            if self.paths:
-                children = [child for child in children if child.path in self.paths]
+            if known:
+                children = [child for child in children if child.path in known]
             node.children = children
             new += children
         self.nodes += new
-        if not self.paths:
+        if not known:
             return sorted(new, key=by_chance)[:count]
-        return [node for node in new if any(p[:-1] == node.path for p in self.paths)]
+        return [node for node in new if node.path in self.shape.expanded]
 
     def kept(self) -> list[Node]:
         """The nodes to verify; the others are taken off the tree."""
         most = self.shape.nodes
-        if self.paths or most is None or len(self.nodes) <= most:
+        if self.shape.paths or most is None or len(self.nodes) <= most:
             return self.nodes
         kept = sorted(self.nodes, key=by_chance)[:most]
         stay = {*kept}
@@ -81,12 +80,11 @@ def tree(
 ) -> Generator[Forward]:
     """Draft a tree, verify it in one pass, and again; nothing overlaps."""
     guesser, judge = tree_backend(drafter), tree_backend(target)
-    deepest = max(map(len, shape.paths), default=shape.depth)
     while not output.finished:
         settled = output.settled
         root = Node(None, None, position=settled - 1)
         growth, feed = Growth(shape, root), [root]
-        for depth in range(1, min(deepest, output.wanted - 1 - settled) + 1):
+        for depth in range(1, min(shape.levels, output.wanted - 1 - settled) + 1):
             if (depth - 1) % block_tokens == 0:  # a forward makes the next so many levels
                 yield drafter.forward(settled, 0, None, feed if depth > 1 else None)
             feed = growth.level(guesser, feed, depth)

@@ -6,6 +6,7 @@ whether the run was interrupted.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from dsim.model.case import Case
+    from dsim.model.case import Case, TreeShape
     from dsim.model.latency import Latency
 
     Floats = NDArray[np.float64]
@@ -347,9 +348,10 @@ def _is_inner(axis: Axis) -> bool:
 
 def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vector.Timing]:
     """The timing of every combination of the values of *axes*."""
-    fanout = fanout_of(settings)
+    tree, fanout = tree_of(settings), fanout_of(settings)
+    trees: dict[int, TreeShape] = {}
     known: dict[tuple[Any, ...], tuple[Latency, Latency]] = {}
-    keys = [axis.key for axis in axes if axis.key not in ("lookahead", "targets")]
+    keys = [axis.key for axis in axes if axis.key not in ("lookahead", "targets", "tree.depth")]
     for point in points(axes):
         pair = tuple(point[key] for key in keys)
         if pair not in known:
@@ -358,6 +360,9 @@ def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vect
         target, drafter = known[pair]
         lookahead = point.get("lookahead", settings["lookahead"])
         targets = point.get("targets", settings["targets"])
+        depth = point.get("tree.depth", tree.depth)
+        if depth not in trees:
+            trees[depth] = dataclasses.replace(tree, depth=depth)
         yield vector.Timing(
             drafter_ns=drafter.latency_ns,
             target_ns=target.latency_ns,
@@ -366,7 +371,7 @@ def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vect
             drafter_first_ns=drafter.first_ns,
             target_first_ns=target.first_ns,
             block_tokens=settings["drafter.block_tokens"],
-            tree=tree_of({**settings, **point}),
+            tree=trees[depth],
             fanout=fanout,
         )
 

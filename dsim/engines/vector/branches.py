@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
 KINDS_AT_ONCE = 4096
 
 
-class Draws(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Draws:
     """What is known of the runs.
 
     Attributes:
@@ -36,7 +38,7 @@ class Draws(NamedTuple):
         """Which drafts are accepted: bool (runs, tokens)."""
         return np.asarray(self.ranks == 1)
 
-    @property
+    @cached_property
     def lengths(self) -> Ints:
         """For each position, how many drafts from there on are accepted in a row."""
         tokens = self.ranks.shape[1]

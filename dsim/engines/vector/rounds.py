@@ -175,8 +175,7 @@ class _Mean:
 
     def chances_behind(self, _: Node, _depth: int, count: int) -> list[float]:
         """See :meth:`dsim.model.script.Script.chances`."""
-        rate, shares = self.acceptance.rate, (*self.acceptance.rank_shares, *[0.0] * count)
-        return [rate, *((1 - rate) * share for share in shares[: count - 1])]
+        return self.acceptance.chances(self.acceptance.rate, count)
 
 
 def _tree(shape: TreeShape, acceptance: Acceptance, levels: int) -> Ints:
@@ -198,7 +197,7 @@ def _tree(shape: TreeShape, acceptance: Acceptance, levels: int) -> Ints:
 def tree_steps(timing: Timing, draws: Draws) -> Steps:
     """Rounds of trees; the kind is the number of levels."""
     ranks, tokens, shape = draws.ranks, draws.ranks.shape[1], timing.tree
-    deepest = max(map(len, shape.paths), default=shape.depth)
+    deepest = shape.levels
     trees = [
         [_tree(shape, one, levels) for levels in range(deepest + 1)] for one in draws.acceptance
     ]
@@ -223,8 +222,7 @@ def tree_steps(timing: Timing, draws: Draws) -> Steps:
 
 def tree_kinds(timing: Timing) -> list[Kind]:
     """See :func:`tree_steps`."""
-    shape = timing.tree
-    deepest = max(map(len, shape.paths), default=shape.depth)
+    deepest = timing.tree.levels
     kinds = _one_after_the_other(timing, -(-deepest // timing.block_tokens))
     return [kinds[-(-levels // timing.block_tokens)] for levels in range(deepest + 1)]
 
