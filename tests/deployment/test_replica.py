@@ -75,6 +75,12 @@ def test_the_engine_keeps_to_the_plain_program(spec, workload, algorithm, lookah
     assert [(step.start_ns, step.end_ns) for step in replica.log] == steps
 
 
+def by_width(base_us, each_us):
+    """The latency of a forward that takes so long, and so much more for each token."""
+    rows = ((w, 1000 * (base_us + each_us * w)) for w in range(1, 99))
+    return Latency(model="table", table=tuple(rows))
+
+
 @settings(max_examples=60)
 @given(
     st.integers(1, 40),
@@ -100,10 +106,6 @@ def test_one_request_alone_is_its_first_step_and_then_si(
         Deployment(algorithm="si", lookahead=lookahead, replica=spec), workload, keep_log=True
     )
     first_ns = 1000 * (b0 + 7 * prompt)
-
-    def by_width(base, each):
-        rows = ((w, 1000 * (base + each * w)) for w in range(1, 9))
-        return Latency(model="table", table=tuple(rows))
 
     alone_ns = [first_ns]
     if output > 1:
@@ -155,10 +157,6 @@ def test_trees_blocks_and_missing_drafts_alone_are_as_on_a_server_of_their_own(
     ranks = ranks_of(deployment, 0, 0, output, rate)
     said_ns = [step.target_ns for step in run.replicas[0].log for _ in range(step.fed[0][3])]
     first_ns = 1000 * (50 + 7 * 10)
-
-    def by_width(base, each):
-        rows = ((w, 1000 * (base + each * w)) for w in range(1, 99))
-        return Latency(model="table", table=tuple(rows))
 
     alone_ns = [first_ns]
     if output > 1:
