@@ -182,6 +182,83 @@ def test_a_static_tree_is_the_plain_program(t1, t2, ranks, nodes, slope):
     assert (run.target.begun, run.drafter.begun) == (expected.passes, expected.forwards)
 
 
+def best_paths(rate, shares, levels, branches, nodes):
+    """The nodes of a tree by the mean chances of ranks: each level's best grow, the best stay."""
+    chance = (None, rate, *((1 - rate) * share for share in shares))
+
+    def order(path):
+        product = 1.0
+        for rank in path:
+            product *= chance[rank]
+        return (-round(product, 12), len(path), path)
+
+    grown, found = [()], []
+    for _ in range(levels):
+        new = [(*path, rank) for path in grown for rank in range(1, branches + 1)]
+        grown = sorted(new, key=order)[:branches]
+        found += new
+    return set(sorted(found, key=order)[:nodes])
+
+
+@given(
+    ranks=ANY_RANKS,
+    rate=st.sampled_from([0.3, 0.6, 0.9]),
+    depth=st.integers(1, 4),
+    branches=st.integers(1, 3),
+    nodes=st.integers(1, 9),
+)
+def test_a_tree_by_confidence_keeps_the_surest_nodes(ranks, rate, depth, branches, nodes):
+    """With a confidence that says nothing of single drafts: round by round, by a plain loop."""
+    shares, now, expected = (0.5, 0.3), 0, []
+    while len(expected) < len(ranks):
+        v = len(expected)
+        levels = min(depth, len(ranks) - 1 - v)
+        kept = best_paths(rate, shares, levels, branches, nodes)
+        now += 3 * levels + 10
+        n = 0
+        while tuple(ranks[v : v + n + 1]) in kept:
+            n += 1
+        expected += [now] * (n + 1)
+    acceptance = Acceptance(
+        model="trace", traces=("".join(map(str, ranks)),), rate=rate, rank_shares=shares
+    )
+    text = case(
+        ranks,
+        acceptance=acceptance,
+        policy=Policy(quality=0.0),
+        tree=TreeShape(depth=depth, branches=branches, nodes=nodes),
+    )
+    own = dataclasses.replace(text, acceptance=dataclasses.replace(acceptance, model="bernoulli"))
+    run = run_events(own, "tree", 0, np.array([ranks], np.int8))
+    assert run.output.settled_ns == expected
+
+
+@given(
+    **LATENCIES,
+    ranks=ANY_RANKS,
+    k=st.integers(1, 4),
+    servers=st.integers(1, 6),
+    nodes=st.integers(1, 12),
+)
+def test_a_cap_on_the_tree_of_dsi(t1, t2, ranks, k, servers, nodes):
+    """No pass is wider than the cap allows; one node leaves DSI, and a wide cap changes nothing."""
+    free = TreeShape(branches=2, deviations=1)
+    capped = dataclasses.replace(free, nodes=nodes)
+    text = case(ranks, t1, t2, k, servers, tree=capped, acceptance=Acceptance())
+    draws = np.array([ranks], np.int8)
+    run = run_events(text, "treedsi", 0, draws, keep_history=True)
+    for forward in run.target.history:
+        widest = max(node.position for node in forward.fed) - forward.fed[0].position
+        assert len(forward.fed) <= max(nodes, widest) + 1
+    alone = run_events(
+        dataclasses.replace(text, tree=dataclasses.replace(free, nodes=1)), "treedsi", 0, draws
+    )
+    assert alone.output.settled_ns == run_events(text, "dsi", 0, draws).output.settled_ns
+    wide = dataclasses.replace(text, tree=dataclasses.replace(free, nodes=10_000))
+    unbound = run_events(dataclasses.replace(text, tree=free), "treedsi", 0, draws)
+    assert run_events(wide, "treedsi", 0, draws).output.settled_ns == unbound.output.settled_ns
+
+
 @settings(max_examples=150)
 @given(
     **LATENCIES,
