@@ -219,17 +219,13 @@ def test_a_tree_by_confidence_keeps_the_surest_nodes(ranks, rate, depth, branche
         while tuple(ranks[v : v + n + 1]) in kept:
             n += 1
         expected += [now] * (n + 1)
-    acceptance = Acceptance(
-        model="trace", traces=("".join(map(str, ranks)),), rate=rate, rank_shares=shares
-    )
     text = case(
         ranks,
-        acceptance=acceptance,
+        acceptance=Acceptance(rate=rate, rank_shares=shares),
         policy=Policy(quality=0.0),
         tree=TreeShape(depth=depth, branches=branches, nodes=nodes),
     )
-    own = dataclasses.replace(text, acceptance=dataclasses.replace(acceptance, model="bernoulli"))
-    run = run_events(own, "tree", 0, np.array([ranks], np.int8))
+    run = run_events(text, "tree", 0, np.array([ranks], np.int8))
     assert run.output.settled_ns == expected
 
 
