@@ -61,10 +61,8 @@ def rate_of_length(tokens: float, lookahead: int) -> float:
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        if sum(middle**i for i in range(lookahead + 1)) < tokens:
-            low = middle
-        else:
-            high = middle
+        below = si_tokens_per_round(middle, lookahead) < tokens
+        low, high = (middle, high) if below else (low, middle)
     return high
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from dsim.model.closed_forms import si_tokens_per_round
+from dsim.model.closed_forms import rate_of_length, si_tokens_per_round
 from dsim.report.tables import TextTable
 from dsim.tasks.field import trees
 from dsim.tasks.field.source import (
@@ -64,11 +64,7 @@ def rate_of(speedup: float, lookahead: int, ratio: float) -> float | None:
     tokens = speedup * (1 + lookahead * ratio)
     if not 1 < tokens < si_tokens_per_round(0.9999, lookahead):
         return None
-    low, high = 0.0, 0.9999
-    for _ in range(40):
-        rate = (low + high) / 2
-        low, high = (rate, high) if si_tokens_per_round(rate, lookahead) < tokens else (low, rate)
-    return low
+    return rate_of_length(tokens, lookahead)
 
 
 def ssd_speedup(rate: float, lookahead: int, ratio: float, hit: float) -> float:
