@@ -35,6 +35,8 @@ MAX_ENDING_S = 10.0  # what is on the disk is whole at any moment, and workers e
 PR_SET_PDEATHSIG = 1  # prctl(2)
 SWEEPS = 10
 _received: list[int] = []
+_held: list[bool] = []  # not empty: an interruption waits for the end of hold_interrupts
+_last_words = ["interrupted"]
 _last_resort: list[threading.Timer] = []
 
 
@@ -45,13 +47,15 @@ def _stop(number: int, _: object) -> None:
         _last_resort.append(threading.Timer(MAX_ENDING_S, _end_now))
         _last_resort[0].daemon = True
         _last_resort[0].start()
+    if _held:
+        return
     if not again or number == signal.SIGINT:  # whoever presses Ctrl-C twice does not want to wait
         raise KeyboardInterrupt
 
 
 def _end_now() -> None:
     """A library has swallowed the interruption, or cleaning up takes too long."""
-    os.write(2, b"interrupted\n")
+    os.write(2, f"{_last_words[-1]}\n".encode())
     os._exit(interrupted_code())
 
 
@@ -87,6 +91,16 @@ def interrupted_code() -> int:
 
 
 @contextlib.contextmanager
+def last_words(words: str) -> Iterator[None]:
+    """What to say if an interruption inside the block has to end this process the hard way."""
+    _last_words.append(words)
+    try:
+        yield
+    finally:
+        _last_words.pop()
+
+
+@contextlib.contextmanager
 def own_handlers() -> Iterator[None]:
     """Handle signals after the block as before it, whatever a library has done inside.
 
@@ -108,18 +122,23 @@ def own_handlers() -> Iterator[None]:
 def hold_interrupts() -> Iterator[None]:
     """Start worker processes inside: none of them receives Ctrl-C, not even while it imports.
 
-    They inherit that the signals of terminals are blocked. This process receives them at the end of
-    the block.
+    They inherit that the signals of terminals are blocked. This process receives them, and what
+    other signals interrupt, at the end of the block.
     """
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
     resource_tracker.ensure_running()  # starting it later would let SIGINT through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_TERMINALS)
+    _held.append(True)
+    known = len(_received)
     try:
         yield
     finally:
+        _held.pop()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    if not known and _received:
+        raise KeyboardInterrupt
 
 
 def can_end_at_once() -> bool:

@@ -17,7 +17,7 @@ from dsim.cli.options import (
     study_options,
 )
 from dsim.errors import EngineError, UserError
-from dsim.system import interrupted_code
+from dsim.system import interrupted_code, last_words
 from dsim.words import duration
 
 if TYPE_CHECKING:
@@ -26,13 +26,10 @@ if TYPE_CHECKING:
 DIFFERENT = 1  # exit code of dsim verify
 
 
-def _interrupted(command: str, folder: Path) -> int:
-    """Say how to go on."""
+def _how_to_go_on(folder: Path) -> str:
     from dsim.orchestrations.plugins import options
 
-    command = f"dsim {options()}{command} --resume {folder}"
-    click.echo(f"interrupted; go on with: {command}", err=True)
-    return interrupted_code()
+    return f"interrupted; go on with: dsim {options()}run --resume {folder}"
 
 
 RUN_OPTIONS = (
@@ -212,8 +209,9 @@ def _run(
         disable=True if quiet else None,  # None: shown on a terminal only
         leave=False,
     )
+    how_to_go_on = _how_to_go_on(folder)
     try:
-        with bar:
+        with bar, last_words(how_to_go_on):
             finished = run_study(
                 loaded,
                 folder,
@@ -225,7 +223,8 @@ def _run(
                 keep_runs=requests_file is not None,
             )
     except RunInterrupted:
-        sys.exit(_interrupted("run", folder))
+        click.echo(how_to_go_on, err=True)
+        sys.exit(interrupted_code())
     if not quiet:
         for line in finished.lines:
             click.echo(line)

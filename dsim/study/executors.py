@@ -15,9 +15,10 @@ import socket
 import sys
 import tempfile
 import uuid
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dsim.errors import EngineError, Problem, UserError
@@ -134,9 +135,15 @@ class Executor:
                 (can_end_at_once(), prepare, shared),
             )
             try:
+                # An interruption while this waits for the queue leaves no lock of a future held,
+                # for which the pool would then wait.
+                finished: SimpleQueue[Future[Any]] = SimpleQueue()
                 with hold_interrupts():
                     waiting = {pool.submit(_in_process, task): n for n, task in todo.items()}
-                for future in as_completed(waiting):
+                    for future in waiting:
+                        future.add_done_callback(finished.put)
+                for _ in range(len(waiting)):
+                    future = finished.get()
                     result = future.result()
                     deaths = 0
                     del todo[waiting[future]]
