@@ -24,7 +24,8 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dsim.backends.torch.verify import Rule, Sampling
+    from dsim.backends.torch.sampling import Sampling
+    from dsim.backends.torch.verify import Rule
     from dsim.backends.torch.workers import Workers
 
 LOOKAHEADS = (1, 2, 3, 5, 8)
@@ -39,7 +40,7 @@ def gaps(model: Any, prompt: list[int], text: list[int], sampling: Sampling) -> 
     """
     import torch
 
-    from dsim.backends.torch.verify import scores
+    from dsim.backends.torch.sampling import scores
 
     with torch.inference_mode():
         read = model(input_ids=torch.tensor([prompt + text[:-1]]), logits_to_keep=len(text))
@@ -119,7 +120,8 @@ def main() -> None:
 
     from dsim.backends.torch.models import load_model, specs
     from dsim.backends.torch.pair import load_pair
-    from dsim.backends.torch.verify import Match, Sampling
+    from dsim.backends.torch.sampling import Sampling
+    from dsim.backends.torch.verify import Match
     from dsim.backends.torch.workers import Workers
     from dsim.tasks.generate import encode
 

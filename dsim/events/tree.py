@@ -28,9 +28,11 @@ class Node:
         asked: whether a draft has read it, or is at it.
         survey: when it was last seen below the root; for an orchestration's own use.
         opened: how many of the candidates have been made nodes.
+        answer: what the backend knows of it; for the backend's own use.
     """
 
     __slots__ = (
+        "answer",
         "asked",
         "chance",
         "children",
@@ -60,6 +62,7 @@ class Node:
         self.rank = rank
         self.since = since
         self.guesses: Sequence[Any] | None = None
+        self.answer: Any = None
         self.children: list[Node] = []
         self.asked = False
         self.survey = self.opened = 0

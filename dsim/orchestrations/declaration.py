@@ -154,6 +154,11 @@ class Orchestration:
             if (key in self.reads) != getattr(self.traits, trait):
                 refuse("traits", f'{trait}=True belongs together with "{key}" in reads')
 
+    @property
+    def trees(self) -> bool:
+        """Whether its drafts are trees."""
+        return any(key.startswith("tree.") for key in self.reads)
+
     def starter(self) -> Callable[[Setup], Any]:
         """The function that :attr:`start` is or names."""
         found: Callable[[Setup], Any] = resolve(self.start)

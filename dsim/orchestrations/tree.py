@@ -129,7 +129,7 @@ ORCHESTRATION = Orchestration(
     meaning="draft a tree level by level, verify it in one pass, and again; nothing overlaps",
     start=start,
     reads=(*TREE, "confidence_quality"),
-    traits=Traits(lockstep=True, live=False),
+    traits=Traits(lockstep=True),
     work=work,
     why=why,
     vector="dsim.engines.vector.rounds:TREE",

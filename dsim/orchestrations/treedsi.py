@@ -104,6 +104,9 @@ class TreeDSI:
                     break
                 output.tokens.append(token)
                 output.settle_drafts(1)
+                if output.finished:  # by a draft that ends the text
+                    self._restart()
+                    break
                 tree.descend(child)
             else:
                 tree.survey()
@@ -155,7 +158,7 @@ ORCHESTRATION = Orchestration(
         "tree.deviations",
         "confidence_quality",
     ),
-    traits=Traits(overlaps=True, several_targets=True, live=False),
+    traits=Traits(overlaps=True, several_targets=True),
     work=work,
     why=why,
 )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from dsim.backends.torch.models import specs
 from dsim.backends.torch.pair import load_pair
 from dsim.backends.torch.placement import device_names
-from dsim.backends.torch.verify import Rule, Sampling, Surprise, rule_of
+from dsim.backends.torch.sampling import Sampling
+from dsim.backends.torch.verify import Rule, Surprise, rule_of
 from dsim.backends.torch.workers import Workers
 from dsim.errors import Problem, UserError
 from dsim.model.lookahead import FIXED, Policy

@@ -18,7 +18,8 @@ from dsim.backends.torch import placement, worker, workers
 from dsim.backends.torch.models import ModelSpec, load_model, specs
 from dsim.backends.torch.pair import load_pair
 from dsim.backends.torch.protocol import WorkerSetup
-from dsim.backends.torch.verify import Match, Sampling
+from dsim.backends.torch.sampling import Sampling
+from dsim.backends.torch.verify import Match
 from dsim.errors import EngineError, UserError
 from dsim.units import NS_PER_S
 from tests.tiny import CONTEXT, VOCAB, write_pair

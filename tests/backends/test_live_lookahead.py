@@ -9,7 +9,8 @@ import pytest
 
 from dsim.backends.torch.models import specs
 from dsim.backends.torch.pair import load_pair
-from dsim.backends.torch.verify import Match, Sampling
+from dsim.backends.torch.sampling import Sampling
+from dsim.backends.torch.verify import Match
 from dsim.backends.torch.workers import Workers
 from dsim.model import POLICIES
 from dsim.model.case import Case

@@ -124,7 +124,8 @@ def test_the_drafter_often_agrees(workers, chat) -> None:
 
 @pytest.mark.parametrize("temperature", [0.0, 0.8])
 def test_speculation_is_lossless_in_float32(workers, temperature) -> None:
-    from dsim.backends.torch.verify import Match, Sampling
+    from dsim.backends.torch.sampling import Sampling
+    from dsim.backends.torch.verify import Match
     from dsim.tasks.generate import encode
 
     asked = encode(workers.pair, QUESTIONS[0], chat=True)

@@ -14,13 +14,8 @@ from dsim.backends.torch.decoders import Transformer
 from dsim.backends.torch.models import ModelSpec, load_model, load_tokenizer, specs
 from dsim.backends.torch.pair import check_tokenizers, load_pair
 from dsim.backends.torch.protocol import Begin, Done
-from dsim.backends.torch.verify import (
-    Match,
-    Rejection,
-    Sampling,
-    TopN,
-    choose,
-)
+from dsim.backends.torch.sampling import Sampling, choose
+from dsim.backends.torch.verify import Match, Rejection, TopN
 from dsim.backends.torch.workers import Workers
 from dsim.engines.simulate import run_events
 from dsim.errors import UserError

@@ -8,21 +8,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from dsim.backends.torch.sampling import (
+    Sampling,
+    choose,
+    gumbel,
+    probabilities,
+    scaled,
+    softmax,
+    uniforms,
+)
 from dsim.backends.torch.verify import (
     RULES,
     Answer,
     Lenient,
     Match,
     Rejection,
-    Sampling,
     TopN,
-    choose,
-    gumbel,
-    probabilities,
     rule_of,
-    scaled,
-    softmax,
-    uniform,
     verify,
 )
 from dsim.errors import UserError
@@ -162,7 +164,7 @@ def test_noise_is_finite_and_the_same_for_a_smaller_vocabulary(seed, position, u
     noise = gumbel(seed, position, use, 100)
     assert np.isfinite(noise).all()
     assert (gumbel(seed, position, use, 40) == noise[:40]).all()
-    assert 0 < uniform(seed, position, use) < 1
+    assert 0 < uniforms(seed, position, use, 1)[0] < 1
     assert not (gumbel(seed, position + 1, use, 100) == noise).any()
     assert not (gumbel(seed, position, (use + 1) % 4, 100) == noise).any()
 

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from dsim import make_case
 from dsim.backends.torch.backend import LiveOutput
-from dsim.backends.torch.decoders import common_prefix, lookup
+from dsim.backends.torch.decoders import Lookup, common_prefix
 from dsim.backends.torch.models import ModelSpec
 from dsim.backends.torch.pair import Pair
 from dsim.backends.torch.placement import beside, place
@@ -375,10 +375,10 @@ def test_a_stop_token_among_drafts_and_as_the_last_token() -> None:
 
 
 def test_lookup_and_common_prefix() -> None:
-    assert lookup([1, 2, 3, 9, 2, 3]) == 9
-    assert lookup([2, 3, 7, 3, 8, 2, 3]) == 7  # the longest end that has occurred
-    assert lookup([1, 2]) == 2
-    assert lookup([4]) == 4
+    assert Lookup().guess([1, 2, 3, 9, 2, 3]) == 9
+    assert Lookup().guess([2, 3, 7, 3, 8, 2, 3]) == 7  # the longest end that has occurred
+    assert Lookup().guess([1, 2]) == 2
+    assert Lookup().guess([4]) == 4
     assert common_prefix([1, 2, 3], [1, 2]) == 2
     assert common_prefix([1, 2, 3], [1, 5, 3]) == 1
     assert common_prefix([], [1]) == 0

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dsim.backends.torch.protocol import Done, Feed
+from dsim.backends.torch.nodes import END
+from dsim.backends.torch.protocol import Done, Feed, FeedNodes
+from dsim.backends.torch.sampling import Candidates
 from dsim.backends.torch.verify import Answer, verify
 from dsim.events.output import Output
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from dsim.backends.torch.verify import Rule
     from dsim.events.forward import Forward
     from dsim.events.servers import Servers
+    from dsim.events.tree import Node
 
 
 HOLD_NS = 40_000_000  # a text that comes in such steps still flows
@@ -116,12 +120,14 @@ class Shared:
         said: the drafter's answer for each position.
         spans: every forward that ended, in order of ending.
         under_way: what the worker of each rank is at, or goes on with unasked; ``None``: nothing.
+        misses: how often the target's token was none of the candidates on a tree.
     """
 
     def __init__(self) -> None:
         self.said: dict[int, Answer] = {}
         self.spans: list[Span] = []
         self.under_way: dict[int, Feed | None] = {}
+        self.misses = 0
 
     def confidence(self, position: int) -> float:
         """How sure the drafter is of its draft for *position*, by a rule with confidence."""
@@ -137,6 +143,9 @@ class Torch:
         rule: how drafts are judged.
         shared: one for both models.
         together: whether these workers have both models.
+        candidates: how many guesses behind each node of a tree a forward of the drafter makes;
+            0: there is no tree.
+        block_tokens: for how many positions.
     """
 
     preemptible = False
@@ -149,14 +158,19 @@ class Torch:
         shared: Shared,
         *,
         together: bool = False,
+        candidates: int = 0,
+        block_tokens: int = 1,
     ) -> None:
         self.env = env
         self.lines = lines
         self.rule = rule
         self.shared = shared
         self.together = together
+        self.candidates = candidates
+        self.block_tokens = block_tokens
         self._begun: dict[int, int] = {}  # by server
         self._answers: dict[Forward, list[Answer]] = {}
+        self._root: list[Candidates] = []  # behind the text, by the drafter's last forward over it
 
     def attach(self, _: Servers) -> Callable[[Forward], None]:
         """See :class:`dsim.events.forward.Backend`."""
@@ -165,18 +179,43 @@ class Torch:
     def _begin(self, forward: Forward) -> None:
         self._begun[forward.server] = int(self.env.now)
         line, under_way = self.lines[forward.server], self.shared.under_way
+        drafts = forward.servers.role == "drafter"
+        if forward.fed is not None and not drafts:
+            self._answers[forward] = []  # so that they stand in the order of dispatch
+        if forward.fed is not None or (drafts and (self.candidates or self.block_tokens > 1)):
+            under_way[line.rank] = None
+            self.env.ask(line, forward, self._nodes(forward, drafts=drafts), self._answered)
+            return
         wanted = Feed(
             list(forward.servers.tokens),
             forward.first,
             forward.servers.role,
-            forward.ahead,
-            forward.block if self.together else None,
+            forward.ahead if self.block_tokens == 1 else 0,
+            forward.block if self.together and self.block_tokens == 1 else None,
         )
         if line.ahead and under_way[line.rank] == wanted:
             self.env.take(line, forward, self._answered)
             return
         under_way[line.rank] = wanted
         self.env.ask(line, forward, tuple(wanted), self._answered, wanted.unasked)
+
+    def _nodes(self, forward: Forward, *, drafts: bool) -> FeedNodes:
+        """What *forward* reads, with all that is above it on the tree."""
+        text = list(forward.servers.tokens)
+        numbers: dict[Node, int] = {}
+        nodes: list[tuple[int, int]] = []
+        for node in forward.fed or ():
+            path = []
+            while node.position >= len(text) and node not in numbers:
+                path.append(node)
+                node = node.parent  # noqa: PLW2901
+            for one in reversed(path):
+                numbers[one] = len(nodes)
+                nodes.append((numbers.get(one.parent, END), one.token))
+        ask = [numbers.get(node, END) for node in forward.fed or ()] or [END]
+        count = max(1, self.candidates) if drafts else 1
+        levels = self.block_tokens if drafts else 1
+        return FeedNodes(text, nodes, ask, forward.servers.role, count, levels)
 
     def cancel(self, forward: Forward) -> None:
         """See :class:`dsim.events.forward.Backend`."""
@@ -199,7 +238,10 @@ class Torch:
                 forward_ns=done.forward_ns,
             )
         )
-        if forward.servers.role == "drafter" and not forward.cancelled:
+        drafts = forward.servers.role == "drafter"
+        if drafts and not forward.cancelled and (self.candidates or self.block_tokens > 1):
+            self._guessed(forward, [Candidates(*answer.more) for answer in done.answers])
+        elif drafts and not forward.cancelled:
             forward.token = done.answers[0].token
             self.shared.said[forward.first] = done.answers[0]
         elif not forward.cancelled:
@@ -207,6 +249,47 @@ class Torch:
         under_way = self.shared.under_way
         if line.ahead and (last := under_way[line.rank]) is not None:
             under_way[line.rank] = last.following(done.answers, self.shared.said, self.rule)
+
+    def _guessed(self, forward: Forward, found: list[Candidates]) -> None:
+        """Note what a drafter's *forward* has *found*."""
+        levels = self.block_tokens
+        if forward.fed is not None:
+            for number, node in enumerate(forward.fed):
+                node.answer = found[number * levels : (number + 1) * levels]
+        elif self.candidates:
+            self._root = found
+        else:
+            made = list(itertools.takewhile(lambda one: one.tokens, found))
+            forward.tokens = [one.tokens[0] for one in made]
+            for position, one in enumerate(made, forward.first):
+                self.shared.said[position] = Answer(one.tokens[0], one.more)
+
+    def _behind(self, node: Node) -> Candidates:
+        """What the drafter guesses behind *node*, which a draft has read, or a node above it."""
+        if node.answer is None:  # the root is the end of the text; others are within a block
+            node.answer = self._root if node.parent is None else node.parent.answer[1:]
+        found: Candidates = node.answer[0]
+        return found
+
+    def guesses_behind(self, node: Node, _: int, count: int) -> Sequence[int]:
+        """See :class:`dsim.events.forward.TreeBackend`."""
+        return self._behind(node).tokens[:count]
+
+    def chances_behind(self, node: Node, _: int, count: int) -> Sequence[float]:
+        """See :class:`dsim.events.forward.TreeBackend`."""
+        return self._behind(node).chances[:count]
+
+    def follow(self, forward: Forward, node: Node) -> tuple[Node | None, int]:
+        """See :class:`dsim.events.forward.TreeBackend`."""
+        while (before := next(iter(self._answers))) is not forward:
+            del self._answers[before]  # it has been judged, or nobody wants it
+        answers = self._answers[forward]
+        target = answers[forward.fed.index(node)]  # type: ignore[union-attr]
+        children = {child.token: child for child in node.children}
+        drafts = self._behind(node) if children else Candidates([], [])
+        token = self.rule.among(target, drafts, children, node.position + 1)
+        self.shared.misses += bool(children) and token not in children
+        return children.get(token), token
 
     def verify(self, forward: Forward, first: int, drafts: Sequence[Any]) -> tuple[int, Any]:
         """See :class:`dsim.events.forward.Backend`."""
@@ -224,6 +307,7 @@ class LiveRun:
         drafter, target: the servers, with their counts.
         spans: every forward that ended before the output was finished, in order of ending.
         wall_ns: from time zero until the parent knew the last token.
+        misses: how often the target's token was none of the candidates on a tree.
     """
 
     output: Output
@@ -231,11 +315,12 @@ class LiveRun:
     target: Servers
     spans: list[Span]
     wall_ns: int
+    misses: int = 0
 
     @property
     def judged(self) -> int:
-        """How many drafts got a verdict."""
-        return self.output.accepted + len(self.output.rejections)
+        """How many drafts got a verdict; on trees: for how many positions there were some."""
+        return self.output.accepted + len(self.output.rejections) + self.misses
 
     @property
     def orchestration_ns(self) -> int:

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from dsim.backends.torch.models import class_of, load_model
+from dsim.backends.torch.nodes import END, NodeReader, along, reading
 from dsim.errors import EngineError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from numpy.typing import NDArray
 
     from dsim.backends.torch.models import ModelSpec
+    from dsim.backends.torch.nodes import Reading
     from dsim.backends.torch.protocol import WorkerSetup
 
 
@@ -30,7 +32,7 @@ MAX_NGRAM = 3
 CERTAIN = 30.0  # the logit of what an n-gram drafter guesses; all others have 0
 
 
-class Decoder(Protocol):
+class Decoder(NodeReader, Protocol):
     """Something that reads tokens and has an opinion on the next one."""
 
     parameters: int
@@ -55,7 +57,11 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 class Transformer:
-    """A causal language model with its KV cache, which holds the keys and values of ``ids``."""
+    """A causal language model with its KV cache.
+
+    The cache holds the keys and values of the text ``ids``, and behind them those of the tree
+    ``below`` its end; see :mod:`dsim.backends.torch.nodes`.
+    """
 
     def __init__(self, model: Any, device: str, vocab: int) -> None:
         import inspect
@@ -73,12 +79,14 @@ class Transformer:
         named = inspect.signature(model.forward).parameters
         self.cache_name = "cache" if "cache" in named else "past_key_values"  # renamed in 5.2x
         self.keeps_rows = "logits_to_keep" in named
+        self.window = getattr(model.config, "sliding_window", None)
         self.ids: list[int] = []
+        self.below: list[tuple[int, int]] = []
         self.cache = self.new_cache()
 
     def reset(self) -> None:
         """See :class:`Decoder`."""
-        self.ids = []
+        self.ids, self.below = [], []
         self.cache = self.new_cache()
 
     def warm_up(self, widths: Sequence[int]) -> None:
@@ -92,6 +100,10 @@ class Transformer:
 
     def forward(self, tokens: Sequence[int], rows: int) -> tuple[NDArray[Any], int]:
         """See :class:`Decoder`. Only what the cache lacks is fed."""
+        if self.below:
+            slots, _ = along(self.ids, self.below, common_prefix(self.ids, tokens), tokens)
+            self.gather(slots)
+            self.ids, self.below = list(tokens[: len(slots)]), []
         kept = min(common_prefix(self.ids, tokens), len(tokens) - rows)
         self.cut(kept)
         self.ids = list(tokens[:kept])  # should the forward fail
@@ -101,20 +113,77 @@ class Transformer:
         # NumPy cuts quicker than torch does.
         return logits[0].detach().float().cpu().numpy()[-rows:, : self.vocab], len(tokens) - kept
 
+    def read_nodes(
+        self,
+        text: Sequence[int],
+        nodes: Sequence[tuple[int, int]],
+        ask: Sequence[int],
+        count: int,  # noqa: ARG002
+        levels: int,  # noqa: ARG002
+    ) -> tuple[NDArray[Any], int]:
+        """See :class:`dsim.backends.torch.nodes.NodeReader`. Only what the cache lacks is fed.
+
+        Raises:
+            EngineError: the text is longer than a window of the model's attention.
+        """
+        if self.window is not None and len(text) + len(nodes) > self.window:
+            raise EngineError(
+                f"its attention has a window of {self.window:,} tokens, beyond which trees of "
+                "drafts are not read"
+            )
+        found = reading(self.ids, self.below, common_prefix(self.ids, text), text, nodes, ask)
+        self.gather(found.keep)
+        # should the forward fail
+        self.ids, self.below = list(text[: len(found.keep) - len(found.below)]), found.below
+        logits = self.read(found.tokens, 0, found)
+        self.synchronize()
+        self.ids, self.below = list(text), found.after
+        rows = slice(None) if self.keeps_rows else found.rows
+        return logits[0].detach().float().cpu().numpy()[rows, : self.vocab], len(found.tokens)
+
+    def gather(self, slots: Sequence[int]) -> None:
+        """Keep of the cache what is in *slots*, in their order."""
+        held = len(self.ids) + len(self.below)
+        if slots == list(range(len(slots))):
+            if len(slots) < held:
+                self.cache.crop(len(slots) - held)
+            return
+        index = self.torch.tensor(slots, device=self.device)
+        for layer in self.cache.layers:
+            layer.keys = layer.keys.index_select(-2, index)
+            layer.values = layer.values.index_select(-2, index)
+
     def cut(self, kept: int) -> None:
         """Cut the cache back to *kept* tokens."""
         if kept < len(self.ids):
             self.cache.crop(kept - len(self.ids))  # a count below zero: tokens to remove
 
-    def read(self, new: Sequence[int], rows: int) -> Any:
-        """Feed the tokens *new* after those in the cache; (1, rows or more, vocab) logits."""
-        more = {"logits_to_keep": rows} if self.keeps_rows else {}
+    def read(self, new: Sequence[int], rows: int, tree: Reading | None = None) -> Any:
+        """Feed the tokens *new* after those in the cache; (1, rows or more, vocab) logits.
+
+        Of a *tree* the rows are those that it says.
+        """
+        more: dict[str, Any] = {"logits_to_keep": rows} if self.keeps_rows else {}
+        if tree is not None:
+            if self.keeps_rows:
+                more["logits_to_keep"] = self.torch.tensor(tree.rows, device=self.device)
+            if not tree.is_chain:
+                more |= self.masked(tree)
         return self.model(
             input_ids=self.torch.tensor([new], device=self.device),
             use_cache=True,
             **{self.cache_name: self.cache},
             **more,
         ).logits
+
+    def masked(self, tree: Reading) -> dict[str, Any]:
+        """The arguments that say where each token of *tree* is, and at what it looks."""
+        dtype = self.model.dtype
+        sees = self.torch.from_numpy(tree.sees).to(self.device)
+        mask = self.torch.zeros(sees.shape, dtype=dtype, device=self.device)
+        mask.masked_fill_(~sees, self.torch.finfo(dtype).min)
+        positions = self.torch.tensor([tree.positions], device=self.device)
+        return {"attention_mask": mask[None, None], "position_ids": positions}
 
     def synchronize(self) -> None:
         """Wait until the device has finished."""
@@ -204,12 +273,14 @@ class StaticTransformer(Transformer):
     def cut(self, kept: int) -> None:
         """Nothing to do: a forward says itself where it begins."""
 
-    def read(self, new: Sequence[int], rows: int) -> Any:
+    def read(self, new: Sequence[int], rows: int, tree: Reading | None = None) -> Any:
         """See :meth:`Transformer.read`.
 
         Raises:
-            EngineError: the text is too long.
+            EngineError: the text is too long, or there is a tree.
         """
+        if tree is not None:
+            raise EngineError("a compiled model reads no trees of drafts")
         begin, width = len(self.ids), len(new)
         if begin + width > self.tokens:
             raise EngineError(
@@ -245,35 +316,87 @@ class Guesser:
     """A drafter that is a function, not a model: from the tokens so far to the next one.
 
     Args:
-        guess: the function.
+        drafter: has the function: ``guess(tokens)`` is the next token. It may have more:
+            ``candidates(tokens, count)`` are several for the next position, the best first, for
+            trees; ``block(tokens, count)`` are the next *count* tokens or fewer, for
+            ``drafter.block_tokens``. Without them, ``guess`` is asked again and again.
         vocab: size of the vocabulary.
     """
 
     parameters = 0
 
-    def __init__(self, guess: Callable[[Sequence[int]], int], vocab: int) -> None:
-        self.guess = guess
+    def __init__(self, drafter: Any, vocab: int) -> None:
+        self.drafter = drafter
         self.vocab = vocab
-        self.read = 0
+        self.known = 0
 
     def reset(self) -> None:
         """See :class:`Decoder`."""
-        self.read = 0
+        self.known = 0
 
     def forward(self, tokens: Sequence[int], rows: int) -> tuple[NDArray[Any], int]:
         """See :class:`Decoder`."""
         logits = np.zeros((rows, self.vocab), dtype=np.float32)
         for row in range(rows):
             text = tokens[: len(tokens) - rows + 1 + row]
-            token = int(self.guess(text))
-            if not 0 <= token < self.vocab:
-                raise ValueError(
-                    f"the drafter guessed {token}, not a token from 0 to {self.vocab - 1}"
-                )
-            logits[row, token] = CERTAIN
-        width = max(rows, len(tokens) - self.read)
-        self.read = len(tokens)
+            logits[row, self.checked(self.drafter.guess(text))] = CERTAIN
+        width = max(rows, len(tokens) - self.known)
+        self.known = len(tokens)
         return logits, width
+
+    def read_nodes(
+        self,
+        text: Sequence[int],
+        nodes: Sequence[tuple[int, int]],
+        ask: Sequence[int],
+        count: int,
+        levels: int,
+    ) -> tuple[NDArray[Any], int]:
+        """See :class:`dsim.backends.torch.nodes.NodeReader`."""
+        logits = np.full((len(ask) * levels, self.vocab), -np.inf, dtype=np.float32)
+        paths: list[list[int]] = []
+        for parent, token in nodes:
+            paths.append([*([] if parent == END else paths[parent]), token])
+        for number, node in enumerate(ask):
+            whole = [*text, *([] if node == END else paths[node])]
+            for level, tokens in enumerate(self.guesses(whole, count, levels)):
+                for rank, token in enumerate(tokens):
+                    logits[number * levels + level, self.checked(token)] = CERTAIN - rank
+        width = max(1, len(text) - self.known + len(nodes))
+        self.known = len(text)
+        return logits, width
+
+    def guesses(self, text: list[int], count: int, levels: int) -> Iterator[Sequence[int]]:
+        """Candidates for each of the next *levels* positions after *text*, the best first.
+
+        Those of a position follow the first choices of the positions before.
+        """
+        block = getattr(self.drafter, "block", None)
+        candidates = getattr(self.drafter, "candidates", None)
+        if block is not None and levels > 1 and (count == 1 or candidates is None):
+            yield from ([token] for token in block(text, levels)[:levels])
+            return
+        for _ in range(levels):
+            if count == 1 or candidates is None:
+                tokens = [self.drafter.guess(text)]
+            else:
+                tokens = list(dict.fromkeys(candidates(text, count)))[:count]
+            if not tokens:
+                return
+            yield tokens
+            text = [*text, tokens[0]]
+
+    def checked(self, token: Any) -> int:
+        """*token*, which is one of the vocabulary.
+
+        Raises:
+            ValueError: it is not.
+        """
+        number = int(token)
+        if not 0 <= number < self.vocab:
+            what = f"the drafter guessed {number}, not a token from 0 to {self.vocab - 1}"
+            raise ValueError(what)
+        return number
 
 
 def gist(error: Exception) -> str:
@@ -283,18 +406,28 @@ def gist(error: Exception) -> str:
     return next((line for line in lines if " error: " in line), first)[:300]
 
 
-def lookup(text: Sequence[int]) -> int:
-    """The token that followed the last earlier occurrence of the end of *text*.
+class Lookup:
+    """Prompt lookup (Saxena 2023), the drafter ``ngram``."""
 
-    Prompt lookup (Saxena 2023): the longest of the last 3, 2 and 1 tokens that has occurred
-    before. If none has, it guesses the last token again.
-    """
-    for size in range(min(MAX_NGRAM, len(text) - 1), 0, -1):
-        end = text[-size:]
-        for start in range(len(text) - size - 1, -1, -1):
-            if text[start : start + size] == end:
-                return text[start + size]
-    return text[-1]
+    def guess(self, text: Sequence[int]) -> int:
+        """The token that followed the last earlier occurrence of the end of *text*."""
+        return self.candidates(text, 1)[0]
+
+    def candidates(self, text: Sequence[int], count: int) -> list[int]:
+        """Tokens that followed earlier occurrences of the end of *text*: *count* at most.
+
+        The longest of the last 3, 2 and 1 tokens that has occurred before comes first, and of equal
+        ones the last occurrence. If none has, the last token is the only guess.
+        """
+        found: list[int] = []
+        for size in range(min(MAX_NGRAM, len(text) - 1), 0, -1):
+            end = text[-size:]
+            for start in range(len(text) - size - 1, -1, -1):
+                if text[start : start + size] == end and text[start + size] not in found:
+                    found.append(text[start + size])
+                    if len(found) == count:
+                        return found
+        return found or [text[-1]]
 
 
 def load(setup: WorkerSetup) -> dict[str, Decoder]:
@@ -312,9 +445,9 @@ def load(setup: WorkerSetup) -> dict[str, Decoder]:
 def load_one(spec: ModelSpec, setup: WorkerSetup) -> Decoder:
     """The decoder of *spec*, warm."""
     if spec.is_ngram:
-        return Guesser(lookup, setup.vocab)
+        return Guesser(Lookup(), setup.vocab)
     if spec.is_class:
-        return Guesser(class_of(spec.name)(setup.vocab).guess, setup.vocab)
+        return Guesser(class_of(spec.name)(setup.vocab), setup.vocab)
     import torch
 
     torch.set_num_threads(setup.threads)

@@ -120,6 +120,41 @@ class Feed(NamedTuple):
         return Feed(tokens, settled, "drafter", count - 1, block)
 
 
+class FeedNodes(NamedTuple):
+    """A forward over the prompt, *tokens* and a tree of drafts below their end.
+
+    Drafters that make several tokens in a forward get it as well, without a tree.
+
+    Attributes:
+        tokens: what follows the prompt.
+        nodes, ask, levels: see :class:`dsim.backends.torch.nodes.NodeReader`.
+        candidates: how many of them a drafter says behind each node, at most.
+        role: whose forward: ``drafter`` or ``target``. The target's answers are those of a
+            :class:`Feed`, one for each node that is asked for. A drafter's are as many as levels
+            for each of them: the first guess (-1: there is none), and with it the parts of
+            :class:`dsim.backends.torch.verify.Candidates`.
+    """
+
+    tokens: list[int]
+    nodes: list[tuple[int, int]]
+    ask: list[int]
+    role: str = "target"
+    candidates: int = 1
+    levels: int = 1
+
+    @property
+    def unasked(self) -> int:
+        """How many forwards may follow: none."""
+        return 0
+
+    def position(self, number: int) -> int:
+        """The position in the output behind node *number*."""
+        behind = len(self.tokens)
+        while number >= 0:
+            number, behind = self.nodes[number][0], behind + 1
+        return behind
+
+
 class Done(NamedTuple):
     """What a forward came to.
 

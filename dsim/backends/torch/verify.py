@@ -1,50 +1,40 @@
 """Verification rules: which drafts stand, and what the target says instead. Each reads logits.
 
-Logits are float arrays over the vocabulary, shape (vocab,), of one output position. Randomness
-depends on (seed, position, use) alone, so that it is the same in every process, by every
-algorithm, and however often a position is drafted.
-
 A rule has three parts, because they happen in three places: ``draft`` in the drafter's worker,
 ``own`` in the target's (each turns logits into what has to be sent), and ``judge`` in the parent.
+For trees of drafts, these are ``candidates``, ``own`` and ``among``.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from dsim.errors import EngineError, Problem, UserError
+from dsim.backends.torch.sampling import (
+    ACCEPT,
+    DRAFT,
+    GREEDY,
+    RESIDUAL,
+    SAMPLE,
+    Candidates,
+    Sampling,
+    check_finite,
+    choose,
+    guessed,
+    gumbel,
+    probabilities,
+    softmax,
+    uniforms,
+)
+from dsim.errors import Problem, UserError
 from dsim.words import nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     from numpy.typing import NDArray
-
-    Floats = NDArray[np.float64]
-
-# What the randomness of a position is used for; each use has a stream of its own.
-SAMPLE, ACCEPT, RESIDUAL, DRAFT = range(4)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Sampling:
-    """How tokens are chosen from logits, as users of ``generate`` know it.
-
-    Attributes:
-        temperature: 0 chooses the likeliest token (greedy).
-        top_k: only the *k* likeliest tokens; 0: all.
-        top_p: only the smallest set of likeliest tokens whose probabilities sum to at least this.
-        seed: of the randomness.
-    """
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int = 0
 
 
 class Answer(NamedTuple):
@@ -65,10 +55,13 @@ class Rule(Protocol):
     Attributes:
         name: what users call it.
         lossless: whether the output is distributed as the target's own.
+        any_tree: whether that holds as well where what a candidate is decides whether it is on the
+            tree of drafts.
     """
 
     name: str
     lossless: bool
+    any_tree: bool
 
     def draft(self, logits: NDArray[Any], position: int) -> Answer:
         """What the drafter, with these *logits* at *position*, says."""
@@ -79,88 +72,23 @@ class Rule(Protocol):
     def judge(self, target: Answer, draft: Answer, position: int) -> int:
         """The token that settles there: the draft's if it stands, else another one."""
 
+    def candidates(self, logits: NDArray[Any], position: int, count: int) -> Candidates:
+        """What the drafter, with these *logits*, guesses: *count* different tokens at most.
 
-def uniform(seed: int, position: int, use: int) -> float:
-    """A number in [0, 1) for one use of one position."""
-    return float(_uniforms(seed, position, use, 1)[0])
+        The first is that of :meth:`draft`.
+        """
 
+    def among(
+        self, target: Answer, drafts: Candidates, nodes: Collection[int], position: int
+    ) -> int:
+        """The token that settles there: one of *nodes* if it stands, else another one.
 
-def _uniforms(seed: int, position: int, use: int, count: int) -> Floats:
-    # Raw Philox output (Salmon et al. 2011): NumPy promises never to change it.
-    bits = np.random.Philox(key=[seed, (position << 2) + use]).random_raw(count) >> np.uint64(11)
-    # Strictly between 0 and 1, so that logarithms are finite.
-    return np.clip(bits * 2.0**-53, 2.0**-54, 1 - 2.0**-53)
-
-
-def gumbel(seed: int, position: int, use: int, vocab: int) -> Floats:
-    """Standard Gumbel noise, float64 (vocab,): argmax(log p + noise) is a sample of p."""
-    return np.asarray(-np.log(-np.log(_uniforms(seed, position, use, vocab))))
-
-
-def scaled(logits: NDArray[Any], sampling: Sampling) -> Floats:
-    """Logits after temperature, top-k and top-p, in that order, float64 (vocab,).
-
-    Excluded tokens get minus infinity. The order is that of transformers.
-    """
-    values = np.asarray(logits, dtype=np.float64) / sampling.temperature
-    if 0 < sampling.top_k < len(values):
-        least = np.partition(values, -sampling.top_k)[-sampling.top_k]
-        values = np.where(values < least, -np.inf, values)
-    if sampling.top_p < 1:
-        order = np.argsort(-values, kind="stable")
-        before = np.cumsum(softmax(values[order])) - softmax(values[order])
-        # A token stays while those before it do not reach top_p; the first always stays.
-        out = order[1:][before[1:] >= sampling.top_p]
-        values[out] = -np.inf
-    return values
-
-
-def softmax(logits: Floats) -> Floats:
-    """Probabilities, float64 (vocab,)."""
-    raised = np.exp(logits - logits.max())
-    return np.asarray(raised / raised.sum())
-
-
-def probabilities(logits: NDArray[Any], sampling: Sampling) -> Floats:
-    """The distribution that *sampling* draws from, float64 (vocab,); greedy: all on one token."""
-    if sampling.temperature == 0:
-        certain = np.zeros(len(logits))
-        certain[int(np.argmax(logits))] = 1
-        return certain
-    return softmax(scaled(logits, sampling))
-
-
-def scores(
-    logits: NDArray[Any], position: int, sampling: Sampling, use: int = SAMPLE
-) -> NDArray[Any]:
-    """What the chosen token has most of, float (vocab,): logits, with a temperature plus noise."""
-    if sampling.temperature == 0:
-        return logits
-    return scaled(logits, sampling) + gumbel(sampling.seed, position, use, len(logits))
-
-
-def choose(logits: NDArray[Any], position: int, sampling: Sampling, use: int = SAMPLE) -> int:
-    """The token that *sampling* chooses at *position*.
-
-    With a temperature it is the Gumbel-max sample of (seed, position, use): whoever has the same
-    logits chooses the same token.
-
-    Raises:
-        EngineError: a logit is not finite.
-    """
-    token = int(np.argmax(scores(logits, position, sampling, use)))
-    check_finite(logits[token], position)  # what is NaN or infinite wins
-    return token
-
-
-def check_finite(best: float, position: int) -> None:
-    """See that the best of the logits at *position* is finite; -inf only rules a token out.
-
-    Raises:
-        EngineError: it is not.
-    """
-    if not math.isfinite(best):
-        raise EngineError(f"the logits of token {position} are not finite")
+        Args:
+            target: what the target says.
+            drafts: what the drafter has guessed.
+            nodes: those of its tokens that are on the tree.
+            position: the position.
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,9 +99,10 @@ class Match:
     and the output is what the target alone would have sampled with that seed.
     """
 
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
     name = "match"
     lossless = True
+    any_tree = True
 
     def draft(self, logits: NDArray[Any], position: int) -> Answer:
         """See :class:`Rule`."""
@@ -187,6 +116,20 @@ class Match:
         """See :class:`Rule`."""
         return target.token
 
+    def candidates(self, logits: NDArray[Any], position: int, count: int) -> Candidates:
+        """See :class:`Rule`."""
+        return guessed(logits, position, self.sampling, count)
+
+    def among(
+        self,
+        target: Answer,
+        drafts: Candidates,  # noqa: ARG002
+        nodes: Collection[int],  # noqa: ARG002
+        position: int,  # noqa: ARG002
+    ) -> int:
+        """See :class:`Rule`."""
+        return target.token
+
 
 @dataclasses.dataclass(frozen=True)
 class Rejection:
@@ -194,11 +137,18 @@ class Rejection:
 
     A draft x stands with probability min(1, p(x) / q(x)); else the token is a sample of
     max(0, p - q), normalised. Lossless in distribution.
+
+    Of several candidates (Miao et al., arXiv 2305.09781; drawn without replacement as by Jeon et
+    al., arXiv 2402.14160) each is judged so in turn: after a rejection p becomes max(0, p - q),
+    normalised, and q loses the candidate. Lossless in distribution where what a candidate is does
+    not decide whether it is judged.
     """
 
-    sampling: Sampling = Sampling()
+    sampling: Sampling = GREEDY
+    leniency: float = 1.0
     name = "rejection"
     lossless = True
+    any_tree = False
 
     def draft(self, logits: NDArray[Any], position: int) -> Answer:
         """See :class:`Rule`."""
@@ -212,15 +162,35 @@ class Rejection:
 
     def judge(self, target: Answer, draft: Answer, position: int) -> int:
         """See :class:`Rule`."""
-        p, q, x = target.more, draft.more, draft.token
-        seed = self.sampling.seed
-        if uniform(seed, position, ACCEPT) * q[x] < p[x]:
-            return x
-        residual = np.maximum(p - q, 0)
+        x = draft.token
+        return self.among(target, Candidates([x], [], draft.more), (x,), position)
+
+    def candidates(self, logits: NDArray[Any], position: int, count: int) -> Candidates:
+        """See :class:`Rule`."""
+        found = guessed(logits, position, self.sampling, count, DRAFT)
+        return found._replace(more=probabilities(logits, self.sampling)) if found.tokens else found
+
+    def among(
+        self, target: Answer, drafts: Candidates, nodes: Collection[int], position: int
+    ) -> int:
+        """See :class:`Rule`."""
+        if not nodes:
+            return target.token
+        p, q, seed = target.more, drafts.more, self.sampling.seed
+        u = uniforms(seed, position, ACCEPT, len(drafts.tokens))
+        for number, x in enumerate(drafts.tokens):
+            if q[x] <= 0:  # greedy, after the first: all on it
+                q = np.zeros(len(q))
+                q[x] = 1
+            if x in nodes:
+                if u[number] * self.leniency * q[x] < p[x]:
+                    return x
+                p = np.maximum(p - q, 0)
+                p = p / p.sum()
+            q = np.where(np.arange(len(q)) == x, 0, q)
+            q = q / (q.sum() or 1)
         with np.errstate(divide="ignore"):
-            return int(
-                np.argmax(np.log(residual) + gumbel(seed, position, RESIDUAL, len(residual)))
-            )
+            return int(np.argmax(np.log(p) + gumbel(seed, position, RESIDUAL, len(p))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,14 +212,14 @@ class Lenient(Rejection):
             return Answer(token, softmax(np.asarray(logits, dtype=np.float64)))
         return super().own(logits, position)
 
-    def judge(self, target: Answer, draft: Answer, position: int) -> int:
+    def among(
+        self, target: Answer, drafts: Candidates, nodes: Collection[int], position: int
+    ) -> int:
         """See :class:`Rule`."""
-        p, q, x = target.more, draft.more, draft.token
-        if self.sampling.temperature == 0:
-            return x if p[x] >= self.leniency * p[target.token] else target.token
-        if uniform(self.sampling.seed, position, ACCEPT) * self.leniency * q[x] < p[x]:
-            return x
-        return super().judge(target, draft, position)
+        if self.sampling.temperature:
+            return super().among(target, drafts, nodes, position)
+        p, least = target.more, self.leniency * target.more[target.token]
+        return next((x for x in drafts.tokens if x in nodes and p[x] >= least), target.token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,6 +239,17 @@ class TopN(Match):
     def judge(self, target: Answer, draft: Answer, position: int) -> int:  # noqa: ARG002
         """See :class:`Rule`."""
         return draft.token if draft.token in target.more else target.token
+
+    def among(
+        self,
+        target: Answer,
+        drafts: Candidates,
+        nodes: Collection[int],
+        position: int,  # noqa: ARG002
+    ) -> int:
+        """See :class:`Rule`."""
+        stand = (x for x in drafts.tokens if x in nodes and x in target.more)
+        return next(stand, target.token)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,12 +283,13 @@ class WithConfidence:
 
     Attributes:
         rule: what judges the drafts.
-        name, lossless: of that rule.
+        name, lossless, any_tree: of that rule.
     """
 
     rule: Rule
     name: str
     lossless: bool
+    any_tree: bool
 
     def draft(self, logits: NDArray[Any], position: int) -> Answer:
         """See :class:`Rule`."""
@@ -321,6 +303,21 @@ class WithConfidence:
     def judge(self, target: Answer, draft: Answer, position: int) -> int:
         """See :class:`Rule`."""
         return self.rule.judge(target, Answer(draft.token, draft.more[0]), position)
+
+    def candidates(self, logits: NDArray[Any], position: int, count: int) -> Candidates:
+        """See :class:`Rule`."""
+        found = self.rule.candidates(logits, position, count)
+        if not found.tokens:
+            return found
+        sure = softmax(np.asarray(logits, np.float64))[found.tokens[0]]
+        return found._replace(more=(found.more, float(sure)))
+
+    def among(
+        self, target: Answer, drafts: Candidates, nodes: Collection[int], position: int
+    ) -> int:
+        """See :class:`Rule`."""
+        inner = drafts._replace(more=drafts.more and drafts.more[0])
+        return self.rule.among(target, inner, nodes, position)
 
 
 def rule_of(name: str, sampling: Sampling, *, leniency: float = 0.5, n: int = 3) -> Rule:

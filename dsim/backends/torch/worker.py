@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsim.backends.torch.decoders import load, nothing_learns
-from dsim.backends.torch.protocol import Begin, Done, Feed, Ready
+from dsim.backends.torch.protocol import Begin, Done, Feed, FeedNodes, Ready
+from dsim.backends.torch.verify import Answer
 from dsim.errors import EngineError
 from dsim.system import be_worker
 
@@ -22,15 +23,15 @@ if TYPE_CHECKING:
 
     from dsim.backends.torch.decoders import Decoder
     from dsim.backends.torch.protocol import WorkerSetup
-    from dsim.backends.torch.verify import Answer, Rule
+    from dsim.backends.torch.verify import Rule
 
 
 def main(pipe: Any, setup: WorkerSetup, at_once: bool) -> None:
     """Answer requests from *pipe* until it is closed or sends ``None``, or the parent ends.
 
     Each is (serial number, request), a request being a :class:`Begin`, the parts of a
-    :class:`Feed`, or ``None``: no further than that number. Each forward gets the parts of a
-    :class:`dsim.backends.lines.Reply`, which are sent in lists.
+    :class:`Feed`, a :class:`FeedNodes`, or ``None``: no further than that number. Each forward gets
+    the parts of a :class:`dsim.backends.lines.Reply`, which are sent in lists.
     """
     be_worker(at_once=at_once)
     start_ns = time.perf_counter_ns()
@@ -87,7 +88,7 @@ def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
     while (message := pending.pop() if pending else pipe.recv()) is not None:
         serial, request = message
         last = serial
-        if isinstance(request, tuple) and not isinstance(request, Begin):
+        if isinstance(request, tuple) and not isinstance(request, Begin | FeedNodes):
             request = Feed(*request)
             last += request.unasked
         while request is not None:
@@ -107,6 +108,9 @@ def serve(pipe: Any, decoders: Mapping[str, Decoder]) -> None:
                         decoder.reset()
                         if role in request.read:
                             decoder.forward(prompt, 1)
+                elif isinstance(request, FeedNodes):
+                    done = feed_nodes(decoders[request.role], rule, prompt, request)
+                    value = done.pack()
                 else:
                     role = request.role
                     done = feed(decoders[role], answers[role], prompt, request)
@@ -160,6 +164,33 @@ def feed(
         answers=[answer(row, first + i) for i, row in enumerate(logits)],
         width=width,
         context=len(prompt) + len(tokens) - width,
+        forward_ns=forward_ns,
+    )
+
+
+def feed_nodes(decoder: Decoder, rule: Rule, prompt: list[int], request: FeedNodes) -> Done:
+    """One forward over a tree of drafts, and what *rule* makes of its logits.
+
+    Raises:
+        EngineError: a logit is not finite.
+    """
+    text, levels = prompt + request.tokens, request.levels
+    how = (request.candidates, levels)
+    begin_ns = time.perf_counter_ns()
+    logits, width = decoder.read_nodes(text, request.nodes, request.ask, *how)
+    forward_ns = time.perf_counter_ns() - begin_ns
+    answers = []
+    for number, row in enumerate(logits):
+        position = request.position(request.ask[number // levels]) + number % levels
+        if request.role == "target":
+            answers.append(rule.own(row, position))
+        else:
+            found = rule.candidates(row, position, request.candidates)
+            answers.append(Answer(found.tokens[0] if found.tokens else -1, tuple(found)))
+    return Done(
+        answers=answers,
+        width=width,
+        context=max(0, len(text) + len(request.nodes) - width),
         forward_ns=forward_ns,
     )
 

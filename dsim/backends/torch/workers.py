@@ -9,6 +9,7 @@ from dsim.backends.lines import Line, Pipe, Reply, exchange
 from dsim.backends.live import LiveEnvironment
 from dsim.backends.torch import worker
 from dsim.backends.torch.backend import HOLD_NS, LiveOutput, LiveRun, Shared, Torch
+from dsim.backends.torch.fitting import check_drafts, widest
 from dsim.backends.torch.placement import (
     beside,
     check_compiler,
@@ -19,6 +20,7 @@ from dsim.backends.torch.placement import (
 from dsim.backends.torch.protocol import Begin, Done, Ready, WorkerSetup
 from dsim.backends.torch.verify import WithConfidence
 from dsim.errors import EngineError, Problem, UserError
+from dsim.model.case import Decoding
 from dsim.model.lookahead import FIXED, Policy
 from dsim.orchestrations import COMPARED, ORCHESTRATIONS
 from dsim.orchestrations.start import start
@@ -82,6 +84,7 @@ class Workers:
     ) -> None:
         self.pair = pair
         self.threads = threads
+        self.compiled = bool(compiled_tokens)
         self.watchdog_ns = watchdog_ns
         if len(devices) > targets + 1:
             what = f"names {len(devices)} devices, for a drafter and {targets} target servers"
@@ -252,6 +255,7 @@ class Workers:
         *,
         lookahead: int = 5,
         policy: Policy = FIXED,
+        decoding: Decoding = Decoding(),  # noqa: B008 (it never changes)
         targets: int | None = None,
         cached: bool = False,
         stop_ids: frozenset[int] = frozenset(),
@@ -268,6 +272,7 @@ class Workers:
             rule: how drafts are judged.
             lookahead: ``k``, at first.
             policy: whether and how it adapts.
+            decoding: the tree of drafts, ``block_tokens`` and ``patience``.
             targets: ``S``; ``None``: all there are.
             cached: whether every server reads the prompt before time zero.
             stop_ids: tokens that end the text.
@@ -276,15 +281,16 @@ class Workers:
             all_cores: give non-SI, or SI, the cores and threads of all workers.
 
         Raises:
-            UserError: the prompt is too long.
+            UserError: the prompt is too long, or the drafter cannot make such drafts.
             EngineError: a worker died, failed or hangs.
         """
         traits = ORCHESTRATIONS[algorithm].traits
+        check_drafts(algorithm, decoding, self.pair.drafter, rule, compiled=self.compiled)
         alone = not traits.overlaps
         all_cores = all_cores and alone
         together = _takes_turns(algorithm) and self.together
         if policy.name == "confidence":
-            rule = WithConfidence(rule, rule.name, rule.lossless)
+            rule = WithConfidence(rule, rule.name, rule.lossless, rule.any_tree)
         self.begin(
             prompt,
             rule,
@@ -312,6 +318,8 @@ class Workers:
                     rule,
                     shared,
                     together=together,
+                    candidates=widest(decoding.tree) * ORCHESTRATIONS[algorithm].trees,
+                    block_tokens=decoding.block_tokens,
                 )
             ],
             target_backend=Torch(env, self.targets, rule, shared, together=together),
@@ -319,6 +327,7 @@ class Workers:
             targets=len(self.targets) if targets is None else targets,
             prefill=not cached,
             keep_history=keep_history,
+            decoding=decoding,
         )
         with beside([core for cores in busy for core in cores]):
             env.run(until=output.done)
@@ -331,6 +340,7 @@ class Workers:
             target=target,
             spans=shared.spans[:ended],
             wall_ns=wall_ns,
+            misses=shared.misses,
         )
 
 

@@ -216,7 +216,8 @@ def bench_of(settings: Mapping[str, Any]) -> Bench:
     from dsim.backends.torch.models import specs
     from dsim.backends.torch.pair import load_pair
     from dsim.backends.torch.placement import device_names
-    from dsim.backends.torch.verify import Match, Sampling
+    from dsim.backends.torch.sampling import Sampling
+    from dsim.backends.torch.verify import Match
     from dsim.backends.torch.workers import Workers, check_prompt
 
     devices = device_names(settings["torch.devices"])
