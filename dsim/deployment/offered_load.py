@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from dsim.deployment.cluster import ranks_of
+from dsim.deployment.replica.capacity import capacities
 from dsim.deployment.workload import request_key
 from dsim.model.script import script_of
 from dsim.orchestrations import ORCHESTRATIONS
@@ -16,6 +17,7 @@ from dsim.units import NS_PER_S
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from dsim.deployment.replica.spec import ReplicaSpec
     from dsim.deployment.spec import Deployment, Faults
     from dsim.deployment.workload import Workload
 
@@ -34,12 +36,17 @@ class Load:
             have to read what others have cached, the work depends on who serves whom; and a failure
             interrupts long batches more often than short ones.
         most_per_s: the arrival rate at which the larger of the two loads is 1.
+        replicas: how many replicas have this load; 0: fleets do. Of replicas the load of drafters
+            is the part of it in which they draft.
+        readers: whether these are the ones that only read prompts.
     """
 
     target: float
     drafter: float
     exact: bool
     most_per_s: float
+    replicas: int = 0
+    readers: bool = False
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -59,7 +66,7 @@ class _MeanWork(NamedTuple):
 def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     """The offered load of an open workload; ``None`` where arrivals wait for answers (closed).
 
-    Of replicas it is not known either: what a step takes depends on what else is in it.
+    Of replicas it is that of saturated ones (:mod:`dsim.deployment.replica.capacity`).
 
     The mean work of a request is counted on the acceptance draws of some requests, evenly over the
     run: non-SI needs one pass per token; SI one pass and ``m`` drafts per round; DSI at least one
@@ -70,7 +77,7 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     interrupted work is done again; failures at known times are left out.
     """
     d = deployment
-    if workload.arrivals == "closed" or workload.count < 2 or d.replica is not None:
+    if workload.arrivals == "closed" or workload.count < 2:
         return None
     if d.max_active and d.max_waiting is not None:
         return None  # excess requests are rejected
@@ -78,6 +85,8 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
     if rate_per_s is None:
         return None
     per_ns = rate_per_s / NS_PER_S
+    if d.replica is not None:
+        return _of_replicas(d, d.replica, workload, rate_per_s)
     prompts, outputs = workload.lengths(d.seed, 0)
     tokens = float(prompts.mean() + outputs.mean() / 2)  # of context, in the mean
     work = _mean_work(d, workload, outputs)
@@ -116,6 +125,31 @@ def offered_load(deployment: Deployment, workload: Workload) -> Load | None:
         and not d.hosts
         and all(spec.max_batch == 1 and not spec.context_ns for spec in (d.targets, d.drafters)),
         most_per_s=rate_per_s / max(target, drafter),
+    )
+
+
+def _of_replicas(
+    d: Deployment, spec: ReplicaSpec, workload: Workload, rate_per_s: float
+) -> Load | None:
+    """The offered load of the busiest pool of replicas."""
+    if d.faults.mtbf_ns and not d.faults.retry:
+        return None  # what is interrupted is work that need not be done
+    found = []
+    pools = (spec.most - spec.readers, spec.readers)
+    for readers, one in enumerate(capacities(d, spec, workload)):
+        up = pools[readers] * availability(d.faults)
+        load = rate_per_s / NS_PER_S / one.per_ns / up
+        found.append((load, one.drafting * load, bool(readers)))
+    if not found:
+        return None
+    target, drafter, readers = max(found)
+    return Load(
+        target=target,
+        drafter=drafter,
+        exact=False,
+        most_per_s=rate_per_s / target,
+        replicas=pools[readers],
+        readers=readers,
     )
 
 

@@ -128,6 +128,9 @@ def notes(
         if row["status"] == "refused":
             load = max(row["offered_target"], row["offered_drafter"])
             skipped.append(f"Not simulated: {name}: the offered load is {load:.2f}.")
+        elif row["status"] == "backlog grows" and row["offered_target"] >= 1:
+            load = row["offered_target"]
+            skipped.append(f"Overloaded: {name}: the offered load is at least {load:.2f}.")
         elif row["status"] == "backlog grows":
             growing.append(
                 f"The backlog grew all through the run of {name}: it cannot keep up, and its "

@@ -121,7 +121,10 @@ def _check_faults(
     for number in range(_further(of)):
         servers = (at_number(value, number) for value in of["cluster.more_drafters"])
         counts[further_role(number + 1)] = min(servers)
-    replicas = min(of["replica.prefill_count"]) + min(of["replica.count"])
+    replicas = sum(
+        max(min(of[f"replica.{kind}count"]), min(of[f"replica.{kind}max_count"]))
+        for kind in ("", "prefill_")
+    )
     if replicas:
         counts = counts if any_on_fleets(of) else {}
         counts["replica"] = replicas

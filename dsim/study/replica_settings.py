@@ -94,6 +94,15 @@ REPLICA_SETTINGS: tuple[Setting, ...] = (
         low=0,
         high=MAX_REPLICAS,
     ),
+    _whole(
+        "replica.prefill_max_count",
+        0,
+        "replicas",
+        "autoscaling of the replicas that only read prompts, by their own queue, in the same way; "
+        "0: none",
+        low=0,
+        high=MAX_REPLICAS,
+    ),
     _above_zero(
         "replica.scale_queue",
         4.0,
@@ -245,6 +254,7 @@ def replica_of(values: Mapping[str, Any]) -> ReplicaSpec:
         "link_us",
         "kv_token_bytes",
         "max_count",
+        "prefill_max_count",
         "scale_queue",
         "startup_s",
         "gpus",
@@ -344,13 +354,13 @@ def check_replicas(
         problems.add(f"{where}lookahead_policy", what)
     if set(of["workload.arrivals"]) != {"trace"} and not min(of["workload.prompt_tokens"]):
         problems.add(f"{where}workload.prompt_tokens", "expected at least 1 on replicas, got 0")
-    most, least = max(of["replica.max_count"]), max(of["replica.count"])
-    if most and most < least:
-        problems.add(f"{where}replica.max_count", f"expected at least {least} (replica.count)")
-    other = ("replica.prefill_count", "cluster.mtbf_s", "cluster.faults")
-    beside = next((key for key in other if any(of[key])), None) if most else None
-    if beside:
-        problems.add(f"{where}replica.max_count", f"cannot be set together with {beside}")
+    for kind in ("", "prefill_"):
+        key, start = f"replica.{kind}max_count", f"replica.{kind}count"
+        most, least = [value for value in of[key] if value], max(of[start])
+        if most and not min(of[start]):
+            problems.add(f"{where}{key}", f"expected {start} of at least 1 beside it")
+        elif most and min(most) < least:
+            problems.add(f"{where}{key}", f"expected at least {least} ({start})")
     for key, default in _FLEETS_ONLY.items():
         if not any(map(any_on_fleets, variants)) and any(value != default for value in of[key]):
             problems.add(f"{where}{key}", "has no meaning for replicas")

@@ -26,6 +26,7 @@ from dsim.study.columns import (
 )
 from dsim.study.executors import Executor, Store
 from dsim.study.results import StudyResult
+from dsim.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -67,12 +68,31 @@ class CaseResult(NamedTuple):
         """``ok``, ``backlog grows`` or ``refused``."""
         if self.metrics is None:
             return "refused"
-        return "ok" if self.metrics.stable else "backlog grows"
+        return "backlog grows" if self.overloaded or not self.metrics.stable else "ok"
+
+    @property
+    def overloaded(self) -> str:
+        """That replicas are asked for more than they can do, in words, or nothing.
+
+        They are simulated all the same: a trace ends at some time.
+        """
+        if self.offered is None or not self.offered.replicas or self.offered.target < 1:
+            return ""
+        load, count = self.offered.target, self.offered.replicas
+        name = plural(count, "replica") + (" for prompts" if self.offered.readers else "")
+        faults = self.case.deployment.faults
+        up = f" (each is up for {availability(faults):.1%} of the time)" if faults.mtbf_ns else ""
+        return (
+            f"the offered load of {name} is at least {load:.2f}{up}: more work arrives than can be "
+            "done, so the queue grows as long as requests come, and times depend on how long that "
+            f"is. Use fewer than {self.offered.most_per_s:.3g} requests / s, or "
+            f"{max(count + 1, math.ceil(count * load + 1e-9))} replicas or more"
+        )
 
 
 def refusal(case: DeploymentCase, offered: Load | None, max_load: float = 1.0) -> str:
     """Why *case* cannot be served, in words, or nothing."""
-    if offered is None or offered.worst[1] < max_load:
+    if offered is None or offered.replicas or offered.worst[1] < max_load:
         return ""
     fleet, load = offered.worst
     d = case.deployment
@@ -143,7 +163,7 @@ def _result_of(case: DeploymentCase, parts: Sequence[Replicated], *, keep_runs: 
         runs,
         warm_up=case.warm_up,
         workload=case.workload,
-        load=offered.worst[1] if offered else None,
+        load=offered.worst[1] if offered and not offered.replicas else None,
     )
     kept = runs if keep_runs else ()
     return CaseResult(case, offered, "", metrics, _over_time(runs[0]), kept)
@@ -379,8 +399,10 @@ def precision_notes(study: Study, found: Sequence[CaseResult]) -> list[str]:
 
 
 def refusals(found: Sequence[CaseResult]) -> list[str]:
-    """Why cases were not simulated, in sentences."""
-    return [f"Not simulated: {one.case.name}: {one.refused}." for one in found if one.refused]
+    """Why cases were not simulated, and which were under too much load, in sentences."""
+    lines = [f"Not simulated: {one.case.name}: {one.refused}." for one in found if one.refused]
+    lines += [f"Overloaded: {one.case.name}: {one.overloaded}." for one in found if one.overloaded]
+    return lines
 
 
 def backlogs(found: Sequence[CaseResult]) -> list[Backlog]:
@@ -457,5 +479,8 @@ def as_json(found: Sequence[CaseResult]) -> str:
         {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in row.items()}
         for row in table(found).to_dict("records")
     ]
-    refused = [{"case": one.case.name, "why": one.refused} for one in found if one.refused]
-    return json.dumps({"cases": rows, "refused": refused})
+    why = {
+        name: [{"case": one.case.name, "why": of} for one in found if (of := getattr(one, name))]
+        for name in ("refused", "overloaded")
+    }
+    return json.dumps({"cases": rows, **why})

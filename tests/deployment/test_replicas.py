@@ -6,11 +6,13 @@ import dataclasses
 import itertools
 import json
 
+import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsim.deployment import perfetto
 from dsim.deployment.metrics import measure
+from dsim.deployment.offered_load import offered_load
 from dsim.deployment.outcome import DONE, LOST, TURNED_AWAY
 from dsim.deployment.replay import Text
 from dsim.deployment.replica.blocks import CachedBlocks
@@ -25,12 +27,15 @@ from tests.deployment.replicas import algorithms, replayed, specs
 def pools(draw):
     """Several replicas, perhaps some for prompts alone, perhaps as many as are needed."""
     count, split = draw(st.integers(1, 3)), draw(st.sampled_from([0, 0, 1, 2]))
-    most = count + draw(st.integers(0, 2)) if not split and draw(st.booleans()) else 0
+    most, readers = (
+        n + draw(st.integers(0, 2)) if n and draw(st.booleans()) else 0 for n in (count, split)
+    )
     return dataclasses.replace(
         draw(specs()),
         count=count,
         prefill_count=split,
         max_count=most,
+        prefill_max_count=readers,
         router=draw(st.sampled_from(ROUTERS)),
         link_us=draw(st.sampled_from([0.0, 3.0])),
         kv_token_bytes=draw(st.sampled_from([0.0, 1000.0])),
@@ -52,7 +57,7 @@ def failing(draw, most):
 @settings(max_examples=120)
 @given(pools(), replayed(), algorithms, st.data())
 def test_the_laws_hold_in_every_run(spec, workload, algorithm, data):
-    faults = Faults() if spec.max_count else data.draw(failing(spec.most))
+    faults = data.draw(failing(spec.most))
     deployment = Deployment(algorithm=algorithm, lookahead=3, replica=spec, faults=faults)
     run = serve(deployment, workload, keep_settled=True, keep_log=True)
     for number, (_, prompt, output) in enumerate(workload.trace):
@@ -189,6 +194,62 @@ def test_replicas_are_started_while_requests_queue_and_stopped_when_idle():
     assert run.done_ns.mean() < alone.done_ns.mean()
 
 
+def test_replicas_for_prompts_are_started_by_their_own_queue():
+    """Prompts of 100 tokens take 110 µs and come every 20; answers of 2 tokens, 12 µs."""
+    spec = ReplicaSpec(
+        prefill_count=1,
+        prefill_max_count=3,
+        scale_queue=2.0,
+        startup_s=1e-4,
+        max_seqs=1,
+        router="least-requests",
+        target_us=(10, 1, 2),
+    )
+    rush = tuple((at, 100, 2) for at in range(0, 2_000_000, 20_000))
+    workload = Workload(arrivals="trace", trace=rush)
+    run = serve(Deployment(algorithm="nonsi", replica=spec), workload)
+    assert len(run.replicas) == 4
+    assert all(replica.steps for replica in run.replicas)
+    fixed = dataclasses.replace(spec, prefill_max_count=0)
+    alone = serve(Deployment(algorithm="nonsi", replica=fixed), workload)
+    assert run.end_ns < 0.5 * alone.end_ns
+    # One reads and one decodes all the time; two more read from about 0.2 ms on.
+    assert 3 * run.end_ns < run.tallies[0].reserved_ns < 4 * run.end_ns
+
+
+def test_another_replica_takes_the_place_of_one_that_failed():
+    """It fails at 20 µs for good. Another one takes 50 µs to start; then 16 and 12 as before."""
+    spec = ReplicaSpec(max_count=2, startup_s=5e-5, target_us=(10, 1, 2))
+    workload = Workload(arrivals="trace", trace=((0, 5, 3),))
+    faults = Faults(plan=((0, 20_000, -1),))
+    deployment = Deployment(algorithm="nonsi", replica=spec, faults=faults)
+    run = serve(deployment, workload, keep_settled=True)
+    assert run.settled_ns == [[15_000, 86_000, 98_000]]
+    assert run.tallies[0].reserved_ns == 98_000 + 78_000  # one that has failed stays reserved
+    # It is up again before the other has started, and so works on; the other is never used.
+    back = dataclasses.replace(deployment, faults=Faults(plan=((0, 20_000, 30_000),)))
+    run = serve(back, workload, keep_settled=True)
+    assert run.settled_ns == [[15_000, 46_000, 58_000]]
+    assert [replica.steps for replica in run.replicas] == [4, 0]
+
+
+@settings(max_examples=40)
+@given(specs(), st.integers(0, 3), algorithms, st.integers(0, 5))
+def test_no_replica_does_more_than_its_offered_load_says(spec, readers, algorithm, seed):
+    """A queue that never empties: requests end no faster than the load says."""
+    spec = dataclasses.replace(
+        spec, prefix_cache=False, kv_blocks=0, prefill_count=readers, max_batched_tokens=64
+    )
+    workload = Workload(requests=300, rate_per_s=1e6, prompt=Length(mean_tokens=9))
+    workload = dataclasses.replace(workload, output=Length(mean_tokens=8))
+    deployment = Deployment(algorithm=algorithm, lookahead=3, replica=spec, seed=seed)
+    load = offered_load(deployment, workload)
+    done_ns = np.sort(serve(deployment, workload).done_ns)
+    per_s = 270e9 / (done_ns[284] - done_ns[14])
+    assert 0 <= load.drafter < load.target
+    assert per_s < 1.08 * load.most_per_s  # of other requests than those of the sample
+
+
 def test_time_outside_of_the_scheduler_counts():
     """5 µs and 10 tokens at 2 µs before the queue; 3 µs for each token that is out."""
     workload = Workload(arrivals="trace", trace=((1_000, 10, 2),))
@@ -204,7 +265,11 @@ def test_a_replica_that_takes_one_request_is_a_queue():
     spec = ReplicaSpec(max_seqs=1, target_us=(1000, 0, 0))
     workload = Workload(requests=20_000, rate_per_s=700, prompt=Length(mean_tokens=1))
     workload = dataclasses.replace(workload, output=Length(mean_tokens=1))
-    run = serve(Deployment(algorithm="nonsi", replica=spec), workload)
+    deployment = Deployment(algorithm="nonsi", replica=spec)
+    run = serve(deployment, workload)
+    load = offered_load(deployment, workload)
+    assert abs(load.target - 0.7) < 1e-9
+    assert abs(load.most_per_s - 1000) < 1e-6
     waits_ms = (run.start_ns - run.arrival_ns) / 1e6
     expected_ms = 0.7 / (2 * (1 - 0.7))
     assert abs(waits_ms.mean() / expected_ms - 1) < 0.06

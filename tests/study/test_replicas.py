@@ -98,6 +98,23 @@ algorithms = ["dsi"]
     assert [case.deployment.replica is None for case in study.cases()] == [False, True]
 
 
+def test_an_overload_is_said(tmp_path):
+    """A step takes 6 ms and 30 µs for each of 4 requests, a prompt 0.75 ms: about 32 a second."""
+    text = SMALL.replace("rate_per_s = 20", "rate_per_s = 60").replace('"nonsi", "si"', '"nonsi"')
+    (tmp_path / "s.toml").write_text(text, "utf-8")
+    result = dsim("run", tmp_path / "s.toml", "--json")
+    assert result.exit_code == 0
+    found = json.loads(result.stdout)
+    assert found["cases"][0]["status"] == "backlog grows"
+    assert abs(found["cases"][0]["offered_target"] - 60 / 31.9) < 0.02
+    (said,) = found["overloaded"]
+    assert "1 replica is at least 1.88" in said["why"]
+    assert "fewer than 31.9 requests / s, or 2 replicas or more" in said["why"]
+    result = dsim("run", tmp_path / "s.toml", "--out", tmp_path / "out")
+    assert "Overloaded: " in result.output
+    assert "is at least 1.88" in (tmp_path / "out" / "report.html").read_text("utf-8")
+
+
 WRONG = {
     "replica.drafts_by_batch=[[64, 1], [1, 3]]": "requests must increase",
     "target.linear_us=[1, 2]": "expected a list of 3 numbers of at least 0, got [1, 2]",
@@ -110,7 +127,7 @@ WRONG = {
     "cluster.target_batch=2": "has no meaning for replicas",
     "replica.count=0": "target.linear_us: has no meaning without replicas",
     "replica.max_count=1 & replica.count=2": "replica.max_count: expected at least 2",
-    "replica.max_count=3 & replica.prefill_count=1": "cannot be set together with replica.prefill",
+    "replica.prefill_max_count=3": "replica.prefill_max_count: expected replica.prefill_count of",
     'cluster.faults=[{server="target 1",at_s=1.0}]': 'expected a server like "replica 1"',
     'cluster.faults=[{server="replica 2",at_s=1.0}]': "expected replica 1 to replica 1",
     'algorithms=["dsi"]': "no algorithm runs on replicas",

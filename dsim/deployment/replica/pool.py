@@ -23,14 +23,15 @@ class Pool:
 
     Attributes:
         up: those that serve, in order.
-        starting: how many of them are being started.
+        starting: those that are being started.
         limbo: requests that wait for any replica to be up.
     """
 
     def __init__(self, replicas: Sequence[Replica], router: str, count: int) -> None:
         self.replicas = replicas
+        self.count = count
         self.up = list(replicas[:count])
-        self.starting = 0
+        self.starting: set[Replica] = set()
         self.limbo: list[Request] = []
         self._route = router_of(router)
         self._since_ns = dict.fromkeys(self.up, 0)  # replicas that are reserved
@@ -50,22 +51,33 @@ class Pool:
         chosen.arrives(request)
         return chosen
 
-    def start(self, now_ns: int) -> Replica | None:
-        """Reserve a replica that is not, if there is one; it will be up later."""
-        idle = next((one for one in self.replicas if one not in self._since_ns), None)
-        if idle is not None:
-            self._since_ns[idle] = now_ns
-            self.starting += 1
-        return idle
+    def start(self, now_ns: int, most_waiting: float) -> Replica | None:
+        """Reserve another replica, which will be up later, if there is one and it is needed.
 
-    def stop(self, replica: Replica, now_ns: int) -> None:
-        """Give an idle *replica* back."""
+        Args:
+            now_ns: when that is.
+            most_waiting: requests that may wait for each replica that is up or being started.
+        """
+        there = len(self.up) + len(self.starting)
+        if len(self._since_ns) == len(self.replicas) or self.waiting <= most_waiting * there:
+            return None
+        more = next(one for one in self.replicas if one not in self._since_ns)
+        self._since_ns[more] = now_ns
+        self.starting.add(more)
+        return more
+
+    def stop_idle(self, replica: Replica, now_ns: int) -> None:
+        """Give *replica* back, if there are more than at the start, and nobody needs it."""
+        busy = replica.running or replica.waiting or self.waiting
+        if busy or len(self.up) <= self.count:
+            return
         self.up.remove(replica)
         replica.forget()
         self._reserved_ns += now_ns - self._since_ns.pop(replica)
 
     def rise(self, replica: Replica) -> None:
         """*replica* is up now, or again."""
+        self.starting.discard(replica)
         self.up = [one for one in self.replicas if one in self.up or one is replica]
 
     def reserved_ns(self, now_ns: int) -> int:

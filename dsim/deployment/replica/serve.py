@@ -72,17 +72,17 @@ class _Run:
                 deployment,
                 spec,
                 request_key(replication, number),
-                drafts=number >= spec.prefill_count,
+                drafts=number >= spec.readers,
                 keep_fed=keep_settled or failing,
                 keep_log=keep_log,
             )
             for number in range(spec.most)
         ]
         self.number_of = {replica: number for number, replica in enumerate(self.replicas)}
-        split = spec.prefill_count
+        split = spec.readers
         self.pools = [Pool(self.replicas[split:], spec.router, spec.count)]
         if split:
-            self.pools.append(Pool(self.replicas[:split], spec.router, split))
+            self.pools.append(Pool(self.replicas[:split], spec.router, spec.prefill_count))
         self.events: list[tuple[int, int, int, int]] = []  # (ns, what, number, epoch)
         self.epochs = [0] * spec.most  # of each replica: how often it has failed
         self.stepping = [False] * spec.most
@@ -166,7 +166,7 @@ class _Run:
                 start_ns[request.number] = self.now
 
     def _pool_of(self, number: int) -> Pool:
-        return self.pools[number < self.spec.prefill_count]
+        return self.pools[number < self.spec.readers]
 
     def _count_to(self, now: int) -> None:
         """Bring the sums over time up to *now*."""
@@ -181,7 +181,7 @@ class _Run:
         """A request arrives or joins the queue, or its KV cache is where it decodes."""
         joins = self.coming.pop(number, None)
         if joins is not None:
-            return self._join(joins)
+            return self._give(self.pools[-1], joins)
         moved = self.moving.pop(number, None)
         if moved is not None:
             return self._give(self.pools[0], moved)
@@ -201,12 +201,7 @@ class _Run:
             joins_ns = self.now + delay_ns
             heapq.heappush(self.events, (joins_ns, COME, number, 0))
             return []
-        return self._join(request)
-
-    def _join(self, request: Request) -> list[Replica]:
-        touched = self._give(self.pools[-1], request)
-        self._scale_up()
-        return touched
+        return self._give(self.pools[-1], request)
 
     def _request(self, number: int, output: int, sent: int = 0) -> Request:
         text, prompt, d = self.texts[number], self.prompts[number], self.deployment
@@ -220,9 +215,12 @@ class _Run:
                 request.lengths = run_lengths(ranks[0] == 1)
         return request
 
-    @staticmethod
-    def _give(pool: Pool, request: Request) -> list[Replica]:
+    def _give(self, pool: Pool, request: Request) -> list[Replica]:
         chosen = pool.give(request)
+        started = pool.start(self.now, self.spec.scale_queue)
+        if started is not None:
+            at_ns, number = self.now + round(self.spec.startup_s * 1e9), self.number_of[started]
+            heapq.heappush(self.events, (at_ns, RISE, number, self.epochs[number]))
         return [] if chosen is None else [chosen]
 
     def _ended(self, number: int, epoch: int) -> list[Replica]:
@@ -245,10 +243,7 @@ class _Run:
             else:
                 self.columns["done_ns"][request.number] = self.now + self.token_ns * output
                 self._leaves(request, DONE)
-        pool = self._pool_of(number)
-        idle = not (replica.running or replica.waiting or pool.waiting)
-        if idle and self.spec.max_count and len(pool.up) > self.spec.count:
-            pool.stop(replica, self.now)
+        self._pool_of(number).stop_idle(replica, self.now)
         return [replica]
 
     def _send(self, request: Request, output: int) -> None:
@@ -284,17 +279,6 @@ class _Run:
 
     # -- replicas that come and go ---------------------------------------------------------------
 
-    def _scale_up(self) -> None:
-        """Start another replica, if too many requests wait for those that there are."""
-        spec, pool = self.spec, self.pools[0]
-        there = len(pool.up) + pool.starting
-        if spec.max_count > there and pool.waiting > spec.scale_queue * there:
-            started = pool.start(self.now)
-            if started is not None:
-                at_ns = self.now + round(spec.startup_s * 1e9)
-                number = self.number_of[started]
-                heapq.heappush(self.events, (at_ns, RISE, number, self.epochs[number]))
-
     def _next_failure(self, number: int) -> None:
         """Schedule the next failure of a replica, and its recovery."""
         outage = next(self.failures_of[number], None)
@@ -329,13 +313,14 @@ class _Run:
         if epoch != self.epochs[number]:
             return []
         pool, replica = self._pool_of(number), self.replicas[number]
+        recovered = replica not in pool.starting
         pool.rise(replica)
-        if epoch:
-            self._next_failure(number)
-        else:
-            pool.starting -= 1
         waiting, pool.limbo = pool.limbo, []
-        return [one for request in waiting for one in self._give(pool, request)]
+        touched = [one for request in waiting for one in self._give(pool, request)]
+        if recovered:
+            self._next_failure(number)
+            pool.stop_idle(replica, self.now)
+        return touched
 
     def _result(self) -> RunRecord:
         columns = {name: np.array(values, dtype=np.int64) for name, values in self.columns.items()}
@@ -350,7 +335,8 @@ class _Run:
             "fate": np.array(self.fate, dtype=np.int64),
             "found": self.found,
         }
-        reserved_ns = self.pools[0].reserved_ns(self.now) if self.spec.max_count else 0
+        scales = any(len(pool.replicas) > pool.count for pool in self.pools)
+        reserved_ns = sum(pool.reserved_ns(self.now) for pool in self.pools) if scales else 0
         busy_ns = tuple(replica.busy_ns for replica in self.replicas)
         drafting_ns = tuple(replica.drafting_ns for replica in self.replicas)
         count = len(self.replicas)

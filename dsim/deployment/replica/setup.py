@@ -49,7 +49,7 @@ def costs_of(deployment: Deployment, spec: ReplicaSpec, key: int | None) -> tupl
         if key is not None:
             return by_width(latency.sampler(d.seed, key, stream))
         if latency.model == "table":
-            return by_width(lambda width, _: latency.at_width(width))
+            return by_width(lambda width, _: latency.at_width(round(width)))  # of means, too
         return by_width(latency.latency_ns)
 
     return (

@@ -23,6 +23,7 @@ class ReplicaSpec:
         link_us: latency of sending it.
         kv_token_bytes: size of the KV cache of a token, in bytes.
         max_count: more replicas are started, up to this number, while requests queue; 0: none.
+        prefill_max_count: the same of those that only read prompts.
         scale_queue: requests that wait for each replica, above which another one is started. One
             more than *count* is stopped when it is idle and nobody waits.
         startup_s: how long it takes to start a replica.
@@ -59,6 +60,7 @@ class ReplicaSpec:
     link_us: float = 0.0
     kv_token_bytes: float = 0.0
     max_count: int = 0
+    prefill_max_count: int = 0
     scale_queue: float = 4.0
     startup_s: float = 60.0
     gpus: float = 1.0
@@ -82,9 +84,14 @@ class ReplicaSpec:
     ngram_us: float | None = None
 
     @property
+    def readers(self) -> int:
+        """The largest number of replicas that only read prompts."""
+        return max(self.prefill_count, self.prefill_max_count)
+
+    @property
     def most(self) -> int:
         """The largest number of replicas that there are at once."""
-        return self.prefill_count + max(self.count, self.max_count)
+        return self.readers + max(self.count, self.max_count)
 
     def refuses(self, prompt_tokens: int, output_tokens: int) -> bool:
         """Whether a request is refused at arrival, as it could never be finished.
