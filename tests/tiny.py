@@ -100,3 +100,52 @@ def _runs(pid: int) -> bool:
             return stat.read().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return os.path.exists(f"/proc/{pid}")  # noqa: PTH110
+
+
+def write_head(folder, *, layers=(1, 2, 3), words: int = 40, hidden: int = 32, **config):
+    """A random EAGLE-3 head for a target of :func:`write_model`; its tensors."""
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+
+    torch.manual_seed(5)
+    inner, heads, shared, size = 48, 4, 2, 8
+    shapes = {
+        "fc": (hidden, 3 * hidden),
+        "midlayer.self_attn.q_proj": (heads * size, 2 * hidden),
+        "midlayer.self_attn.k_proj": (shared * size, 2 * hidden),
+        "midlayer.self_attn.v_proj": (shared * size, 2 * hidden),
+        "midlayer.self_attn.o_proj": (hidden, heads * size),
+        "midlayer.mlp.gate_proj": (inner, hidden),
+        "midlayer.mlp.up_proj": (inner, hidden),
+        "midlayer.mlp.down_proj": (hidden, inner),
+        "midlayer.hidden_norm": (hidden,),
+        "midlayer.input_layernorm": (hidden,),
+        "midlayer.post_attention_layernorm": (hidden,),
+        "norm": (hidden,),
+        "lm_head": (words, hidden),
+    }
+    tensors = {f"{name}.weight": 0.3 * torch.randn(shape) for name, shape in shapes.items()}
+    ids = torch.randperm(VOCAB)[:words].sort().values
+    tensors |= {
+        "d2t": ids - torch.arange(words),
+        "t2d": torch.isin(torch.arange(VOCAB), ids),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "model.safetensors")
+    settings = {
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_attention_heads": heads,
+        "num_key_value_heads": shared,
+        "head_dim": size,
+        "num_hidden_layers": 1,
+        "vocab_size": VOCAB,
+        "draft_vocab_size": words,
+        "eagle_config": {"eagle_aux_hidden_state_layer_ids": [layer - 1 for layer in layers]},
+    }
+    settings |= config
+    (folder / "config.json").write_text(json.dumps(settings), encoding="utf-8")
+    return tensors

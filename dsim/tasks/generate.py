@@ -6,6 +6,7 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
+from dsim.backends.torch.fitting import check_head
 from dsim.backends.torch.models import specs
 from dsim.backends.torch.pair import load_pair
 from dsim.backends.torch.placement import device_names
@@ -103,7 +104,7 @@ def default_targets(pair: Pair, devices: Sequence[str], threads: int) -> int:
     """As many target servers as there is room for beside the drafter, 7 at most."""
     if devices[-1] != "cpu" or len(devices) > 2:  # each has been named
         return max(1, len(devices) - 1)
-    drafters = 0 if pair.drafter.is_ngram else 1
+    drafters = 1 if pair.drafter.has_worker else 0
     return min(7, max(1, len(available_cores()) // threads - drafters))
 
 
@@ -174,6 +175,9 @@ def workers_of(
     Raises:
         UserError, EngineError: see :class:`dsim.backends.torch.workers.Workers`.
     """
+    heads = (check_head(a, pair.drafter, compiled=options["compile"]) for a in algorithms)
+    if problems := [problem for found in heads for problem in found]:
+        raise UserError(*problems)
     devices = device_names(options["devices"])
     targets = options["targets"] or default_targets(pair, devices, options["threads"])
     limits = {}

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from dsim.backends.torch.eagle import load_head, open_head
+from dsim.backends.torch.heads import FeatureDrafter
 from dsim.backends.torch.models import class_of, load_model
-from dsim.backends.torch.nodes import END, NodeReader, along, reading
+from dsim.backends.torch.nodes import END, NodeReader, along, common_prefix, reading
 from dsim.errors import EngineError
 
 if TYPE_CHECKING:
@@ -48,20 +50,19 @@ class Decoder(NodeReader, Protocol):
         """
 
 
-def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens *a* and *b* have in common, counted from the first."""
-    shortest = min(len(a), len(b))
-    if a[:shortest] == b[:shortest]:
-        return shortest
-    return next(i for i in range(shortest) if a[i] != b[i])
-
-
 class Transformer:
     """A causal language model with its KV cache.
 
     The cache holds the keys and values of the text ``ids``, and behind them those of the tree
     ``below`` its end; see :mod:`dsim.backends.torch.nodes`.
+
+    Attributes:
+        watched: whose outputs to keep for a head, layers counted from 1; nothing: none.
+        features: these, (tokens in the cache, layers · hidden size), in the order of the cache.
     """
+
+    watched: tuple[int, ...] = ()
+    features: Any = None
 
     def __init__(self, model: Any, device: str, vocab: int) -> None:
         import inspect
@@ -86,7 +87,7 @@ class Transformer:
 
     def reset(self) -> None:
         """See :class:`Decoder`."""
-        self.ids, self.below = [], []
+        self.ids, self.below, self.features = [], [], None
         self.cache = self.new_cache()
 
     def warm_up(self, widths: Sequence[int]) -> None:
@@ -144,6 +145,8 @@ class Transformer:
     def gather(self, slots: Sequence[int]) -> None:
         """Keep of the cache what is in *slots*, in their order."""
         held = len(self.ids) + len(self.below)
+        if self.watched and len(slots) < held:
+            self.features = self.features[self.torch.tensor(slots, dtype=int, device=self.device)]
         if slots == list(range(len(slots))):
             if len(slots) < held:
                 self.cache.crop(len(slots) - held)
@@ -156,6 +159,8 @@ class Transformer:
     def cut(self, kept: int) -> None:
         """Cut the cache back to *kept* tokens."""
         if kept < len(self.ids):
+            if self.watched:
+                self.features = self.features[:kept]
             self.cache.crop(kept - len(self.ids))  # a count below zero: tokens to remove
 
     def read(self, new: Sequence[int], rows: int, tree: Reading | None = None) -> Any:
@@ -169,12 +174,19 @@ class Transformer:
                 more["logits_to_keep"] = self.torch.tensor(tree.rows, device=self.device)
             if not tree.is_chain:
                 more |= self.masked(tree)
-        return self.model(
+        if self.watched:
+            more["output_hidden_states"] = True
+        said = self.model(
             input_ids=self.torch.tensor([new], device=self.device),
             use_cache=True,
             **{self.cache_name: self.cache},
             **more,
-        ).logits
+        )
+        if self.watched:
+            found = self.torch.cat([said.hidden_states[i][0] for i in self.watched], -1)
+            held = [] if self.features is None else [self.features]
+            self.features = self.torch.cat([*held, found])
+        return said.logits
 
     def masked(self, tree: Reading) -> dict[str, Any]:
         """The arguments that say where each token of *tree* is, and at what it looks."""
@@ -432,18 +444,21 @@ class Lookup:
 
 def load(setup: WorkerSetup) -> dict[str, Decoder]:
     """The decoders that *setup* describes, by role, warm."""
+    if setup.static_tokens:
+        os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # else it starts processes of its own
+    decoders: dict[str, Decoder] = {}
+    for role, spec in setup.specs.items():
+        decoders[role] = load_one(spec, setup, decoders.get("target"))
     if not setup.static_tokens:
-        return {role: load_one(spec, setup) for role, spec in setup.specs.items()}
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # else it starts processes of its own
-    decoders = {role: load_one(spec, setup) for role, spec in setup.specs.items()}
+        return decoders
     import torch
 
     torch.compiler.set_stance("eager_on_recompile")  # compile nothing after time zero
     return decoders
 
 
-def load_one(spec: ModelSpec, setup: WorkerSetup) -> Decoder:
-    """The decoder of *spec*, warm."""
+def load_one(spec: ModelSpec, setup: WorkerSetup, target: Any = None) -> Decoder:
+    """The decoder of *spec*, warm; of a head, which lives on the decoder *target*."""
     if spec.is_ngram:
         return Guesser(Lookup(), setup.vocab)
     if spec.is_class:
@@ -451,6 +466,16 @@ def load_one(spec: ModelSpec, setup: WorkerSetup) -> Decoder:
     import torch
 
     torch.set_num_threads(setup.threads)
+    if spec.is_head:
+        head = open_head(spec.folder, target.model.config)
+        target.watched = head.layers
+        drafter = FeatureDrafter(
+            load_head(head, target.model, setup.device, spec.dtype), target, setup.vocab
+        )
+        with nothing_learns():
+            target.reset()
+            drafter.warm_up(setup.warm_up_widths)
+        return drafter
     model = load_model(spec, setup.device)
     decoder = Transformer(model, setup.device, setup.vocab)
     if setup.static_tokens:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dsim.backends.torch.models import class_of
 from dsim.errors import Problem, UserError
-from dsim.orchestrations import orchestration_of
+from dsim.orchestrations import ORCHESTRATIONS, orchestration_of, title_of
 
 if TYPE_CHECKING:
     from dsim.backends.torch.models import ModelSpec
@@ -32,7 +32,7 @@ def check_drafts(
     orchestration, shape = orchestration_of(algorithm), decoding.tree
     if not orchestration.traits.drafts:
         return
-    problems: list[Problem] = []
+    problems = check_head(algorithm, drafter, compiled=compiled)
     if decoding.block_tokens > 1 and not (drafter.is_ngram or drafter.is_class):
         what = (
             f"{drafter} makes one token in a forward, so expected 1, got {decoding.block_tokens}; "
@@ -60,6 +60,26 @@ def check_drafts(
             problems.append(Problem("--rule", "", what))
     if problems:
         raise UserError(*problems)
+
+
+def check_head(algorithm: str, drafter: ModelSpec, *, compiled: bool = False) -> list[Problem]:
+    """What keeps *algorithm* from drafting by *drafter*, if that lives on its target's features."""
+    traits, problems = ORCHESTRATIONS[algorithm].traits, []
+    if drafter.is_head and traits.drafts and traits.overlaps:
+        fit = [
+            name
+            for name, one in ORCHESTRATIONS.items()
+            if one.traits.live and one.traits.drafts and not one.traits.overlaps
+        ]
+        what = (
+            f"{title_of(algorithm)} drafts while the target computes, but {drafter} needs what its "
+            f"target makes of each token first; expected one of {', '.join(fit)}"
+        )
+        problems.append(Problem("--algorithm", "", what))
+    if drafter.is_head and compiled:
+        what = f"{drafter} reads what is inside of its target, which is not compiled; leave it"
+        problems.append(Problem("--compile", "", what))
+    return problems
 
 
 def widest(shape: TreeShape) -> int:

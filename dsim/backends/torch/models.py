@@ -17,6 +17,7 @@ from dsim.words import nearest
 DTYPES = ("float32", "bfloat16", "float16")
 NGRAM = "ngram"
 SKIP = "skip:"
+HEAD = "eagle"  # with a colon and a folder; alone: the folder of that name beside the target's
 PAIR = Path(__file__).parents[2] / "pair"  # the pair that ships
 INSTALL = 'real models need the extra "torch": pip install "dsim[torch]"'
 
@@ -29,7 +30,8 @@ class ModelSpec:
         name: a folder with safetensors, a ``.gguf`` file, the id of a model of the hub
             (``owner/name``), a GGUF file of one (``owner/name/file.gguf``), or ``ngram`` (a drafter
             that looks the last words up in the text so far; no model), or ``module:Class`` (a
-            drafter of the user's own: ``Class(vocab).guess(tokens)`` is the next token).
+            drafter of the user's own: ``Class(vocab).guess(tokens)`` is the next token), or
+            ``eagle:FOLDER`` (an EAGLE-3 head, see :mod:`dsim.backends.torch.eagle`).
         dtype: ``float32``, ``bfloat16`` or ``float16``.
         revision: of a model of the hub.
         trust_remote_code: whether Python code that comes with the model may run.
@@ -52,9 +54,27 @@ class ModelSpec:
         return self.name == NGRAM
 
     @property
+    def is_head(self) -> bool:
+        """Whether it lives on its target's features, and so in its target's worker."""
+        return self.name.startswith(f"{HEAD}:")
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a head."""
+        return Path(self.name.removeprefix(f"{HEAD}:"))
+
+    @property
+    def has_worker(self) -> bool:
+        """Whether forwards of it as a drafter need a server of their own."""
+        return not (self.is_ngram or self.is_head)
+
+    @property
     def is_class(self) -> bool:
         """Whether it is a Python class of the user's own."""
-        return re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.name) is not None
+        return (
+            not self.is_head
+            and re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", self.name) is not None
+        )
 
     @property
     def hub_file(self) -> tuple[str, str] | None:
@@ -102,7 +122,8 @@ def specs(
         drafter: the drafter in the same forms, or ``skip:4,14,17``: the target without these
             layers, or
             ``skip:auto=3``: without the three it can best do without, as read on the prompts that
-            ship for stories, or on others: ``skip:auto=3@FILE``.
+            ship for stories, or on others: ``skip:auto=3@FILE``; or ``eagle``: the head in the
+            folder ``eagle`` beside the target's.
         dtype: of both.
         revision: of the target, if it is on the hub.
         trust_remote_code: for both.
@@ -137,11 +158,14 @@ def specs(
                 Problem(
                     "--drafter",
                     "",
-                    f'is missing for this target; "{NGRAM}" needs no model, '
+                    f'is missing for this target; "{NGRAM}" needs no model, "{HEAD}:FOLDER" is '
+                    "an EAGLE-3 head for it, "
                     '"skip:1,3" is the target without these layers',
                 )
             )
         drafter = str(PAIR / "drafter")
+    if drafter == HEAD:
+        drafter = f"{HEAD}:{Path(target_spec.name).parent / HEAD}"
     if ModelSpec(name=drafter).is_class and not drafter.startswith(SKIP):
         class_of(drafter)
     if drafter.startswith(SKIP):

@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 END = -1  # in place of the index of a node: the end of the text, which is the tree's root
 
 
+def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many tokens *a* and *b* have in common, counted from the first."""
+    shortest = min(len(a), len(b))
+    if a[:shortest] == b[:shortest]:
+        return shortest
+    return next(i for i in range(shortest) if a[i] != b[i])
+
+
 class NodeReader(Protocol):
     """A decoder that can read trees; every drafter and target of ``tree`` and ``treedsi`` is one.
 

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from dsim.backends.torch import prompts, skip
+from dsim.backends.torch.eagle import open_head
 from dsim.backends.torch.models import load_config, load_tokenizer
 from dsim.errors import Problem, UserError
 
@@ -42,7 +43,9 @@ def load_pair(target: ModelSpec, drafter: ModelSpec) -> Pair:
     config = load_config(target, "--target")
     tokenizer = load_tokenizer(target, "--target")
     configs = [config]
-    if not drafter.is_ngram and not drafter.is_class and drafter.name != target.name:
+    if drafter.is_head:
+        open_head(drafter.folder, config)
+    elif not drafter.is_ngram and not drafter.is_class and drafter.name != target.name:
         configs.append(load_config(drafter, "--drafter"))
         check_tokenizers(tokenizer, load_tokenizer(drafter, "--drafter"))
     elif drafter.skip or drafter.skip_auto:

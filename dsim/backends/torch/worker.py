@@ -45,7 +45,7 @@ def main(pipe: Any, setup: WorkerSetup, at_once: bool) -> None:
             pipe.send([(0, start_ns, time.perf_counter_ns(), None, _words(error))])
             return
         end_ns = time.perf_counter_ns()
-        parameters = next(iter(decoders.values())).parameters
+        parameters = next((one.parameters for one in decoders.values()), 0)
         pipe.send([(0, start_ns, end_ns, Ready(parameters, end_ns - start_ns))])
         gc.freeze()  # a collection would look through all of torch, in the middle of a chain
         with nothing_learns():

@@ -49,7 +49,7 @@ class Workers:
         pair: the models.
         targets: how many target servers.
         devices: where to run them: the drafter's device, then those of the targets; too few are
-            filled up with the last one.
+            filled up with the last one. A head runs where its target does.
         threads: CPU threads of a forward, for workers on the CPU.
         share: whether several workers may have the same core or GPU.
         watchdog_ns: how long one forward may take.
@@ -91,13 +91,15 @@ class Workers:
             raise UserError(Problem("--devices", "", what))
         everywhere = [*devices, *[devices[-1]] * (targets + 1 - len(devices))]
         self.cores, self.contention = place(
-            everywhere, threads, share=share, idle=(0,) if pair.drafter.is_ngram else ()
+            everywhere, threads, share=share, idle=() if pair.drafter.has_worker else (0,)
         )
         if compiled_tokens:
             check_compiler(everywhere)
             load_timeout_ns *= 4
         self.everywhere = everywhere
-        self.together = any(map(_takes_turns, algorithms)) and everywhere[0] == everywhere[1]
+        self.together = pair.drafter.is_head or (
+            any(map(_takes_turns, algorithms)) and everywhere[0] == everywhere[1]
+        )
         names = ["drafter", *(f"target {i + 1}" for i in range(targets))]
         context = Following()
         self.processes: list[BaseProcess] = []
@@ -105,6 +107,8 @@ class Workers:
         try:
             for rank, name in enumerate(names):
                 specs = {"target": pair.target} if rank else {"drafter": pair.drafter}
+                if rank == 0 and pair.drafter.is_head:
+                    specs = {}
                 if rank == 1 and self.together:
                     specs["drafter"] = pair.drafter
                 ours, theirs = map(Pipe, context.Pipe())
@@ -225,7 +229,7 @@ class Workers:
                 Problem("--devices", "", "several GPUs cannot work on one forward; expected cpu")
             )
         cores = tuple(sorted({core for own in self.cores for core in own}))
-        workers = len(self.lines) - self.pair.drafter.is_ngram
+        workers = len(self.lines) - (not self.pair.drafter.has_worker)
         return cores, len(cores) or min(self.threads * workers, len(available_cores()))
 
     def answers(
@@ -242,8 +246,13 @@ class Workers:
         self.begin(prompt, rule, read=False, tokens=len(text))
         pair = [self.drafter, self.targets[0]]
         requests = [(text[:-1], 0, role) for role in ("drafter", "target")]
-        ours, theirs = exchange(pair, requests, timeout_ns=self.watchdog_ns)
-        drafts, own = (Done.unpack(reply.value).answers for reply in (ours, theirs))
+        if self.pair.drafter.is_head:  # one after the other, in one worker
+            replies = [
+                exchange(pair[1:], [one], timeout_ns=self.watchdog_ns)[0] for one in requests
+            ]
+        else:
+            replies = exchange(pair, requests, timeout_ns=self.watchdog_ns)
+        drafts, own = (Done.unpack(reply.value).answers for reply in replies)
         return drafts, own
 
     def run(

@@ -190,7 +190,7 @@ class TorchBench:
             return workers.all_cores()[1]
         overlaps = (
             ORCHESTRATIONS[configuration.algorithm].traits.overlaps
-            and not workers.pair.drafter.is_ngram
+            and workers.pair.drafter.has_worker
         )
         return min(workers.threads * (configuration.targets + overlaps), len(available_cores()))
 
