@@ -315,9 +315,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option(
                 "--drafter",
                 metavar="MODEL",
-                help="Drafter model: a folder, a .gguf file or a hub id; or eagle:FOLDER, an EAGLE-3 "
-                "head of the target; or ngram; or skip:1,3 or "
-                "skip:auto=2, the target without some layers; or module:Class, your own.",
+                help="Drafter model: a folder, a .gguf file or a hub id; or eagle:FOLDER, an "
+                "EAGLE-3 head of the target; or ngram; or skip:1,3 or skip:auto=2, the target "
+                "without some layers; or module:Class, your own.",
             ),
             click.option(
                 "--dtype",
