@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from dsim.cli.options import Number, Whole, Word, plugin_option, seed_option
+from dsim.cli.options import Number, Whole, Word, counting, plugin_option, seed_option
 from dsim.errors import Problem, UserError
 
 # Options that go with --gpu only, and others that have a meaning there.
 SERVING = ["gpu", "dtype", "trace", "from_s", "for_s", "rate_scale", "prompt_tokens"]
-SERVING += ["slo_ttft_ms", "slo_tpot_ms", "jobs"]
+SERVING += ["slo_ttft_ms", "slo_tpot_ms", "copied", "jobs"]
 SHARED = ("target", "drafter", "acceptance", "gpus", "rate", "tokens", "price", "seed")
 
 
@@ -46,12 +45,7 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
             raise UserError(Problem("--acceptance", "", error.message)) from None
     asked = question.ask(**{"target": None, "drafter": None, "gpus": 8, **options})
 
-    def progress(done: int, count: int) -> None:
-        if sys.stderr.isatty():
-            text = f"simulated {done} of {count} trials" if done < count else ""
-            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
-
-    advice = search.advise(asked, Executor(jobs=jobs), progress)
+    advice = search.advise(asked, Executor(jobs=jobs), counting("trials simulated"))
     if out is not None:
         from dsim.tasks.serving.page import write_page
 
@@ -217,6 +211,13 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
     metavar="MS",
     help="Bound on the time per further token of 99 of 100 requests.",
 )
+@click.option(
+    "--copied",
+    type=Number(0, 1, min_open=True),
+    metavar="SHARE",
+    help="The part of answers that repeats earlier text, where n-grams have drafts.  "
+    "[default: 0.33]",
+)
 @click.option("--jobs", type=Whole(1), metavar="N", help="Worker processes.  [default: all cores]")
 @plugin_option
 def advise(*, as_json: bool, out: Path | None, **options: Any) -> None:
@@ -239,12 +240,7 @@ def advise(*, as_json: bool, out: Path | None, **options: Any) -> None:
     options = {name: value for name, value in options.items() if name not in SERVING}
     from dsim.tasks.advise import answer, question
 
-    def progress(done: int, count: int) -> None:
-        if sys.stderr.isatty():
-            text = f"simulating layout {done + 1} of {count}" if done < count else ""
-            click.echo(f"\r\x1b[K{text}", nl=False, err=True)
-
-    advice = answer.advise(question.ask(**options), progress)
+    advice = answer.advise(question.ask(**options), counting("layouts simulated"))
     if out is not None:
         from dsim.tasks.advise import page
 

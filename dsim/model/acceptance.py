@@ -244,22 +244,25 @@ class Acceptance:
             easy_rate, hard_rate = np.full_like(rates, self.copied_rate), rates * 0
             hard_rate += self.chance_rate
             easy_tokens, hard_tokens = self.copied_tokens, self.new_tokens
-        rests, found = np.empty(u.shape), np.empty(u.shape)
-        easy = np.zeros(len(u), dtype=np.bool_)
-        # at first: either with the chance that it has anywhere
-        change = np.full(len(u), easy_tokens / (easy_tokens + hard_tokens))
-        for i in range(u.shape[1]):
-            changes = u[:, i] < change
-            other = np.maximum(1e-300, 1 - change)
-            rest = np.where(changes, u[:, i] / change, (u[:, i] - change) / other)
-            easy = easy != changes
-            if self.model == "lookup":  # and a third time: whether there is a draft
-                there = easy | (rest < self.chance_match)
-                scaled = np.where(easy, rest, rest / max(1e-300, self.chance_match))
-                rest = np.where(there, scaled, np.nan)
-            rests[:, i], found[:, i] = rest, np.where(easy, easy_rate, hard_rate)
-            change = np.where(easy, 1 / easy_tokens, 1 / hard_tokens)
-        return rests, found
+        lookup = self.model == "lookup"
+        match = max(1e-300, self.chance_match)
+        rests, all_easy = np.empty(u.shape), np.empty(u.shape, dtype=np.bool_)
+        for row, draws in enumerate(u.tolist()):  # few texts: faster than NumPy, token by token
+            easy, of_row, easy_of = False, [], []
+            # at first: either with the chance that it has anywhere
+            change = easy_tokens / (easy_tokens + hard_tokens)
+            for draw in draws:
+                if draw < change:
+                    rest, easy = draw / change, not easy
+                else:
+                    rest = (draw - change) / max(1e-300, 1 - change)
+                if lookup and not easy:  # and a third time: whether there is a draft
+                    rest = rest / match if rest < self.chance_match else np.nan
+                of_row.append(rest)
+                easy_of.append(easy)
+                change = 1 / easy_tokens if easy else 1 / hard_tokens
+            rests[row], all_easy[row] = of_row, easy_of
+        return rests, np.where(all_easy, easy_rate[:, None], hard_rate[:, None])
 
 
 RATE_POINTS = 16  # of a rate that differs from text to text, in a likelihood

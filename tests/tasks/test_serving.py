@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
@@ -9,9 +10,10 @@ import re
 import pytest
 from click.testing import CliRunner
 
+from dsim.cli import options
 from dsim.cli.main import main
 from dsim.study.executors import Executor
-from dsim.tasks.serving import answer, page, search
+from dsim.tasks.serving import answer, page, search, trials
 from dsim.tasks.serving.question import ask, densest
 from dsim.tasks.serving.trials import Layout, Task, layouts, split, trial
 from tests.deployment.test_traces import burstgpt
@@ -36,7 +38,15 @@ def test_layouts_use_the_gpus():
     found = layouts(question(gpus=6))
     assert {one.tp for one in found} == {1, 2, 4}
     assert all(one.gpus <= 6 < one.gpus + one.tp for one in found)
-    assert {one.drafts for one in found if not one.chooses} == {0, 1, 2, 3, 5, 7}
+    chains = {one.drafts for one in found if not one.chooses and not one.preset}
+    assert chains == {0, 1, 2, 3, 5, 7}
+    assert {(one.preset, one.drafts) for one in found if one.preset} == {
+        ("ngram", 3),
+        ("ngram", 5),
+        ("eagle3", 59),
+        ("sglang", 7),
+    }
+    assert not any(one.preset == "eagle3" for one in layouts(question(drafter="mtp")))
     assert [one.readers for one in split(Layout(tp=1, replicas=6))] == [1, 3]
     assert split(Layout(tp=1, replicas=1)) == []
 
@@ -54,6 +64,48 @@ def test_a_trial_of_one_request_is_its_steps():
     assert one.e2e_mean == pytest.approx(first + sum(steps) + outside)
     assert one.tpot_p50 == pytest.approx(sum(steps) / 19)
     assert one.batch == 1
+
+
+@pytest.mark.parametrize("preset", ["ngram", "eagle3"])
+def test_a_trial_of_a_preset_drafts_as_the_preset_says(preset):
+    """Without a mistake a tree settles 9 tokens a step, n-grams 6; n-grams cost 20 µs each."""
+    drafts = {"ngram": 5, "eagle3": 59}[preset]
+    asked = question(rate=0.001, acceptance=1.0, tokens=55, copied=1.0)
+    layout = Layout(tp=1, replicas=1, drafts=drafts, preset=preset)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(trials.PRESETS["ngram"].settings, "acceptance.copied_rate", 1.0)
+        patch.setitem(trials.PRESETS["ngram"].settings, "acceptance.chance_match", 1.0)
+        patch.setitem(trials.PRESETS["ngram"].settings, "acceptance.chance_rate", 1.0)
+        one = trial(asked, Task(layout, 1))
+    steps = {"ngram": 9, "eagle3": 6}[preset]
+    plain = trial(asked, Task(Layout(tp=1, replicas=1), 1))
+    assert one.batch == plain.batch == 1
+    a_step = one.tpot_p50 * 54 / steps
+    assert plain.tpot_p50 < a_step < 4 * plain.tpot_p50
+    if preset == "ngram":
+        roofline = asked.estimate(1).target
+        mean = sum(roofline.step_ns([(6, 200 + 6 * i)]) for i in range(9)) / 9e6
+        assert a_step == pytest.approx(mean + 44 * 0.02 / 9, rel=0.002)
+
+
+def test_of_layouts_with_about_the_same_headroom_the_fastest_is_best():
+    def one(tp, e2e):
+        return dataclasses.replace(base, layout=Layout(tp=tp, replicas=1), e2e_mean=e2e)
+
+    base = trial(question(), Task(Layout(tp=1, replicas=1), 5))
+    base = dataclasses.replace(base, slack=0.5)
+    slow, fast, poor = one(1, 300.0), one(2, 100.0), one(4, 50.0)
+    headroom = {slow.layout: 1.19, fast.layout: 1.04, poor.layout: 0.9}
+    assert search._ranked([slow, fast, poor], headroom) == [fast, slow, poor]
+
+
+def test_progress_is_a_line_now_and_then_in_a_log(monkeypatch, capsys):
+    now = iter([0.0, 1.0, 31.0, 31.0, 40.0, 70.0])
+    monkeypatch.setattr(options.time, "monotonic", lambda: next(now))
+    progress = options.counting("trials simulated")
+    for done in range(1, 5):
+        progress(done, 4)
+    assert capsys.readouterr().err == "2 of 4 trials simulated\n"
 
 
 def test_more_load_is_never_faster():
@@ -80,7 +132,8 @@ def test_the_answer(advice):
     kept = [one.scale for one in advice.curves[best.layout] if one.slack <= 1]
     assert advice.headroom[best.layout] >= max(kept)
     text = "\n".join(answer.as_text(advice))
-    assert "vllm serve meta-llama/Llama-3.2-1B-Instruct" in text
+    assert "meta-llama/Llama-3.2-1B-Instruct" in text
+    assert all(f"\n{method}  " in text for method in ("none", "tree of 59", "n-grams, k = 5"))
     assert "hangs on the acceptance rate (0.8" in text
     document = json.loads(answer.as_json(advice))
     assert document["keeps_slo"] is True
@@ -114,6 +167,14 @@ def test_launch_commands_say_what_was_simulated():
     assert '{"method": "mtp", "num_speculative_tokens": 3}' in vllm
     assert "--quantization fp8" in vllm
     assert "--speculative-num-draft-tokens 4" in sglang
+    vllm, sglang = answer.commands(asked, Layout(tp=1, replicas=1, drafts=5, preset="ngram"))
+    assert '"method": "ngram", "num_speculative_tokens": 5' in vllm
+    assert "--speculative-algorithm NGRAM --speculative-num-draft-tokens 6" in sglang
+    asked = question()
+    _, sglang = answer.commands(asked, Layout(tp=1, replicas=1, drafts=7, preset="sglang"))
+    tree = "--speculative-num-steps 5 --speculative-eagle-topk 4 --speculative-num-draft-tokens 8"
+    assert "--speculative-algorithm EAGLE3 --speculative-draft-model-path PATH" in sglang
+    assert tree in sglang
     plain, _ = answer.commands(asked, Layout(tp=1, replicas=2))
     assert "speculative" not in plain
 

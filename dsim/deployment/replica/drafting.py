@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class Goodput:
 
     def __init__(self, most: int, step_ns: Callable[[int, int], float], rate: float) -> None:
         self.most = most
-        self.step_ns = step_ns
+        self.step_ns = functools.cache(step_ns)
         self._stood, self._judged = rate * self.WEIGHT, float(self.WEIGHT)
 
     def judged(self, accepted: int, drafts: int) -> None:

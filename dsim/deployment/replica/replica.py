@@ -339,6 +339,8 @@ class Replica:
             positions = min(most, request.end - known - 1)
             request.drafts, feeds = speculation.draft(known - request.prompt, positions)
             made += request.drafts
+            if drafting.lookup_ns is not None:
+                continue
             context = min(request.seen, known - 1)
             for level, width in enumerate(feeds):
                 fed = width or known - context

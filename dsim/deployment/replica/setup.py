@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from dsim.deployment.replica.cost import Batch, by_width, estimated, linear
 from dsim.deployment.replica.drafting import Goodput, by_batch
 from dsim.deployment.replica.replica import Drafting, Replica
-from dsim.deployment.replica.speculation import Chain, StaticTree, Tree
+from dsim.deployment.replica.speculation import Chain, Looked, StaticTree, Tree
 from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM
 from dsim.model.lookahead import mean_rate
 from dsim.orchestrations import ORCHESTRATIONS
@@ -88,7 +88,9 @@ def shape_of(deployment: Deployment) -> Callable[[Script], Speculation] | None:
         # Without confidence, and where there is always a draft, every tree is the same.
         static = d.tree.paths or not d.policy.quality
         return partial(StaticTree, {}) if static and d.acceptance.model != "lookup" else Tree
-    return Chain if d.block_tokens > 1 or not d.acceptance.plain else None
+    if d.block_tokens > 1 or d.acceptance.by_depth:
+        return Chain
+    return None if d.acceptance.plain else lambda script: Looked(script.ranks[0])
 
 
 def replica_of(

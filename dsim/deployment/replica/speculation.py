@@ -8,9 +8,13 @@ from typing import TYPE_CHECKING, Protocol
 from dsim.backends.simulated import Simulated
 from dsim.events.environment import Environment
 from dsim.events.tree import Node
+from dsim.model.acceptance import run_lengths
 from dsim.orchestrations.tree import Growth
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from dsim.model.script import Script
 
 
@@ -64,6 +68,31 @@ class Chain:
     def stand(self, drafts: int) -> int:
         """See :class:`Speculation`."""
         return sum(1 for _ in itertools.takewhile(lambda g: not g, self._guesses[:drafts]))
+
+
+class Looked:
+    """One draft a forward, behind one another, as long as there are any; the same at every depth.
+
+    Args:
+        ranks: rank of the draft for each position: 1 if it stands, below 0 if there is none.
+    """
+
+    rereads = False
+
+    def __init__(self, ranks: NDArray[np.int8]) -> None:
+        self._there = run_lengths(ranks >= 0)
+        self._stand = run_lengths(ranks == 1)
+
+    def draft(self, settled: int, most: int) -> tuple[int, list[int]]:
+        """See :class:`Speculation`."""
+        self._settled, there = settled, self._there[settled]
+        if there >= most:
+            return most, [0, *[1] * (most - 1)] if most else []
+        return there, [0, *[1] * there]  # the last forward finds nothing
+
+    def stand(self, drafts: int) -> int:
+        """See :class:`Speculation`."""
+        return min(drafts, self._stand[self._settled])
 
 
 class Tree:

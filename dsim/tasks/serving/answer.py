@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.model.gpu import gpu_of
 from dsim.report.tables import text_table
+from dsim.study.presets import PRESETS
 from dsim.tasks.serving.search import BELOW, SCALES
+from dsim.tasks.serving.trials import NGRAM
 from dsim.words import plural
 
 if TYPE_CHECKING:
@@ -18,9 +20,11 @@ if TYPE_CHECKING:
     from dsim.tasks.serving.search import Advice
     from dsim.tasks.serving.trials import Layout, Trial
 
+METHODS_HEAD = ("speculation", "TTFT p99", "TPOT p50", "p99", "E2E")
 HEAD = ("layout", "TTFT p50", "p99", "TPOT p50", "p99", "E2E", "tok/s/GPU", "batch", "up to")
 MAX_SEQS, MAX_BATCHED_TOKENS = 128, 2048
-METHODS = {"eagle3": "EAGLE3", "mtp": "NEXTN"}  # in SGLang
+METHODS = {"eagle3": "EAGLE3", "mtp": "NEXTN", NGRAM: "NGRAM"}  # in SGLang
+PROMPT_LOOKUP_MAX = 4  # of vLLM: words that are looked up
 
 
 def _slo(question: Question) -> str:
@@ -88,7 +92,8 @@ def notes(advice: Advice) -> list[str]:
     )
     lines.append(
         f"The answer hangs on the acceptance rate ({question.acceptance:g}, the same at every "
-        f"draft) and on latencies: {trust} (docs/latency.md). Measure both before you buy."
+        f"draft; of n-grams on how much of an answer is copied, {question.copied:.0%}) and on "
+        f"latencies: {trust} (docs/latency.md). Measure both before you buy."
     )
     return lines
 
@@ -111,6 +116,22 @@ def rows(advice: Advice) -> list[list[str]]:
     ]
 
 
+def methods(advice: Advice) -> list[list[str]]:
+    """Every way to speculate at the degree of the best layout, the fastest first."""
+    best = advice.best.layout
+    alike = (one for one in advice.screened if one.layout.tp == best.tp and not one.layout.readers)
+    return [
+        [
+            one.layout.method,
+            f"{one.ttft_p99:.0f}",
+            f"{one.tpot_p50:.1f}",
+            f"{one.tpot_p99:.1f}",
+            f"{one.e2e_mean:,.0f}",
+        ]
+        for one in sorted(alike, key=lambda one: one.e2e_mean)
+    ]
+
+
 def commands(question: Question, layout: Layout) -> list[str]:
     """Launch commands of vLLM and SGLang that mean the same."""
     hub, drafter = question.hub, question.drafter
@@ -119,8 +140,24 @@ def commands(question: Question, layout: Layout) -> list[str]:
     sglang = f"python -m sglang.launch_server --model-path {hub} --tp {layout.tp}"
     if question.dtype == "fp8":
         vllm, sglang = f"{vllm} --quantization fp8", f"{sglang} --quantization fp8"
-    if layout.drafts:
-        config: dict[str, Any] = {"num_speculative_tokens": layout.drafts}
+    if layout.preset == NGRAM:
+        config: dict[str, Any] = {"method": NGRAM, "num_speculative_tokens": layout.drafts}
+        config["prompt_lookup_max"] = PROMPT_LOOKUP_MAX
+        vllm += f" --speculative-config {shlex.quote(json.dumps(config))}"
+        sglang += f" --speculative-algorithm {METHODS[NGRAM]}"
+        sglang += f" --speculative-num-draft-tokens {layout.drafts + 1}"
+    elif layout.preset:
+        settings = PRESETS[layout.preset].settings
+        vllm = f"# vLLM has no flags for this tree ({layout.preset} of dsim presets)"
+        sglang += f" --speculative-algorithm {METHODS.get(drafter, 'EAGLE')}"
+        sglang += f" --speculative-draft-model-path PATH-OF-{drafter.upper()}-HEAD"
+        sglang += (
+            f" --speculative-num-steps {settings.get('tree.depth', len(settings))}"
+            f" --speculative-eagle-topk {settings.get('tree.branches', 1)}"
+            f" --speculative-num-draft-tokens {layout.drafts + 1}"
+        )
+    elif layout.drafts:
+        config = {"num_speculative_tokens": layout.drafts}
         if drafter in ("eagle3", "medusa"):
             config = {"method": drafter, "model": f"PATH-OF-{drafter.upper()}-HEAD", **config}
         elif drafter == "mtp":
@@ -147,7 +184,8 @@ def as_text(advice: Advice) -> list[str]:
         f"Times in ms, of the densest {advice.best.requests:,} requests; TPOT of a request, after "
         "its first token. up to: at how many times the load the SLO is kept, about."
     )
-    lines += ["", *notes(advice), "", "One replica:"]
+    lines += ["", f"Ways to speculate at TP {best.tp}, on the densest requests alone:", ""]
+    lines += [*text_table(METHODS_HEAD, methods(advice)), "", *notes(advice), "", "One replica:"]
     lines += [f"  {command}" for command in commands(question, best)]
     if best.chooses:
         lines.append("  (neither chooses k in every step by goodput; this is its upper bound)")

@@ -11,7 +11,15 @@ from dsim.report import page as report
 from dsim.report.charts import Panel
 from dsim.report.style import PALETTE, legend
 from dsim.report.tables import TextTable
-from dsim.tasks.serving.answer import HEAD, commands, notes, rows, verdict
+from dsim.tasks.serving.answer import (
+    HEAD,
+    METHODS_HEAD,
+    commands,
+    methods,
+    notes,
+    rows,
+    verdict,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,6 +86,12 @@ def write_page(advice: Advice, path: Path) -> None:
     question = advice.question
     tables = [
         TextTable(title="At a glance", head=HEAD, rows=rows(advice), numbers=True),
+        TextTable(
+            title=f"Ways to speculate at TP {advice.best.layout.tp}, on the densest requests alone",
+            head=METHODS_HEAD,
+            rows=methods(advice),
+            numbers=True,
+        ),
         TextTable(
             title="Launch commands of one replica",
             head=("server", "command"),

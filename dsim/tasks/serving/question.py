@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from dsim.model.estimate import Estimate
 
 DEFAULT_ACCEPTANCE = 0.8
+DEFAULT_COPIED = 1 / 3
 DEFAULT_RATE_PER_S = 1.0
 DEFAULT_PROMPT_TOKENS, DEFAULT_TOKENS = 1000, 250
 MADE_REQUESTS = 2000  # of a load that is no trace
@@ -37,6 +38,7 @@ class Question:
         target, drafter, gpu, dtype: names.
         gpus: number of GPUs.
         acceptance: acceptance rate of the drafter.
+        copied: the part of answers that repeats earlier text, where n-grams have drafts.
         replay: the requests.
         load: the load in words.
         slo_ttft_ms, slo_tpot_ms: what 99 of 100 requests must keep; ``None``: no bound.
@@ -51,6 +53,7 @@ class Question:
     dtype: str | None
     gpus: int
     acceptance: float
+    copied: float
     replay: Replay
     load: str
     slo_ttft_ms: float | None
@@ -85,6 +88,7 @@ def ask(
     gpus: int,
     dtype: str | None = None,
     acceptance: float | None = None,
+    copied: float | None = None,
     trace: Path | None = None,
     from_s: float = 0.0,
     for_s: float | None = None,
@@ -130,6 +134,7 @@ def ask(
         dtype=dtype,
         gpus=gpus,
         acceptance=DEFAULT_ACCEPTANCE if acceptance is None else acceptance,
+        copied=DEFAULT_COPIED if copied is None else copied,
         replay=replay,
         load=load,
         slo_ttft_ms=slo_ttft_ms,

@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 SCREENED, SWEPT, CONFIRMED = 400, 600, 20_000  # requests of a trial
 SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the load
 MAX_FINALISTS = 8  # whose curves are drawn
-MAX_CONFIRMED = 4
+MAX_CONFIRMED = 3
 BELOW = 0.99  # headroom of what does not keep the SLO at the load itself
 TIE = 0.15  # of the headroom, within which the faster layout is better
+MAX_HEADROOM = 1e6  # in place of an infinite one
 BISECTIONS = 3
 
 
@@ -92,15 +93,12 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
         curves[one.layout].append(one)
     slo = question.slo_ttft_ms is not None or question.slo_tpot_ms is not None
     headroom = {layout: _headroom(curve) if slo else 0.0 for layout, curve in curves.items()}
-    at_one = {one.layout: one for one in swept if one.scale == 1.0}
-    first = sorted(
-        finalists, key=lambda layout: (-_about(headroom[layout]), *_worth(at_one[layout]))
-    )
+    at_one = [one for one in swept if one.scale == 1.0]
+    first = [one.layout for one in _ranked(at_one, headroom)]
     confirmed = run([Task(layout, CONFIRMED) for layout in first[:MAX_CONFIRMED]])
-    ranking = sorted(
-        confirmed,
-        key=lambda one: (slo and one.slack > 1, -_about(headroom[one.layout]), *_worth(one)),
-    )
+    ranking = _ranked(confirmed, headroom)
+    if slo:
+        ranking.sort(key=lambda one: one.slack > 1)
     best = ranking[0].layout
     for one in confirmed if slo else ():
         limit = min if one.slack > 1 else max  # the sweep saw only the densest part
@@ -128,9 +126,16 @@ def _worth(one: Trial) -> tuple[float, float, bool, str]:
     return max(1.0, one.slack), one.e2e_mean, one.layout.chooses, str(one.layout)
 
 
-def _about(headroom: float) -> int:
-    """Steps of headroom: what lies within a step is called equal."""
-    return round(math.log(min(1e6, headroom)) / math.log(1 + TIE)) if headroom else -(10**6)
+def _ranked(trials: Sequence[Trial], headroom: dict[Layout, float]) -> list[Trial]:
+    """The best first: of those with nearly the most headroom the fastest, and so on."""
+    left, found = list(trials), []
+    while left:
+        room = {one.layout: min(MAX_HEADROOM, headroom[one.layout]) for one in left}
+        least = max(room.values()) / (1 + TIE)
+        best = min((one for one in left if room[one.layout] >= least), key=_worth)
+        found.append(best)
+        left.remove(best)
+    return found
 
 
 def _finalists(screened: Sequence[Trial]) -> list[Layout]:
@@ -180,7 +185,10 @@ def _bisected(
 
 def _crossover(curves: dict[Layout, list[Trial]], best: Layout) -> float | None:
     """Where plain decoding gets faster than the speculation of the same degree."""
-    same = {layout.drafts > 0: curve for layout, curve in curves.items() if layout.tp == best.tp}
+    alike = {layout: curve for layout, curve in curves.items() if layout.tp == best.tp}
+    same = {layout.drafts > 0: curve for layout, curve in reversed(alike.items())}
+    if best.drafts and best in alike:
+        same[True] = alike[best]
     if set(same) != {True, False}:
         return math.nan
     before = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from dsim.deployment.workload import Workload
 from dsim.orchestrations import REFERENCES
 from dsim.study.build import deployment_of
 from dsim.study.loader import make_study
+from dsim.study.presets import PRESETS
 from dsim.tasks.serving.question import densest
 from dsim.words import plural
 
@@ -25,6 +26,14 @@ if TYPE_CHECKING:
 
 DRAFTS = (1, 2, 3, 5, 7)
 MAX_DRAFTS = 7  # of the policy that chooses in every step
+NGRAM = "ngram"
+NGRAM_DRAFTS = (3, 5)
+NGRAM_US = 20.0  # of a draft
+COPIED_TOKENS = 10.0  # of a stretch that is copied
+# Trees that are tried, by the drafter: presets (dsim presets). MTP drafts chains.
+TREES = {"eagle3": ("eagle3", "sglang"), "medusa": ("medusa",), "mtp": ()}
+TREES_OF_MODELS = ("specinfer",)
+RANK_SHARES = (0.4, 0.2, 0.1)  # where the first choice is wrong: the second, third, fourth is right
 WARM_UP = 0.1
 
 
@@ -38,6 +47,8 @@ class Layout:
         readers: further replicas that only read prompts; 0: every replica does both.
         drafts: drafts of a request in a step; 0: plain decoding.
         chooses: whether *drafts* is the most, and every step chooses (goodput).
+        preset: method that makes the drafts, one of ``dsim presets``: n-grams, or a tree of the
+            drafter of as many nodes; empty: the drafter makes a chain.
     """
 
     tp: int
@@ -45,6 +56,7 @@ class Layout:
     readers: int = 0
     drafts: int = 0
     chooses: bool = False
+    preset: str = ""
 
     @property
     def gpus(self) -> int:
@@ -56,6 +68,10 @@ class Layout:
         """The speculation in words."""
         if not self.drafts:
             return "none"
+        if self.preset == NGRAM:
+            return f"n-grams, k = {self.drafts}"
+        if self.preset:
+            return f"tree of {self.drafts}"
         return f"k ≤ {self.drafts}, by goodput" if self.chooses else f"k = {self.drafts}"
 
     def __str__(self) -> str:
@@ -119,7 +135,18 @@ def layouts(question: Question) -> list[Layout]:
         found.append(whole)
         found += [dataclasses.replace(whole, drafts=k) for k in DRAFTS]
         found.append(dataclasses.replace(whole, drafts=MAX_DRAFTS, chooses=True))
+        found += [dataclasses.replace(whole, drafts=k, preset=NGRAM) for k in NGRAM_DRAFTS]
+        found += [
+            dataclasses.replace(whole, drafts=nodes_of(name), preset=name)
+            for name in TREES.get(question.drafter, TREES_OF_MODELS)
+        ]
     return found
+
+
+def nodes_of(preset: str) -> int:
+    """Nodes of the tree of *preset*."""
+    settings = PRESETS[preset].settings
+    return len(settings["tree.paths"]) if "tree.paths" in settings else settings["tree.nodes"]
 
 
 def split(layout: Layout) -> list[Layout]:
@@ -142,16 +169,25 @@ def trial(question: Question, task: Task) -> Trial:
     layout = task.layout
     replay = densest(question.replay, task.requests).window(rate_scale=task.scale)
     algorithm = REFERENCES[1] if layout.drafts else REFERENCES[0]
+    more: dict[str, Any] = {"drafter.model": question.drafter}
+    if layout.preset == NGRAM:
+        more = {**PRESETS[NGRAM].settings, "drafter.ngram_us": NGRAM_US}
+        more["acceptance.copied_tokens"] = COPIED_TOKENS
+        more["acceptance.new_tokens"] = max(1.0, COPIED_TOKENS * (1 / question.copied - 1))
+    elif layout.preset:
+        algorithm = PRESETS[layout.preset].orchestration
+        more |= PRESETS[layout.preset].settings
+        more |= {"acceptance.rank_shares": list(RANK_SHARES), "confidence_quality": 0.0}
     settings = {
         "algorithms": [algorithm],
         "seed": question.seed,
         "target.model": question.target,
-        "drafter.model": question.drafter,
         "gpu": question.gpu,
         "tp": layout.tp,
         **({"dtype": question.dtype} if question.dtype else {}),
         "acceptance.rate": question.acceptance,
-        "lookahead": layout.drafts or 1,
+        **more,
+        "lookahead": layout.drafts if layout.drafts and layout.preset in ("", NGRAM) else 1,
         "replica.count": layout.replicas,
         "replica.prefill_count": layout.readers,
         "replica.router": "least-requests",
