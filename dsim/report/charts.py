@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from dsim.study.study import Chart
 
 AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart
+MIN_SLIDER_VALUES = 3  # of an axis that no chart has; fewer are shown side by side
 Drawn = tuple[AnyChart, str, int]  # a chart, its caption, its number of marks
 
 
@@ -47,6 +48,7 @@ class Panel:
         chart: the chart, without a size.
         marks: how many marks carry data.
         height, width: in pixels, where the usual ones do not fit.
+        at: of axes that get a slider on the page: their names, and their values here.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Panel:
     marks: int
     height: int = 0
     width: int = 0
+    at: Sequence[tuple[str, float]] = ()
 
 
 def draw(chart: Chart, frame: pd.DataFrame, axes: Sequence[str], number: int = 1) -> list[Panel]:
@@ -78,6 +81,8 @@ def draw(chart: Chart, frame: pd.DataFrame, axes: Sequence[str], number: int = 1
         shown |= set(axes)  # a line a variant: whatever tells variants apart belongs to it
     rest = [name for name in axes if name not in shown and frame[name].nunique() > 1]
     panels: list[Panel] = []
+    numbers = [name for name in rest if is_number(frame[name])]
+    slid = [name for name in numbers if frame[name].nunique() >= MIN_SLIDER_VALUES]
     for which, part in _parts(frame, rest):
         title = chart.title or _default_title(chart)
         if which:
@@ -97,6 +102,7 @@ def draw(chart: Chart, frame: pd.DataFrame, axes: Sequence[str], number: int = 1
                 caption=chart.caption or caption,
                 chart=drawn,
                 marks=marks,
+                at=[(label(name), part[name].iloc[0].item()) for name in slid],
             )
         )
     if chart.kind == "heatmap":

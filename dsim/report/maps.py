@@ -82,7 +82,7 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
         verdict = f"The darker the blue, the faster; {show} is nowhere slower."
     caption = (
         f"Latency of {against} divided by the latency of {show}, at most {high:.2f}×. {verdict} "
-        "Hover over a cell for its numbers."
+        "Hover over a cell for its numbers, click to mark it in every map."
     )
     return drawn, caption, len(table)
 
@@ -136,7 +136,7 @@ def value_map(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     )
     caption = (
         f"The {what} of {title_of(chart.show)}, from {low:g} to {high:g}. "
-        "Hover over a cell for its numbers."
+        "Hover over a cell for its numbers, click to mark it in every map."
     )
     return drawn, caption, len(table)
 

@@ -82,6 +82,7 @@ def winners(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     what = "most tokens per second and device" if per_device else "lowest latency"
     caption = (
         f"The {what}, each at its best: share of cells won: {parts}. The paler, the smaller the "
-        f"lead; in {close:.0%} of the cells it is below {TIE - 1:.1%}. Hover over a cell for all."
+        f"lead; in {close:.0%} of the cells it is below {TIE - 1:.1%}. "
+        "Hover over a cell for all, click to mark it in every map."
     )
     return drawn, caption, len(table)
