@@ -13,7 +13,9 @@ from dsim.cli.options import (
     StudyFile,
     Whole,
     Word,
+    draft_options,
     model_options,
+    paths_in,
     plugin_option,
 )
 from dsim.errors import Problem, UserError
@@ -63,6 +65,7 @@ CLAIM_FAILED, TOO_NOISY = 1, 4
     metavar="FILE.html",
     help="Draw a timeline: one lane per server.",
 )
+@draft_options
 @model_options
 @plugin_option
 def generate(prompt: str, **options: Any) -> None:
@@ -70,12 +73,17 @@ def generate(prompt: str, **options: Any) -> None:
 
     Without --target, uses the small pair of models that ships.
     """
+    from dsim.backends.torch.fitting import check_drafts
     from dsim.model.lookahead import Policy
     from dsim.tasks import generate as generation
 
     rule = generation.rule_from_options(options)
+    options["tree_paths"] = paths_in(options["tree_paths"])
+    decoding = generation.decoding_from_options(options)
     names = COMPARED if options["compare"] else (options["algorithm"],)
     pair = generation.pair_from_options(options)
+    for name in names:
+        check_drafts(name, decoding, pair.drafter, rule, compiled=options["compile"])
     ids = generation.encode(pair, prompt, chat=options["chat"])
     quiet = options["as_json"]
     if not quiet:
@@ -91,6 +99,7 @@ def generate(prompt: str, **options: Any) -> None:
             tokens=options["tokens"],
             lookahead=options["lookahead"],
             policy=Policy(name=options["lookahead_policy"]),
+            decoding=decoding,
             ignore_eos=options["ignore_eos"],
             write=None if quiet else lambda piece: click.echo(piece, nl=False),
         )

@@ -305,6 +305,63 @@ def executor_of(name: str, jobs: int | None, ray_address: str | None) -> Executo
     return executor
 
 
+def numbers_in(option: str, text: object) -> list[int] | None:
+    """Whole numbers with commas between them."""
+    if text is None:
+        return None
+    parts = str(text).split(",")
+    if not all(part.strip().isdecimal() for part in parts):
+        raise UserError(f"{option}: expected whole numbers like 2,1,1, got {text!r}")
+    return [int(part) for part in parts]
+
+
+def paths_in(text: object) -> list[list[int]] | None:
+    """Paths with semicolons between them."""
+    if text is None:
+        return None
+    return [numbers_in("--tree-paths", part) or [] for part in str(text).split(";")]
+
+
+def draft_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Options of the drafts of one text: blocks, patience and trees."""
+    options = (
+        click.option(
+            "--block-tokens",
+            type=Whole(1),
+            help="Draft tokens that one forward of the drafter makes.  [default: 1]",
+        ),
+        click.option(
+            "--patience",
+            type=Whole(0),
+            help="Draft tokens that the first pass of a branch of DSI waits for.  [default: 0]",
+        ),
+        click.option(
+            "--tree-paths",
+            metavar="1;2;1,1",
+            help="Nodes of a static tree: the ranks from the root to each.",
+        ),
+        click.option(
+            "--tree-depth", type=Whole(1), help="Levels of a tree, at most.  [default: 5]"
+        ),
+        click.option(
+            "--tree-branches",
+            type=Whole(1),
+            help="Candidates of each node that the drafter reads.  [default: 2]",
+        ),
+        click.option(
+            "--tree-nodes", type=Whole(1), help="Nodes of a tree, at most.  [default: all]"
+        ),
+        click.option(
+            "--tree-deviations",
+            type=Whole(0),
+            help="Second choices (or later ones) on a path of DSI over trees.  [default: 1]",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 COMPILE_HELP = "Compile the models (CUDA graphs on a GPU); the start takes longer."
 
 

@@ -13,6 +13,9 @@ from dsim.cli.options import (
     OrchestrationName,
     Whole,
     Word,
+    draft_options,
+    numbers_in,
+    paths_in,
     plugin_option,
     seed_option,
     set_option,
@@ -69,23 +72,6 @@ def by_option(error: UserError) -> UserError:
         else:
             problems.append(problem._replace(source="--set"))
     return UserError(*problems)
-
-
-def _numbers(option: str, text: object) -> list[int] | None:
-    """Whole numbers with commas between them."""
-    if text is None:
-        return None
-    parts = str(text).split(",")
-    if not all(part.strip().isdecimal() for part in parts):
-        raise UserError(f"{option}: expected whole numbers like 2,1,1, got {text!r}")
-    return [int(part) for part in parts]
-
-
-def _paths(text: object) -> list[list[int]] | None:
-    """Paths with semicolons between them."""
-    if text is None:
-        return None
-    return [_numbers("--tree-paths", part) or [] for part in str(text).split(";")]
 
 
 @click.command()
@@ -179,33 +165,7 @@ def _paths(text: object) -> list[list[int]] | None:
     help="Use these draws instead, by position: 1 accepted, 0 rejected; 2, 3, …: the target's "
     "token is the drafter's second, third … choice; at least N of them.",
 )
-@click.option(
-    "--block-tokens",
-    type=Whole(1),
-    help="Draft tokens that one forward of the drafter makes.  [default: 1]",
-)
-@click.option(
-    "--patience",
-    type=Whole(0),
-    help="Draft tokens that the first pass of a branch of DSI waits for.  [default: 0]",
-)
-@click.option(
-    "--tree-paths",
-    metavar="1;2;1,1",
-    help="Nodes of a static tree: the ranks from the root to each.",
-)
-@click.option("--tree-depth", type=Whole(1), help="Levels of a tree, at most.  [default: 5]")
-@click.option(
-    "--tree-branches",
-    type=Whole(1),
-    help="Candidates of each node that the drafter reads.  [default: 2]",
-)
-@click.option("--tree-nodes", type=Whole(1), help="Nodes of a tree, at most.  [default: all]")
-@click.option(
-    "--tree-deviations",
-    type=Whole(0),
-    help="Second choices (or later ones) on a path of DSI over trees.  [default: 1]",
-)
+@draft_options
 @click.option(
     "--ssd-fanout",
     metavar="F",
@@ -260,8 +220,8 @@ def simulate(
         raise UserError("--settled goes with --json")
     if options["accepts"] is not None and options["acceptance"] is not None:
         raise UserError("give either --acceptance or --accepts")
-    options["tree_paths"] = _paths(options["tree_paths"])
-    options["ssd_fanout"] = _numbers("--ssd-fanout", options["ssd_fanout"])
+    options["tree_paths"] = paths_in(options["tree_paths"])
+    options["ssd_fanout"] = numbers_in("--ssd-fanout", options["ssd_fanout"])
     if options["method"] is not None:
         for name in ("lookahead",):  # a default that the method's own takes the place of
             if click.get_current_context().get_parameter_source(name) == ParameterSource.DEFAULT:

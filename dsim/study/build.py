@@ -11,7 +11,7 @@ from dsim.deployment.replay import Replay, read_replay
 from dsim.deployment.spec import Deployment, Faults, FleetSpec, MorePool, Slo
 from dsim.deployment.workload import Length, Workload
 from dsim.model.acceptance import Acceptance
-from dsim.model.case import Case, TreeShape
+from dsim.model.case import Case, Decoding, TreeShape
 from dsim.model.closed_forms import rate_of_length, targets_enough, targets_equation1
 from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
@@ -137,6 +137,15 @@ def tree_of(values: Mapping[str, Any]) -> TreeShape:
         branches=max([values["tree.branches"], *(rank for path in paths for rank in path)]),
         nodes=values["tree.nodes"],
         deviations=values["tree.deviations"],
+    )
+
+
+def decoding_of(values: Mapping[str, Any]) -> Decoding:
+    """How real models make a text, from the settings of ``draft_settings.LIVE`` by key."""
+    return Decoding(
+        block_tokens=values["drafter.block_tokens"],
+        patience=values["patience"],
+        tree=tree_of(values),
     )
 
 

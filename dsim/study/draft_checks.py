@@ -46,7 +46,8 @@ def check_drafts(problems: Problems, where: str, values: Mapping[str, Sequence[A
         what = f"expected shares whose sum is at most 1, got {total:g}"
         problems.add(f"{where}acceptance.rank_shares", what)
     _check_length(problems, where, values)
-    _check_paths(problems, where, values["tree.paths"][0])
+    if wrong := wrong_paths(values["tree.paths"][0]):
+        problems.add(f"{where}tree.paths", wrong)
 
 
 def _check_length(problems: Problems, where: str, values: Mapping[str, Sequence[Any]]) -> None:
@@ -63,12 +64,12 @@ def _check_length(problems: Problems, where: str, values: Mapping[str, Sequence[
         problems.add(f"{where}acceptance.mean_length", what)
 
 
-def _check_paths(problems: Problems, where: str, paths: list[list[int]] | None) -> None:
+def wrong_paths(paths: Sequence[Sequence[int]] | None) -> str | None:
+    """What is wrong with the *paths* of a tree, in words; ``None``: nothing."""
     known = {tuple(path) for path in paths or ()}
     if len(known) < len(paths or ()):
-        problems.add(f"{where}tree.paths", "duplicate path")
+        return "duplicate path"
     for path in sorted(known):
         if len(path) > 1 and path[:-1] not in known:
-            what = f"{show([*path])} is there without its parent {show([*path[:-1]])}"
-            problems.add(f"{where}tree.paths", what)
-            return
+            return f"{show([*path])} is there without its parent {show([*path[:-1]])}"
+    return None

@@ -179,3 +179,9 @@ DRAFTS: tuple[Setting, ...] = (
         meaning="ssd: guesses of the target's own token; a list: after 0, 1, … accepted drafts",
     ),
 )
+# Those that matter to real models, where rates are what they are.
+LIVE = tuple(
+    setting
+    for setting in DRAFTS
+    if setting.key in ("drafter.block_tokens", "patience") or setting.key.startswith("tree.")
+)

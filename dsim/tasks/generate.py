@@ -14,9 +14,13 @@ from dsim.backends.torch.sampling import Sampling
 from dsim.backends.torch.verify import Rule, Surprise, rule_of
 from dsim.backends.torch.workers import Workers
 from dsim.errors import Problem, UserError
+from dsim.model.case import Decoding
 from dsim.model.lookahead import FIXED, Policy
 from dsim.orchestrations import REFERENCES, title_of
 from dsim.report.tables import text_table
+from dsim.study.build import decoding_of
+from dsim.study.draft_checks import wrong_paths
+from dsim.study.draft_settings import LIVE
 from dsim.system import available_cores
 
 if TYPE_CHECKING:
@@ -141,6 +145,27 @@ def rule_from_options(options: Mapping[str, Any]) -> Rule:
     return rule_of(options["rule"], sampling, leniency=options["leniency"], n=options["top_n"])
 
 
+def decoding_from_options(options: Mapping[str, Any]) -> Decoding:
+    """The tree of drafts, blocks and patience that command-line options ask for.
+
+    Raises:
+        UserError: there is no such tree.
+    """
+    values, problems = {}, []
+    for setting in LIVE:
+        name = setting.key.removeprefix("drafter.").replace(".", "_")
+        values[setting.key] = given = options[name]
+        if given is None:
+            values[setting.key] = setting.default
+        elif wrong := setting.problem(given) or (
+            wrong_paths(given) if setting.key == "tree.paths" else None
+        ):
+            problems.append(Problem(f"--{name.replace('_', '-')}", "", wrong))
+    if problems:
+        raise UserError(*problems)
+    return decoding_of(values)
+
+
 def pair_from_options(options: Mapping[str, Any]) -> Pair:
     """The models that command-line options ask for.
 
@@ -204,6 +229,7 @@ def generate(
     tokens: int,
     lookahead: int,
     policy: Policy = FIXED,
+    decoding: Decoding = Decoding(),  # noqa: B008 (it never changes)
     ignore_eos: bool = False,
     write: Callable[[str], None] | None = None,
 ) -> list[Generated]:
@@ -217,6 +243,7 @@ def generate(
         tokens: ``N``, at most.
         lookahead: ``k``, at first.
         policy: whether and how it adapts.
+        decoding: the tree of drafts, blocks and patience.
         ignore_eos: go on after an end-of-text token.
         write: gets the text of the first algorithm as it comes.
     """
@@ -230,6 +257,7 @@ def generate(
             rule,
             lookahead=lookahead,
             policy=policy,
+            decoding=decoding,
             stop_ids=frozenset() if ignore_eos else workers.pair.stop_ids,
             on_settled=stream,
             keep_history=True,
