@@ -265,6 +265,21 @@ class Acceptance:
         return rests, np.where(all_easy, easy_rate[:, None], hard_rate[:, None])
 
 
+def rank_shares_of(ranks: NDArray[Any]) -> list[float]:
+    """Of the positions where the first choice is wrong, the parts where the second, … is right.
+
+    Args:
+        ranks: of any shape; 0: no choice is right.
+
+    Returns:
+        As ``acceptance.rank_shares`` wants them, six digits of each (never rounded up, so that
+        their sum is 1 at most); empty where no later choice was ever right.
+    """
+    counts = np.bincount(ranks.ravel())
+    counts[1:2] = 0
+    return [float(np.floor(1e6 * count / counts.sum()) / 1e6) for count in counts[2:]]
+
+
 RATE_POINTS = 16  # of a rate that differs from text to text, in a likelihood
 
 

@@ -11,7 +11,7 @@ from dsim.deployment.replay import Replay, read_replay
 from dsim.deployment.spec import Deployment, Faults, FleetSpec, MorePool, Slo
 from dsim.deployment.workload import Length, Workload
 from dsim.model.acceptance import Acceptance
-from dsim.model.case import Case, Decoding, TreeShape
+from dsim.model.case import Case, TreeShape
 from dsim.model.closed_forms import rate_of_length, targets_enough, targets_equation1
 from dsim.model.drafters import MoreDrafter
 from dsim.model.latency import Latency
@@ -140,13 +140,13 @@ def tree_of(values: Mapping[str, Any]) -> TreeShape:
     )
 
 
-def decoding_of(values: Mapping[str, Any]) -> Decoding:
-    """How real models make a text, from the settings of ``draft_settings.LIVE`` by key."""
-    return Decoding(
-        block_tokens=values["drafter.block_tokens"],
-        patience=values["patience"],
-        tree=tree_of(values),
-    )
+def drafts_of(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a ``Decoding`` says of drafts, from the settings of ``draft_settings.LIVE`` by key."""
+    return {
+        "block_tokens": values["drafter.block_tokens"],
+        "patience": values["patience"],
+        "tree": tree_of(values),
+    }
 
 
 def fanout_of(values: Mapping[str, Any]) -> tuple[int, ...]:
@@ -217,9 +217,7 @@ def case_of(values: Mapping[str, Any]) -> Case:
         repeats=values["repeats"],
         seed=values["seed"],
         preemptible=values["preemptible"],
-        block_tokens=values["drafter.block_tokens"],
-        patience=values["patience"],
-        tree=tree_of(values),
+        **drafts_of(values),
         fanout=fanout_of(values),
     )
 

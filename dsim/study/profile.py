@@ -59,6 +59,8 @@ class AcceptanceProfile:
         rate: teacher-forced acceptance rate.
         ci95: half the width of its 95 % interval, if known.
         paper_rate: the estimator of the paper, if known.
+        rank_shares: where the first choice is wrong, how often the second, the third, … is right;
+            empty if not known.
         prompts, tokens: of how many prompts, and tokens of each, if known.
         target, drafter: names of the models, if known.
     """
@@ -66,6 +68,7 @@ class AcceptanceProfile:
     rate: float
     ci95: float | None = None
     paper_rate: float | None = None
+    rank_shares: tuple[float, ...] = ()
     prompts: int | None = None
     tokens: int | None = None
     target: str = ""
@@ -120,6 +123,8 @@ class Profile:
                 found[f"{role}.first_latency_ms"] = model.first_latency_ms
         if self.acceptance is not None:
             found["acceptance.rate"] = self.acceptance.rate
+            if self.acceptance.rank_shares:
+                found["acceptance.rank_shares"] = list(self.acceptance.rank_shares)
         return {key: value for key, value in found.items() if key not in given}
 
     def missing(self) -> list[str]:
@@ -143,11 +148,12 @@ _MODEL = {
     "first_latency_ms": _NUMBER,
     "latency_by_width_ms": "a list of [width, ms] pairs, widths increasing",
 }
-_RATE = "a number from 0 to 1"
+_RATE, _SHARES = "a number from 0 to 1", "a list of numbers from 0 to 1 whose sum is at most 1"
 _ACCEPTANCE = {
     "rate": _RATE,
     "ci95": "a number from 0 on",
     "paper_rate": _RATE,
+    "rank_shares": _SHARES,
     "prompts": _COUNT,
     "tokens": _COUNT,
     "target": _TEXT,
@@ -173,6 +179,9 @@ def _is(value: Any, what: str) -> bool:
         return isinstance(value, int) and number and value > 0
     if what == _RATE:
         return number and 0 <= value <= 1
+    if what == _SHARES:
+        shares = value if isinstance(value, list) else [-1]
+        return all(_is(share, _RATE) for share in shares) and sum(shares) <= 1 + 1e-9
     if what == _ACCEPTANCE["ci95"]:
         return number and 0 <= value < float("inf")
     if what == _MODEL["latency_by_width_ms"]:
@@ -233,6 +242,8 @@ def loads(text: str, source: str, *, toml: bool = False) -> Profile:
         )
 
     acceptance = document.get("acceptance")
+    if acceptance is not None:
+        acceptance |= {"rank_shares": tuple(acceptance.get("rank_shares", ()))}
     return Profile(
         name=document["name"],
         prompts=document.get("prompts", ""),

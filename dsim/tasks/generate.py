@@ -18,7 +18,7 @@ from dsim.model.case import Decoding
 from dsim.model.lookahead import FIXED, Policy
 from dsim.orchestrations import REFERENCES, title_of
 from dsim.report.tables import text_table
-from dsim.study.build import decoding_of
+from dsim.study.build import drafts_of
 from dsim.study.draft_checks import wrong_paths
 from dsim.study.draft_settings import LIVE
 from dsim.system import available_cores
@@ -163,7 +163,7 @@ def decoding_from_options(options: Mapping[str, Any]) -> Decoding:
             problems.append(Problem(f"--{name.replace('_', '-')}", "", wrong))
     if problems:
         raise UserError(*problems)
-    return decoding_of(values)
+    return Decoding(**drafts_of(values))
 
 
 def pair_from_options(options: Mapping[str, Any]) -> Pair:

@@ -34,6 +34,8 @@ class Span(NamedTuple):
         server: the number of the server.
         first, end: the positions that it was for; it read the tokens before *end*.
         width, context: tokens fed, and tokens that the cache held.
+        asked: the width by the rules of its orchestration (``docs/field.md``), which of trees count
+            nodes, whatever the cache of this server holds or lacks.
         begin_ns: when the algorithm asked for it (ns since time zero).
         start_ns, end_ns: when its worker began and had finished it, on the same clock.
         forward_ns: the forward alone, by the worker's clock.
@@ -45,6 +47,7 @@ class Span(NamedTuple):
     end: int
     width: int
     context: int
+    asked: int
     begin_ns: int
     start_ns: int
     end_ns: int
@@ -171,6 +174,7 @@ class Torch:
         self._begun: dict[int, int] = {}  # by server
         self._answers: dict[Forward, list[Answer]] = {}
         self._root: list[Candidates] = []  # behind the text, by the drafter's last forward over it
+        self._read = -1  # tokens of the text at that forward
 
     def attach(self, _: Servers) -> Callable[[Forward], None]:
         """See :class:`dsim.events.forward.Backend`."""
@@ -224,6 +228,12 @@ class Torch:
     def _answered(self, forward: Forward, reply: Reply) -> None:
         done = Done.unpack(reply.value)
         line, zero_ns = self.lines[forward.server], self.env.zero_ns
+        drafts = forward.servers.role == "drafter"
+        asked = done.width
+        if forward.fed is not None:
+            asked = len(forward.fed)
+        elif drafts and self.candidates:
+            asked, self._read = forward.end - self._read, forward.end
         self.shared.spans.append(
             Span(
                 role=forward.servers.role,
@@ -232,13 +242,13 @@ class Torch:
                 end=forward.end,
                 width=done.width,
                 context=done.context,
+                asked=asked,
                 begin_ns=self._begun[forward.server],
                 start_ns=reply.start_ns - zero_ns,
                 end_ns=reply.end_ns - zero_ns,
                 forward_ns=done.forward_ns,
             )
         )
-        drafts = forward.servers.role == "drafter"
         if drafts and not forward.cancelled and (self.candidates or self.block_tokens > 1):
             self._guessed(forward, [Candidates(*answer.more) for answer in done.answers])
         elif drafts and not forward.cancelled:

@@ -285,12 +285,17 @@ class StaticTransformer(Transformer):
     def cut(self, kept: int) -> None:
         """Nothing to do: a forward says itself where it begins."""
 
+    def gather(self, slots: Sequence[int]) -> None:
+        """Nothing to do either, since trees that are no chains are not read."""
+
     def read(self, new: Sequence[int], rows: int, tree: Reading | None = None) -> Any:
         """See :meth:`Transformer.read`.
 
         Raises:
-            EngineError: the text is too long, or there is a tree.
+            EngineError: the text is too long, or there is a tree that is no chain.
         """
+        if tree is not None and tree.is_chain:
+            return self.read(new, 0)[:, tree.rows]
         if tree is not None:
             raise EngineError("a compiled model reads no trees of drafts")
         begin, width = len(self.ids), len(new)

@@ -41,7 +41,7 @@ def check_drafts(
         problems.append(Problem("--block-tokens", "", what))
     if orchestration.trees:
         if compiled:
-            what = f"{orchestration.title} reads trees of drafts, which are not compiled; leave it away"
+            what = f"{orchestration.title} reads trees, which are not compiled; leave it away"
             problems.append(Problem("--compile", "", what))
         needs = drafter.is_class and widest(shape) > 1
         if needs and not callable(getattr(class_of(drafter.name), "candidates", None)):
@@ -54,8 +54,8 @@ def check_drafts(
         if not rule.any_tree and (not shape.paths if static else shape.nodes is not None):
             way = "give its nodes by --tree-paths" if static else "leave --tree-nodes away"
             what = (
-                f"{rule.name} is right only where what a draft is does not decide whether it is on the "
-                f"tree; {way}, or take --rule match"
+                f"{rule.name} is right only where what a draft is does not decide whether it is "
+                f"on the tree; {way}, or take --rule match"
             )
             problems.append(Problem("--rule", "", what))
     if problems:

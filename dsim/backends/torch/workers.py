@@ -17,7 +17,8 @@ from dsim.backends.torch.placement import (
     static_tokens,
     warm_up_widths,
 )
-from dsim.backends.torch.protocol import Begin, Done, Ready, WorkerSetup
+from dsim.backends.torch.protocol import Begin, Done, FeedNodes, Ready, WorkerSetup
+from dsim.backends.torch.sampling import Candidates
 from dsim.backends.torch.verify import WithConfidence
 from dsim.errors import EngineError, Problem, UserError
 from dsim.model.case import Decoding
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
     from dsim.backends.torch.pair import Pair
     from dsim.backends.torch.protocol import Ready
     from dsim.backends.torch.verify import Answer, Rule
+
+
+MAX_RANK = 9  # a trace has a digit for it
 
 
 class Workers:
@@ -254,6 +258,27 @@ class Workers:
             replies = exchange(pair, requests, timeout_ns=self.watchdog_ns)
         drafts, own = (Done.unpack(reply.value).answers for reply in replies)
         return drafts, own
+
+    def ranks(self, prompt: list[int], text: list[int], rule: Rule) -> list[int]:
+        """Which of the drafter's candidates each token of *text* is, given all before it.
+
+        Returns:
+            One number for each token: 1 for the first candidate, and so on to ``MAX_RANK``; 0: none
+            of these.
+
+        Raises:
+            UserError, EngineError: as :meth:`begin`.
+        """
+        self.begin(prompt, rule, read=False, tokens=len(text))
+        chain = [(number - 1, token) for number, token in enumerate(text[:-1])]
+        ask = list(range(-1, len(chain)))
+        request = FeedNodes([], chain, ask, "drafter", candidates=MAX_RANK)
+        (reply,) = exchange([self.drafter], [request], timeout_ns=self.watchdog_ns)
+        found = [Candidates(*answer.more) for answer in Done.unpack(reply.value).answers]
+        return [
+            one.tokens.index(token) + 1 if token in one.tokens else 0
+            for one, token in zip(found, text, strict=True)
+        ]
 
     def run(
         self,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsim.errors import Problem, UserError
+from dsim.model.acceptance import rank_shares_of
 from dsim.model.statistics import half_width
 from dsim.orchestrations import REFERENCES
 from dsim.report.tables import text_table
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
     from dsim.backends.torch.workers import Workers
 
 
+SHOWN_RANKS = 4  # in a table; JSON has all
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AcceptanceReport:
     """How the drafts of a pair fare, with the target's own text as the prefix.
@@ -27,14 +31,21 @@ class AcceptanceReport:
     Attributes:
         target, drafter, rule: what was measured.
         tasks: the task of each prompt.
-        draws: bool (prompts, tokens): whether the draft at each position stands.
+        ranks: int (prompts, tokens): which of the drafter's choices at each position stands; 0:
+            none of them. By rules that accept other tokens than the target's own, 1 is the only
+            choice that is looked at.
     """
 
     target: str
     drafter: str
     rule: str
     tasks: list[str]
-    draws: np.ndarray
+    ranks: np.ndarray
+
+    @property
+    def draws(self) -> np.ndarray:
+        """Whether the draft at each position stands: bool (prompts, tokens)."""
+        return np.asarray(self.ranks == 1)
 
     @property
     def rate(self) -> tuple[float, float | None]:
@@ -51,13 +62,15 @@ class AcceptanceReport:
         """For JSON."""
         by_task = {}
         for task in dict.fromkeys(self.tasks):
-            draws = self.draws[[t == task for t in self.tasks]]
+            own = [t == task for t in self.tasks]
+            draws = self.draws[own]
             rate, ci95 = rate_of(draws)
             by_task[task] = {
                 "prompts": len(draws),
                 "rate": rate,
                 "ci95": ci95,
                 "paper_rate": paper_rate_of(draws),
+                "rank_shares": rank_shares_of(self.ranks[own]),
             }
         rate, ci95 = self.rate
         return {
@@ -69,6 +82,7 @@ class AcceptanceReport:
             "rate": rate,
             "ci95": ci95,
             "paper_rate": self.paper_rate,
+            "rank_shares": rank_shares_of(self.ranks),
             "by_task": by_task,
             "by_position": self.draws.mean(axis=0).tolist(),
             "traces": self.traces,
@@ -76,8 +90,8 @@ class AcceptanceReport:
 
     @property
     def traces(self) -> list[str]:
-        """One text of 0 and 1 a prompt, as ``acceptance.trace`` wants them."""
-        return ["".join("01"[int(draw)] for draw in row) for row in self.draws]
+        """One text of digits (ranks) a prompt, as ``acceptance.trace`` wants them."""
+        return ["".join(map(str, row)) for row in self.ranks.tolist()]
 
 
 def rate_of(draws: np.ndarray) -> tuple[float, float | None]:
@@ -107,13 +121,16 @@ def acceptance(
         UserError: a prompt is too long.
         EngineError: a worker died or failed.
     """
-    draws = []
+    ranks = []
     for _, prompt in prompts:
         text = workers.run(REFERENCES[0], prompt, tokens, rule).output.tokens
+        if rule.name == "match":  # only the target's own token stands
+            ranks.append(workers.ranks(prompt, text, rule))
+            continue
         drafts, own = workers.answers(prompt, text, rule)
-        draws.append(
+        ranks.append(
             [
-                rule.judge(mine, draft, position) == draft.token
+                rule.judge(mine, draft, position) == draft.token  # 1 or 0
                 for position, (draft, mine) in enumerate(zip(drafts, own, strict=True))
             ]
         )
@@ -122,7 +139,7 @@ def acceptance(
         drafter=str(workers.pair.drafter),
         rule=rule.name,
         tasks=[task for task, _ in prompts],
-        draws=np.array(draws, dtype=np.bool_),
+        ranks=np.array(ranks, dtype=np.int64),
     )
 
 
@@ -133,8 +150,9 @@ def acceptance_text(report: AcceptanceReport) -> str:
     for name, one in [*found["by_task"].items(), ("all", found)]:
         interval = "" if one["ci95"] is None else f" ± {one['ci95']:.3f}"
         rate = f"{one['rate']:.3f}{interval}"
-        rows.append([name, one["prompts"], rate, f"{one['paper_rate']:.3f}"])
-    head = ["task", "prompts", "acceptance rate", "the paper's estimator"]
+        shares = " ".join(f"{share:.3f}" for share in one["rank_shares"][:SHOWN_RANKS])
+        rows.append([name, one["prompts"], rate, f"{one['paper_rate']:.3f}", shares])
+    head = ["task", "prompts", "acceptance rate", "the paper's estimator", "rank shares"]
     return "\n".join(
         [
             f"target {report.target}",
@@ -143,7 +161,9 @@ def acceptance_text(report: AcceptanceReport) -> str:
             *text_table(head, rows),
             "",
             "acceptance rate: teacher-forced, mean ± 95 % interval over prompts; "
-            "the paper's: 1 - 1/(1 + n̄), n̄ the mean run of accepted drafts",
+            "the paper's: 1 - 1/(1 + n̄), n̄ the mean run of accepted drafts; rank shares: where "
+            "the first choice is wrong, how often the second, third … is right "
+            "(acceptance.rank_shares)",
         ]
     )
 

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from dsim.backends.torch import prompts
 from dsim.errors import EngineError, UserError
+from dsim.model.acceptance import rank_shares_of
 from dsim.report.tables import text_table
 from dsim.study import profile
 from dsim.study.results import processor
@@ -237,6 +238,7 @@ def _acceptance(
             rate=round(rate, 6),
             ci95=None if ci95 is None else round(ci95, 6),
             paper_rate=round(report.paper_rate, 6),
+            rank_shares=tuple(rank_shares_of(report.ranks)),
             prompts=len(report.draws),
             tokens=study.settings["tokens"],
             target=target,

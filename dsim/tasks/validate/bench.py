@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from dsim.backends.wallclock import Waiters, run_wallclock
 from dsim.engines.simulate import run_events
 from dsim.errors import Problem, UserError
 from dsim.model.acceptance import Acceptance
-from dsim.model.case import Case
+from dsim.model.case import Case, Decoding
 from dsim.model.latency import Latency
 from dsim.model.lookahead import Policy
 from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
+from dsim.study.build import drafts_of
 from dsim.system import available_cores
 from dsim.units import to_ns
 
@@ -59,7 +61,10 @@ class Bench(Protocol):
         """Generate text number *text* and take the time."""
 
     def trace(self, text: int) -> str:
-        """For each position of the text, ``1`` if the draft is right given all before it."""
+        """For each position of the text, which choice of the drafter is right, given all before it.
+
+        Digits as of ``acceptance.trace``: ``1`` the first; ``0`` none.
+        """
 
     def cores(self, configuration: Configuration) -> int | None:
         """How many CPU cores *configuration* has; ``None``: it computes on none."""
@@ -74,7 +79,11 @@ class WallclockBench:
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.tokens = settings["tokens"]
         self.seed = settings["seed"]
-        self.acceptance = Acceptance(rate=settings["wallclock.acceptance_rate"])
+        self.acceptance = Acceptance(
+            rate=settings["wallclock.acceptance_rate"],
+            rank_shares=tuple(settings["wallclock.rank_shares"] or ()),
+        )
+        self.drafts = drafts_of(settings)
         self.latencies = {
             role: Latency(latency_ns=to_ns(settings[f"wallclock.{role}_latency_ms"]))
             for role in ("target", "drafter")
@@ -90,10 +99,13 @@ class WallclockBench:
             targets=configuration.targets,
             target=self.latencies["target"],
             drafter=self.latencies["drafter"],
-            acceptance=Acceptance(model="trace", traces=(self.trace(text),)),
+            acceptance=dataclasses.replace(
+                self.acceptance, model="trace", traces=(self.trace(text),)
+            ),
             repeats=1,
             seed=self.seed,
             preemptible=False,
+            **self.drafts,
         )
         run = run_wallclock(case, configuration.algorithm, 0, self.waiters, keep_history=True)
         forwards = [
@@ -108,8 +120,8 @@ class WallclockBench:
 
     def trace(self, text: int) -> str:
         """See :class:`Bench`."""
-        draws = self.acceptance.draws(self.seed, text + 1, self.tokens)[text]
-        return "".join("01"[int(draw)] for draw in draws)
+        ranks = self.acceptance.ranks(self.seed, text + 1, self.tokens)[text, 0]
+        return "".join(map(str, ranks))
 
     def cores(self, _: Configuration) -> None:
         """See :class:`Bench`."""
@@ -127,15 +139,22 @@ class TorchBench:
         prompts: token ids, one list a text.
         rule: how drafts are judged; ``match``.
         tokens: ``N``; texts do not end before.
+        decoding: the tree of drafts, blocks and patience.
     """
 
     def __init__(
-        self, workers: Workers, prompts: Sequence[list[int]], rule: Rule, tokens: int
+        self,
+        workers: Workers,
+        prompts: Sequence[list[int]],
+        rule: Rule,
+        tokens: int,
+        decoding: Decoding = Decoding(),  # noqa: B008 (it never changes)
     ) -> None:
         self.workers = workers
         self.prompts = prompts
         self.rule = rule
         self.tokens = tokens
+        self.decoding = decoding
         self.traces: dict[int, str] = {}
         self.warm: tuple[str, bool] | None = None
 
@@ -163,6 +182,7 @@ class TorchBench:
             self.rule,
             lookahead=configuration.lookahead,
             policy=Policy(name=configuration.policy),
+            decoding=self.decoding,
             targets=configuration.targets,
             all_cores=configuration.all_cores,
             cached=True,
@@ -174,10 +194,8 @@ class TorchBench:
         if text not in self.traces:
             prompt = self.prompts[text]
             tokens = self.workers.run(REFERENCES[0], prompt, self.tokens, self.rule).output.tokens
-            drafts, _ = self.workers.answers(prompt, tokens, self.rule)
-            self.traces[text] = "".join(
-                "01"[draft.token == token] for draft, token in zip(drafts, tokens, strict=True)
-            )
+            ranks = self.workers.ranks(prompt, tokens, self.rule)
+            self.traces[text] = "".join(map(str, ranks))
         self.warm = None
         return self.traces[text]
 
@@ -200,7 +218,7 @@ class TorchBench:
 
 
 def _forwarded(span: Span) -> Forwarded:
-    return Forwarded(span.role, span.width, span.end_ns - span.begin_ns)
+    return Forwarded(span.role, span.asked, span.end_ns - span.begin_ns)
 
 
 def bench_of(settings: Mapping[str, Any]) -> Bench:
@@ -213,6 +231,7 @@ def bench_of(settings: Mapping[str, Any]) -> Bench:
     if settings["backend"] == "wallclock":
         return WallclockBench(settings)
     from dsim.backends.torch import prompts
+    from dsim.backends.torch.fitting import check_drafts
     from dsim.backends.torch.models import specs
     from dsim.backends.torch.pair import load_pair
     from dsim.backends.torch.placement import device_names
@@ -259,6 +278,10 @@ def bench_of(settings: Mapping[str, Any]) -> Bench:
     ids = [list(pair.tokenizer(known[i].text).input_ids) for i in order]
     for one in ids:
         check_prompt(pair, one, settings["tokens"])
+    rule = Match(Sampling(temperature=settings["torch.temperature"], seed=settings["seed"]))
+    decoding = Decoding(**drafts_of(settings))
+    for name in settings["algorithms"]:
+        check_drafts(name, decoding, pair.drafter, rule, compiled=settings["torch.compile"])
     workers = Workers(
         pair,
         max(settings["targets"]),
@@ -269,5 +292,4 @@ def bench_of(settings: Mapping[str, Any]) -> Bench:
             max(map(len, ids)) + settings["tokens"] if settings["torch.compile"] else 0
         ),
     )
-    sampling = Sampling(temperature=settings["torch.temperature"], seed=settings["seed"])
-    return TorchBench(workers, ids, Match(sampling), settings["tokens"])
+    return TorchBench(workers, ids, rule, settings["tokens"], decoding)

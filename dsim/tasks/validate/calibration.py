@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -170,6 +170,7 @@ class Calibration:
         rate: acceptance rate.
         drafts: how many drafts it is the rate of.
         streaks: which acceptance model the drafts follow.
+        shape: how drafts are made; see :func:`dsim.study.build.drafts_of`.
     """
 
     costs: dict[Configuration, dict[str, Latency]]
@@ -177,10 +178,14 @@ class Calibration:
     rate: float
     drafts: int
     streaks: Streaks
+    shape: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(
-        cls, seen: Mapping[Configuration, Sequence[Sequence[Forwarded]]], traces: Sequence[str]
+        cls,
+        seen: Mapping[Configuration, Sequence[Sequence[Forwarded]]],
+        traces: Sequence[str],
+        shape: dict[str, Any],
     ) -> Calibration:
         """What the forwards of each run, by configuration, and traces of texts teach."""
         costs: dict[Configuration, dict[str, Latency]] = defaultdict(dict)
@@ -196,6 +201,7 @@ class Calibration:
             rate=rate_of(traces),
             drafts=sum(len(trace) - 1 for trace in traces),
             streaks=streaks_of(traces),
+            shape=shape,
         )
 
     def apart(self, repeats: int) -> float:
@@ -245,6 +251,7 @@ class Calibration:
             repeats=1,
             seed=1,
             preemptible=False,
+            **self.shape,
         )
 
     def simulate(
@@ -252,7 +259,7 @@ class Calibration:
         configuration: Configuration,
         runs: Sequence[int],
         acceptance: Acceptance,
-        draws: np.ndarray,
+        ranks: np.ndarray,
     ) -> Simulations:
         """Simulations of a text that is measured once beside each of *runs*.
 
@@ -263,16 +270,16 @@ class Calibration:
         Args:
             configuration: what is measured.
             runs: the numbers of the calibration runs.
-            acceptance: where *draws* come from.
-            draws: bool (simulations, tokens).
+            acceptance: where *ranks* come from.
+            ranks: int8 (simulations, 1, tokens).
         """
-        cases = [self.case(configuration, draws.shape[1], acceptance, run) for run in runs]
+        cases = [self.case(configuration, ranks.shape[2], acceptance, run) for run in runs]
         simulated = [
             [
                 run_events(case, configuration.algorithm, len(cases) * i + r, row)
                 for r, case in enumerate(cases)
             ]
-            for i, row in enumerate(draws)
+            for i, row in enumerate(ranks)
         ]
         walls_ns = [[run.output.settled_ns[-1] for run in row] for row in simulated]
         beyond = [run.beyond_share for row in simulated for run in row]
@@ -282,9 +289,14 @@ class Calibration:
         self, configuration: Configuration, runs: Sequence[int], trace: str
     ) -> Simulations:
         """Simulations of a text whose draws are known; see :meth:`simulate`."""
-        acceptance = Acceptance(model="trace", traces=(trace,))
-        draws = acceptance.draws(0, TRACE_DRAWS, len(trace))
-        return self.simulate(configuration, runs, acceptance, draws)
+        acceptance = self.replayed(trace)
+        ranks = acceptance.ranks(0, TRACE_DRAWS, len(trace))
+        return self.simulate(configuration, runs, acceptance, ranks)
+
+    def replayed(self, trace: str) -> Acceptance:
+        """The acceptance model that replays *trace*, of whose later choices the mean is known."""
+        shares = self.streaks.acceptance.rank_shares
+        return Acceptance(model="trace", traces=(trace,), rank_shares=shares)
 
     def from_rate(
         self, configuration: Configuration, texts: Sequence[Sequence[int]], tokens: int
@@ -294,11 +306,11 @@ class Calibration:
         Each text is given by its calibration runs; see :meth:`simulate`.
         """
         acceptance = self.streaks.acceptance
-        draws = acceptance.draws(1, RATE_DRAWS * len(texts), tokens)
+        ranks = acceptance.ranks(1, RATE_DRAWS * len(texts), tokens)
         return float(
             np.mean(
                 [
-                    self.simulate(configuration, runs, acceptance, draws[i :: len(texts)]).wall_ns(
+                    self.simulate(configuration, runs, acceptance, ranks[i :: len(texts)]).wall_ns(
                         COUNTS
                     )
                     for i, runs in enumerate(texts)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsim.model.statistics import half_width
-from dsim.orchestrations import COMPARED
+from dsim.orchestrations import COMPARED, ORCHESTRATIONS
 from dsim.tasks.validate.result import Claim, errors_of, median_abs
 from dsim.tasks.validate.settings import Configuration
 
@@ -43,7 +43,10 @@ def claims_of(
     budget = [row for row in rows if row.configuration.all_cores]
     if budget and dsi:
         servers = max(row.configuration.targets for row in dsi)
-        budget += [row for row in dsi if row.configuration.targets == servers]
+        for row in rows:
+            c = row.configuration
+            if ORCHESTRATIONS[c.algorithm].traits.several_targets and c.targets == servers:
+                budget.append(row)
         claims.append(_winner(budget))
     found = errors_of(rows)
     claims.append(

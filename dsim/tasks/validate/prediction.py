@@ -14,6 +14,7 @@ from dsim.errors import Problem, UserError
 from dsim.files import read_text, write_whole
 from dsim.model.acceptance import Acceptance
 from dsim.model.latency import MAX_BEYOND, Latency
+from dsim.study.build import drafts_of
 from dsim.study.results import surroundings
 from dsim.system import available_cores
 from dsim.tasks.validate.calibration import STATISTICS, Calibration
@@ -244,6 +245,7 @@ def _of_document(document: Mapping[str, Any]) -> Prediction:
             rate=known["rate"],
             drafts=known["drafts"],
             streaks=Streaks(form, Acceptance(**acceptance), held_out),
+            shape=drafts_of(document["settings"]),
         ),
         traces=document["traces"],
         made=tuple(document["made"]),

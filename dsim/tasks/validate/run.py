@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsim.engines.simulate import run_events
-from dsim.model.acceptance import Acceptance
+from dsim.study.build import drafts_of
 from dsim.tasks.validate.bench import bench_of
 from dsim.tasks.validate.calibration import (
     ROLES,
@@ -195,7 +195,7 @@ def _prediction(
     at_once: bool = False,
 ) -> Prediction:
     """The prediction; *at_once*: each text is measured right after its calibration runs."""
-    calibration = Calibration.of(session.seen, session.known)
+    calibration = Calibration.of(session.seen, session.known, drafts_of(settings))
     apart = calibration.apart(settings["repeats"]) if at_once else 1.0
     return Prediction(
         settings=settings,
@@ -232,7 +232,7 @@ def validate(
     ]
     first = {}
     for c in session.wanted:
-        acceptance = Acceptance(model="trace", traces=(prediction.traces[0],))
+        acceptance = prediction.calibration.replayed(prediction.traces[0])
         case = prediction.calibration.case(c, settings["tokens"], acceptance)
         simulated = run_events(case, c.algorithm, 0, keep_history=True)
         first[c] = (simulated, session.found[c][0][0].run)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dsim.errors import Problem, UserError
 from dsim.model.lookahead import FIXED
 from dsim.orchestrations import COMPARED, ORCHESTRATIONS, orchestration_of, title_of
+from dsim.study.draft_checks import wrong_paths
+from dsim.study.draft_settings import LIVE
 from dsim.study.setting import Setting
 from dsim.words import nearest, show
 
@@ -48,6 +50,14 @@ SETTINGS = (
     _setting("wallclock.target_latency_ms", "float", 20.0, "of a pass", low=0, above=True),
     _setting("wallclock.drafter_latency_ms", "float", 4.0, "of a draft", low=0, above=True),
     _setting("wallclock.acceptance_rate", "float", 0.8, "of the draws", low=0, high=1),
+    _setting(
+        "wallclock.rank_shares",
+        "float or list",
+        None,
+        "of the misses, the shares in which the second, third … choice is right",
+        low=0,
+        high=1,
+    ),
     _setting("torch.target", "str", "", "the target; empty: the pair that ships"),
     _setting("torch.drafter", "str", "", "the drafter; empty: the pair that ships"),
     _setting("torch.prompt_set", "str", "stories", "a set that ships, all, or a JSONL file"),
@@ -62,6 +72,7 @@ SETTINGS = (
     _setting("torch.compile", "bool", False, "compile the models; see --compile"),
     _setting("torch.temperature", "float", 0.0, "0: greedy", low=0),
     _setting("torch.equal_budget", "bool", False, "non-SI and SI with the cores of all, as well"),
+    *LIVE,
 )
 # A verdict within minutes, on what noise so few measurements leave.
 QUICK = {
@@ -104,6 +115,8 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> dict[
         wrong = None
         if not setting.key.endswith("[]"):
             wrong = setting.problem(value)
+            if key == "tree.paths" and not wrong:
+                wrong = wrong_paths(value)
         elif not isinstance(value, list) or not value:
             wrong = f"expected a list, got {show(value)}"
         else:
@@ -136,7 +149,7 @@ class Configuration(NamedTuple):
 
     def __str__(self) -> str:
         name = title_of(self.algorithm)
-        if ORCHESTRATIONS[self.algorithm].traits.drafts:
+        if "lookahead" in ORCHESTRATIONS[self.algorithm].reads:
             name += f", lookahead {self.lookahead}"
             name += "" if self.policy == FIXED.name else f" at first ({self.policy})"
         servers = f", {self.targets} targets" if self.targets > 1 else ""
@@ -157,9 +170,10 @@ def configurations(settings: Mapping[str, Any]) -> list[Configuration]:
         if name not in settings["algorithms"]:
             continue
         traits = orchestration.traits
-        lookaheads = settings["lookahead"] if traits.drafts else [1]
+        lookaheads = settings["lookahead"] if "lookahead" in orchestration.reads else [1]
         targets = settings["targets"] if traits.several_targets else [1]
-        policies = settings["lookahead_policy"] if traits.drafts else [FIXED.name]
+        adapts = "lookahead_policy" in orchestration.reads
+        policies = settings["lookahead_policy"] if adapts else [FIXED.name]
         wanted += [
             Configuration(name, k, s, policy=policy)
             for policy, k, s in itertools.product(policies, lookaheads, targets)

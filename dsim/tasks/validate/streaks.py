@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dsim.model.acceptance import Acceptance, log_likelihood
+from dsim.model.acceptance import Acceptance, log_likelihood, rank_shares_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -101,13 +102,15 @@ def streaks_of(traces: Sequence[str]) -> Streaks:
     """Which acceptance model *traces* follow: the one that says most of texts left out.
 
     Args:
-        traces: recorded draws, a text of 0 and 1 each, all of one length. The last draw of each is
+        traces: recorded draws, a text of ranks each, all of one length. The last draw of each is
             left out, since no draft is wanted there. With fewer than ``2 · FOLDS`` texts draws are
             taken as independent.
     """
-    draws = np.array([[mark == "1" for mark in trace[:-1]] for trace in traces])
+    ranks = np.array([[int(mark) for mark in trace[:-1]] for trace in traces])
+    draws, shares = ranks == 1, tuple(rank_shares_of(ranks))
     if len(draws) < 2 * FOLDS or draws.all() or not draws.any():
-        return Streaks(FORMS[0].name, Acceptance(rate=float(draws.mean())), {})
+        plain = Acceptance(rate=float(draws.mean()), rank_shares=shares)
+        return Streaks(FORMS[0].name, plain, {})
     fold = np.arange(len(draws)) % FOLDS
     held_out = {
         form.name: sum(
@@ -118,4 +121,5 @@ def streaks_of(traces: Sequence[str]) -> Streaks:
         for form in FORMS
     }
     best = max(FORMS, key=lambda form: held_out[form.name])
-    return Streaks(best.name, fitted(best, draws), held_out)
+    found = dataclasses.replace(fitted(best, draws), rank_shares=shares)
+    return Streaks(best.name, found, held_out)
