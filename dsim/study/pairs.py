@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.errors import Problem, UserError
 from dsim.files import read_text
-from dsim.study.profile import AcceptanceProfile, ModelProfile, Profile
+from dsim.study.profile import AcceptanceProfile, ModelProfile, Profile, acceptance_from
 from dsim.units import is_latency
 from dsim.words import nearest, show
 
@@ -46,7 +46,7 @@ def shipped() -> list[Profile]:
             source=pair["source"],
             target=model(pair["target"]),
             drafter=model(pair["drafter"]),
-            acceptance=AcceptanceProfile(**pair["acceptance"]),
+            acceptance=acceptance_from(pair["acceptance"]),
         )
         for pair in chain.from_iterable(tables)
     ]

@@ -210,6 +210,12 @@ def _problems(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield where + key, f"is missing: {known[key]}"
 
 
+def acceptance_from(table: Mapping[str, Any]) -> AcceptanceProfile:
+    """What a *table* of a file says of acceptance."""
+    shares = tuple(map(float, table.get("rank_shares", ())))
+    return AcceptanceProfile(**{**table, "rank_shares": shares})
+
+
 def loads(text: str, source: str, *, toml: bool = False) -> Profile:
     """The profile that *text* holds.
 
@@ -242,15 +248,13 @@ def loads(text: str, source: str, *, toml: bool = False) -> Profile:
         )
 
     acceptance = document.get("acceptance")
-    if acceptance is not None:
-        acceptance |= {"rank_shares": tuple(acceptance.get("rank_shares", ()))}
     return Profile(
         name=document["name"],
         prompts=document.get("prompts", ""),
         source=document.get("source", ""),
         target=model("target"),
         drafter=model("drafter"),
-        acceptance=None if acceptance is None else AcceptanceProfile(**acceptance),
+        acceptance=None if acceptance is None else acceptance_from(acceptance),
     )
 
 

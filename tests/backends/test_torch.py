@@ -328,7 +328,7 @@ def test_measured_latencies_and_acceptance(workers, tmp_path) -> None:
     for prompt, trace in zip(PROMPTS, report.traces, strict=True):
         run = workers.run("si", prompt, TOKENS, rule, lookahead=1)
         # With one draft a round, each verdict is that of its position.
-        assert all(trace[position] == "0" for position in run.output.rejections)
+        assert all(trace[position] != "1" for position in run.output.rejections)
         assert run.output.accepted == run.judged - len(run.output.rejections)
     accepting.write_traces(report, tmp_path / "traces.txt")
     read = study.read_traces((tmp_path / "traces.txt").read_text("utf-8"))

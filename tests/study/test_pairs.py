@@ -138,7 +138,7 @@ def test_what_dsim_measure_prints_is_read(tmp_path):
     import numpy as np
 
     report = AcceptanceReport(
-        target="t", drafter="d", rule="match", tasks=["a"], draws=np.array([[True, False]])
+        target="t", drafter="d", rule="match", tasks=["a"], ranks=np.array([[1, 0]])
     )
     acceptance = tmp_path / "acceptance.json"
     acceptance.write_text(json.dumps(report.as_dict))

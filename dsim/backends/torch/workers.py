@@ -356,7 +356,14 @@ class Workers:
                     block_tokens=decoding.block_tokens,
                 )
             ],
-            target_backend=Torch(env, self.targets, rule, shared, together=together),
+            target_backend=Torch(
+                env,
+                self.targets,
+                rule,
+                shared,
+                together=together,
+                block_tokens=decoding.block_tokens,
+            ),
             plan=policy.plan(lookahead, shared.confidence),
             targets=len(self.targets) if targets is None else targets,
             prefill=not cached,

@@ -1,0 +1,209 @@
+"""Trees and blocks of drafts on real models: tiny ones, in worker processes."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from dsim.backends.torch.fitting import check_drafts
+from dsim.backends.torch.models import ModelSpec, specs
+from dsim.backends.torch.pair import load_pair
+from dsim.backends.torch.sampling import Sampling
+from dsim.backends.torch.verify import Match, Rejection, TopN
+from dsim.backends.torch.workers import Workers
+from dsim.cli.main import main
+from dsim.engines.simulate import run_events
+from dsim.errors import UserError
+from dsim.model.acceptance import Acceptance, rank_shares_of
+from dsim.model.case import Case, Decoding, TreeShape
+from dsim.orchestrations import ORCHESTRATIONS
+from tests.tiny import write_pair
+
+pytestmark = [
+    pytest.mark.torch,
+    pytest.mark.filterwarnings("default"),  # those of torch and transformers are not ours
+]
+TOKENS = 24
+PROMPTS = ([3, 4, 5, 6], [20, 21, 22, 23, 24, 25, 26, 27, 28])
+STATIC = TreeShape(paths=((1,), (2,), (3,), (1, 1), (2, 1), (1, 2), (1, 1, 1)), branches=3)
+SHAPES = (
+    STATIC,
+    TreeShape(depth=4, branches=3, nodes=9),
+    TreeShape(branches=2, deviations=2),
+    TreeShape(branches=3, nodes=8),
+)
+TREES = [name for name, one in ORCHESTRATIONS.items() if one.traits.live and one.trees]
+SAMPLINGS = (Sampling(), Sampling(temperature=0.8, seed=7))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_pair(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def workers(folder):
+    pair = load_pair(*specs(str(folder / "target"), str(folder / "drafter")))
+    with Workers(pair, 2, share=True) as workers:
+        yield workers
+
+
+def test_trees_give_the_tokens_of_the_target(workers) -> None:
+    accepted = second = 0
+    for sampling, prompt in zip(SAMPLINGS, PROMPTS, strict=True):
+        rule = Match(sampling)
+        expected = workers.run("nonsi", prompt, TOKENS, rule).output.tokens
+        for algorithm in TREES:
+            for number, shape in enumerate(SHAPES):
+                decoding = Decoding(tree=shape, patience=number % 2)
+                run = workers.run(
+                    algorithm,
+                    prompt,
+                    TOKENS,
+                    rule,
+                    lookahead=1 + number % 3,
+                    targets=1 + number % 2,
+                    decoding=decoding,
+                    cached=bool(number % 2),
+                )
+                assert run.output.tokens == expected, (algorithm, shape, sampling)
+                assert run.judged <= TOKENS
+                accepted += run.output.accepted
+                second += max(span.width for span in run.spans) > 1
+    assert accepted > 100, "the drafter is no use, so little was tested"
+    assert second == 2 * len(TREES) * len(SHAPES)
+
+
+def test_a_round_of_a_tree_is_as_simulated(workers) -> None:
+    """As many passes, of as many nodes, as the simulation makes of the recorded ranks."""
+    later = 0
+    for sampling, prompt in zip(SAMPLINGS, PROMPTS, strict=True):
+        rule = Match(sampling)
+        text = workers.run("nonsi", prompt, TOKENS, rule).output.tokens
+        ranks = workers.ranks(prompt, text, rule)
+        later += sum(rank in (2, 3) for rank in ranks)
+        run = workers.run("tree", prompt, TOKENS, rule, decoding=Decoding(tree=STATIC), cached=True)
+        trace = "".join(map(str, ranks))
+        case = Case(
+            tokens=TOKENS,
+            repeats=1,
+            targets=1,
+            tree=STATIC,
+            acceptance=Acceptance(model="trace", traces=(trace,)),
+        )
+        simulated = run_events(case, "tree", 0, keep_history=True)
+        assert run.target.begun == simulated.target.begun
+        assert run.drafter.begun == simulated.drafter.begun
+        assert run.output.accepted == simulated.output.accepted
+        widths = [len(one.fed) for one in simulated.target.history]
+        passes = [span for span in run.spans if span.role == "target"]
+        assert [span.asked for span in passes] == [span.width for span in passes] == widths
+    assert later, "no second choice was right, so little was tested"
+
+
+def test_rejection_and_lossy_rules_run_on_trees(workers) -> None:
+    rule = Rejection(Sampling(temperature=1.0, seed=3))
+    for algorithm, shape in (("tree", STATIC), ("treedsi", TreeShape(branches=3))):
+        decoding = Decoding(tree=shape)
+        run = workers.run(algorithm, PROMPTS[0], TOKENS, rule, decoding=decoding)
+        assert len(run.output.tokens) == TOKENS
+        assert run.output.accepted
+        run = workers.run(algorithm, PROMPTS[0], TOKENS, TopN(n=9), decoding=decoding)
+        assert run.output.accepted
+        wrong = Decoding(tree=TreeShape(branches=3, nodes=5))
+        with pytest.raises(UserError, match="rule: rejection is right only where"):
+            workers.run(algorithm, PROMPTS[0], TOKENS, rule, decoding=wrong)
+
+
+def test_a_text_ends_at_a_stop_token_on_a_tree(workers) -> None:
+    rule = Match()
+    text = workers.run("nonsi", PROMPTS[0], TOKENS, rule).output.tokens
+    stop = text[TOKENS // 2]
+    for algorithm in TREES:
+        run = workers.run(algorithm, PROMPTS[0], TOKENS, rule, stop_ids=frozenset({stop}))
+        assert run.output.tokens[: run.output.settled] == text[: text.index(stop) + 1]
+
+
+def test_blocks_of_a_drafter_without_a_model(folder) -> None:
+    pair = load_pair(*specs(str(folder / "target"), "ngram"))
+    with Workers(pair, 1, share=True) as workers:
+        rule = Match()
+        expected = workers.run("nonsi", PROMPTS[0], TOKENS, rule).output.tokens
+        for algorithm in ("si", "dsi", "pearl", "pipespec", *TREES):
+            run = workers.run(
+                algorithm,
+                PROMPTS[0],
+                TOKENS,
+                rule,
+                lookahead=4,
+                decoding=Decoding(block_tokens=4),
+            )
+            assert run.output.tokens == expected, algorithm
+        one = workers.run("si", PROMPTS[0], TOKENS, rule, lookahead=4)
+        block = Decoding(block_tokens=4)
+        four = workers.run("si", PROMPTS[0], TOKENS, rule, lookahead=4, decoding=block)
+        assert four.output.accepted == one.output.accepted
+        assert four.target.begun == one.target.begun
+        assert four.drafter.begun <= -(-one.drafter.begun // 4) + one.target.begun
+
+
+class OnlyGuesses:
+    def guess(self, tokens):
+        return tokens[-1]
+
+
+def test_what_a_drafter_cannot_draft_is_refused() -> None:
+    model, mine = ModelSpec(name="some/model"), ModelSpec(name=f"{__name__}:OnlyGuesses")
+    rule, two = Match(), Decoding(tree=TreeShape(branches=2))
+    for algorithm, decoding, drafter, compiled, what in (
+        ("si", Decoding(block_tokens=3), model, False, "--block-tokens: some/model makes one"),
+        ("tree", two, model, True, "--compile: tree reads trees, which are not compiled"),
+        ("treedsi", two, mine, False, r"needs a method candidates\(tokens, count\)"),
+    ):
+        with pytest.raises(UserError, match=what):
+            check_drafts(algorithm, decoding, drafter, rule, compiled=compiled)
+    for algorithm, decoding, drafter, compiled in (
+        ("nonsi", Decoding(block_tokens=3), model, True),
+        ("si", two, model, True),
+        ("tree", Decoding(tree=TreeShape(branches=1), block_tokens=2), mine, False),
+    ):
+        check_drafts(algorithm, decoding, drafter, rule, compiled=compiled)
+
+
+def test_generate_draws_trees(folder, tmp_path) -> None:
+    words = ["generate", "w3 w4 w5 w6", "--share", "--targets", "1", "--algorithm", "treedsi"]
+    words += ["--target", str(folder / "target"), "--drafter", str(folder / "drafter")]
+    words += ["--tree-branches", "3", "--patience", "2", "--lookahead", "2", "--tokens", "16"]
+    words += ["--ignore-eos", "--json", "--timeline", str(tmp_path / "t.html")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    (row,) = map(json.loads, done.stdout.splitlines())
+    assert len(row["token_ids"]) == 16
+    page = (tmp_path / "t.html").read_text("utf-8")
+    assert "drafts behind 3 choices after" in page  # the root's; the first pass waits for them
+    assert "drafts of several choices" in page
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        (["--tree-paths", "1;2,1"], "--tree-paths: [2, 1] is there without its parent [2]"),
+        (["--tree-paths", "0"], "--tree-paths: expected a list of paths, each of ranks from 1 on"),
+        (["--tree-paths", "x"], "--tree-paths: expected whole numbers"),
+        (["--rule", "rejection"], "give its nodes by --tree-paths, or take --rule match"),
+        (["--block-tokens", "2"], "makes one token in a forward"),
+    ],
+)
+def test_wrong_trees_are_named(options, what) -> None:
+    done = CliRunner().invoke(main, ["generate", "x", "--algorithm", "tree", *options])
+    assert done.exit_code == 2
+    assert what in done.stderr
+
+
+def test_rank_shares() -> None:
+    assert rank_shares_of(np.array([[1, 1, 2, 2], [0, 3, 1, 1]])) == [0.5, 0.25]
+    assert rank_shares_of(np.array([[1, 0]])) == []
+    assert rank_shares_of(np.array([1, 2, 3, 4])) == [0.333333] * 3
