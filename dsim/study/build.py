@@ -142,11 +142,11 @@ def tree_of(values: Mapping[str, Any]) -> TreeShape:
 
 def drafts_of(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a ``Decoding`` says of drafts, from the settings of ``draft_settings.LIVE`` by key."""
-    return {
-        "block_tokens": values["drafter.block_tokens"],
-        "patience": values["patience"],
-        "tree": tree_of(values),
-    }
+    return dict(  # noqa: C408 (its keys are fields, not names of orchestrations)
+        block_tokens=values["drafter.block_tokens"],
+        patience=values["patience"],
+        tree=tree_of(values),
+    )
 
 
 def fanout_of(values: Mapping[str, Any]) -> tuple[int, ...]:
