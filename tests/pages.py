@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import json
 import os
+import re
 import shutil
 
 import pytest
@@ -14,6 +18,12 @@ MARKS = "g.role-mark.mark-rect path, g.role-mark.mark-symbol path"
 needs_browser = pytest.mark.skipif(
     not CHROMIUM and not os.environ.get("CI"), reason="no chromium on this machine"
 )
+
+
+def specifications(path):
+    """The specifications of the charts of a page."""
+    packed = re.search('id="charts">(.*?)</script>', path.read_text("utf-8"), re.DOTALL)[1]
+    return json.loads(gzip.decompress(base64.b64decode(packed)))
 
 
 class Page:

@@ -152,7 +152,7 @@ def why(_case: Case, _others: Collection[str]) -> str:
 ORCHESTRATION = Orchestration(
     name="multidsi",
     title="multi-drafter DSI",
-    colour="#2e8b62",
+    colour="#277a4b",
     meaning="DSI with further drafters, one of which takes over where the first is wrong",
     start=start,
     reads=(*LOOKAHEAD, "targets", "patience", "preemptible", *FURTHER_DRAFTERS),

@@ -53,7 +53,7 @@ def why(case: Case, _: Collection[str]) -> str:
 ORCHESTRATION = Orchestration(
     name="pearl",
     title="PEARL",
-    colour="#c2548a",
+    colour="#a65572",
     meaning="drafter and target in lock step: a block is drafted while the one before is verified",
     start=start,
     reads=LOOKAHEAD,

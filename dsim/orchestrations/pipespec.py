@@ -109,7 +109,7 @@ def why(case: Case, _: Collection[str]) -> str:
 ORCHESTRATION = Orchestration(
     name="pipespec",
     title="PipeSpec",
-    colour="#8a6fb8",
+    colour="#574d94",
     meaning="drafter and one target at paces of their own; a pass takes all that is drafted",
     start=start,
     reads=(*LOOKAHEAD, *FURTHER_DRAFTERS),

@@ -85,7 +85,7 @@ def why(case: Case, others: Collection[str]) -> str:
 ORCHESTRATION = Orchestration(
     name="si",
     title="SI",
-    colour="#e0812b",
+    colour="#dc7e24",
     meaning="draft a block, verify it, and again; nothing overlaps",
     start=start,
     reads=LOOKAHEAD,

@@ -121,7 +121,7 @@ def why(case: Case, _: Collection[str]) -> str:
 ORCHESTRATION = Orchestration(
     name="ssd",
     title="SSD",
-    colour="#4a9aa8",
+    colour="#43a7c2",
     meaning="the next block is drafted behind guesses of the verdict while the target verifies",
     start=SSD,
     reads=(*LOOKAHEAD, "ssd.fanout", "preemptible"),

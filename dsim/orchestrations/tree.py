@@ -125,7 +125,7 @@ def why(case: Case, _: Collection[str]) -> str:
 ORCHESTRATION = Orchestration(
     name="tree",
     title="tree",
-    colour="#b0a02e",
+    colour="#a69f4d",
     meaning="draft a tree level by level, verify it in one pass, and again; nothing overlaps",
     start=start,
     reads=(*TREE, "confidence_quality"),

@@ -145,7 +145,7 @@ def why(case: Case, _: Collection[str]) -> str:
 ORCHESTRATION = Orchestration(
     name="treedsi",
     title="DSI over trees",
-    colour="#1b4f72",
+    colour="#1f5574",
     meaning="DSI that drafts behind the drafter's next choices, too, and verifies the whole tree",
     start=TreeDSI,
     reads=(

@@ -1,5 +1,6 @@
-"use strict";
-const specs = JSON.parse(document.getElementById("charts").textContent);
+// The specifications are compressed: the data of a large map take megabytes.
+const packed = Uint8Array.from(atob(document.getElementById("charts").textContent), letter => letter.charCodeAt(0));
+const specs = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
 const dark = window.matchMedia("(prefers-color-scheme: dark)");
 const theme = () => {
   const ink = dark.matches ? "#c3ccd7" : "#3d4856", line = dark.matches ? "#36404d" : "#dde2e8";
@@ -47,11 +48,9 @@ const link = spec => {
     }
     if (part.mark?.type === "rect" && part.encoding.x?.field === "x0" && part.mark.clip) {
       axes.push(...[part.encoding.x, part.encoding.y].map(axis => part.encoding.tooltip.find(one => one.title === axis.title).field));
-      const same = axes.map(field => `datum[${JSON.stringify(field)}] === cell[${JSON.stringify(field)}]`).join(" && ");
       const {x, y, x2, y2} = part.encoding, {mark, encoding} = part;
       const rim = (stroke, strokeWidth) => ({
-        transform: [{filter: `cell && ${same}`}],
-        mark: {type: "rect", fill: null, stroke, strokeWidth, aria: false, tooltip: null},
+        data: {name: "rim", values: []}, mark: {type: "rect", fill: null, stroke, strokeWidth, aria: false, tooltip: null},
         encoding: {x, y, x2, y2},
       });
       part.layer = [{mark, encoding}, rim("white", 5), rim("#1b2430", 2)];
@@ -60,7 +59,7 @@ const link = spec => {
     } else for (const inner of part.layer ?? []) visit(inner);
   };
   visit(spec);
-  spec.params = [...(spec.params ?? []), {name: "picked", value: []}, {name: "cell", value: null}];
+  spec.params = [...(spec.params ?? []), {name: "picked", value: []}];
   return {names, axes};
 };
 const links = specs.map(link), colours = new Map(links.flatMap(one => [...one.names]));
@@ -70,15 +69,16 @@ function share() {
   for (const [i, view] of dsimViews.entries()) {
     if (!view) continue;
     const {names, axes} = links[i], fits = marked && axes.length && axes.every(field => field in marked);
-    view.signal("picked", picked.filter(name => names.has(name))).signal("cell", fits ? marked : null).run();
-    const note = figures[i].querySelector(".marked");
-    note.hidden = true;
-    if (!fits) continue;
-    const find = node => node.datum && node.tooltip && axes.every(field => node.datum[field] === marked[field])
-      ? node : (node.items ?? []).reduce((found, item) => found ?? find(item), null);
-    const item = find(view.scenegraph().root);
-    note.hidden = !item;
-    if (item) note.textContent = "Marked: " + Object.entries(item.tooltip).slice(0, 3).map(([name, text]) => `${name} ${text}`).join(", ");
+    view.signal("picked", picked.filter(name => names.has(name)));
+    if (axes.length) {
+      const find = node => node.datum && node.tooltip && axes.every(field => node.datum[field] === marked[field])
+        ? node : (node.items ?? []).reduce((found, item) => found ?? find(item), null);
+      const item = fits ? find(view.scenegraph().root) : null, note = figures[i].querySelector(".marked");
+      view.data("rim", item ? [item.datum] : []);
+      note.hidden = !item;
+      if (item) note.textContent = "Marked: " + Object.entries(item.tooltip).slice(0, 3).map(([name, text]) => `${name} ${text}`).join(", ");
+    }
+    view.run();
   }
   for (const button of controls?.querySelectorAll(".pick") ?? [])
     button.setAttribute("aria-pressed", picked.includes(button.textContent));
@@ -169,6 +169,8 @@ async function drawMissing() {
     });
     window.dsimViews[i] = result.view;
     result.view.addEventListener("click", (_, item) => clicked(i, item));
+    document.body.dataset.ready = drawn.size;
+    await new Promise(done => setTimeout(done));  // clicks come first
   }
   if (picked.length || marked) share();
   document.body.dataset.drawn = drawn.size;

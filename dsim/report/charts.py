@@ -24,6 +24,7 @@ from dsim.report.style import (
     label,
     legend,
     sentence,
+    shape,
     words,
 )
 from dsim.study.columns import STATUS, column_of
@@ -191,7 +192,8 @@ def _lines(chart: Chart, frame: pd.DataFrame, whole: pd.DataFrame) -> Drawn:
     up = base.encode(y=alt.Y(f"{y}:Q", title=label(y), scale=scale), tooltip=tooltip)
     # Nothing lies between two names.
     layers = [up.mark_line(strokeWidth=2)] if numbers else []
-    layers.append(up.mark_point(filled=True, size=42 if numbers else 110, opacity=1))
+    points = up.mark_point(filled=True, size=48 if numbers else 110, opacity=1)
+    layers.append(points.encode(shape=shape("series", list(names))))
     if "low" in table:
         layers.append(base.mark_rule(strokeWidth=1.2).encode(y="low:Q", y2="high:Q"))
     return alt.layer(*layers), caption, len(table)
@@ -256,6 +258,7 @@ def _variants(chart: Chart, frame: pd.DataFrame) -> Drawn:
             x=x,
             y=y,
             color=colour("name", names),
+            shape=shape("name", list(names)),
             tooltip=[
                 alt.Tooltip("variant:N"),
                 alt.Tooltip("name:N", title="algorithm"),

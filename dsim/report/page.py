@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import gzip
 from typing import TYPE_CHECKING
 
 import jinja2
@@ -66,8 +68,10 @@ def html(page: Page, panels: Sequence[Panel], script: str = "", *, wide: bool = 
         wide=wide,
         height=HEIGHT_PX,
         version=VERSION,
-        # Neither may close the script element that it stands in.
-        specs=markupsafe.Markup(page_specifications(panels).replace("<", "\\u003c")),  # noqa: S704
+        specs=base64.b64encode(
+            gzip.compress(page_specifications(panels).encode(), mtime=0)
+        ).decode(),
+        # It may not close the element that it stands in.
         script=markupsafe.Markup(script.replace("</script", "<\\/script")),  # noqa: S704
     )
 

@@ -19,6 +19,7 @@ INK, GREY = "#1b2430", "#9aa4b0"
 PINK, PALE_PINK, PALE_BLUE, BLUE = "#d6317f", "#f9cfe1", "#dbe8f3", "#0b4f8f"
 # For names that no orchestration claims, and for further variants of one that does.
 PALETTE = ("#8b5fbf", "#c0504d", "#b8860b", "#4bacc6", "#2e8b62", "#7a6a53", "#d6317f")
+SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")
 HEIGHT_PX = 300
 WIDTH_PX = 460  # of pictures; on a page a chart is as wide as there is room
 LEGEND_PX = 420  # what a legend takes before it is broken
@@ -132,6 +133,18 @@ def colours(algorithms: Iterable[str]) -> list[str]:
         free = [colour for colour in (*own, *PALETTE) if colour not in found]
         found.append(free[0] if free else PALETTE[len(found) % len(PALETTE)])
     return found
+
+
+def shape(field: str, names: Sequence[str]) -> alt.Shape:
+    """Shapes of points, for those who cannot tell the colours apart; legends join :func:`colour`.
+
+    Args:
+        field: name of the field that holds *names*.
+        names: what it holds, in order.
+    """
+    shapes = list(itertools.islice(itertools.cycle(SHAPES), len(names)))
+    scale = alt.Scale(domain=list(names), range=shapes)
+    return alt.Shape(f"{field}:N", title=None, scale=scale, legend=legend(list(names)))
 
 
 def colour(field: str, names: Mapping[str, str]) -> alt.Color:

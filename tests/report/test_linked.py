@@ -116,10 +116,8 @@ def test_a_cell_that_is_marked_in_one_map_is_marked_in_all(browser, reports):
     assert notes[1].startswith("Marked: first ")
     for number in (1, 2):
         assert page.locator(f"#chart-{number} {rims}").count() >= 2
-        assert page.evaluate(f"dsimViews[{number - 1}].signal('cell')") == {
-            "drafter_latency_ms": 2,
-            "acceptance_rate": 0.5,
-        }
+        (rim,) = page.evaluate(f"dsimViews[{number - 1}].data('rim')")
+        assert (rim["drafter_latency_ms"], rim["acceptance_rate"]) == (2, 0.5)
     cell.click()
     assert page.locator(".marked:visible").count() == 0
     assert opened.complaints == []

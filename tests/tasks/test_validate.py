@@ -27,6 +27,7 @@ from dsim.tasks.validate.run import validate as run_validation
 from dsim.tasks.validate.settings import Configuration, configurations, load
 from dsim.units import to_ms
 from tests import STUDIES
+from tests.pages import specifications
 
 MS = 1_000_000
 
@@ -397,7 +398,7 @@ def test_json_and_text_and_report(tmp_path) -> None:
     assert "Predicted against measured" in page
     assert page.count("DSI, lookahead 5, 2 targets, measured") >= 1
     # Timelines can be compared by eye: all share one scale, which holds the longest.
-    charts = json.loads(re.search('id="charts">(.*?)</script>', page, re.S)[1])[1:]
+    charts = specifications(tmp_path / "page.html")[1:]
     ends = {(one.get("layer") or [one])[0]["encoding"]["x"]["scale"]["domain"][1] for one in charts}
     assert ends == {max(to_ms(r.output.settled_ns[-1]) for rs in found.first.values() for r in rs)}
     assert len(charts) == 2 * len(found.first) > 2
