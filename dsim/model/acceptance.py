@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 ACCEPTANCE_STREAM, DRAFTER_STREAM, TARGET_STREAM, OTHER_STREAM = range(4)
+DEEPER = "/"  # in a trace, before the draws at a further depth, which have all positions again
 RATES = 1 << 59  # added to the repeat, for the draw of its rate from OTHER_STREAM
 
 
@@ -88,7 +89,8 @@ class Acceptance:
     @property
     def plain(self) -> bool:
         """Whether draws say all: a draft is always there, and its depth makes no difference."""
-        return not self.by_depth and self.model != "lookup"
+        deep = self.by_depth or any(DEEPER in trace for trace in self.traces[:1])
+        return not deep and self.model != "lookup"
 
     def chances(self, first: float, count: int) -> list[float]:
         """Chances of the *count* best candidates, of which the first has the chance *first*."""
@@ -113,13 +115,14 @@ class Acceptance:
         """Ranks of all repeats.
 
         Returns:
-            int8, shape (repeats, depths, tokens): as many depths as *by_depth* has, or one.
+            int8, shape (repeats, depths, tokens): as many depths as *by_depth* or the trace has, or
+            one.
 
         Raises:
             ValueError: a trace is shorter than *tokens*.
         """
         if self.model == "trace":
-            return np.stack([self._replay(repeat, tokens) for repeat in range(repeats)])[:, None]
+            return np.stack([self._replay(repeat, tokens) for repeat in range(repeats)])
         u = np.stack([Uniforms(seed, repeat).next(tokens) for repeat in range(repeats)])
         return self.ranks_of(u, self.rates(seed, range(repeats)))
 
@@ -205,11 +208,11 @@ class Acceptance:
         raise ValueError(f"unknown acceptance model {self.model!r}")
 
     def _replay(self, repeat: int, tokens: int) -> NDArray[np.int8]:
-        trace = self.traces[repeat % len(self.traces)]
-        if len(trace) < tokens:
-            raise ValueError(f"the trace has {len(trace)} draws, but {tokens} tokens need {tokens}")
-        codes = np.frombuffer(trace[:tokens].encode(), dtype=np.int8)
-        return np.asarray(codes - np.int8(ord("0")))
+        rows = self.traces[repeat % len(self.traces)].split(DEEPER)
+        if (count := len(rows[0])) < tokens:
+            raise ValueError(f"the trace has {count} draws, but {tokens} tokens need {tokens}")
+        codes = [np.frombuffer(row[:tokens].encode(), dtype=np.int8) for row in rows]
+        return np.asarray(np.stack(codes) - np.int8(ord("0")))
 
     def _decaying(self, u: NDArray[np.float64], rates: NDArray[np.float64]) -> NDArray[np.float64]:
         # A branch starts again after a draw that rejects; so the depth, too, is a matter of the
@@ -263,6 +266,11 @@ class Acceptance:
                 change = 1 / easy_tokens if easy else 1 / hard_tokens
             rests[row], all_easy[row] = of_row, easy_of
         return rests, np.where(all_easy, easy_rate[:, None], hard_rate[:, None])
+
+
+def at_depth_1(trace: str) -> str:
+    """The draws of *trace* at depth 1: all, if there are no others."""
+    return trace.partition(DEEPER)[0]
 
 
 def rank_shares_of(ranks: NDArray[Any]) -> list[float]:

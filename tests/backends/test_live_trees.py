@@ -83,7 +83,7 @@ def test_a_round_of_a_tree_is_as_simulated(workers) -> None:
     for sampling, prompt in zip(SAMPLINGS, PROMPTS, strict=True):
         rule = Match(sampling)
         text = workers.run("nonsi", prompt, TOKENS, rule).output.tokens
-        ranks = workers.ranks(prompt, text, rule)
+        (ranks,) = workers.ranks(prompt, text, rule)
         later += sum(rank in (2, 3) for rank in ranks)
         run = workers.run("tree", prompt, TOKENS, rule, decoding=Decoding(tree=STATIC), cached=True)
         trace = "".join(map(str, ranks))

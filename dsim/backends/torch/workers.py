@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 
 MAX_RANK = 9  # a trace has a digit for it
+DEPTHS = 6  # of the drafts of a head: how they fare is measured so far ahead
 
 
 class Workers:
@@ -259,25 +260,39 @@ class Workers:
         drafts, own = (Done.unpack(reply.value).answers for reply in replies)
         return drafts, own
 
-    def ranks(self, prompt: list[int], text: list[int], rule: Rule) -> list[int]:
+    def ranks(self, prompt: list[int], text: list[int], rule: Rule) -> list[list[int]]:
         """Which of the drafter's candidates each token of *text* is, given all before it.
 
         Returns:
-            One number for each token: 1 for the first candidate, and so on to ``MAX_RANK``; 0: none
-            of these.
+            One row, of a head one for each depth of drafts: how far behind what the target has read
+            they are. It has a number for each token: 1 for the first candidate, and so on to
+            ``MAX_RANK``; 0: none of these.
 
         Raises:
             UserError, EngineError: as :meth:`begin`.
         """
         self.begin(prompt, rule, read=False, tokens=len(text))
-        chain = [(number - 1, token) for number, token in enumerate(text[:-1])]
+        if not self.pair.drafter.is_head:
+            return [self._chain_ranks(self.drafter, text, 0, len(text))]
+        line, rows = self.targets[0], [[0] * len(text) for _ in range(DEPTHS)]
+        exchange([line], [(text[:-1], 0, "target")], timeout_ns=self.watchdog_ns)
+        for settled in range(len(text)):
+            for depth, rank in enumerate(self._chain_ranks(line, text, settled, DEPTHS)):
+                for row in rows[depth:] if settled == 0 else rows[depth : depth + 1]:
+                    row[settled + depth] = rank  # at the beginning nothing is deeper
+        return rows
+
+    def _chain_ranks(self, line: Line, text: list[int], settled: int, count: int) -> list[int]:
+        """Ranks of the next *count* tokens of *text*, or fewer, where so many are *settled*."""
+        drafts = text[settled : settled + count]
+        chain = [(number - 1, token) for number, token in enumerate(drafts[:-1])]
         ask = list(range(-1, len(chain)))
-        request = FeedNodes([], chain, ask, "drafter", candidates=MAX_RANK)
-        (reply,) = exchange([self.drafter], [request], timeout_ns=self.watchdog_ns)
+        request = FeedNodes(text[:settled], chain, ask, "drafter", candidates=MAX_RANK)
+        (reply,) = exchange([line], [request], timeout_ns=self.watchdog_ns)
         found = [Candidates(*answer.more) for answer in Done.unpack(reply.value).answers]
         return [
             one.tokens.index(token) + 1 if token in one.tokens else 0
-            for one, token in zip(found, text, strict=True)
+            for one, token in zip(found, drafts, strict=True)
         ]
 
     def run(

@@ -34,6 +34,9 @@ class AcceptanceReport:
         ranks: int (prompts, tokens): which of the drafter's choices at each position stands; 0:
             none of them. By rules that accept other tokens than the target's own, 1 is the only
             choice that is looked at.
+        by_depth: of a head, the rates of drafts at depth 1, 2, …: the first behind what the target
+            has read, the next, whose forerunner is right, and so on. Nothing of other drafters,
+            whose drafts fare alike.
     """
 
     target: str
@@ -41,6 +44,7 @@ class AcceptanceReport:
     rule: str
     tasks: list[str]
     ranks: np.ndarray
+    by_depth: tuple[float, ...] = ()
 
     @property
     def draws(self) -> np.ndarray:
@@ -84,6 +88,7 @@ class AcceptanceReport:
             "paper_rate": self.paper_rate,
             "rank_shares": rank_shares_of(self.ranks),
             "by_task": by_task,
+            **({"by_depth": list(self.by_depth)} if self.by_depth else {}),
             "by_position": self.draws.mean(axis=0).tolist(),
             "traces": self.traces,
         }
@@ -121,11 +126,13 @@ def acceptance(
         UserError: a prompt is too long.
         EngineError: a worker died or failed.
     """
-    ranks = []
+    ranks, depths = [], []
     for _, prompt in prompts:
         text = workers.run(REFERENCES[0], prompt, tokens, rule).output.tokens
         if rule.name == "match":  # only the target's own token stands
-            ranks.append(workers.ranks(prompt, text, rule))
+            rows = workers.ranks(prompt, text, rule)
+            ranks.append(rows[0])
+            depths.append(rows)
             continue
         drafts, own = workers.answers(prompt, text, rule)
         ranks.append(
@@ -134,12 +141,14 @@ def acceptance(
                 for position, (draft, mine) in enumerate(zip(drafts, own, strict=True))
             ]
         )
+    deep = [rows for rows in depths if len(rows) > 1]
     return AcceptanceReport(
         target=str(workers.pair.target),
         drafter=str(workers.pair.drafter),
         rule=rule.name,
         tasks=[task for task, _ in prompts],
         ranks=np.array(ranks, dtype=np.int64),
+        by_depth=tuple((np.array(deep) == 1).mean(axis=(0, 2)).tolist()) if deep else (),
     )
 
 
@@ -152,6 +161,7 @@ def acceptance_text(report: AcceptanceReport) -> str:
         rate = f"{one['rate']:.3f}{interval}"
         shares = " ".join(f"{share:.3f}" for share in one["rank_shares"][:SHOWN_RANKS])
         rows.append([name, one["prompts"], rate, f"{one['paper_rate']:.3f}", shares])
+    deeper = " ".join(f"{rate:.3f}" for rate in report.by_depth)
     head = ["task", "prompts", "acceptance rate", "the paper's estimator", "rank shares"]
     return "\n".join(
         [
@@ -159,6 +169,7 @@ def acceptance_text(report: AcceptanceReport) -> str:
             f"drafter {report.drafter}; rule {report.rule}; {found['tokens']} tokens a prompt",
             "",
             *text_table(head, rows),
+            *(["", f"by depth (acceptance.by_depth): {deeper}"] if deeper else []),
             "",
             "acceptance rate: teacher-forced, mean ± 95 % interval over prompts; "
             "the paper's: 1 - 1/(1 + n̄), n̄ the mean run of accepted drafts; rank shares: where "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from dsim.backends.wallclock import Waiters, run_wallclock
 from dsim.engines.simulate import run_events
 from dsim.errors import Problem, UserError
-from dsim.model.acceptance import Acceptance
+from dsim.model.acceptance import DEEPER, Acceptance
 from dsim.model.case import Case, Decoding
 from dsim.model.latency import Latency
 from dsim.model.lookahead import Policy
@@ -63,7 +63,8 @@ class Bench(Protocol):
     def trace(self, text: int) -> str:
         """For each position of the text, which choice of the drafter is right, given all before it.
 
-        Digits as of ``acceptance.trace``: ``1`` the first; ``0`` none.
+        Digits as of ``acceptance.trace``: ``1`` the first; ``0`` none. Of a head, whose drafts fare
+        worse the further ahead they are, there are more rows, by depth.
         """
 
     def cores(self, configuration: Configuration) -> int | None:
@@ -195,7 +196,7 @@ class TorchBench:
             prompt = self.prompts[text]
             tokens = self.workers.run(REFERENCES[0], prompt, self.tokens, self.rule).output.tokens
             ranks = self.workers.ranks(prompt, tokens, self.rule)
-            self.traces[text] = "".join(map(str, ranks))
+            self.traces[text] = DEEPER.join("".join(map(str, row)) for row in ranks)
         self.warm = None
         return self.traces[text]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from dsim.engines.simulate import run_events
-from dsim.model.acceptance import Acceptance
+from dsim.model.acceptance import Acceptance, at_depth_1
 from dsim.model.case import Case
 from dsim.model.latency import Latency
 from dsim.model.lookahead import Policy
@@ -156,7 +156,7 @@ class Simulations(NamedTuple):
 
 def rate_of(traces: Sequence[str]) -> float:
     """The acceptance rate of texts; their last position never needs a draft."""
-    drafts = "".join(trace[:-1] for trace in traces)
+    drafts = "".join(at_depth_1(trace)[:-1] for trace in traces)
     return drafts.count("1") / len(drafts)
 
 
@@ -199,7 +199,7 @@ class Calibration:
             costs=dict(costs),
             paces=dict(paces),
             rate=rate_of(traces),
-            drafts=sum(len(trace) - 1 for trace in traces),
+            drafts=sum(len(at_depth_1(trace)) - 1 for trace in traces),
             streaks=streaks_of(traces),
             shape=shape,
         )
@@ -290,7 +290,7 @@ class Calibration:
     ) -> Simulations:
         """Simulations of a text whose draws are known; see :meth:`simulate`."""
         acceptance = self.replayed(trace)
-        ranks = acceptance.ranks(0, TRACE_DRAWS, len(trace))
+        ranks = acceptance.ranks(0, TRACE_DRAWS, len(at_depth_1(trace)))
         return self.simulate(configuration, runs, acceptance, ranks)
 
     def replayed(self, trace: str) -> Acceptance:

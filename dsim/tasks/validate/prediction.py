@@ -12,7 +12,7 @@ import numpy as np
 
 from dsim.errors import Problem, UserError
 from dsim.files import read_text, write_whole
-from dsim.model.acceptance import Acceptance
+from dsim.model.acceptance import Acceptance, at_depth_1
 from dsim.model.latency import MAX_BEYOND, Latency
 from dsim.study.build import drafts_of
 from dsim.study.results import surroundings
@@ -101,7 +101,7 @@ def predicted(
             name: np.array([one.wall_ns(name) for one in found]) / 1e6 for name in STATISTICS
         },
         deviation=math.sqrt(variance),
-        rate_ms=calibration.from_rate(configuration, beside, len(traces[0])) / 1e6,
+        rate_ms=calibration.from_rate(configuration, beside, len(at_depth_1(traces[0]))) / 1e6,
         beyond_share=share,
     )
 

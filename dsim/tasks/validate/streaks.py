@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dsim.model.acceptance import Acceptance, log_likelihood, rank_shares_of
+from dsim.model.acceptance import DEEPER, Acceptance, log_likelihood, rank_shares_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -102,14 +102,17 @@ def streaks_of(traces: Sequence[str]) -> Streaks:
     """Which acceptance model *traces* follow: the one that says most of texts left out.
 
     Args:
-        traces: recorded draws, a text of ranks each, all of one length. The last draw of each is
-            left out, since no draft is wanted there. With fewer than ``2 · FOLDS`` texts draws are
-            taken as independent.
+        traces: recorded draws, a text of ranks each, all of one length and with the same depths.
+            The last draw of each is left out, since no draft is wanted there. With fewer than
+            ``2 · FOLDS`` texts draws are taken as independent.
     """
-    ranks = np.array([[int(mark) for mark in trace[:-1]] for trace in traces])
+    depths = [[[int(mark) for mark in row[:-1]] for row in one.split(DEEPER)] for one in traces]
+    found_ranks = np.array(depths)  # (texts, depths, tokens)
+    ranks = found_ranks[:, 0]
+    by_depth = tuple((found_ranks == 1).mean(axis=(0, 2))) if found_ranks.shape[1] > 1 else ()
     draws, shares = ranks == 1, tuple(rank_shares_of(ranks))
     if len(draws) < 2 * FOLDS or draws.all() or not draws.any():
-        plain = Acceptance(rate=float(draws.mean()), rank_shares=shares)
+        plain = Acceptance(rate=float(draws.mean()), rank_shares=shares, by_depth=by_depth)
         return Streaks(FORMS[0].name, plain, {})
     fold = np.arange(len(draws)) % FOLDS
     held_out = {
@@ -121,5 +124,5 @@ def streaks_of(traces: Sequence[str]) -> Streaks:
         for form in FORMS
     }
     best = max(FORMS, key=lambda form: held_out[form.name])
-    found = dataclasses.replace(fitted(best, draws), rank_shares=shares)
+    found = dataclasses.replace(fitted(best, draws), rank_shares=shares, by_depth=by_depth)
     return Streaks(best.name, found, held_out)
