@@ -130,7 +130,7 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
 )
 @click.option(
     "--objective",
-    type=Word(["latency", "throughput", "price", "slo"]),
+    type=Word(["latency", "p99", "throughput", "price", "slo"]),
     default="latency",
     show_default=True,
     help="What to optimise.",
@@ -155,6 +155,15 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
     show_default=True,
     metavar="MS",
     help="Extra latency per additional sequence in the batch, in ms.",
+)
+@click.option(
+    "--width-cost",
+    type=Number(0),
+    default=0.0,
+    show_default=True,
+    metavar="MS",
+    help="Extra latency of a pass per additional token that it verifies, of all its sequences, in "
+    "ms.",
 )
 @click.option("--price", type=Number(0), default=0.0, help="Price of a GPU-hour, in any currency.")
 @click.option("--watts", type=Number(0), metavar="W", help="GPU power under load, in watts.")

@@ -19,8 +19,8 @@ from dsim.orchestrations import ORCHESTRATIONS
 from dsim.tasks.advise import answer, forecast, page, search
 from dsim.tasks.advise.answer import advise
 from dsim.tasks.advise.forecast import forecasts
-from dsim.tasks.advise.layouts import deployment_of, layouts, pass_latency
-from dsim.tasks.advise.question import OBJECTIVES, Question
+from dsim.tasks.advise.layouts import Layout, deployment_of, layouts, pass_latency
+from dsim.tasks.advise.question import OBJECTIVES, Question, ask
 
 MS = 1_000_000
 BASE = Question(target_ns=30 * MS, drafter_ns=3 * MS, acceptance=0.8, gpus=4, tokens=40)
@@ -40,7 +40,9 @@ def test_layouts_fit_on_the_gpus(gpus, least, tokens):
         assert 1 <= layout.gpus <= gpus
         assert layout.degree >= least
         assert layout.lookahead < tokens
-        assert (layout.drafter_gpus == 0) == (layout.algorithm == "nonsi")
+        traits = layout.orchestration.traits
+        assert layout.drafter_gpus or not traits.drafts or not traits.overlaps
+        assert traits.drafts or not layout.drafter_gpus
     if gpus >= least:
         assert any(one.algorithm == "nonsi" and one.targets == gpus // least for one in found)
 
@@ -130,7 +132,7 @@ def test_a_load_that_no_layout_sustains_is_named():
     advice = advise(dataclasses.replace(BASE, rate_per_s=1000.0))
     assert advice.ranking == []
     assert advice.verdict.startswith("No layout on 4 GPUs sustains 1000 requests/s. The best one, ")
-    assert advice.verdict.endswith(" requests/s. All at batch size 1.")
+    assert " requests/s. All at batch size 1. Servers of today batch" in advice.verdict
     assert all(math.isinf(one.latency_ns) for one in advice.forecasts)
 
 
@@ -180,9 +182,38 @@ def test_enough_requests_are_sent_to_notice_a_growing_queue():
     assert all(one.requests >= 200 and one.metrics.backlog == 0 for one in found.ranking)
 
 
+def test_a_drafter_on_the_targets_gpus_takes_its_share():
+    """Alone it is as fast as on a GPU of its own; two requests slow each other."""
+    question = dataclasses.replace(BASE, gpus=1, tokens=40, batch=8)
+    layout = Layout(algorithm="si", lookahead=3, targets=1, degree=1, drafter_gpus=0)
+    shared = deployment_of(question, layout)
+    own = deployment_of(question, dataclasses.replace(layout, drafter_gpus=1))
+    assert (shared.gpus, own.gpus) == (1, 2)
+    one = Workload(arrivals="closed", users=1, requests=3, output=Length(mean_tokens=40))
+    assert (serve(shared, one).done_ns == serve(own, one).done_ns).all()
+    many = dataclasses.replace(one, users=8, requests=40)
+    assert serve(shared, many).done_ns.mean() > 1.05 * serve(own, many).done_ns.mean()
+    (forecast,) = forecasts(question, [layout])
+    (apart,) = forecasts(question, [dataclasses.replace(layout, drafter_gpus=1)])
+    assert forecast.most_per_s < apart.most_per_s
+
+
+def test_a_wide_pass_costs_what_is_said():
+    asked = ask(target_latency="20", width_cost=0.5, batch=8)
+    assert pass_latency(asked, 1).at_width(9) == 24 * MS
+    assert dict(asked.facts())["target"] == "20 ms and 0.5 ms per further token"
+    free, dear = (
+        dataclasses.replace(BASE, batch=8, target_table=t) for t in ((), asked.target_table)
+    )
+    layout = Layout(algorithm="si", lookahead=3, targets=1, degree=1, drafter_gpus=1)
+    (a,), (b,) = forecasts(free, [layout]), forecasts(dear, [layout])
+    assert b.most_per_s < a.most_per_s
+
+
 def test_a_missing_gpu_is_not_called_a_matter_of_load():
     verdict = advise(dataclasses.replace(BASE, gpus=1)).verdict
-    assert "SI needs one more GPU, for a drafter" in verdict
+    assert "DSI needs GPUs of its own for a drafter" in verdict
+    assert "SI with lookahead" in verdict
     assert "cannot sustain" not in verdict
     assert "SI" not in advise(dataclasses.replace(BASE, gpus=1, tokens=1)).verdict.split(":", 2)[2]
 

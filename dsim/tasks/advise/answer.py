@@ -84,6 +84,10 @@ def advise(
 def _verdict(question: Question, ranking: Sequence[Confirmed], expected: Sequence[Forecast]) -> str:
     on = f"on {plural(question.gpus, 'GPU')}"
     size = f" All at batch size {question.batch}." if question.loaded else ""
+    if question.loaded and question.batch == 1:
+        size += " Servers of today batch many requests: say --batch 64, or --gpu for replicas."
+    elif question.loaded and not (question.target_table or question.sequence_ns):
+        size += " A pass over many tokens takes as long as one over a single one (--width-cost)."
     if not ranking:
         most = max(expected, key=lambda one: one.most_per_s)
         return (
@@ -107,7 +111,8 @@ def _verdict(question: Question, ranking: Sequence[Confirmed], expected: Sequenc
             others.append(f"{title} at its best: {_figure(question, other)}")
         elif question.tokens > 1:
             there = any(one.layout.orchestration == orchestration for one in expected)
-            why = "cannot sustain this load" if there else "needs one more GPU, for a drafter"
+            spare = "needs GPUs of its own for a drafter"
+            why = "cannot sustain this load" if there else spare
             others.append(f"{title} {why}")
     close = ""
     runner_up = next((one for one in ranking if one.layout.orchestration != mine), None)
@@ -128,6 +133,8 @@ def _figure(question: Question, one: Confirmed) -> str:
     if question.objective == "slo" and question.slo_ns is not None:
         slo_s, gpus = to_ms(question.slo_ns) / 1000, plural(one.layout.gpus, "GPU")
         return f"{one.metrics.good_share:.0%} of requests meet the {slo_s:g} s SLO on {gpus}"
+    if question.objective == "p99":
+        return f"p99 {one.metrics.latency['p99'].value:.0f} ms"
     return f"{one.latency_ms:.0f} ms per request"
 
 
@@ -136,6 +143,9 @@ def _is_close(question: Question, best: Confirmed, other: Confirmed) -> bool:
         # Request by request: both layouts served the same ones.
         more = intervals.of_mean([other.latencies_ms - best.latencies_ms])
         return more.value < max(TIE * best.latency_ms, 0.0 if math.isnan(more.ci95) else more.ci95)
+    if question.objective == "p99":
+        best_ms, ms = (of.metrics.latency["p99"].value for of in (best, other))
+        return ms < (1 + TIE) * best_ms
     if question.objective == "throughput":
         return other.most_per_s > (1 - TIE) * best.most_per_s
     if question.objective == "price":
@@ -256,7 +266,9 @@ def table(advice: Advice) -> tuple[list[str], list[list[str]]]:
             "lookahead": str(layout.lookahead or "–"),
             "targets": str(layout.targets),
             "GPUs each": str(layout.degree),
-            "drafter GPUs": str(layout.drafter_gpus or "–"),
+            "drafter GPUs": str(layout.drafter_gpus)
+            if layout.drafter_gpus
+            else ("same" if layout.orchestration.traits.drafts else "–"),
             "GPUs": str(layout.gpus),
             "latency (ms)": f"{mean.value:.0f}{interval}{'' if m.stable else ' ↗'}",
             "p99 (ms)": f"{m.latency['p99'].value:.0f}",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dsim.tasks.advise.question import Question
 
 REPEATS = 12  # random draws from which a layout is estimated
+BATCH_ROUNDS = 12  # of a fixed point
 MAX_OFFERED = 0.97  # of a server, in the estimate of the wait
 
 
@@ -94,7 +95,7 @@ class _Works:
 
 def _block_ns(question: Question, layout: Layout) -> int:
     """The latency of a pass over a block of *layout*'s lookahead."""
-    return pass_latency(question, layout.degree).at_width(layout.lookahead + 1)
+    return pass_latency(question, layout.degree).at_width(layout.width)
 
 
 def forecasts(
@@ -127,13 +128,15 @@ def _forecast(
     alone_ns, passes, drafts = work
     traits = layout.orchestration.traits
     t2, b = _block_ns(question, layout), question.batch
-    share_ns = (t2 + (b - 1) * question.sequence_ns) / b  # one sequence's, of a full batch
-    drafters = layout.drafter_gpus * question.drafters_per_gpu
+    full_ns = pass_latency(question, layout.degree).at_width(b * layout.width)
+    share_ns = (full_ns + (b - 1) * question.sequence_ns) / b  # one sequence's, of a full batch
+    shared = traits.drafts and not layout.drafter_gpus
+    drafters = layout.targets if shared else layout.drafter_gpus * question.drafters_per_gpu
     least = min_passes if traits.overlaps else passes
     least_drafts = question.tokens - min_passes if traits.overlaps else drafts
     target_ns = least * share_ns / layout.targets
-    draft_ns = least_drafts * drafter_ns / drafters if traits.drafts else 0.0
-    most_per_s = NS_PER_S / max(target_ns, draft_ns)
+    draft_ns = least_drafts * drafter_ns / b / drafters if traits.drafts else 0.0
+    most_per_s = NS_PER_S / (target_ns + draft_ns if shared else max(target_ns, draft_ns))
     rate = question.rate_per_s
     if rate is None:
         latency_ns = alone_ns
@@ -143,17 +146,24 @@ def _forecast(
         gpu_s = layout.gpus / (rate * question.tokens)
     if rate is not None and rate < most_per_s:
         per_ns = rate / NS_PER_S
+        alone_ns += least * (_batch_ns(question, layout, per_ns * passes) - t2)
         if traits.overlaps:
             # Idle servers are given more passes than are needed; busy ones are not.
             room = min(1.0, layout.targets / (per_ns * passes * share_ns))
             passes = max(least, passes * room)
-            room = min(1.0, drafters / (per_ns * drafts * drafter_ns)) if drafts else 1.0
+            room = min(1.0, b * drafters / (per_ns * drafts * drafter_ns)) if drafts else 1.0
             drafts = max(least_drafts, drafts * room)
         latency_ns = (
             alone_ns
             + least * _wait_ns(per_ns * passes * share_ns, layout.targets, t2)
-            + least_drafts * _wait_ns(per_ns * drafts * drafter_ns, drafters, drafter_ns)
+            + least_drafts * _wait_ns(per_ns * drafts * drafter_ns / b, drafters, drafter_ns)
         )
+        if b > 1:  # a batch that computes is not joined
+            latency_ns += least * traits.drafts * _rest_ns(per_ns * passes * t2, layout.targets, t2)
+            busy = per_ns * drafts * drafter_ns
+            latency_ns += least * traits.drafts * _rest_ns(busy, drafters, drafter_ns)
+            if shared:  # each waits for the other, or slows it
+                latency_ns += least * _rest_ns(per_ns * passes * t2, drafters, drafter_ns)
     return Forecast(
         layout=layout,
         latency_ns=latency_ns,
@@ -168,6 +178,26 @@ def _wait_ns(offered: float, servers: int, service_ns: float) -> float:
         return 0.0
     offered = min(offered, MAX_OFFERED * servers)
     return erlang_c(servers, offered) * service_ns / (servers - offered) / 2
+
+
+def _batch_ns(question: Question, layout: Layout, passes_per_ns: float) -> float:
+    """How long a pass over the mean batch takes: of what comes while a batch computes."""
+    latency, found = pass_latency(question, layout.degree), float(_block_ns(question, layout))
+    for _ in range(BATCH_ROUNDS):
+        size = min(float(question.batch), max(1.0, passes_per_ns * found / layout.targets))
+        found = latency.at_width(round(size * layout.width)) + (size - 1) * question.sequence_ns
+    return found
+
+
+def _rest_ns(offered: float, servers: int, batch_ns: float) -> float:
+    """Mean rest of the batch that computes when a forward comes, where batches have no bound.
+
+    While a batch of length ``t`` computes, the next has come with ``1 - exp(-a)``; so servers are
+    busy for ``a exp(a) / (1 + a exp(a))`` of the time, with ``a`` of the offered load each.
+    """
+    each = min(offered / servers, 50.0) if servers else 0.0
+    busy = each * math.exp(each)
+    return busy / (1 + busy) * batch_ns / 2
 
 
 def worth(question: Question, one: Forecast) -> tuple[float, ...]:

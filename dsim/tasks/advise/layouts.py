@@ -9,15 +9,19 @@ from typing import TYPE_CHECKING
 
 from dsim.deployment.spec import Deployment, FleetSpec, Slo
 from dsim.model.acceptance import Acceptance
+from dsim.model.case import TreeShape
 from dsim.model.latency import Latency
 from dsim.orchestrations import ORCHESTRATIONS, Orchestration
+from dsim.orchestrations.declaration import LOOKAHEAD, TREE
 from dsim.words import plural
 
 if TYPE_CHECKING:
     from dsim.tasks.advise.question import Question
 
 LOOKAHEADS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20)
-DRAFTER_GPUS = (1, 2, 4)
+DRAFTER_GPUS = (0, 1, 2, 4)  # 0: on the GPUs of the targets
+TREE_SHAPE = TreeShape()  # of orchestrations that draft a tree
+SHARED = (1.0, 2.0)  # slowdown of target and drafter on the same GPUs, alone and both at once
 
 
 def candidates() -> list[Orchestration]:
@@ -31,10 +35,10 @@ class Layout:
 
     Attributes:
         algorithm: name of the orchestration.
-        lookahead: ``k`` (0 for an orchestration that does not draft).
+        lookahead: ``k`` (0 for an orchestration that has none).
         targets: number of target servers.
         degree: GPUs of each target server (tensor parallelism).
-        drafter_gpus: number of GPUs that hold drafters.
+        drafter_gpus: number of GPUs that hold drafters; 0: each target's GPUs hold one, too.
     """
 
     algorithm: str
@@ -49,6 +53,14 @@ class Layout:
         return ORCHESTRATIONS[self.algorithm]
 
     @property
+    def width(self) -> int:
+        """Tokens of a pass over all that was drafted."""
+        reads = self.orchestration.reads
+        if TREE[0] not in reads or LOOKAHEAD[0] in reads:
+            return self.lookahead + 1
+        return sum(TREE_SHAPE.branches**level for level in range(TREE_SHAPE.depth + 1))
+
+    @property
     def gpus(self) -> int:
         """Number of GPUs of the layout."""
         return self.targets * self.degree + self.drafter_gpus
@@ -59,8 +71,10 @@ class Layout:
         title = self.orchestration.title
         if not self.orchestration.traits.drafts:
             return f"{title} on {on}"
-        gpus = f"{plural(self.drafter_gpus, 'GPU')} for drafters"
-        return f"{title} with lookahead {self.lookahead} on {on} and {gpus}"
+        gpus = f"and {plural(self.drafter_gpus, 'GPU')} for drafters"
+        gpus = gpus if self.drafter_gpus else "with a drafter on the same GPUs"
+        how = f"{title} with lookahead {self.lookahead}" if self.lookahead else title
+        return f"{how} on {on} {gpus}"
 
 
 def layouts(question: Question) -> list[Layout]:
@@ -82,6 +96,13 @@ def layouts(question: Question) -> list[Layout]:
         for gpus in DRAFTER_GPUS:
             steps = _steps((question.gpus - gpus) // degree)
             for targets, name, k in itertools.product(steps, speculative, lookaheads):
+                # Where drafting and passes overlap they would only be in each other's way.
+                if not gpus and ORCHESTRATIONS[name].traits.overlaps:
+                    continue
+                if LOOKAHEAD[0] not in ORCHESTRATIONS[name].reads:
+                    if k == lookaheads[0]:
+                        found.append(layout(name, 0, targets, gpus))
+                    continue
                 found.append(layout(name, k, targets, gpus))
         degree *= 2
     return found
@@ -110,6 +131,8 @@ def pass_latency(question: Question, degree: int) -> Latency:
 
 def deployment_of(question: Question, layout: Layout) -> Deployment:
     """The deployment of *layout*, for the event engine."""
+    shared = layout.orchestration.traits.drafts and not layout.drafter_gpus
+    drafters = layout.drafter_gpus * question.drafters_per_gpu
     return Deployment(
         algorithm=layout.algorithm,
         lookahead=max(1, layout.lookahead),
@@ -126,9 +149,12 @@ def deployment_of(question: Question, layout: Layout) -> Deployment:
             gpus=layout.degree,
         ),
         drafters=FleetSpec(
-            servers=max(1, layout.drafter_gpus * question.drafters_per_gpu),
-            gpus=1 / question.drafters_per_gpu,
+            servers=layout.targets if shared else max(1, drafters),
+            max_batch=question.batch,
+            gpus=0.0 if shared else 1 / question.drafters_per_gpu,
         ),
+        hosts=layout.targets if shared else 0,
+        slowdown=SHARED if shared else (1.0,),
         price_per_gpu_hour=question.price_per_gpu_hour,
         slo=Slo(latency_ns=question.slo_ns),
     )

@@ -14,8 +14,9 @@ from dsim.study.deployment_settings import MIN_RATE_PER_S
 from dsim.study.profile import AcceptanceProfile, ModelProfile, Profile
 from dsim.units import NS_PER_MS, to_ms, to_ns
 
-OBJECTIVES = ("latency", "throughput", "price", "slo")
+OBJECTIVES = ("latency", "p99", "throughput", "price", "slo")
 MAX_NUMBER = 1e9  # of any option
+MAX_WIDTH = 1_000_001  # of a table from two points
 DEFAULT_PAIR = Profile(
     name="",
     target=ModelProfile(model="", latency_ms=30.0),
@@ -45,9 +46,10 @@ class Question:
         drafters_per_gpu: number of drafter servers that one GPU holds.
         rate_per_s: requests that arrive per second (Poisson); ``None``: one request at a time.
         tokens: length of each answer.
-        objective: ``latency`` (smallest mean), ``throughput`` (most requests per second, with users
-            who never pause), ``price`` (least GPU time reserved per token) or ``slo`` (largest
-            share of requests within *slo_ns*; among equals the fewest GPUs).
+        objective: ``latency`` (smallest mean), ``p99`` (smallest 99th percentile), ``throughput``
+            (most requests per second, with users who never pause), ``price`` (least GPU time
+            reserved per token) or ``slo`` (largest share of requests within *slo_ns*; among equals
+            the fewest GPUs).
         slo_ns: bound of the time to the last token.
         batch: maximum batch size of a target server.
         sequence_ns: extra latency per additional sequence in a batch.
@@ -88,7 +90,10 @@ class Question:
     def facts(self) -> list[tuple[str, str]]:
         """What the answer rests on, as (name, value) for people."""
         by_width = ""
-        if self.target_table:
+        if len(self.target_table) == 2:
+            (first, low), (last, high) = self.target_table
+            by_width = f" and {to_ms((high - low) // (last - first)):g} ms per further token"
+        elif self.target_table:
             width, ns = self.target_table[-1]
             by_width = f" (to {to_ms(ns):g} ms at a width of {width})"
         cost = f", {to_ms(self.sequence_ns):g} ms per additional sequence"
@@ -133,6 +138,7 @@ def ask(
     slo: float | None = None,
     batch: int = 1,
     batch_cost: float = 0.0,
+    width_cost: float = 0.0,
     price: float = 0.0,
     watts: float | None = None,
     idle_watts: float | None = None,
@@ -159,6 +165,7 @@ def ask(
         slo: bound of the time to the last token in ms, for the objective ``slo``.
         batch: maximum batch size of a target server.
         batch_cost: extra latency per additional sequence in a batch, in ms.
+        width_cost: extra latency per additional token of a pass, of all its sequences, in ms.
         price: price of one GPU for an hour, in any currency.
         watts: power of one GPU while it computes.
         idle_watts: power of one GPU while it is idle.
@@ -177,6 +184,7 @@ def ask(
         ("--rate", MIN_RATE_PER_S, rate),
         ("--slo", 1e-6, slo),
         ("--batch-cost", 0, batch_cost),
+        ("--width-cost", 0, width_cost),
         ("--price", 0, price),
         ("--watts", 0, watts),
         ("--idle-watts", 0, idle_watts),
@@ -203,6 +211,11 @@ def ask(
     assert found.acceptance is not None  # noqa: S101
     table = tuple((width, to_ns(ms)) for width, ms in found.target.latency_by_width_ms)
     drafts = tuple((width, to_ns(ms)) for width, ms in found.drafter.latency_by_width_ms)
+    if width_cost and table:
+        raise UserError(Problem("--width-cost", "", "the pair has latencies by width already"))
+    if width_cost:
+        first = to_ns(found.target.latency_ms)
+        table = ((1, first), (MAX_WIDTH, first + to_ns(width_cost * (MAX_WIDTH - 1))))
     return Question(
         target_ns=Latency(table=table).at_width(1) if table else to_ns(found.target.latency_ms),
         target_table=table,

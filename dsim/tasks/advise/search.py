@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dsim.deployment.intervals import Estimate
 from dsim.deployment.metrics import DRIFT_REQUESTS, JOULES_PER_KWH, Metrics, measure
 from dsim.deployment.offered_load import offered_load
 from dsim.deployment.serve import serve
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 MAX_EVENTS = 700_000  # of all confirmations together
 MIN_REQUESTS, MAX_REQUESTS = 60, 1000
+BUSY_TOKENS, MIN_TOKENS = 60_000, 40  # of all answers of users who never pause, and of one
 FINALISTS, PER_ALGORITHM, MAX_FINALISTS = 5, 2, 12
 WARM_UP = 0.1  # share of the requests
 TIE = 0.02  # relative differences below this are none
@@ -76,22 +78,30 @@ def confirm(question: Question, one: Forecast, requests: int) -> Confirmed:
         workload = Workload(arrivals="closed", users=1, requests=requests, output=output)
     else:
         workload = Workload(requests=requests, rate_per_s=question.rate_per_s, output=output)
-    most_per_s = math.nan
+    most_per_s, part = math.nan, 1.0
     if question.objective == "throughput":
-        users = 4 * one.layout.targets * question.batch
-        busy = Workload(
-            arrivals="closed", users=users, requests=max(requests, 4 * users), output=output
-        )
+        users = 2 * one.layout.targets * question.batch
+        busy = Workload(arrivals="closed", users=users, requests=max(requests, 4 * users))
+        # Every token takes as long as any other, so that short answers tell of long ones.
+        tokens = min(question.tokens, max(MIN_TOKENS, BUSY_TOKENS // busy.requests))
+        busy = dataclasses.replace(busy, output=Length(mean_tokens=tokens))
         run = serve(deployment, busy)
         # From the time when all are at work to the time when the first has no more to send.
         finished = np.sort(run.done_ns)[users:-users]
-        most_per_s = float((len(finished) - 1) / (finished[-1] - finished[0]) * NS_PER_S)
+        per_s = float((len(finished) - 1) / (finished[-1] - finished[0]) * NS_PER_S)
+        most_per_s = per_s * tokens / question.tokens
         if question.rate_per_s is None:
-            workload = busy
+            workload, part = busy, tokens / question.tokens
     run = serve(deployment, workload)
     offered = offered_load(deployment, workload)
     load = offered.worst[1] if offered else None
     metrics = measure(deployment, [run], warm_up=WARM_UP, workload=workload, load=load)
+    if part < 1:
+        whole = {
+            k: Estimate(value=v.value / part, ci95=v.ci95 / part)
+            for k, v in metrics.latency.items()
+        }
+        metrics = dataclasses.replace(metrics, latency=whole)
     gpu_s = metrics.gpu_seconds_per_token
     if question.rate_per_s is not None:
         gpu_s = one.layout.gpus / (question.rate_per_s * question.tokens)
@@ -102,7 +112,9 @@ def confirm(question: Question, one: Forecast, requests: int) -> Confirmed:
         most_per_s=most_per_s,
         gpu_seconds_per_token=gpu_s,
         requests=requests,
-        latencies_ms=((run.done_ns - run.arrival_ns) / NS_PER_MS)[int(WARM_UP * len(run.fate)) :],
+        latencies_ms=((run.done_ns - run.arrival_ns) / NS_PER_MS / part)[
+            int(WARM_UP * len(run.fate)) :
+        ],
     )
 
 
@@ -111,6 +123,8 @@ def value(question: Question, one: Confirmed) -> tuple[float, ...]:
     unstable = not one.metrics.stable
     if question.objective == "throughput":
         return (-one.most_per_s, one.latency_ms)
+    if question.objective == "p99":
+        return (unstable, one.metrics.latency["p99"].value, one.layout.gpus)
     if question.objective == "price":
         return (unstable, round(one.gpu_seconds_per_token, 9), one.latency_ms)
     if question.objective == "slo":
