@@ -8,12 +8,15 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
+# Evaluated on a page with a selector: what is wrong with the texts inside.
+TEXTS = Path(__file__).with_name("faults.js").read_text("utf-8")
 MARKS = "g.role-mark.mark-rect path, g.role-mark.mark-symbol path"
 needs_browser = pytest.mark.skipif(
     not CHROMIUM and not os.environ.get("CI"), reason="no chromium on this machine"

@@ -9,8 +9,13 @@ from dsim.cli.main import main
 from dsim.study.loader import loads
 from dsim.tasks.compare import compare
 from dsim.tasks.run import run_study
-from tests.pages import CHROMIUM, Page, needs_browser
+from dsim.tasks.validate.page import write_report
+from tests import ROOT
+from tests.pages import CHROMIUM, TEXTS, Page, needs_browser
+from tests.report.test_linked import LINES as SLIDERS
+from tests.report.test_linked import STUDY
 from tests.tasks.test_run import SMALL
+from tests.tasks.test_validate import World, validate
 
 DEPLOYMENT = """
 title = "Latency under load"
@@ -49,8 +54,17 @@ kind = "lines"
 x = "lookahead"
 y = "latency_mean_ms"
 """
-ADVISE = "advise --target-latency 18 --drafter-latency 1 --acceptance 0.75 --gpus 4 --rate 0.2"
-TIMELINE = "simulate --tokens 14 --repeats 1 --acceptance 0.75 --lookahead 2"
+TRACE = ROOT / "tests" / "data" / "blis" / "03_medium" / "trace.csv"
+OTHERS = ROOT / "dsim" / "published" / "pipespec_humaneval.csv"
+# Other pages, and the commands that write them.
+COMMANDS = {
+    "advise": "advise --target-latency 18 --drafter-latency 1 --acceptance 0.75 --gpus 4 "
+    "--rate 0.2 --out",
+    "timeline": "simulate --tokens 14 --repeats 1 --acceptance 0.75 --lookahead 2 --timeline",
+    "latency": "latency llama-3.1-8b --drafter eagle3 --out",
+    "trace": f"trace {TRACE} --out",
+    "field": f"reproduce --quiet --field {OTHERS} --out",
+}
 
 # Pairs of texts of one chart that overlap, and texts that stick out of their figure.
 FAULTS = """() => {
@@ -88,11 +102,16 @@ def reports(tmp_path_factory):
     run_study(loads(LINES), folder / "lines")
     run_study(loads(DEPLOYMENT), folder / "deployment")
     compare([f"measured={folder / 'lines'}", f"simulated={folder / 'lines'}"], folder / "both")
-    for words, option, name in ((ADVISE, "--out", "advise"), (TIMELINE, "--timeline", "timeline")):
+    run_study(loads(STUDY + SLIDERS), folder / "sliders")
+    for name, command in COMMANDS.items():
         path = folder / name / "report.html"
         path.parent.mkdir()
-        found = CliRunner().invoke(main, [*words.split(), option, str(path)])
+        out = path if name != "field" else path.parent
+        found = CliRunner().invoke(main, [*command.split(), str(out)])
         assert found.exit_code == 0, found.output
+    (folder / "field" / "field.html").rename(folder / "field" / "report.html")
+    (folder / "validation").mkdir()
+    write_report(validate(World(), prompts=2)[0], folder / "validation" / "report.html")
     return folder
 
 
@@ -105,7 +124,7 @@ def browser():
         browser.close()
 
 
-KINDS = ("map", "lines", "deployment", "both", "advise", "timeline")
+KINDS = ("map", "lines", "sliders", "deployment", "both", "validation", *COMMANDS)
 
 
 @needs_browser
@@ -115,16 +134,41 @@ def test_nothing_is_cut_and_nothing_overlaps(reports, browser, kind, width, sche
     opened = Page(browser, reports / kind / "report.html", width=width, scheme=scheme)
     assert opened.complaints == []
     assert opened.page.evaluate(FAULTS) == []
+    for summary in opened.page.locator("summary").all():
+        if not summary.locator("svg").count():
+            summary.click()
+    assert opened.page.evaluate(TEXTS, "body") == []
+
+
+@needs_browser
+def test_faults_are_found(browser):
+    page = browser.new_page(viewport={"width": 400, "height": 300})
+    page.set_content(
+        "<p style='color: #777; background: #888'>pale</p>"
+        "<p style='width: 40px; overflow: hidden; white-space: nowrap'>much too long</p>"
+        "<p style='position: absolute; top: 200px'>under</p>"
+        "<p style='position: absolute; top: 204px'>over</p>"
+        "<p style='white-space: nowrap; width: 900px; text-align: right'>outside</p><p>fine</p>"
+    )
+    assert sorted(fault.split(" has ")[0] for fault in page.evaluate(TEXTS, "body")) == [
+        "the page scrolls sideways",
+        "“much too long” is cut",
+        "“outside” sticks out",
+        "“pale”",
+        "“under” and “over” overlap",
+    ]
 
 
 @needs_browser
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "timeline"])
 def test_the_answer_comes_first_then_charts_then_tables(reports, browser, kind):
     page = Page(browser, reports / kind / "report.html").page
+    found = [page.locator(what) for what in (".answer", "figure", "main > section .scroll")]
     tops = [
-        page.locator(what).first.bounding_box()["y"] for what in (".answer", "figure", ".scroll")
+        one.first.bounding_box()["y"] for one in found if one.count() and one.first.is_visible()
     ]
     assert tops == sorted(tops)
+    assert len(tops) >= 2
     assert any(letter.isdigit() for letter in page.locator(".answer").first.inner_text())
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dsim.report.charts import Panel
     from dsim.tasks.field.source import Found, Group
 
+NEAR = 0.1  # of the error of a row
 TITLE = "Other people's measurements, predicted"
 HEAD = ("run", "measured", "predicted", "error")
 WISHES = (
@@ -239,12 +240,18 @@ def write_report(found: Sequence[Found], path: Path, *, whole: bool = True) -> N
         title="What any paper should print", head=("what",), rows=[[wish] for wish in WISHES]
     )
     rows = [table for group, of in groups.items() for table in tables_of(group, of)]
+    off = [abs(one.error) for one in found if one.error is not None]
     page = report.Page(
         title=TITLE,
         description="What dsim would have predicted of runs that other groups have published, row "
         "by row, and by how much it is off.",
-        before=[verdicts, given],
-        after=[*rows, *(further(found) if whole else ()), wishes],
+        answer=[
+            f"Of {plural(len(off), 'measurement')} that dsim predicts, half are off by at most "
+            f"{median(off):.1%}, and {sum(e <= NEAR for e in off)} by at most {NEAR:.0%}."
+        ]
+        if off
+        else (),
+        after=[verdicts, given, *rows, *(further(found) if whole else ()), wishes],
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
