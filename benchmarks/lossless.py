@@ -1,12 +1,13 @@
-"""Do SI and DSI give exactly the target's tokens? On real models, over many prompts.
+"""Does speculation give exactly the target's tokens? On real models, over many prompts.
 
     python benchmarks/lossless.py --target FOLDER --drafter FOLDER --prompts FILE.jsonl ...
 
-By every lookahead in {1, 2, 3, 5, 8} and 1 and 2 target servers, greedy and sampled (temperature
-0.8). In float32 every text should be the same; in bfloat16 the first difference of each text is
-shown with the gap between the two best logits there, which says whether it was a near tie, and the
-gaps at first differences are compared with those at all positions. With ``--keep FILE`` a run that
-was broken off goes on after the last text that was finished.
+SI and DSI by every lookahead in {1, 2, 3, 5, 8}, tree and treedsi by several shapes of trees; where
+there may be several target servers, with 1 and 2 of them; greedy and sampled (temperature 0.8). In
+float32 every text should be the same; in bfloat16 the first difference of each text is shown with
+the gap between the two best logits there, which says whether it was a near tie, and the gaps at
+first differences are compared with those at all positions. With ``--keep FILE`` a run that was
+broken off goes on after the last text that was finished.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import functools
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +30,20 @@ if TYPE_CHECKING:
     from dsim.backends.torch.workers import Workers
 
 LOOKAHEADS = (1, 2, 3, 5, 8)
+# A chain, a static tree, two trees by confidence.
+TREES: dict[str, dict[str, Any]] = {
+    "chain": {"paths": ((1,), (1, 1), (1, 1, 1))},
+    "static": {
+        "paths": ((1,), (2,), (3,), (1, 1), (1, 2), (2, 1), (1, 1, 1), (1, 1, 2), (1, 1, 1, 1)),
+        "branches": 3,
+    },
+    "all of depth 4": {"depth": 4, "branches": 2},
+    "12 of depth 6": {"depth": 6, "branches": 4, "nodes": 12},
+}
+GROWING: dict[str, dict[str, Any]] = {
+    "one deviation": {"branches": 2, "deviations": 1},
+    "two deviations": {"branches": 3, "deviations": 2, "nodes": 40},
+}
 NEAR = 0.1  # a gap below which two logits are nearly tied
 PATIENCE_NS = 3_600_000_000_000  # this is no test of workers that hang
 
@@ -90,17 +105,53 @@ class Kept:
         return self.known[key]
 
 
+class Configuration(NamedTuple):
+    """One way to make a text; *shape* is a name of ``TREES`` or ``GROWING``, if it has a tree."""
+
+    algorithm: str = "nonsi"
+    lookahead: int = 1
+    targets: int = 1
+    shape: str = ""
+
+    def __str__(self) -> str:
+        shape = f", {self.shape}" * bool(self.shape)
+        return f"{self.algorithm}, lookahead {self.lookahead}, {self.targets} targets{shape}"
+
+
+def configurations(algorithms: Sequence[str]) -> list[Configuration]:
+    """What is run by each of *algorithms*."""
+    known = [Configuration("si", k) for k in LOOKAHEADS]
+    known += [Configuration("dsi", k, targets) for k in LOOKAHEADS for targets in (1, 2)]
+    known += [Configuration("tree", shape=shape) for shape in TREES]
+    known += [
+        Configuration("treedsi", k, targets, shape)
+        for shape in GROWING
+        for k in (1, 3)
+        for targets in (1, 2)
+    ]
+    return [one for one in known if one.algorithm in algorithms]
+
+
 def text_of(
     workers: Workers,
     prompt: list[int],
     tokens: int,
     rule: Rule,
-    algorithm: str = "nonsi",
-    lookahead: int = 1,
-    targets: int = 1,
+    by: Configuration = Configuration(),  # noqa: B008 (it never changes)
 ) -> tuple[list[int], int, int]:
     """What comes out, how many drafts were accepted, and how many were judged."""
-    run = workers.run(algorithm, prompt, tokens, rule, lookahead=lookahead, targets=targets)
+    from dsim.model.case import Decoding, TreeShape
+
+    tree = TreeShape(**(TREES | GROWING).get(by.shape, {}))
+    run = workers.run(
+        by.algorithm,
+        prompt,
+        tokens,
+        rule,
+        lookahead=by.lookahead,
+        targets=by.targets,
+        decoding=Decoding(tree=tree),
+    )
     return list(run.output.tokens), run.output.accepted, run.judged
 
 
@@ -112,6 +163,7 @@ def main() -> None:
     options.add_argument("--prompts", required=True, nargs="+")
     options.add_argument("--count", type=int, default=20, help="prompts of each file")
     options.add_argument("--tokens", type=int, default=64)
+    options.add_argument("--algorithms", nargs="+", default=["si", "dsi", "tree", "treedsi"])
     options.add_argument("--dtype", default="float32")
     options.add_argument("--compile", action="store_true", help="see dsim generate")
     options.add_argument("--chat", action="store_true", help="prompts are turns of a conversation")
@@ -132,8 +184,6 @@ def main() -> None:
         for line in Path(name).read_text(encoding="utf-8").splitlines()[: args.count]
     ]
     prompts = [encode(pair, text, chat=args.chat) for text in texts]
-    configurations = [("si", k, 1) for k in LOOKAHEADS]
-    configurations += [("dsi", k, targets) for k in LOOKAHEADS for targets in (1, 2)]
     exact = load_model(specs(args.target, args.drafter)[0], "cpu")  # float32: gaps without rounding
     compiled = max(map(len, prompts)) + args.tokens if args.compile else 0
     kept = Kept(args.keep, {k: str(v) for k, v in vars(args).items() if k != "keep"})
@@ -151,10 +201,10 @@ def main() -> None:
                 expected, _, _ = kept(f"{name} {number}", find)
                 ahead = gaps(exact, prompt, expected, sampling)
                 everywhere += ahead.tolist()
-                for algorithm, lookahead, targets in configurations:
-                    key = f"{name} {number} {algorithm} {lookahead} {targets}"
-                    by = functools.partial(find, algorithm, lookahead, targets)
-                    found, stood, said = kept(key, by)
+                for one in configurations(args.algorithms):
+                    found, stood, said = kept(
+                        f"{name} {number} {one}", functools.partial(find, one)
+                    )
                     total += 1
                     accepted, judged = accepted + stood, judged + said
                     if found == expected:
@@ -165,8 +215,8 @@ def main() -> None:
                     )
                     parted[number, at] = ahead[at]
                     print(
-                        f"prompt {number}, {algorithm}, lookahead {lookahead}, {targets} targets: "
-                        f"other token at {at}; gap of the two best logits {ahead[at]:.4f}",
+                        f"prompt {number}, {one}: other token at {at}; gap of the two best logits "
+                        f"{ahead[at]:.4f}",
                         flush=True,
                     )
             print(
