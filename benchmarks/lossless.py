@@ -118,8 +118,8 @@ class Configuration(NamedTuple):
         return f"{self.algorithm}, lookahead {self.lookahead}, {self.targets} targets{shape}"
 
 
-def configurations(algorithms: Sequence[str]) -> list[Configuration]:
-    """What is run by each of *algorithms*."""
+def configurations(algorithms: Sequence[str], shapes: Sequence[str]) -> list[Configuration]:
+    """What is run by each of *algorithms*, with trees of *shapes* (nothing: all)."""
     known = [Configuration("si", k) for k in LOOKAHEADS]
     known += [Configuration("dsi", k, targets) for k in LOOKAHEADS for targets in (1, 2)]
     known += [Configuration("tree", shape=shape) for shape in TREES]
@@ -129,7 +129,8 @@ def configurations(algorithms: Sequence[str]) -> list[Configuration]:
         for k in (1, 3)
         for targets in (1, 2)
     ]
-    return [one for one in known if one.algorithm in algorithms]
+    wanted = (*shapes, "") if shapes else (*TREES, *GROWING, "")
+    return [one for one in known if one.algorithm in algorithms and one.shape in wanted]
 
 
 def text_of(
@@ -164,6 +165,7 @@ def main() -> None:
     options.add_argument("--count", type=int, default=20, help="prompts of each file")
     options.add_argument("--tokens", type=int, default=64)
     options.add_argument("--algorithms", nargs="+", default=["si", "dsi", "tree", "treedsi"])
+    options.add_argument("--shapes", nargs="+", choices=[*TREES, *GROWING], default=[])
     options.add_argument("--dtype", default="float32")
     options.add_argument("--compile", action="store_true", help="see dsim generate")
     options.add_argument("--chat", action="store_true", help="prompts are turns of a conversation")
@@ -201,7 +203,7 @@ def main() -> None:
                 expected, _, _ = kept(f"{name} {number}", find)
                 ahead = gaps(exact, prompt, expected, sampling)
                 everywhere += ahead.tolist()
-                for one in configurations(args.algorithms):
+                for one in configurations(args.algorithms, args.shapes):
                     found, stood, said = kept(
                         f"{name} {number} {one}", functools.partial(find, one)
                     )
