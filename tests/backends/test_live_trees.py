@@ -20,6 +20,9 @@ from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance, rank_shares_of
 from dsim.model.case import Case, Decoding, TreeShape
 from dsim.orchestrations import ORCHESTRATIONS
+from dsim.study.build import drafts_of
+from dsim.tasks.validate import run, settings
+from dsim.tasks.validate.bench import TorchBench
 from tests.tiny import write_pair
 
 pytestmark = [
@@ -59,7 +62,7 @@ def test_trees_give_the_tokens_of_the_target(workers) -> None:
         for algorithm in TREES:
             for number, shape in enumerate(SHAPES):
                 decoding = Decoding(tree=shape, patience=number % 2)
-                run = workers.run(
+                made = workers.run(
                     algorithm,
                     prompt,
                     TOKENS,
@@ -69,10 +72,10 @@ def test_trees_give_the_tokens_of_the_target(workers) -> None:
                     decoding=decoding,
                     cached=bool(number % 2),
                 )
-                assert run.output.tokens == expected, (algorithm, shape, sampling)
-                assert run.judged <= TOKENS
-                accepted += run.output.accepted
-                second += max(span.width for span in run.spans) > 1
+                assert made.output.tokens == expected, (algorithm, shape, sampling)
+                assert made.judged <= TOKENS
+                accepted += made.output.accepted
+                second += max(span.width for span in made.spans) > 1
     assert accepted > 100, "the drafter is no use, so little was tested"
     assert second == 2 * len(TREES) * len(SHAPES)
 
@@ -85,7 +88,9 @@ def test_a_round_of_a_tree_is_as_simulated(workers) -> None:
         text = workers.run("nonsi", prompt, TOKENS, rule).output.tokens
         (ranks,) = workers.ranks(prompt, text, rule)
         later += sum(rank in (2, 3) for rank in ranks)
-        run = workers.run("tree", prompt, TOKENS, rule, decoding=Decoding(tree=STATIC), cached=True)
+        made = workers.run(
+            "tree", prompt, TOKENS, rule, decoding=Decoding(tree=STATIC), cached=True
+        )
         trace = "".join(map(str, ranks))
         case = Case(
             tokens=TOKENS,
@@ -95,24 +100,48 @@ def test_a_round_of_a_tree_is_as_simulated(workers) -> None:
             acceptance=Acceptance(model="trace", traces=(trace,)),
         )
         simulated = run_events(case, "tree", 0, keep_history=True)
-        assert run.target.begun == simulated.target.begun
-        assert run.drafter.begun == simulated.drafter.begun
-        assert run.output.accepted == simulated.output.accepted
+        assert made.target.begun == simulated.target.begun
+        assert made.drafter.begun == simulated.drafter.begun
+        assert made.output.accepted == simulated.output.accepted
         widths = [len(one.fed) for one in simulated.target.history]
-        passes = [span for span in run.spans if span.role == "target"]
+        passes = [span for span in made.spans if span.role == "target"]
         assert [span.asked for span in passes] == [span.width for span in passes] == widths
     assert later, "no second choice was right, so little was tested"
+
+
+def test_validation_of_trees(workers) -> None:
+    given = settings.load(
+        None,
+        {
+            "backend": "torch",
+            "algorithms": ["nonsi", "tree", "treedsi"],
+            "tokens": 12,
+            "prompts": 2,
+            "calibration_prompts": 1,
+            "lookahead": [2],
+            "repeats": 1,
+            "tree.paths": [list(path) for path in STATIC.paths],
+        },
+    )
+    decoding = Decoding(**drafts_of(given))
+    assert decoding.tree == STATIC
+    bench = TorchBench(workers, [[3, 4], [5, 6], [7, 8]], Match(), 12, decoding)
+    bench.close = lambda: None  # the workers serve other tests too
+    found = run.validate(given, bench=bench)
+    assert {claim.claim: claim.holds for claim in found.claims}["lossless"]
+    assert len(found.rows) == 3
+    assert set("".join(bench.traces.values())) > {"0", "1", "2"}
 
 
 def test_rejection_and_lossy_rules_run_on_trees(workers) -> None:
     rule = Rejection(Sampling(temperature=1.0, seed=3))
     for algorithm, shape in (("tree", STATIC), ("treedsi", TreeShape(branches=3))):
         decoding = Decoding(tree=shape)
-        run = workers.run(algorithm, PROMPTS[0], TOKENS, rule, decoding=decoding)
-        assert len(run.output.tokens) == TOKENS
-        assert run.output.accepted
-        run = workers.run(algorithm, PROMPTS[0], TOKENS, TopN(n=9), decoding=decoding)
-        assert run.output.accepted
+        made = workers.run(algorithm, PROMPTS[0], TOKENS, rule, decoding=decoding)
+        assert len(made.output.tokens) == TOKENS
+        assert made.output.accepted
+        made = workers.run(algorithm, PROMPTS[0], TOKENS, TopN(n=9), decoding=decoding)
+        assert made.output.accepted
         wrong = Decoding(tree=TreeShape(branches=3, nodes=5))
         with pytest.raises(UserError, match="rule: rejection is right only where"):
             workers.run(algorithm, PROMPTS[0], TOKENS, rule, decoding=wrong)
@@ -123,8 +152,8 @@ def test_a_text_ends_at_a_stop_token_on_a_tree(workers) -> None:
     text = workers.run("nonsi", PROMPTS[0], TOKENS, rule).output.tokens
     stop = text[TOKENS // 2]
     for algorithm in TREES:
-        run = workers.run(algorithm, PROMPTS[0], TOKENS, rule, stop_ids=frozenset({stop}))
-        assert run.output.tokens[: run.output.settled] == text[: text.index(stop) + 1]
+        made = workers.run(algorithm, PROMPTS[0], TOKENS, rule, stop_ids=frozenset({stop}))
+        assert made.output.tokens[: made.output.settled] == text[: text.index(stop) + 1]
 
 
 def test_blocks_of_a_drafter_without_a_model(folder) -> None:
@@ -133,7 +162,7 @@ def test_blocks_of_a_drafter_without_a_model(folder) -> None:
         rule = Match()
         expected = workers.run("nonsi", PROMPTS[0], TOKENS, rule).output.tokens
         for algorithm in ("si", "dsi", "pearl", "pipespec", *TREES):
-            run = workers.run(
+            made = workers.run(
                 algorithm,
                 PROMPTS[0],
                 TOKENS,
@@ -141,7 +170,7 @@ def test_blocks_of_a_drafter_without_a_model(folder) -> None:
                 lookahead=4,
                 decoding=Decoding(block_tokens=4),
             )
-            assert run.output.tokens == expected, algorithm
+            assert made.output.tokens == expected, algorithm
         one = workers.run("si", PROMPTS[0], TOKENS, rule, lookahead=4)
         block = Decoding(block_tokens=4)
         four = workers.run("si", PROMPTS[0], TOKENS, rule, lookahead=4, decoding=block)
