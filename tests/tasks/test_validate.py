@@ -18,13 +18,11 @@ from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
 from dsim.model.lookahead import Policy
-from dsim.study.build import drafts_of
-from dsim.tasks.validate import calibration, prediction
+from dsim.tasks.validate import calibration
 from dsim.tasks.validate.bench import Forwarded, Measured, bench_of
 from dsim.tasks.validate.calibration import cost_of, fast_half, fit
 from dsim.tasks.validate.page import as_json, as_text, write_report
 from dsim.tasks.validate.result import noise_of
-from dsim.tasks.validate.run import predict
 from dsim.tasks.validate.run import validate as run_validation
 from dsim.tasks.validate.settings import Configuration, configurations, load
 from dsim.units import to_ms
@@ -125,32 +123,6 @@ def settings_of(**more):
 def validate(world, **more):
     found = run_validation(settings_of(**more), bench=world)
     return found, {claim.claim: claim for claim in found.claims}
-
-
-def test_trees_are_predicted_from_ranks(tmp_path) -> None:
-    """From recorded ranks exactly, from the rate and the rank shares nearly; and from a file."""
-    world = World(rate=0.6)
-    world.acceptance = Acceptance(rate=0.6, rank_shares=(0.5, 0.3))
-    wanted = settings_of(
-        algorithms=["nonsi", "tree", "treedsi"],
-        lookahead=[2],
-        prompts=8,
-        calibration_prompts=30,
-        **{"tree.paths": [[1], [2], [3], [1, 1], [1, 2]], "patience": 1},
-    )
-    world.shape = drafts_of(wanted)
-    path = tmp_path / "prediction.json"
-    prediction.write(predict(wanted, bench=world), path)
-    found = run_validation(wanted, against=prediction.read(path), bench=world)
-    names = [str(row.configuration) for row in found.rows]
-    more = "DSI over trees, lookahead 2"
-    assert names == ["non-SI", "tree", more, f"{more}, 2 targets"]
-    for row in found.rows:
-        assert row.predicted_replay_ms == pytest.approx(row.measured_ms, rel=1e-6)
-        assert abs(row.error_rate) < 0.1
-    assert found.calibration.streaks.acceptance.rank_shares == pytest.approx((0.5, 0.3), abs=0.12)
-    tree, plain = found.rows[1].measured_ms.mean(), found.rows[0].measured_ms.mean()
-    assert tree < 0.75 * plain  # so much was there to predict
 
 
 def test_a_world_that_is_as_simulated_is_predicted_exactly() -> None:

@@ -48,6 +48,8 @@ def claims_of(
             if ORCHESTRATIONS[c.algorithm].traits.several_targets and c.targets == servers:
                 budget.append(row)
         claims.append(_winner(budget))
+    if trees := _trees_and_chains(rows):
+        claims.append(_as_predicted("trees beat chains where that is predicted", trees))
     found = errors_of(rows)
     claims.append(
         Claim(
@@ -139,6 +141,31 @@ def _not_slower(name: str, pairs: Sequence[tuple[Row, Row]], calibration: Calibr
             )
             continue
         wrong.append(f"{c}: {ratio:.3f} of it, predicted {predicted:.3f}")
+    return Claim(name, not wrong, "; ".join(wrong or notes))
+
+
+def _trees_and_chains(rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """Of each orchestration with trees its predicted best, beside those of SI and of DSI."""
+    best: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: float(row.predicted_replay_ms.mean())):
+        if not row.configuration.all_cores:
+            best.setdefault(row.configuration.algorithm, row)
+    trees = [row for name, row in best.items() if ORCHESTRATIONS[name].trees]
+    return [(tree, best[chain]) for tree in trees for chain in (SI, DSI) if chain in best]
+
+
+def _as_predicted(name: str, pairs: Sequence[tuple[Row, Row]]) -> Claim:
+    """Whether the one of each pair that is faster is the one predicted; within noise either is."""
+    wrong, notes = [], []
+    for one, other in pairs:
+        ratio = float(one.measured_ms.mean() / other.measured_ms.mean())
+        predicted = float(one.predicted_replay_ms.mean() / other.predicted_replay_ms.mean())
+        told = (
+            f"{one.configuration}: {ratio:.3f} of {other.configuration}, predicted {predicted:.3f}"
+        )
+        notes.append(told)
+        if (ratio - 1) * (predicted - 1) < 0 and abs(ratio - 1) > _noise(one, other):
+            wrong.append(told)
     return Claim(name, not wrong, "; ".join(wrong or notes))
 
 
