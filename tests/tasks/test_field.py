@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from dsim.cli.main import main
 from dsim.model.closed_forms import pearl_per_step, si_own_bonus, si_per_token
 from dsim.study import pairs
-from dsim.tasks.field import page, papers, pearl, pipespec, rows, served
+from dsim.tasks.field import batches, page, papers, pearl, pipespec, rows, served
 from dsim.tasks.field.source import median, read
 from dsim.tasks.field.sources import SOURCES
 from dsim.tasks.vllm import predict_vllm
@@ -66,6 +66,24 @@ def test_how_far_off(found):
         assert median(errors(found, f"vLLM under load, {name}")) <= limit, name
     assert all(one.reason for one in found if one.predicted is None)
     assert all(one.notes for one in found if one.predicted is not None)
+
+
+def test_batches_and_crossovers(found):
+    table = [one for one in found if group(one) == "Batches, papers and reports"]
+    of = {}
+    for one in table:
+        if "Table 5" in one.row["source"]:
+            of.setdefault(one.row["method"], []).append(one)
+        assert one.predicted is not None or one.reason
+    assert {method: len(rows_) for method, rows_ in of.items()} == {"EAGLE": 8, "EAGLE-3": 8}
+    for rows_ in of.values():
+        assert all((one.measured >= 1) == (one.predicted >= 1) for one in rows_)
+        assert median([abs(one.error) for one in rows_]) <= 0.06
+    (crossovers,) = batches.tables(table)
+    assert [row[2:] for row in crossovers.rows[:2]] == [["26", "25"], ["above 56", "above 56"]]
+    blog = [one for one in table if "SqueezeBits" in one.row["source"]]
+    assert [(one.row["batch"], one.measured) for one in blog] == [("32", 1), ("16", 1)]
+    assert max(abs(one.error) for one in blog) < 0.06
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.name)
@@ -208,7 +226,7 @@ def test_rates_behind_speed_ups():
 def test_the_page(found, tmp_path):
     page.write_report([one for one in found if one.source is papers.SOURCE], tmp_path / "p.html")
     html = (tmp_path / "p.html").read_text()
-    assert html.count('id="chart-') == 3
+    assert html.count('id="chart-') == 4
     assert "What any paper should print" in html
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from dsim.model.closed_forms import rate_of_length, si_tokens_per_round
 from dsim.report.tables import TextTable
-from dsim.tasks.field import trees
+from dsim.tasks.field import batches, trees
 from dsim.tasks.field.source import (
     GROUPS,
     CannotError,
@@ -16,6 +16,7 @@ from dsim.tasks.field.source import (
     Source,
     median,
     needed,
+    number,
     text,
 )
 
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 HIT = 0.9  # "up to": what SSD's paper says of its guesses
 RATIOS = [step / 400 for step in range(4, 161)]  # of a draft's latency and a pass's, that are tried
 NAMED_RATIOS = (0.06, 0.08, 0.1, 0.12)
-LATER = "batches of several texts: not yet"
+SPEEDUP = "measured_speedup"
+KEY = ("source", "model_pair", "hardware", "batch", "method", "settings")
 
 
 def is_ssd(row: Row) -> bool:
@@ -118,13 +120,28 @@ def predict_ssd(row: Row, others: Rows) -> Prediction:
     return Prediction(ssd_speedup(rate, lookahead, ratio, HIT), notes=notes)
 
 
+def split(row: Row) -> Rows:
+    """A crossover as a speed-up of 1 at that batch."""
+    found = re.fullmatch(r"crossover (\d+)", text(row, "batch"))
+    if not found:
+        return [row]
+    measured = "1" if number(row, SPEEDUP) is None else text(row, SPEEDUP)
+    return [{**row, "batch": found[1], SPEEDUP: measured}]
+
+
+def is_batch(row: Row) -> bool:
+    """Whether the row is of several texts at once."""
+    batch = text(row, "batch")
+    return bool(batch) and batch.split(" ")[0].rstrip("?") not in ("1", "1.0")
+
+
 def predict(row: Row, others: Rows) -> Prediction:
     """Times plain decoding."""
-    batch = text(row, "batch")
-    if batch and batch.split(" ")[0].rstrip("?") not in ("1", "1.0"):
-        raise CannotError(LATER)
     if is_ssd(row):
         return predict_ssd(row, others)
+    if is_batch(row):
+        parts = [part for other in others for part in split(other)]
+        return batches.predict(row, [one for one in parts if not SOURCE.same(one, row)])
     return trees.predict_paper(row, others)
 
 
@@ -132,6 +149,8 @@ def group_of(row: Row) -> Group:
     """By what is given."""
     if is_ssd(row):
         return GROUPS["guesses"]
+    if is_batch(row):
+        return GROUPS["reported_batches"]
     return (
         GROUPS["eagle3"]
         if "EAGLE-3 arXiv 2503.01840 Table 1" in text(row, "source")
@@ -161,6 +180,7 @@ def tables(found: Sequence[Found]) -> list[TextTable]:
         for model, cost in costs.items()
     ]
     tables = trees.cost_table("EAGLE-3: where the cost of a round hides", rows)
+    tables += batches.tables([one for one in found if is_batch(one.row)])
     hits = [hits_needed(one, found) for one in found if is_ssd(one.row) and one.measured]
     if hits:
         caption = (
@@ -191,11 +211,12 @@ SOURCE = Source(
     name="papers and reports",
     file="speedups.csv",
     columns=("model_pair", "method", "alpha_or_tau"),
-    key=("source", "model_pair", "hardware", "batch", "method", "settings"),
-    measured="measured_speedup",
+    key=KEY,
+    measured=SPEEDUP,
     unit="times plain decoding",
     predict=predict,
     group=group_of,
     label=label_of,
     tables=tables,
+    split=split,
 )
