@@ -59,6 +59,8 @@ def test_the_document_is_up_to_date(found):
 def test_how_far_off(found):
     piped, serial = errors(found, "PipeSpec"), errors(found, "SI by PipeSpec's code")
     assert median(piped) <= 0.01
+    assert max(piped) <= 0.03
+    assert len(serial) == 23
     assert max(serial) <= 0.035
     single = np.array(errors(found, "nano-PEARL, batch 1"))
     assert np.sqrt((single**2).mean()) <= 0.04

@@ -42,6 +42,7 @@ TEXTS = 40
 NEAREST = 5  # runs that tell the acceptance rate of another one
 LOGGED_TEXTS = 4  # of which the target's steps are looked at one by one
 MAX_TOKENS = 1000  # of a simulated text; a longer one takes as long per token
+ACCEPTS = "pipespec_accepts.csv"
 HEAD = ("run", "measured", "predicted", "error")
 GRID = 9  # pass latencies that are tried
 
@@ -126,6 +127,29 @@ def is_serial(row: Row) -> bool:
 def models_of(row: Row) -> tuple[str, ...]:
     """The models, the fastest first."""
     return tuple(name.strip() for name in text(row, "models").split(">"))
+
+
+@cache
+def accepts() -> dict[tuple[str, ...], list[str]]:
+    """By pair, how the drafts of each text fared in a run of SI (``dsim/published/README.md``).
+
+    Greedy texts are the same in every run, and so are the positions at which a drafter is right.
+    """
+    found: dict[tuple[str, ...], list[str]] = {}
+    for row in read(SOURCE.path.with_name(ACCEPTS))[1]:
+        found.setdefault(models_of(row), []).append(text(row, "accepts"))
+    return found
+
+
+def piped_ms(case: Case, traces: Sequence[str]) -> float:
+    """Milliseconds per token of *case* over texts whose drafts fare as *traces* say."""
+    total_ms, tokens = 0.0, 0
+    for bits in traces:
+        acceptance = dataclasses.replace(case.acceptance, traces=(bits,))
+        one = dataclasses.replace(case, acceptance=acceptance, tokens=len(bits), repeats=1)
+        total_ms += float(simulate_case(one, PIPELINE).latency_ns[0]) / 1e6
+        tokens += len(bits)
+    return total_ms / tokens
 
 
 @cache
@@ -258,17 +282,21 @@ def predict(row: Row, others: Rows) -> Prediction:
     else:
         target_ms = pass_ms(drafter_ms, step_ms, round(rate, 3), lookahead, simulated)
         case = case_of(drafter_ms, target_ms, rate, lookahead, simulated, TEXTS)
-        latency_ms = float(simulate_case(case, PIPELINE).latency_ns.mean()) / 1e6
-        total = start + drafter_ms + latency_ms * tokens / simulated
+        if models in accepts():
+            notes[0] = "drafts fare as in the run of SI of this pair, text by text"
+            per_token = piped_ms(case, accepts()[models])
+        else:
+            per_token = float(simulate_case(case, PIPELINE).latency_ns.mean()) / 1e6 / simulated
+        total = start + drafter_ms + per_token * tokens
         notes.append(f"pass of {target_ms:.1f} ms: the logged step less the wait in it")
     return Prediction(total / tokens, notes="; ".join(notes))
 
 
 def predict_pipeline(row: Row, others: Rows) -> Prediction:
     """Milliseconds per token of a run with models in between."""
-    if is_serial(row):
-        raise CannotError("SI with a model in between: dsim has no such orchestration")
     *drafters, target = models_of(row)
+    if is_serial(row):
+        return predict_relay(row, others)
     tokens = min(tokens_a_text(row), MAX_TOKENS)
     steps_ms = needed(row, *(f"mean_ms_model{number}" for number in range(len(drafters) + 1)))
     rates = [rate_of((drafter, target), row, others)[0] for drafter in drafters]
@@ -281,14 +309,60 @@ def predict_pipeline(row: Row, others: Rows) -> Prediction:
         MoreDrafter(latency=Latency(latency_ns=to_ns(step_ms)), rate=rate, overlap=overlap)
         for step_ms, rate in zip(steps_ms[1:-1], rates[1:], strict=True)
     )
-    piped = simulate_case(dataclasses.replace(case, more_drafters=middle), PIPELINE)
-    per_token = float(piped.latency_ns.mean()) / 1e6 / tokens
+    case = dataclasses.replace(case, more_drafters=middle)
+    pair, known = (drafters[0], target), accepts()
+    if pair in known:
+        per_token = piped_ms(case, known[pair])
+    else:
+        per_token = float(simulate_case(case, PIPELINE).latency_ns.mean()) / 1e6 / tokens
+    how = "drafts of the first as in its run of SI with the target; " if pair in known else ""
     notes = (
-        f"acceptance rates {', '.join(f'{rate:.4f}' for rate in rates)} from other runs of each "
-        f"pair with the target, shared draws {overlap:.0%}; {start:.0f} ms a text outside the "
+        f"{how}acceptance rates {', '.join(f'{rate:.4f}' for rate in rates)} from other runs of "
+        f"each pair with the target, shared draws {overlap:.0%}; {start:.0f} ms a text outside the "
         f"logged steps, from {plural(runs, 'run')}"
     )
     return Prediction(per_token + (start + steps_ms[0]) / tokens_a_text(row), notes=notes)
+
+
+def predict_relay(row: Row, others: Rows) -> Prediction:
+    """Milliseconds per token of SI with a model in between.
+
+    The first model drafts, the second judges its drafts and drafts on, up to as many; the target
+    judges the second's. A round settles what of the second's drafts stands, and a token more.
+    """
+    if len(models_of(row)) > 3:
+        raise CannotError("SI with two models in between: no other run tells what they accept")
+    first, middle, target = models_of(row)
+    known = accepts()
+    if (middle, target) not in known or (first, target) not in known:
+        raise CannotError("not published: how the drafts of each model fare, text by text")
+    drafts = lookahead_of(row)
+    first_ms, middle_ms, target_ms = needed(row, *(f"mean_ms_model{i}" for i in range(3)))
+    rounds = tokens = 0
+    for right, early in zip(known[middle, target], known[first, target], strict=True):
+        at, afresh, wrong_bonus = 0, True, False
+        while at < len(right):
+            rounds += 1
+            if wrong_bonus:  # a pass over the last token alone
+                at, afresh, wrong_bonus = at + 1, True, False
+                continue
+            agreed = early[at : at + drafts] == right[at : at + drafts] == "1" * drafts
+            judged = drafts + (afresh and agreed)  # the second model adds its own token
+            stand = len(right[at : at + judged].split("0")[0])
+            at += stand + 1
+            # Where all stand, the drafters guess the target's own token, too.
+            afresh = stand < judged
+            wrong_bonus = not afresh and right[at - 1 : at] == "0"
+        tokens += len(right)
+    round_ms = drafts * first_ms + middle_ms + target_ms
+    start, runs = start_ms(True, others)
+    per_token = rounds * round_ms / tokens
+    notes = (
+        f"drafts fare as in the runs of SI of each pair with the target, text by text; {start:.0f} "
+        f"ms a text outside the logged steps, from {plural(runs, 'run')}"
+    )
+    once = (start + first_ms + middle_ms + target_ms) / tokens_a_text(row)
+    return Prediction(per_token + once, notes=notes)
 
 
 def group_of(row: Row) -> Group:
@@ -327,7 +401,8 @@ def tables(found: Sequence[Found]) -> list[TextTable]:
 
     serial = []
     for one in found:
-        if group_of(one.row) is GROUPS["serial"] and one.predicted:
+        pair = len(models_of(one.row)) == 2
+        if group_of(one.row) is GROUPS["serial"] and pair and one.predicted:
             drafter_ms, target_ms = needed(one.row, "mean_ms_model0", "mean_ms_model1")
             rate, _ = rate_of(models_of(one.row), one.row, others(one))
             own = si_per_token(drafter_ms, target_ms, rate, lookahead_of(one.row))
