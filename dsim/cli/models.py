@@ -20,7 +20,7 @@ from dsim.cli.options import (
 )
 from dsim.errors import Problem, UserError
 from dsim.model import POLICIES
-from dsim.orchestrations import COMPARED, DEFAULT, REFERENCES
+from dsim.orchestrations import DEFAULT, REFERENCES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -55,7 +55,9 @@ CLAIM_FAILED, TOO_NOISY = 1, 4
 @click.option(
     "--tokens", type=Whole(1), default=128, show_default=True, help="Number of tokens to generate."
 )
-@click.option("--compare", is_flag=True, help="Run all algorithms and compare them.")
+@click.option(
+    "--compare", is_flag=True, help="Run several algorithms (those of the paper) and compare them."
+)
 @click.option("--chat", is_flag=True, help="Treat the prompt as a user's turn in a chat.")
 @click.option("--ignore-eos", is_flag=True, help="Continue after an end-of-text token.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object per algorithm.")
@@ -73,15 +75,15 @@ def generate(prompt: str, **options: Any) -> None:
 
     Without --target, uses the small pair of models that ships.
     """
-    from dsim.backends.torch.fitting import check_drafts
+    from dsim.backends.torch.fitting import check_drafts, compared
     from dsim.model.lookahead import Policy
     from dsim.tasks import generate as generation
 
     rule = generation.rule_from_options(options)
     options["tree_paths"] = paths_in(options["tree_paths"])
     decoding = generation.decoding_from_options(options)
-    names = COMPARED if options["compare"] else (options["algorithm"],)
     pair = generation.pair_from_options(options)
+    names = compared(pair.drafter) if options["compare"] else [options["algorithm"]]
     for name in names:
         check_drafts(name, decoding, pair.drafter, rule, compiled=options["compile"])
     ids = generation.encode(pair, prompt, chat=options["chat"])

@@ -6,7 +6,6 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from dsim.backends.torch.fitting import check_head
 from dsim.backends.torch.models import specs
 from dsim.backends.torch.pair import load_pair
 from dsim.backends.torch.placement import device_names
@@ -200,9 +199,6 @@ def workers_of(
     Raises:
         UserError, EngineError: see :class:`dsim.backends.torch.workers.Workers`.
     """
-    heads = (check_head(a, pair.drafter, compiled=options["compile"]) for a in algorithms)
-    if problems := [problem for found in heads for problem in found]:
-        raise UserError(*problems)
     devices = device_names(options["devices"])
     targets = options["targets"] or default_targets(pair, devices, options["threads"])
     limits = {}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dsim.backends.torch.models import class_of
 from dsim.errors import Problem, UserError
-from dsim.orchestrations import ORCHESTRATIONS, orchestration_of, title_of
+from dsim.orchestrations import COMPARED, ORCHESTRATIONS, orchestration_of, title_of
 
 if TYPE_CHECKING:
     from dsim.backends.torch.models import ModelSpec
@@ -66,11 +66,7 @@ def check_head(algorithm: str, drafter: ModelSpec, *, compiled: bool = False) ->
     """What keeps *algorithm* from drafting by *drafter*, if that lives on its target's features."""
     traits, problems = ORCHESTRATIONS[algorithm].traits, []
     if drafter.is_head and traits.drafts and traits.overlaps:
-        fit = [
-            name
-            for name, one in ORCHESTRATIONS.items()
-            if one.traits.live and one.traits.drafts and not one.traits.overlaps
-        ]
+        fit = [name for name in compared(drafter) if ORCHESTRATIONS[name].traits.drafts]
         what = (
             f"{title_of(algorithm)} drafts while the target computes, but {drafter} needs what its "
             f"target makes of each token first; expected one of {', '.join(fit)}"
@@ -80,6 +76,14 @@ def check_head(algorithm: str, drafter: ModelSpec, *, compiled: bool = False) ->
         what = f"{drafter} reads what is inside of its target, which is not compiled; leave it"
         problems.append(Problem("--compile", "", what))
     return problems
+
+
+def compared(drafter: ModelSpec) -> list[str]:
+    """The orchestrations that are compared; of a head all that can draft by it."""
+    if not drafter.is_head:
+        return list(COMPARED)
+    alone = ORCHESTRATIONS.items()
+    return [name for name, one in alone if one.traits.live and not one.traits.overlaps]
 
 
 def widest(shape: TreeShape) -> int:
