@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dsim.backends.torch import prompts
 from dsim.backends.torch.eagle import default_layers, load_head, open_head
-from dsim.backends.torch.models import ModelSpec, load_config, load_model, specs
+from dsim.backends.torch.models import PAIR, ModelSpec, load_config, load_model, specs
 from dsim.backends.torch.nodes import END
 from dsim.backends.torch.pair import load_pair
 from dsim.backends.torch.sampling import Sampling
@@ -18,6 +19,7 @@ from dsim.engines.simulate import run_events
 from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
+from tests import ROOT
 from tests.tiny import VOCAB, need_torch, write_head, write_model
 
 pytestmark = [
@@ -264,6 +266,43 @@ def test_ranks_by_depth_say_how_drafts_fare(workers, lookahead) -> None:
         assert run.drafter.begun == simulated.drafter.begun
         accepted += run.output.accepted
     assert accepted > 2
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(temperature=0.7, seed=2)], ids=str)
+def test_the_head_that_ships(shipped, sampling) -> None:
+    """It drafts well, and the text is the target's own."""
+    rule, accepted, passes = Match(sampling), 0, 0
+    for prompt in prompts.load("stories", "")[:2]:
+        ids = list(shipped.pair.tokenizer(prompt.text).input_ids)
+        alone = shipped.run("nonsi", ids, 40, rule).output.tokens
+        for algorithm in ("si", "tree"):
+            run = shipped.run(algorithm, ids, 40, rule, lookahead=4)
+            assert run.output.tokens == alone
+            accepted += run.output.accepted
+            passes += run.target.begun
+    assert accepted > passes
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    need_torch()
+    with Workers(load_pair(*specs(None, "eagle")), 1, share=True) as workers:
+        yield workers
+
+
+def test_heads_in_the_repository_are_small_and_fit() -> None:
+    need_torch()
+    from transformers import LlamaConfig
+
+    head = PAIR / "eagle"
+    assert sum(file.stat().st_size for file in head.iterdir()) < 3e6
+    own = ROOT / "models" / "smollm2-eagle"
+    if not own.is_dir():
+        pytest.skip("models/ is not here: this is no checkout of the repository")
+    target = LlamaConfig.from_pretrained(ROOT / "models" / "smollm2-drafter")
+    target.num_hidden_layers = 30  # the drafter has but few of its target's
+    assert open_head(own, target).layers == (2, 15, 28)
+    assert sum(file.stat().st_size for file in own.iterdir()) < 12e6
 
 
 WRONG = [
