@@ -176,8 +176,8 @@ def confidences(
     """How sure a drafter is of each of its drafts: numbers that are right on average.
 
     Of all drafts with confidence ``c`` the part ``c`` is accepted (the confidence is calibrated),
-    and it explains the part *quality* of the variance of the draws: with 0 it is always *rate*,
-    with 1 it is the draw. The confidence has the beta distribution with mean *rate* and variance
+    and *quality* is the share of variance that it explains: with 0 it is always *rate*, with 1
+    it equals the draw. The confidence has the beta distribution with mean *rate* and variance
     ``quality · rate · (1 - rate)``; given the draw, that is a beta distribution as well, from which
     it is drawn here.
 

@@ -104,7 +104,7 @@ def least_work(script: Script, candidates: int = 1) -> Work:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Orchestration:
-    """One way to have drafters and targets make a text together.
+    """One strategy for coordinating drafter and target passes to generate a text.
 
     Attributes:
         name: in studies, on the command line and in results.

@@ -180,7 +180,8 @@ REPLICA_SETTINGS: tuple[Setting, ...] = (
         default=None,
         sweep=False,
         unit="requests, tokens",
-        meaning="instead of the lookahead: from so many decoding requests on, so many drafts each "
+        meaning="number of drafts of each request by the number of decoding requests, instead of "
+        "the lookahead "
         "(vLLM: num_speculative_tokens_per_batch_size)",
     ),
     Setting(
