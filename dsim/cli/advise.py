@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from dsim.cli.options import Number, Whole, Word, counting, plugin_option, seed_option
+from dsim.cli.options import Number, Whole, Word, plugin_option, seed_option
+from dsim.cli.progress import counting
 from dsim.errors import Problem, UserError
 
 # Options that go with --gpu only, and others that have a meaning there.

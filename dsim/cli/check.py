@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dsim.cli.options import plugin_option
+from dsim.cli.progress import counting
 
 
 @click.command()
@@ -17,17 +18,13 @@ def check(which: str) -> None:
     the smallest first, then random larger ones. Prints each law, whether it is kept, and the
     smallest case that breaks it. Exits with status 1 if a law is broken.
     """
-    from tqdm import tqdm
-
     from dsim.orchestrations import ORCHESTRATIONS
     from dsim.tasks import check as checking
 
     known = which in ORCHESTRATIONS
     broken = False
     for name in checking.names_in(which):
-        cases = len(checking.cases(name))
-        with tqdm(total=cases, unit=" cases", leave=False, disable=None) as bar:
-            verdicts = checking.check(name, lambda count: (bar.update(count), None)[1])
+        verdicts = checking.check(name, counting("cases"))
         for line in checking.lines(name, verdicts, "" if known else which):
             click.echo(line)
         broken |= any(one.problem for one in verdicts)

@@ -18,6 +18,7 @@ from dsim.cli.options import (
     paths_in,
     plugin_option,
 )
+from dsim.cli.progress import counting
 from dsim.errors import Problem, UserError
 from dsim.model import POLICIES
 from dsim.orchestrations import DEFAULT, REFERENCES
@@ -377,6 +378,7 @@ def latency(
             widths=widths,
             contexts=contexts,
             repeats=options["repeats"],
+            progress=counting("measurements"),
         )
     if options["as_json"]:
         click.echo(measuring.latency_json(table))
@@ -436,6 +438,7 @@ def acceptance(
             [(p.task, one) for p, one in zip(known, ids, strict=True)],
             rule,
             tokens=options["tokens"],
+            progress=counting("prompts"),
         )
     if trace is not None:
         measuring.write_traces(report, trace)

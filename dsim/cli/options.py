@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
 
     from dsim.study.executors import Executor
 
-BAR_WIDTH = 24
-LOG_EVERY_S = 30.0
 
 # The same options under the names that other tools and papers give them.
 OTHER_NAMES = {
@@ -469,27 +465,3 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 seed_option = click.option(
     "--seed", type=Whole(0), default=0, show_default=True, help="Seed of the random draws."
 )
-
-
-def counting(what: str) -> Callable[[int, int], None]:
-    """What shows on standard error how many of how many are done.
-
-    On a terminal a bar, which is gone at the end; in a log a line every half minute.
-
-    Args:
-        what: what is counted, in words.
-    """
-    last_s = time.monotonic()
-
-    def progress(done: int, count: int) -> None:
-        nonlocal last_s
-        text = f"{done} of {count} {what}"
-        if sys.stderr.isatty():
-            full = BAR_WIDTH * done // max(1, count)
-            bar = f"{'█' * full}{'░' * (BAR_WIDTH - full)}  {text}" if done < count else ""
-            click.echo(f"\r\x1b[K{bar}", nl=False, err=True)
-        elif done < count and time.monotonic() - last_s >= LOG_EVERY_S:
-            last_s = time.monotonic()
-            click.echo(text, err=True)
-
-    return progress

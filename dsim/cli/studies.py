@@ -16,6 +16,7 @@ from dsim.cli.options import (
     plugin_option,
     study_options,
 )
+from dsim.cli.progress import counting
 from dsim.errors import EngineError, UserError
 from dsim.system import interrupted_code, last_words
 from dsim.words import duration
@@ -146,8 +147,6 @@ def _run(
     open_: bool,
     quiet: bool,
 ) -> None:
-    from tqdm import tqdm
-
     from dsim.study import loader as studies
     from dsim.study import requests
     from dsim.study.deployment_settings import DEPLOYMENT
@@ -197,21 +196,23 @@ def _run(
         click.echo(requests.as_json(found))
         return
     cases = len(list(loaded.cases())) if of_requests else loaded.case_count
-    total, unit = float(cases), " cases"
+    total = float(cases)
     if wallclock:
-        total, unit = waits.check(loaded, yes=yes or resume is not None), " s"
+        total = waits.check(loaded, yes=yes or resume is not None)
         if not quiet:
             click.echo(f"… real waits of about {duration(total)}", err=True)
-    bar = tqdm(
-        total=round(total),
-        unit=unit,
-        bar_format="{l_bar}{bar}| {n:.0f}/{total}{unit} [{elapsed}<{remaining}]",
-        disable=True if quiet else None,  # None: shown on a terminal only
-        leave=False,
-    )
+    shown = counting("cases" if not wallclock else "seconds of waits")
+    done = 0.0
+
+    def progress(more: float) -> None:
+        nonlocal done
+        done += more
+        if not quiet:
+            shown(done, total)
+
     how_to_go_on = _how_to_go_on(folder)
     try:
-        with bar, last_words(how_to_go_on):
+        with last_words(how_to_go_on):
             finished = run_study(
                 loaded,
                 folder,
@@ -219,10 +220,11 @@ def _run(
                 csv=csv,
                 force=force,
                 resume=resume is not None,
-                progress=lambda cases: (bar.update(cases), None)[1],
+                progress=progress,
                 keep_runs=requests_file is not None,
             )
     except RunInterrupted:
+        progress(total)
         click.echo(how_to_go_on, err=True)
         sys.exit(interrupted_code())
     if not quiet:

@@ -84,20 +84,21 @@ def in_deployment(name: str, case: Case, run: Run) -> str:
     return "" if same else f"tokens settle at {times[0]} ms alone, at {times[1]} ms in a deployment"
 
 
-def check(name: str, progress: Callable[[int], None] = lambda _: None) -> list[Verdict]:
+def check(name: str, progress: Callable[[int, int], None] = lambda *_: None) -> list[Verdict]:
     """Hold the laws against an orchestration: every small case, then random larger ones.
 
     The first law is that each run ends; where one does not, nothing further is tried.
 
     Args:
         name: name of the orchestration.
-        progress: called after each case, with 1.
+        progress: called after each case with how many of how many are tried.
     """
     every: tuple[Law, ...] = (*laws.CHEAP, *laws.DEAR, in_deployment)
     tried = dict.fromkeys(every, 0)
     broken: dict[Law, tuple[str, Case]] = {}
     ended, stopped, runs = "Every run ends, without an error", ("", None), 0
-    for number, case in enumerate(cases(name)):
+    tried_cases = cases(name)
+    for number, case in enumerate(tried_cases):
         try:
             run = run_events(case, name, 0, keep_history=True)
             runs += 1
@@ -110,7 +111,7 @@ def check(name: str, progress: Callable[[int], None] = lambda _: None) -> list[V
         except (EngineError, PluginError) as error:
             stopped = str(error), case  # type: ignore[assignment]
             break
-        progress(1)
+        progress(number + 1, len(tried_cases))
     first = Verdict(law=ended, cases=runs, problem=stopped[0], case=stopped[1])
     return [first] + [
         Verdict(law=_sentence(law), cases=tried[law], problem=problem, case=case)

@@ -10,7 +10,6 @@ import re
 import pytest
 from click.testing import CliRunner
 
-from dsim.cli import options
 from dsim.cli.main import main
 from dsim.study.executors import Executor
 from dsim.tasks.serving import answer, page, search, trials
@@ -97,15 +96,6 @@ def test_of_layouts_with_about_the_same_headroom_the_fastest_is_best():
     slow, fast, poor = one(1, 300.0), one(2, 100.0), one(4, 50.0)
     headroom = {slow.layout: 1.19, fast.layout: 1.04, poor.layout: 0.9}
     assert search._ranked([slow, fast, poor], headroom) == [fast, slow, poor]
-
-
-def test_progress_is_a_line_now_and_then_in_a_log(monkeypatch, capsys):
-    now = iter([0.0, 1.0, 31.0, 31.0, 40.0, 70.0])
-    monkeypatch.setattr(options.time, "monotonic", lambda: next(now))
-    progress = options.counting("trials simulated")
-    for done in range(1, 5):
-        progress(done, 4)
-    assert capsys.readouterr().err == "2 of 4 trials simulated\n"
 
 
 def test_more_load_is_never_faster():

@@ -14,7 +14,7 @@ from dsim.orchestrations import REFERENCES
 from dsim.report.tables import text_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from dsim.backends.torch.verify import Rule
@@ -118,16 +118,24 @@ def paper_rate_of(draws: np.ndarray) -> float:
 
 
 def acceptance(
-    workers: Workers, prompts: Sequence[tuple[str, list[int]]], rule: Rule, *, tokens: int
+    workers: Workers,
+    prompts: Sequence[tuple[str, list[int]]],
+    rule: Rule,
+    *,
+    tokens: int,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> AcceptanceReport:
     """Measure the pair of *workers* on *prompts*: (task, token ids).
+
+    *progress* is called with how many of how many prompts are measured.
 
     Raises:
         UserError: a prompt is too long.
         EngineError: a worker died or failed.
     """
     ranks, depths = [], []
-    for _, prompt in prompts:
+    for number, (_, prompt) in enumerate(prompts):
+        progress(number, len(prompts))
         text = workers.run(REFERENCES[0], prompt, tokens, rule).output.tokens
         if rule.name == "match":  # only the target's own token stands
             rows = workers.ranks(prompt, text, rule)
@@ -141,6 +149,7 @@ def acceptance(
                 for position, (draft, mine) in enumerate(zip(drafts, own, strict=True))
             ]
         )
+    progress(len(prompts), len(prompts))
     deep = [rows for rows in depths if len(rows) > 1]
     return AcceptanceReport(
         target=str(workers.pair.target),

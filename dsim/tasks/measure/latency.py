@@ -17,7 +17,7 @@ from dsim.orchestrations import REFERENCES
 from dsim.report.tables import text_table
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from dsim.backends.torch.workers import Workers
 
@@ -59,6 +59,7 @@ def latency(
     widths: Sequence[int],
     contexts: Sequence[int],
     repeats: int,
+    progress: Callable[[int, int], None] = lambda *_: None,
 ) -> LatencyTable:
     """Measure the target of *workers*; its other target servers are the load.
 
@@ -69,6 +70,7 @@ def latency(
         widths: of the table, in tokens.
         contexts: of the table, in tokens.
         repeats: forwards of each shape.
+        progress: called with how many of how many prompts and shapes are measured.
 
     Raises:
         UserError: a context is too long.
@@ -85,13 +87,15 @@ def latency(
             )
         )
     rule = Match()
+    loads = [1] if len(workers.targets) == 1 else [1, len(workers.targets)]
+    steps = len(prompts) + len(contexts) * len(widths) * len(loads)
     ttft_ms, tpot_ms = [], []
     for prompt in prompts:
         settled_ns = workers.run(REFERENCES[0], prompt, tokens, rule).output.settled_ns
         ttft_ms.append(settled_ns[0] / 1e6)
         tpot_ms.append((settled_ns[-1] - settled_ns[0]) / (tokens - 1) / 1e6)
+        progress(len(ttft_ms), steps)
     rows = []
-    loads = [1] if len(workers.targets) == 1 else [1, len(workers.targets)]
     for context in contexts:
         text = [(7 * i) % workers.pair.vocab for i in range(context)]
         begin = Begin(text, rule, ("target",))
@@ -118,6 +122,7 @@ def latency(
                         "p75_ms": high,
                     }
                 )
+                progress(len(prompts) + len(rows), steps)
     return LatencyTable(
         model=str(workers.pair.target),
         parameters=workers.ready[1].parameters,

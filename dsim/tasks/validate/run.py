@@ -15,6 +15,7 @@ comes later.
 from __future__ import annotations
 
 import itertools
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from dsim.tasks.validate.claims import claims_of
 from dsim.tasks.validate.prediction import Prediction, predicted
 from dsim.tasks.validate.result import Row, Texts, Validation, median_abs, noise_of
 from dsim.tasks.validate.settings import configurations
+from dsim.words import duration
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -134,11 +136,14 @@ class Session:
             self.cores = {c: bench.cores(c) for c in self.wanted}
             progress("warming up")
             steady = Steady(bench, others[0], self.wanted)
-            turns = itertools.product(range(len(texts)), range(settings["repeats"]))
+            turns = list(itertools.product(range(len(texts)), range(settings["repeats"])))
+            first_s = time.monotonic()
             for turn, (number, again) in enumerate(turns):
                 if not again:
                     what = "measuring" if measure else "calibrating"
-                    progress(f"{what} text {number + 1} of {len(texts)}")
+                    left_s = (time.monotonic() - first_s) * (len(turns) - turn) / max(1, turn)
+                    left = f", about {duration(left_s)} left" if turn else ""
+                    progress(f"{what} text {number + 1} of {len(texts)}{left}")
                 # There and back: fewer changes of algorithm, and nobody always comes after the
                 # same.
                 for c in reversed(self.wanted) if turn % 2 else self.wanted:

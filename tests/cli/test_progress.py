@@ -1,0 +1,35 @@
+"""Long work is seen: on a terminal, and in a log."""
+
+from __future__ import annotations
+
+import pytest
+
+from dsim.cli import progress
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    class Clock:
+        now_s = 0.0
+
+    monkeypatch.setattr(progress.time, "monotonic", lambda: Clock.now_s)
+    return Clock
+
+
+def test_a_log_has_a_line_now_and_then(clock, capsys):
+    told = progress.counting("trials simulated")
+    for now_s, done in ((1, 1), (31, 2), (32, 3), (62, 3), (70, 4)):
+        clock.now_s = now_s
+        told(done, 4)
+    assert capsys.readouterr().err == (
+        "2 of 4 trials simulated, about 31 s left\n3 of 4 trials simulated, about 21 s left\n"
+    )
+
+
+def test_a_terminal_has_a_bar_that_is_gone_at_the_end(clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    told = progress.counting("cases")
+    told(1, 4)
+    assert "1 of 4 cases" in capsys.readouterr().err
+    told(4, 4)
+    assert capsys.readouterr().err.endswith("\r")
