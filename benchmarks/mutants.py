@@ -1,0 +1,185 @@
+"""Mutants: small faults planted one by one, each of which the tests have to notice.
+
+``python benchmarks/mutants.py [--number N] [--seed S] [--log FILE] [--list]`` plants N faults that
+cosmic-ray makes (a comparison turned, a number changed, an "and" for an "or" …), drawn at random
+from the modules below, into a copy of the working tree, and runs the tests that belong to the
+module. A mutant whose tests stay green survives. With ``--log`` a campaign goes on where it was
+interrupted, and ``--again`` tries its survivors once more. Needs ``pip install cosmic-ray``, and
+the extra torch for the backends.
+
+What type checkers and readers see alone is left out: annotations, and words of messages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import collections
+import difflib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cosmic_ray.ast import ast_nodes, get_ast_from_path
+from cosmic_ray.mutating import mutate_code
+from cosmic_ray.plugins import get_operator, operator_names
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).parents[1]
+KEEP = ("dsim", "tests", "studies", "docs", "benchmarks", "models", "pyproject.toml", "README.md")
+# Modules, and the tests that belong to them: the quickest first.
+TESTED_BY = {
+    "dsim/orchestrations/*.py": "tests/orchestrations tests/engines tests/tasks/test_serving.py",
+    "dsim/events/*.py": "tests/events tests/orchestrations tests/engines",
+    "dsim/model/*.py": "tests/model tests/engines tests/study/test_drafts.py tests/orchestrations",
+    "dsim/engines/**/*.py": "tests/engines tests/orchestrations tests/study/test_grids.py "
+    "tests/study/test_study.py",
+    "dsim/deployment/**/*.py": "tests/deployment tests/tasks/test_load.py tests/study "
+    "tests/tasks/test_advise.py",
+    "dsim/backends/torch/verify.py": "tests/backends/test_verify.py tests/backends/test_torch.py",
+    "dsim/backends/*.py": "tests/backends/test_live.py tests/backends/test_wallclock.py "
+    "tests/orchestrations tests/backends/test_live_lookahead.py",
+    "dsim/tasks/validate/*.py": "tests/tasks/test_prediction.py tests/tasks/test_validate.py",
+}
+NO_FAULTS = ("RemoveDecorator", "ExceptionReplacer", "VariableReplacer", "VariableInserter")
+MAX_S = 1800
+
+
+def modules() -> dict[str, str]:
+    """Every module that is mutated, with its tests; the first pattern that fits counts."""
+    found: dict[str, str] = {}
+    for pattern, tests in sorted(TESTED_BY.items(), key=lambda item: "*" in item[0]):
+        for path in sorted(ROOT.glob(pattern)):
+            found.setdefault(str(path.relative_to(ROOT)), tests)
+    return {name: tests for name, tests in found.items() if not name.endswith("__init__.py")}
+
+
+def unseen(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """The parts of a module that no run executes: annotations and imports for them."""
+    parts: list[ast.AST] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef):
+            every = (*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs)
+            parts += [one.annotation for one in every if one.annotation]
+            parts += [node.returns] if node.returns else []
+        elif isinstance(node, ast.AnnAssign):
+            parts.append(node.annotation)
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            parts.append(node)
+        elif isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "ORCHESTRATION":
+            parts.append(node)  # titles, colours and traits: tests of documents hold them
+    return [
+        ((part.lineno, part.col_offset), (part.end_lineno or 0, part.end_col_offset or 0))  # type: ignore[attr-defined]
+        for part in parts
+    ]
+
+
+def mutants(name: str) -> Iterator[tuple[str, str, int]]:
+    """The mutants of module *name*: its name, the operator's, and which occurrence."""
+    path = ROOT / name
+    hidden = unseen(path.read_text(encoding="utf-8"))
+    tree = get_ast_from_path(path)
+    for operator_name in sorted(operator_names()):
+        if any(unfit in operator_name for unfit in NO_FAULTS):
+            continue
+        operator = get_operator(operator_name)()
+        places = [place for node in ast_nodes(tree) for place in operator.mutation_positions(node)]
+        for occurrence, (start, end) in enumerate(places):
+            if not any(first <= start and end <= last for first, last in hidden):
+                yield name, operator_name, occurrence
+
+
+def planted(name: str, operator_name: str, occurrence: int) -> tuple[str, str]:
+    """The module with the fault in it, and the lines that differ."""
+    path = ROOT / name
+    before = path.read_text(encoding="utf-8")
+    after = mutate_code(before.encode(), get_operator(operator_name)(), occurrence) or before
+    lines = difflib.unified_diff(before.splitlines(), after.splitlines(), lineterm="", n=0)
+    return after, "\n".join(line for line in lines if line[:3] not in {"---", "+++"})
+
+
+def verdict(tree: Path, tests: str, limit_s: float) -> str:
+    """What becomes of the tests in *tree*: ``killed``, ``killed by time`` or ``SURVIVED``."""
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider"]
+    command += ["-m", "not wallclock", "--hypothesis-seed=1", *tests.split()]
+    environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
+    process = subprocess.Popen(
+        command,
+        cwd=tree,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        return "killed" if process.wait(limit_s) else "SURVIVED"
+    except subprocess.TimeoutExpired:
+        return "killed by time"
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def main() -> None:
+    """Draw mutants, try them, and print what came of them."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--number", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--log", type=Path)
+    parser.add_argument("--again", action="store_true", help="try the survivors of the log again")
+    parser.add_argument("--list", action="store_true", help="print the mutants and try none")
+    parser.add_argument("--limit", type=float, default=MAX_S, help="seconds a mutant may take")
+    options = parser.parse_args()
+
+    tested_by = modules()
+    everything = [one for name in tested_by for one in mutants(name)]
+    drawn = random.Random(options.seed).sample(everything, options.number)  # noqa: S311
+    print(f"{len(everything):,} mutants in {len(tested_by)} modules; {len(drawn)} are tried")
+    known: dict[str, dict[str, Any]] = {}
+    if options.log and options.log.exists():
+        rows = map(json.loads, options.log.read_text(encoding="utf-8").splitlines())
+        known = {" ".join(map(str, row["mutant"])): row for row in rows}
+    with tempfile.TemporaryDirectory() as folder:
+        tree = Path(folder)
+        for part in KEEP:
+            if (ROOT / part).is_dir():
+                ignore = shutil.ignore_patterns("__pycache__", ".*")
+                shutil.copytree(ROOT / part, tree / part, ignore=ignore)
+            else:
+                shutil.copy(ROOT / part, tree / part)
+        outcomes = collections.Counter[str]()
+        for number, mutant in enumerate(drawn):
+            row = known.get(" ".join(map(str, mutant)))
+            if row is None or (options.again and row["outcome"] == "SURVIVED"):
+                code, diff = planted(*mutant)
+                if options.list:
+                    print(mutant[0], diff, sep="\n", end="\n\n")
+                    continue
+                original = (ROOT / mutant[0]).read_text(encoding="utf-8")
+                (tree / mutant[0]).write_text(code, encoding="utf-8")
+                began = time.monotonic()
+                outcome = verdict(tree, tested_by[mutant[0]], options.limit)
+                (tree / mutant[0]).write_text(original, encoding="utf-8")
+                took_s = round(time.monotonic() - began, 1)
+                row = {"mutant": mutant, "outcome": outcome, "took_s": took_s, "diff": diff}
+                if options.log:
+                    with options.log.open("a", encoding="utf-8") as log:
+                        log.write(json.dumps(row) + "\n")
+            outcomes[row["outcome"]] += 1
+            if row["outcome"] == "SURVIVED":
+                print(f"SURVIVED {number} {mutant[0]}\n{row['diff']}\n", flush=True)
+        print(", ".join(f"{count} {outcome}" for outcome, count in sorted(outcomes.items())))
+
+
+if __name__ == "__main__":
+    main()
