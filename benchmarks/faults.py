@@ -16,6 +16,8 @@ studies    mutated studies through the whole command, charts included: exit code
 data       mutated data files and results, with the same limits
 together   two runs in one folder at once: one writes it, the other is told so
 full       no room for files beyond a random size: an error, nothing half-written
+read-only  a folder that becomes read-only at a random moment: an error, nothing half-written
+clock      time.time jumps by up to a year, both ways, a thousand times a run: the same bytes
 """
 
 from __future__ import annotations
@@ -471,6 +473,83 @@ def full(_: str, chance: random.Random, folder: Path) -> Outcome:
     return "ok told" if not files else f"WRONG left {sorted(files)}"
 
 
+# Takes the superuser's right to write anywhere (CAP_DAC_OVERRIDE) from what is executed.
+AS_ANYBODY = (
+    "import ctypes, os, sys; os.geteuid() or ctypes.CDLL(None).prctl(24, 1, 0, 0, 0); "
+    "os.execv(sys.argv[1], sys.argv[1:])"
+)
+
+
+def read_only(_: str, chance: random.Random, folder: Path) -> Outcome:
+    """A folder that becomes read-only while a run writes to it."""
+    whole, seconds = undisturbed("run-1", folder)
+    (folder / "study.toml").write_text(RUN)
+    out = folder / "out"
+    out.mkdir()
+    words = command("run", "study.toml", "--quiet", "--out", "out", "--jobs", "1")
+    process = subprocess.Popen(
+        [sys.executable, "-c", AS_ANYBODY, *words],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(chance.uniform(0.0, seconds))
+    parts = (out, *(path for path in out.iterdir() if path.is_dir()))
+    for part in parts:
+        part.chmod(0o555)
+    said = process.communicate()[0]
+    for part in parts:
+        part.chmod(0o755)
+    if process.returncode == 0:
+        return "ok over before" if contents(out) == whole else "WRONG other bytes"
+    if process.returncode != 2 or "Traceback" in said or "ermission denied" not in said:
+        return f"WRONG exit code {process.returncode}: {said[-300:]}"
+    done = subprocess.run(
+        [*words[:4], "--resume", "out", "--quiet", "--jobs", "1"]
+        if (out / ".unfinished").is_dir()
+        else words,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        return f"WRONG afterwards: {done.returncode}: {done.stderr[-300:]}"
+    return "ok told" if contents(out) == whole else "WRONG other bytes"
+
+
+JUMPS = """
+import random, time
+real, chance, calls = time.time, random.Random(SEED), [0]
+def jumping():
+    calls[0] += 1
+    return real() + chance.uniform(-3e7, 3e7)
+time.time = jumping
+"""
+
+
+def clock(_: str, chance: random.Random, folder: Path) -> Outcome:
+    """A clock that jumps. Intervals are measured by another one, which no system lets jump."""
+    kind = chance.choice(["run-1", "run-2", "load-1", "load-2"])
+    whole, _seconds = undisturbed(kind, folder)
+    text, more = KILLS[kind]
+    (folder / "study.toml").write_text(text)
+    (folder / "sitecustomize.py").write_text(JUMPS.replace("SEED", str(chance.random())))
+    done = subprocess.run(
+        command("run", "study.toml", "--quiet", "--out", "out", *more),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode or done.stderr:
+        return f"WRONG exit code {done.returncode}: {done.stderr[-300:]}"
+    return "ok" if contents(folder / "out") == whole else "WRONG other bytes"
+
+
 KINDS: dict[str, Callable[[str, random.Random, Path], Outcome]] = {
     **{f"kills-{kind}": kill for kind in (*KILLS, *WITHOUT_FOLDER)},
     "workers": worker,
@@ -478,6 +557,8 @@ KINDS: dict[str, Callable[[str, random.Random, Path], Outcome]] = {
     "data": data,
     "together": together,
     "full": full,
+    "read-only": read_only,
+    "clock": clock,
 }
 
 

@@ -176,7 +176,8 @@ def _locked(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be read-only by now
+            path.unlink()
         file.close()
 
 
@@ -206,8 +207,9 @@ def _refused(folder: Path, what: str) -> UserError:
 def _tidy(work: Path) -> None:
     """After a failure to write: leave finished parts, and nothing else of ours."""
     shutil.rmtree(work / "new", ignore_errors=True)
-    for half in work.glob("*.half"):
-        half.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # the folder may be read-only by now
+        for half in work.glob("*.half"):
+            half.unlink(missing_ok=True)
     if not any(work.glob("part-*")):
         shutil.rmtree(work, ignore_errors=True)
 

@@ -95,6 +95,27 @@ def fail_inside(folder):
         raise UserError("mine")
 
 
+def test_a_folder_that_becomes_read_only_is_a_refusal(tmp_path, monkeypatch):
+    """Neither the lock nor half a part can be taken away then: not a reason to call it a bug."""
+    out = tmp_path / "out"
+
+    def refuse(path, missing_ok=False):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    def run():
+        with results_folder(out, "tokens = 1\n", force=False, resume=False) as parts:
+            parts.put(0, np.arange(3))
+            (out / ".unfinished" / "part-000001.half").write_text("x")
+            monkeypatch.setattr(type(out), "unlink", refuse)
+            raise PermissionError(13, "Permission denied")
+
+    with pytest.raises(UserError, match="cannot be written to: Permission denied"):
+        run()
+    monkeypatch.undo()
+    with results_folder(out, "tokens = 1\n", force=False, resume=True) as parts:
+        assert list(parts.get(0)) == [0, 1, 2]
+
+
 def test_a_failure_leaves_no_lock_and_no_folder(tmp_path):
     with pytest.raises(UserError, match="mine"):
         fail_inside(tmp_path / "out")
