@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from dsim.engines.simulate import simulate_case
+from dsim.model.acceptance import Acceptance
+from dsim.model.case import Case
 from dsim.model.closed_forms import rate_of_length, si_tokens_per_round
+from dsim.model.latency import Latency
 from dsim.report.tables import TextTable
+from dsim.study.presets import PRESETS
 from dsim.tasks.field import batches, trees
+from dsim.tasks.field.pipespec import spread_draws
 from dsim.tasks.field.source import (
     GROUPS,
     CannotError,
@@ -19,6 +28,7 @@ from dsim.tasks.field.source import (
     number,
     text,
 )
+from dsim.units import NS_PER_MS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +37,10 @@ if TYPE_CHECKING:
 
 HIT = 0.9  # "up to": what SSD's paper says of its guesses
 RATIOS = [step / 400 for step in range(4, 161)]  # of a draft's latency and a pass's, that are tried
+COARSE = 8  # of these, every so many are tried first
+SSD = "ssd"  # the preset
+MAX_LOOKAHEAD = 100
+TOKENS, TEXTS = 1000, 10  # of a simulation
 NAMED_RATIOS = (0.06, 0.08, 0.1, 0.12)
 SPEEDUP = "measured_speedup"
 KEY = ("source", "model_pair", "hardware", "batch", "method", "settings")
@@ -46,6 +60,8 @@ def lookahead_of(row: Row) -> int:
     found = re.search(r"k\s*=\s*(\d+)", text(row, "settings"))
     if not found:
         raise CannotError("not published: k")
+    if not 1 <= int(found[1]) <= MAX_LOOKAHEAD:
+        raise CannotError(f"k: expected 1 to {MAX_LOOKAHEAD}, got {found[1]}")
     return int(found[1])
 
 
@@ -69,15 +85,41 @@ def rate_of(speedup: float, lookahead: int, ratio: float) -> float | None:
     return rate_of_length(tokens, lookahead)
 
 
+@cache
 def ssd_speedup(rate: float, lookahead: int, ratio: float, hit: float) -> float:
-    """SSD over plain decoding: a miss makes its drafts afresh; the guessing runs beside the pass.
+    """SSD over plain decoding, by simulation.
 
-    For i.i.d. draws, in a long text (``docs/model.md``).
+    Where the drafter's first choice is wrong, each of the next ones is right as often as makes
+    *hit* of all guesses right.
+
+    Args:
+        rate: acceptance rate.
+        lookahead: drafts of a block.
+        ratio: latency of a draft over that of a pass.
+        hit: the part of the guesses that are right.
     """
-    step = max(1.0, (lookahead + 1) * ratio)
-    return si_tokens_per_round(rate, lookahead) / (
-        hit * step + (1 - hit) * (step + lookahead * ratio)
+    method = PRESETS[SSD]
+    fanout = int(method.settings["ssd.fanout"])
+    whole = rate**lookahead  # part of the blocks that stand; then the first choice is a guess, too
+    share = (hit - whole * rate) / ((1 - whole) * fanout + whole * (1 - rate) * (fanout - 1))
+    draws = spread_draws(rate, TOKENS * TEXTS)
+    wrong = np.flatnonzero(draws == 0)
+    places = (np.random.default_rng(1).permutation(len(wrong)) + 0.5) / len(wrong)
+    ranks = 2 + np.floor(places / min(1 / fanout, max(1e-9, share))).astype(np.int64)
+    draws[wrong] = np.where(ranks < 2 + fanout, ranks, 0)
+    texts = ("".join(map(str, row)) for row in draws.reshape(TEXTS, TOKENS).tolist())
+    case = Case(
+        target=Latency(latency_ns=NS_PER_MS),
+        drafter=Latency(latency_ns=max(1, round(ratio * NS_PER_MS))),
+        acceptance=Acceptance(model="trace", rate=rate, traces=tuple(texts)),
+        lookahead=lookahead,
+        fanout=(fanout,),
+        tokens=TOKENS,
+        repeats=TEXTS,
+        targets=1,
     )
+    latency_ns = float(simulate_case(case, method.orchestration).latency_ns.mean())
+    return TOKENS * NS_PER_MS / latency_ns
 
 
 def predict_ssd(row: Row, others: Rows) -> Prediction:
@@ -106,10 +148,11 @@ def predict_ssd(row: Row, others: Rows) -> Prediction:
             rate = rate_of(*beside, ratio)
             if rate is None:
                 return float("inf")
-            total += (ssd_speedup(rate, k, ratio, HIT) / speedup - 1) ** 2
+            total += (ssd_speedup(round(rate, 3), k, ratio, HIT) / speedup - 1) ** 2
         return total
 
-    ratio = min(RATIOS, key=off)
+    about = RATIOS.index(min(RATIOS[::COARSE], key=off))
+    ratio = min(RATIOS[max(0, about - COARSE) : about + COARSE], key=off)
     rate = rate_of(*serial, ratio)
     if rate is None:
         raise CannotError("its run of SI is faster than any acceptance rate makes it")
@@ -117,7 +160,7 @@ def predict_ssd(row: Row, others: Rows) -> Prediction:
         f"acceptance rate {rate:.3f} from the run of SI; drafts of {ratio:.3f} passes, fitted to "
         f"{len(known)} other texts; {HIT:.0%} of the guesses hit, as the paper says"
     )
-    return Prediction(ssd_speedup(rate, lookahead, ratio, HIT), notes=notes)
+    return Prediction(ssd_speedup(round(rate, 3), lookahead, ratio, HIT), notes=notes)
 
 
 def split(row: Row) -> Rows:

@@ -36,6 +36,8 @@ from dsim.words import plural
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from numpy.typing import NDArray
+
     from dsim.tasks.field.source import Found, Row, Rows
 
 TEXTS = 40
@@ -47,22 +49,31 @@ HEAD = ("run", "measured", "predicted", "error")
 GRID = 9  # pass latencies that are tried
 
 
-@cache
-def case_of(
-    drafter_ms: float, target_ms: float, rate: float, lookahead: int, tokens: int, texts: int
-) -> Case:
-    """Texts whose runs of accepted drafts are spread as independent draws are expected to be.
+def spread_draws(rate: float, total: int) -> NDArray[np.int64]:
+    """Draws whose runs of accepted drafts are spread as independent draws are expected to be.
 
-    That leaves only their order to chance, which takes fewer texts than draws do.
+    That leaves only their order to chance.
+
+    Args:
+        rate: acceptance rate.
+        total: number of draws.
     """
-    total = tokens * texts
     rejections = max(1, round((1 - rate) * total))
     chances = (np.arange(rejections) + 0.5) / rejections
     runs = np.floor(np.log(1 - chances) / np.log(rate)).astype(np.int64)
     np.random.default_rng(0).shuffle(runs)
     draws = np.ones(total + int(runs.sum()) + rejections, dtype=np.int64)
     draws[np.cumsum(runs + 1) - 1] = 0
-    bits = ("".join(map(str, row)) for row in draws[:total].reshape(texts, tokens).tolist())
+    return draws[:total]
+
+
+@cache
+def case_of(
+    drafter_ms: float, target_ms: float, rate: float, lookahead: int, tokens: int, texts: int
+) -> Case:
+    """Texts of :func:`spread_draws`, of which fewer are enough than of random ones."""
+    draws = spread_draws(rate, tokens * texts).reshape(texts, tokens)
+    bits = ("".join(map(str, row)) for row in draws.tolist())
     return Case(
         target=Latency(latency_ns=to_ns(target_ms)),
         drafter=Latency(latency_ns=to_ns(drafter_ms)),
