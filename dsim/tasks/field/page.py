@@ -86,8 +86,8 @@ def tables_of(group: Group, rows: Sequence[Found]) -> list[TextTable]:
         tables.append(
             TextTable(
                 title=f"{group.name}: not predicted",
-                caption="These rows cannot be predicted, because of what their sources do not say; what "
-                "their authors would have to publish is named.",
+                caption="These rows cannot be predicted, because of what their sources do not say. "
+                "What their authors would have to publish is named.",
                 head=("why", "rows", "which"),
                 rows=[
                     [why, str(len(names)), "; ".join(dict.fromkeys(names))]
