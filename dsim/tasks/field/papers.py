@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 HIT = 0.9  # "up to": what SSD's paper says of its guesses
 RATIOS = [step / 400 for step in range(4, 161)]  # of a draft's latency and a pass's, that are tried
 COARSE = 8  # of these, every so many are tried first
-SSD = "ssd"  # the preset
+FANOUT = "ssd.fanout"
 MAX_LOOKAHEAD = 100
 TOKENS, TEXTS = 1000, 10  # of a simulation
 NAMED_RATIOS = (0.06, 0.08, 0.1, 0.12)
@@ -98,8 +98,8 @@ def ssd_speedup(rate: float, lookahead: int, ratio: float, hit: float) -> float:
         ratio: latency of a draft over that of a pass.
         hit: the part of the guesses that are right.
     """
-    method = PRESETS[SSD]
-    fanout = int(method.settings["ssd.fanout"])
+    method = next(preset for preset in PRESETS.values() if FANOUT in preset.settings)
+    fanout = int(method.settings[FANOUT])
     whole = rate**lookahead  # part of the blocks that stand; then the first choice is a guess, too
     share = (hit - whole * rate) / ((1 - whole) * fanout + whole * (1 - rate) * (fanout - 1))
     draws = spread_draws(rate, TOKENS * TEXTS)
