@@ -7,23 +7,29 @@ import json
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from dsim.backends.torch.decoders import Transformer
 from dsim.backends.torch.fitting import check_drafts
-from dsim.backends.torch.models import ModelSpec, specs
+from dsim.backends.torch.models import ModelSpec, load_model, specs
+from dsim.backends.torch.nodes import END
 from dsim.backends.torch.pair import load_pair
 from dsim.backends.torch.sampling import Sampling
 from dsim.backends.torch.verify import Match, Rejection, TopN
 from dsim.backends.torch.workers import Workers
 from dsim.cli.main import main
 from dsim.engines.simulate import run_events
-from dsim.errors import UserError
+from dsim.errors import EngineError, UserError
 from dsim.model.acceptance import Acceptance, rank_shares_of
 from dsim.model.case import Case, Decoding, TreeShape
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study.build import drafts_of
-from dsim.tasks.validate import run, settings
 from dsim.tasks.validate.bench import TorchBench
-from tests.tiny import write_pair
+from dsim.tasks.validate.run import validate
+from dsim.tasks.validate.settings import load
+from tests.backends.test_nodes import path_of, requests
+from tests.tiny import VOCAB, write_pair
 
 pytestmark = [
     pytest.mark.torch,
@@ -52,6 +58,42 @@ def workers(folder):
     pair = load_pair(*specs(str(folder / "target"), str(folder / "drafter")))
     with Workers(pair, 2, share=True) as workers:
         yield workers
+
+
+@pytest.fixture(scope="module")
+def decoder(folder):
+    return Transformer(load_model(ModelSpec(name=str(folder / "target")), "cpu"), "cpu", VOCAB)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(requests(), min_size=1, max_size=5), st.booleans())
+def test_logits_behind_a_node_are_those_behind_its_path(decoder, made, between) -> None:
+    """Whatever is in the cache, and with forwards over texts alone between."""
+    import torch
+
+    decoder.reset()
+    with torch.inference_mode():
+        for text, nodes, ask in made:
+            logits, width = decoder.read_nodes(text, nodes, ask, 1, 1)
+            assert 1 <= width <= len(text) + len(nodes)
+            for row, node in zip(logits, ask, strict=True):
+                path = path_of(text, nodes, node)
+                plain = decoder.model(torch.tensor([path]), use_cache=False).logits[0, -1]
+                assert np.allclose(row, plain.numpy(), atol=1e-4)
+            if between:
+                path = path_of(text, nodes, len(nodes) - 1)
+                logits, _ = decoder.forward(path, 1)
+                plain = decoder.model(torch.tensor([path]), use_cache=False).logits[0, -1]
+                assert np.allclose(logits[0], plain.numpy(), atol=1e-4)
+
+
+def test_a_tree_beyond_a_window_of_attention_is_refused(folder) -> None:
+    model = load_model(ModelSpec(name=str(folder / "target")), "cpu")
+    model.config.sliding_window = 6
+    decoder = Transformer(model, "cpu", VOCAB)
+    assert len(decoder.read_nodes([3, 4, 5, 6], [(END, 7), (0, 8)], [1], 1, 1)[0]) == 1
+    with pytest.raises(EngineError, match="a window of 6 tokens"):
+        decoder.read_nodes([3, 4, 5, 6, 7], [(END, 7), (0, 8)], [1], 1, 1)
 
 
 def test_trees_give_the_tokens_of_the_target(workers) -> None:
@@ -110,7 +152,7 @@ def test_a_round_of_a_tree_is_as_simulated(workers) -> None:
 
 
 def test_validation_of_trees(workers) -> None:
-    given = settings.load(
+    wanted = load(
         None,
         {
             "backend": "torch",
@@ -123,11 +165,11 @@ def test_validation_of_trees(workers) -> None:
             "tree.paths": [list(path) for path in STATIC.paths],
         },
     )
-    decoding = Decoding(**drafts_of(given))
+    decoding = Decoding(**drafts_of(wanted))
     assert decoding.tree == STATIC
     bench = TorchBench(workers, [[3, 4], [5, 6], [7, 8]], Match(), 12, decoding)
     bench.close = lambda: None  # the workers serve other tests too
-    found = run.validate(given, bench=bench)
+    found = validate(wanted, bench=bench)
     assert {claim.claim: claim.holds for claim in found.claims}["lossless"]
     assert len(found.rows) == 3
     assert set("".join(bench.traces.values())) > {"0", "1", "2"}
