@@ -161,6 +161,7 @@ class Threads(workers.Workers):
 
     def __init__(self, pair, decoders) -> None:
         self.pair, self.watchdog_ns, self.threads = pair, 3600 * NS_PER_S, 0
+        self.compiled = isinstance(decoders[0]["drafter"], decoding.StaticTransformer)
         self.cores, self.everywhere = [()] * len(decoders), ["cpu"] * len(decoders)
         self.contention, self.together, self.processes, self.lines = "", True, [], []
         self.running = []
@@ -195,6 +196,10 @@ def three_algorithms_agree(pair, static, dynamic) -> None:
                     )
                     assert run.output.tokens == expected, (algorithm, lookahead, targets)
                     accepted += run.output.accepted
+                ranks = workers.ranks(prompt, expected, rule)  # a chain of nodes
+                assert ranks == reference.ranks(prompt, expected, rule)
+                with pytest.raises(UserError, match="--compile: tree reads trees"):
+                    workers.run("tree", prompt, TOKENS, rule)
     assert accepted > 20, "the drafter is no use, so little was tested"
 
 

@@ -68,6 +68,7 @@ class Workers:
         ready: what the workers said when they were warm; the drafter first.
         contention: which workers share a core or GPU, in words; empty if none do.
         together: whether SI runs in one worker.
+        compiled: whether the models are compiled.
 
     Raises:
         UserError: there are too few cores or GPUs, or there is no compiler.
