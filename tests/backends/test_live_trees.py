@@ -29,6 +29,7 @@ from dsim.tasks.validate.bench import TorchBench
 from dsim.tasks.validate.run import validate
 from dsim.tasks.validate.settings import load
 from tests.backends.test_nodes import path_of, requests
+from tests.pages import specifications
 from tests.tiny import VOCAB, write_pair
 
 pytestmark = [
@@ -253,7 +254,7 @@ def test_generate_draws_trees(folder, tmp_path) -> None:
     assert done.exit_code == 0, done.output
     (row,) = map(json.loads, done.stdout.splitlines())
     assert len(row["token_ids"]) == 16
-    page = (tmp_path / "t.html").read_text("utf-8")
+    page = str(specifications(tmp_path / "t.html"))
     assert "drafts behind 3 choices after" in page  # the root's; the first pass waits for them
     assert "drafts of several choices" in page
 
