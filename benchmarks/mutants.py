@@ -16,6 +16,7 @@ import argparse
 import ast
 import collections
 import difflib
+import itertools
 import json
 import os
 import random
@@ -108,6 +109,15 @@ def planted(name: str, operator_name: str, occurrence: int) -> tuple[str, str]:
     return after, "\n".join(line for line in lines if line[:3] not in {"---", "+++"})
 
 
+def compiles(mutant: tuple[str, str, int]) -> bool:
+    """Whether it is Python at all: cosmic-ray takes the star of ``def f(*, x)`` for a product."""
+    try:
+        compile(planted(*mutant)[0], mutant[0], "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
 def verdict(tree: Path, tests: str, limit_s: float) -> str:
     """What becomes of the tests in *tree*: ``killed``, ``killed by time`` or ``SURVIVED``."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-n0", "-p", "no:cacheprovider"]
@@ -143,7 +153,8 @@ def main() -> None:
 
     tested_by = modules()
     everything = [one for name in tested_by for one in mutants(name)]
-    drawn = random.Random(options.seed).sample(everything, options.number)  # noqa: S311
+    random.Random(options.seed).shuffle(everything)  # noqa: S311
+    drawn = list(itertools.islice(filter(compiles, everything), options.number))
     print(f"{len(everything):,} mutants in {len(tested_by)} modules; {len(drawn)} are tried")
     known: dict[str, dict[str, Any]] = {}
     if options.log and options.log.exists():
