@@ -23,6 +23,7 @@ LOOKAHEAD = (
     "confidence_threshold",
     "confidence_quality",
 )
+PASSES = ("targets", "patience", "preemptible")  # of orchestrations with several at a time
 FURTHER_DRAFTERS = (
     "more_drafters.latency_ms",
     "more_drafters.acceptance_rate",
@@ -32,9 +33,7 @@ FURTHER_DRAFTERS = (
 TREE = ("tree.paths", "tree.depth", "tree.branches", "tree.nodes")
 READABLE = (
     *LOOKAHEAD,
-    "targets",
-    "patience",
-    "preemptible",
+    *PASSES,
     *FURTHER_DRAFTERS,
     *TREE,
     "tree.deviations",

@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from dsim.model.closed_forms import targets_enough
-from dsim.orchestrations.declaration import LOOKAHEAD, Orchestration, Traits
+from dsim.orchestrations.declaration import LOOKAHEAD, PASSES, Orchestration, Traits
 from dsim.units import to_ms
 
 if TYPE_CHECKING:
@@ -202,7 +202,7 @@ ORCHESTRATION = Orchestration(
     colour="#2f7fc1",
     meaning="draft on while target servers verify",
     start=start,
-    reads=(*LOOKAHEAD, "targets", "patience", "preemptible"),
+    reads=(*LOOKAHEAD, *PASSES),
     traits=Traits(overlaps=True, several_targets=True),
     why=why,
     vector="dsim.engines.vector.overlapping:DSI",

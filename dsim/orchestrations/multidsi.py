@@ -9,7 +9,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dsim.orchestrations.declaration import FURTHER_DRAFTERS, LOOKAHEAD, Orchestration, Traits
+from dsim.orchestrations.declaration import (
+    FURTHER_DRAFTERS,
+    LOOKAHEAD,
+    PASSES,
+    Orchestration,
+    Traits,
+)
 from dsim.orchestrations.dsi import DSI
 
 if TYPE_CHECKING:
@@ -155,7 +161,7 @@ ORCHESTRATION = Orchestration(
     colour="#277a4b",
     meaning="DSI with further drafters, one of which takes over where the first is wrong",
     start=start,
-    reads=(*LOOKAHEAD, "targets", "patience", "preemptible", *FURTHER_DRAFTERS),
+    reads=(*LOOKAHEAD, *PASSES, *FURTHER_DRAFTERS),
     traits=Traits(
         overlaps=True, several_targets=True, further_drafters=True, needs_further=True, live=False
     ),

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING
 
-from dsim.orchestrations.declaration import Orchestration, Traits, Work, least_work
+from dsim.orchestrations.declaration import PASSES, TREE, Orchestration, Traits
 from dsim.orchestrations.growing import GrowingTree
-from dsim.orchestrations.tree import tree_backend
+from dsim.orchestrations.tree import tree_backend, work
 from dsim.units import to_ms
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from dsim.events.forward import Forward
     from dsim.events.ports import Setup
     from dsim.model.case import Case
-    from dsim.model.script import Script
 
 
 class TreeDSI:
@@ -41,12 +40,8 @@ class TreeDSI:
         self.targets = setup.targets()
         self.judge = tree_backend(self.targets)
         self.last = self.output.wanted - 1  # the one position that never needs a draft
-        self.tree = GrowingTree(
-            setup.decoding.tree,
-            tree_backend(self.drafter),
-            self.last,
-            setup.decoding.block_tokens,
-        )
+        decoding, guesser = setup.decoding, tree_backend(self.drafter)
+        self.tree = GrowingTree(decoding.tree, guesser, self.last, decoding.block_tokens)
         self.in_flight: deque[tuple[int, Forward]] = deque()  # number and pass, by dispatch
         self.draft: Forward | None = None
         self.targets.callbacks.append(self._pass_ended)
@@ -128,11 +123,6 @@ class TreeDSI:
             self.tree.plant(self.output.settled)
 
 
-def work(script: Script) -> Work:
-    """A lower bound."""
-    return least_work(script, script.decoding.tree.branches)
-
-
 def why(case: Case, _: Collection[str]) -> str:
     """Why it is the fastest."""
     return (
@@ -148,16 +138,7 @@ ORCHESTRATION = Orchestration(
     colour="#1f5574",
     meaning="DSI that drafts behind the drafter's next choices, too, and verifies the whole tree",
     start=TreeDSI,
-    reads=(
-        "lookahead",
-        "targets",
-        "patience",
-        "preemptible",
-        "tree.branches",
-        "tree.nodes",
-        "tree.deviations",
-        "confidence_quality",
-    ),
+    reads=("lookahead", *PASSES, *TREE[2:], "tree.deviations", "confidence_quality"),
     traits=Traits(overlaps=True, several_targets=True),
     work=work,
     why=why,
