@@ -273,6 +273,24 @@ def at_depth_1(trace: str) -> str:
     return trace.partition(DEEPER)[0]
 
 
+def by_depth_of(ranks: NDArray[Any]) -> tuple[float, ...]:
+    """How often drafts at depth 1, 2, … are right, where those before them in their chain are.
+
+    Args:
+        ranks: (texts, depths, tokens): those at a depth, of drafts whose forerunners are the text.
+
+    Returns:
+        As ``acceptance.by_depth`` wants them; where no chain came so far, the rate before.
+    """
+    right, rates = ranks == 1, [0.0]
+    chains = np.ones(right[:, 0].shape, dtype=np.bool_)  # by where they begin
+    for depth in range(right.shape[1]):
+        chains, now = chains[:, : right.shape[2] - depth], right[:, depth, depth:]
+        rates.append(float(now[chains].mean()) if chains.any() else rates[-1])
+        chains = chains & now
+    return tuple(rates[1:])
+
+
 def rank_shares_of(ranks: NDArray[Any]) -> list[float]:
     """Of the positions where the first choice is wrong, the parts where the second, … is right.
 

@@ -11,7 +11,7 @@ from dsim.deployment.cluster import ranks_of
 from dsim.deployment.workload import Workload
 from dsim.engines.simulate import COUNTS, simulate_case
 from dsim.errors import UserError
-from dsim.model.acceptance import Acceptance
+from dsim.model.acceptance import Acceptance, by_depth_of
 from dsim.report import charts
 from dsim.study.build import acceptance_of, case_of
 from dsim.study.loader import load, loads
@@ -144,3 +144,12 @@ def test_variants_are_drawn_side_by_side(tmp_path):
     (panel,) = charts.draw(chart, frame, ["variant"])
     assert panel.marks == 6 * 3
     assert "Dashed lines mark the baseline, i.i.d." in panel.caption
+
+
+def test_rates_by_depth_are_of_chains_whose_drafts_before_are_right() -> None:
+    """Chains that begin at 0, 1, 2 and 3; rows are depths, and the last is too deep for most."""
+    ranks = np.array([[[1, 0, 1, 1], [9, 1, 1, 2], [9, 9, 1, 0]]])
+    # Depth 1: 1 0 1 1. Behind 0, 2: position 1 is right, 3 is its second choice. Then 2 is right.
+    assert by_depth_of(ranks) == (0.75, 0.5, 1.0)
+    assert by_depth_of(np.zeros((2, 3, 5))) == (0.0, 0.0, 0.0)
+    assert by_depth_of(np.ones((2, 3, 5))) == (1.0, 1.0, 1.0)

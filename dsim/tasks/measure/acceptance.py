@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsim.errors import Problem, UserError
-from dsim.model.acceptance import rank_shares_of
+from dsim.model.acceptance import by_depth_of, rank_shares_of
 from dsim.model.statistics import half_width
 from dsim.orchestrations import REFERENCES
 from dsim.report.tables import text_table
@@ -157,7 +157,7 @@ def acceptance(
         rule=rule.name,
         tasks=[task for task, _ in prompts],
         ranks=np.array(ranks, dtype=np.int64),
-        by_depth=tuple((np.array(deep) == 1).mean(axis=(0, 2)).tolist()) if deep else (),
+        by_depth=by_depth_of(np.array(deep)) if deep else (),
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dsim.model.acceptance import DEEPER, Acceptance, log_likelihood, rank_shares_of
+from dsim.model.acceptance import DEEPER, Acceptance, by_depth_of, log_likelihood, rank_shares_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -109,7 +109,7 @@ def streaks_of(traces: Sequence[str]) -> Streaks:
     depths = [[[int(mark) for mark in row[:-1]] for row in one.split(DEEPER)] for one in traces]
     found_ranks = np.array(depths)  # (texts, depths, tokens)
     ranks = found_ranks[:, 0]
-    by_depth = tuple((found_ranks == 1).mean(axis=(0, 2))) if found_ranks.shape[1] > 1 else ()
+    by_depth = by_depth_of(found_ranks) if found_ranks.shape[1] > 1 else ()
     draws, shares = ranks == 1, tuple(rank_shares_of(ranks))
     if len(draws) < 2 * FOLDS or draws.all() or not draws.any():
         plain = Acceptance(rate=float(draws.mean()), rank_shares=shares, by_depth=by_depth)
