@@ -69,3 +69,32 @@ def test_pearl_takes_as_long_as_the_closed_form():
         latency = simulate_case(case, "pearl").latency_ns.mean()
         speedup = 10e6 * case.tokens / latency
         assert speedup == pytest.approx((1 / (1 - p)) / (1 + p / (1 - p**gamma)), rel=0.02)
+
+
+def test_ssd_takes_as_long_as_the_closed_form():
+    """A block behind a right guess is there when the pass ends; behind a wrong one it is drafted.
+
+    With k drafts, F = 1 and share s of wrong first choices whose second choice is right, a guess is
+    right with chance p^(k+1) + (1 - p^k)·s. A round takes t2, and k·t1 more behind a wrong one.
+    """
+    target_ms, drafter_ms, k, p, share = 10.0, 1.0, 3, 0.7, 0.4
+    case = make_case(
+        {
+            "target.latency_ms": target_ms,
+            "drafter.latency_ms": drafter_ms,
+            "acceptance.rate": p,
+            "acceptance.rank_shares": [share],
+            "ssd.fanout": [1],
+            "lookahead": k,
+            "preemptible": True,
+            "tokens": 20_000,
+            "repeats": 4,
+        }
+    )
+    right = p ** (k + 1) + (1 - p**k) * share
+    tokens = (1 - p ** (k + 1)) / (1 - p)
+    per_token_ns = (target_ms + (1 - right) * k * drafter_ms) / tokens * 1e6
+    found = simulate_case(case, "ssd").latency_ns.mean() / case.tokens
+    assert found == pytest.approx(per_token_ns, rel=0.01)
+    nothing_right = (target_ms + k * drafter_ms) / tokens * 1e6
+    assert found < 0.93 * nothing_right  # guesses matter here
