@@ -245,7 +245,7 @@ def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> TextTable | None:
 
     Args:
         frame: results from :func:`best`.
-        minimise: the axes over which the best was taken.
+        minimise: the axes over which the best was taken, in words.
 
     Returns:
         The table; nothing where the first reference was not simulated.

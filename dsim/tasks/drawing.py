@@ -12,6 +12,7 @@ from dsim.report import analysis, answers, charts, deployments
 from dsim.report import page as pages
 from dsim.report import requests as request_tables
 from dsim.report.lanes import lanes
+from dsim.report.style import words
 from dsim.report.tables import TextTable, settings_rows, text_table
 from dsim.report.vega import Vega
 from dsim.study.build import falling_notes, tables_of
@@ -209,9 +210,10 @@ def _of_texts(frame: pd.DataFrame, study: Study | None, left_out: int) -> View:
         facts.append(("backend", " and ".join(sorted(map(str, frame["backend"].unique())))))
     if "engine" in frame:
         facts.append(("engine", " and ".join(sorted(map(str, frame["engine"].unique())))))
-    if minimise:
-        facts.append(("each algorithm at its best", ", ".join(minimise)))
-    summary = analysis.summarise(at_best, minimise)
+    over = [words(axis) for axis in minimise]
+    if over:
+        facts.append(("each algorithm at its best", ", ".join(over)))
+    summary = analysis.summarise(at_best, over)
     return View(
         title="Results of dsim",
         facts=facts,
