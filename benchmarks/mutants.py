@@ -33,6 +33,8 @@ from cosmic_ray.ast import ast_nodes, get_ast_from_path
 from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
+from dsim.system import stop_on_signals
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -193,4 +195,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with stop_on_signals():  # SIGTERM, too, ends the tests under way
+        main()
