@@ -188,18 +188,21 @@ def test_a_node_of_a_tree_is_the_end_of_its_own_chain(decoders, nodes, data) -> 
     target.reset()
     drafter.reset()
     text = [3, 9, 4]
-    tree = [(parent % (number + 1) - 1, token) for number, (parent, token) in enumerate(nodes)]
-    tree = list(dict.fromkeys(tree))
-    tree = [node for number, node in enumerate(tree) if node[0] < number]
+    tree: list[tuple[int, int]] = []
+    for number, token in nodes:
+        node = (number % (len(tree) + 1) - 1, token)
+        if node not in tree:
+            tree.append(node)
     ask = list(range(END, len(tree)))
     for end in sorted({data.draw(st.integers(0, len(tree))), len(tree)}):
         asked = [node for node in ask if node < end]
         logits, _ = drafter.read_nodes(text, tree[:end], asked, 3, 1)
-        for node, row in zip(asked, logits, strict=True):
+        for last, row in zip(asked, logits, strict=True):
             path: list[int] = []
-            while node != END:
-                path.insert(0, tree[node][1])
-                node = tree[node][0]  # noqa: PLW2901
+            at = last
+            while at != END:
+                path.insert(0, tree[at][1])
+                at = tree[at][0]
             same(row, plain_logits(decoders, [*text, *path], len(text) - 1))
 
 

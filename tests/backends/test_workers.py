@@ -387,8 +387,8 @@ def test_lookup_and_common_prefix() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ("generate hello", ("dsi",)),
-        ("generate hello --compare", COMPARED),
+        ("generate hello", ["dsi"]),
+        ("generate hello --compare", [*COMPARED]),
         ("measure acceptance --prompts 2", ["nonsi"]),
         ("measure latency --prompts 1", ["nonsi"]),
     ],
