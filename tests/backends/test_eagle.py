@@ -169,10 +169,8 @@ def test_true_features_replace_those_of_drafts(decoders, prompt, rounds) -> None
             drafts.append(int(logits[0].argmax()))
         target.forward([*text, *drafts], count + 1)
         stand = drafts[:accepted]
-        if stand == drafts or own != drafts[len(stand)]:
-            text += [*stand, own]
-        else:
-            text += stand or [own]
+        rejected = drafts[len(stand) : len(stand) + 1]  # which the target's own token never is
+        text += [*stand, (own + 1) % VOCAB if [own] == rejected else own]
     logits, _ = drafter.forward(text, 1)
     same(logits[0], plain_logits(decoders, text, len(text) - 1))
 
