@@ -39,3 +39,8 @@ def duration(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds / size:,.0f} {unit}"
     return f"{seconds:.0f} s"
+
+
+def time_left(spent_s: float, done: float, count: float) -> str:
+    """How long the rest takes if *done* of *count* took *spent_s*, for the end of a message."""
+    return f", about {duration(spent_s * (count - done) / done)} left" if done else ""

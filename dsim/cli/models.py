@@ -17,6 +17,7 @@ from dsim.cli.options import (
     model_options,
     paths_in,
     plugin_option,
+    with_options,
 )
 from dsim.cli.progress import counting
 from dsim.errors import Problem, UserError
@@ -24,7 +25,7 @@ from dsim.model import POLICIES
 from dsim.orchestrations import DEFAULT, REFERENCES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
 CLAIM_FAILED, TOO_NOISY = 1, 4
 
@@ -213,26 +214,23 @@ def numbers(_: click.Context, option: click.Parameter, value: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
-def measure_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """What the measuring commands take to measure the pairs of a study."""
-    for option in (
-        click.option(
-            "--out",
-            type=click.Path(path_type=Path, file_okay=False),
-            default=Path("results/profiles"),
-            show_default=True,
-            help="Folder for the profiles of a study's pairs.",
-        ),
-        click.option(
-            "--pair",
-            "pairs",
-            multiple=True,
-            help='Pairs to measure, or "all".  [default: those in the study\'s `run` list]',
-        ),
-        click.argument("study", type=StudyFile(), required=False),
-    ):
-        command = option(command)
-    return command
+# What the measuring commands take to measure the pairs of a study.
+measure_options = with_options(
+    click.argument("study", type=StudyFile(), required=False),
+    click.option(
+        "--pair",
+        "pairs",
+        multiple=True,
+        help='Pairs to measure, or "all".  [default: those in the study\'s `run` list]',
+    ),
+    click.option(
+        "--out",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("results/profiles"),
+        show_default=True,
+        help="Folder for the profiles of a study's pairs.",
+    ),
+)
 
 
 # What the measuring commands heed when they measure a study; the rest, the study says.

@@ -212,13 +212,24 @@ def set_option(of: str = "") -> Callable[..., Any]:
     )
 
 
+def with_options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    """One decorator for several *options*, in the order in which the help lists them."""
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 def page_options(what: str) -> Callable[..., Any]:
     """Options of a command that prints, or writes a page.
 
     Args:
         what: help of ``--out``.
     """
-    options = (
+    return with_options(
         click.option("--json", "as_json", is_flag=True, help="Print one JSON object."),
         click.option(
             "--out",
@@ -229,53 +240,40 @@ def page_options(what: str) -> Callable[..., Any]:
         click.option("--open", "open_", is_flag=True, help="Open the page in a browser."),
     )
 
-    def add(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
 
-    return add
-
-
-def study_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of the commands that read a study."""
-    for option in (
-        set_option(),
-        click.option(
-            "--engine",
-            type=Word(["auto", "vector", "events"]),
-            help="Engine that simulates.  [default: auto]",
-        ),
-        click.option(
-            "--backend",
-            type=Word(["simulated", "wallclock"]),
-            help="wallclock: wait in real time instead, one case at a time.  [default: simulated]",
-        ),
-    ):
-        command = option(command)
-    return command
+# Options of the commands that read a study.
+study_options = with_options(
+    click.option(
+        "--backend",
+        type=Word(["simulated", "wallclock"]),
+        help="wallclock: wait in real time instead, one case at a time.  [default: simulated]",
+    ),
+    click.option(
+        "--engine",
+        type=Word(["auto", "vector", "events"]),
+        help="Engine that simulates.  [default: auto]",
+    ),
+    set_option(),
+)
 
 
-def executor_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of the commands that run many cases."""
-    for option in (
-        click.option(
-            "--ray-address",
-            metavar="ADDRESS",
-            help="Address of a running Ray cluster (with --executor ray).  "
-            "[default: start a local one]",
-        ),
-        click.option(
-            "--executor",
-            type=Word(["processes", "ray"]),
-            default="processes",
-            show_default=True,
-            help="What runs the cases: processes of this machine, or Ray.",
-        ),
-        click.option("--jobs", type=Whole(1), help="Number of worker processes.  [all cores]"),
-    ):
-        command = option(command)
-    return command
+# Options of the commands that run many cases.
+executor_options = with_options(
+    click.option("--jobs", type=Whole(1), help="Number of worker processes.  [all cores]"),
+    click.option(
+        "--executor",
+        type=Word(["processes", "ray"]),
+        default="processes",
+        show_default=True,
+        help="What runs the cases: processes of this machine, or Ray.",
+    ),
+    click.option(
+        "--ray-address",
+        metavar="ADDRESS",
+        help="Address of a running Ray cluster (with --executor ray).  "
+        "[default: start a local one]",
+    ),
+)
 
 
 def executor_of(name: str, jobs: int | None, ray_address: str | None) -> Executor:
@@ -318,150 +316,132 @@ def paths_in(text: object) -> list[list[int]] | None:
     return [numbers_in("--tree-paths", part) or [] for part in str(text).split(";")]
 
 
-def draft_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of the drafts of one text: blocks, patience and trees."""
-    options = (
-        click.option(
-            "--block-tokens",
-            type=Whole(1),
-            help="Draft tokens that one forward of the drafter makes.  [default: 1]",
-        ),
-        click.option(
-            "--patience",
-            type=Whole(0),
-            help="Draft tokens that the first pass of a branch of DSI waits for.  [default: 0]",
-        ),
-        click.option(
-            "--tree-paths",
-            metavar="1;2;1,1",
-            help="Nodes of a static tree: the ranks from the root to each.",
-        ),
-        click.option(
-            "--tree-depth", type=Whole(1), help="Levels of a tree, at most.  [default: 5]"
-        ),
-        click.option(
-            "--tree-branches",
-            type=Whole(1),
-            help="Candidates of each node that the drafter reads.  [default: 2]",
-        ),
-        click.option(
-            "--tree-nodes", type=Whole(1), help="Nodes of a tree, at most.  [default: all]"
-        ),
-        click.option(
-            "--tree-deviations",
-            type=Whole(0),
-            help="Second choices (or later ones) on a path of DSI over trees.  [default: 1]",
-        ),
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
+# Options of the drafts of one text: blocks, patience and trees.
+draft_options = with_options(
+    click.option(
+        "--block-tokens",
+        type=Whole(1),
+        help="Draft tokens that one forward of the drafter makes.  [default: 1]",
+    ),
+    click.option(
+        "--patience",
+        type=Whole(0),
+        help="Draft tokens that the first pass of a branch of DSI waits for.  [default: 0]",
+    ),
+    click.option(
+        "--tree-paths",
+        metavar="1;2;1,1",
+        help="Nodes of a static tree: the ranks from the root to each.",
+    ),
+    click.option("--tree-depth", type=Whole(1), help="Levels of a tree, at most.  [default: 5]"),
+    click.option(
+        "--tree-branches",
+        type=Whole(1),
+        help="Candidates of each node that the drafter reads.  [default: 2]",
+    ),
+    click.option("--tree-nodes", type=Whole(1), help="Nodes of a tree, at most.  [default: all]"),
+    click.option(
+        "--tree-deviations",
+        type=Whole(0),
+        help="Second choices (or later ones) on a path of DSI over trees.  [default: 1]",
+    ),
+)
 
 
 COMPILE_HELP = "Compile the models (CUDA graphs on a GPU); the start takes longer."
 
 
-def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of the commands that run real models."""
-    for option in reversed(
-        (
-            click.option(
-                "--target",
-                metavar="MODEL",
-                help="Target model: a folder, a .gguf file or a hub id.  [a small one that ships]",
-            ),
-            click.option(
-                "--drafter",
-                metavar="MODEL",
-                help="Drafter model: a folder, a .gguf file or a hub id; or eagle:FOLDER, an "
-                "EAGLE-3 head of the target; or ngram; or skip:1,3 or skip:auto=2, the target "
-                "without some layers; or module:Class, your own.",
-            ),
-            click.option(
-                "--dtype",
-                default="float32",
-                show_default=True,
-                metavar="TYPE",
-                help="Number format of the weights.",
-            ),
-            click.option("--revision", help="Revision of a target on the hub."),
-            click.option(
-                "--trust-remote-code", is_flag=True, help="Run code that comes with a model."
-            ),
-            click.option(
-                "--devices",
-                default="cpu",
-                show_default=True,
-                metavar="D1,D2…",
-                help="Device of the drafter, then those of the targets: cpu, cuda:0, mps.",
-            ),
-            click.option("--targets", type=Whole(1), help="Number of target servers.  [all cores]"),
-            click.option(
-                "--threads",
-                type=Whole(1),
-                default=1,
-                show_default=True,
-                help="Threads of each worker on a CPU.",
-            ),
-            click.option(
-                "--share", is_flag=True, help="Let several workers share a core or a GPU."
-            ),
-            click.option(
-                "--watchdog",
-                type=Number(0, min_open=True),
-                metavar="S",
-                help="Give up when loading the models, or one forward, takes longer than this many "
-                "seconds.  [900 and 120]",
-            ),
-            click.option("--compile", is_flag=True, help=COMPILE_HELP),
-            click.option(
-                "--temperature",
-                type=Number(),
-                default=0.0,
-                show_default=True,
-                help="Sampling temperature; 0 is greedy.",
-            ),
-            click.option(
-                "--top-k",
-                type=Whole(),
-                default=0,
-                show_default=True,
-                help="Sample from this many most likely tokens; 0: from all.",
-            ),
-            click.option(
-                "--top-p",
-                type=Number(),
-                default=1.0,
-                show_default=True,
-                help="Sample from the most likely tokens that have this probability together.",
-            ),
-            seed_option,
-            click.option(
-                "--rule",
-                default="match",
-                show_default=True,
-                help="How drafts are judged: match, rejection, lenient, top-n.",
-            ),
-            click.option(
-                "--leniency",
-                type=Number(),
-                default=0.5,
-                show_default=True,
-                help="Leniency of --rule lenient.",
-            ),
-            click.option(
-                "--top-n",
-                type=Whole(),
-                default=3,
-                show_default=True,
-                help="Number of tokens that --rule top-n accepts.",
-            ),
-        )
-    ):
-        command = option(command)
-    return command
-
-
 seed_option = click.option(
     "--seed", type=Whole(0), default=0, show_default=True, help="Seed of the random draws."
+)
+
+# Options of the commands that run real models.
+model_options = with_options(
+    click.option(
+        "--target",
+        metavar="MODEL",
+        help="Target model: a folder, a .gguf file or a hub id.  [a small one that ships]",
+    ),
+    click.option(
+        "--drafter",
+        metavar="MODEL",
+        help="Drafter model: a folder, a .gguf file or a hub id; or eagle:FOLDER, an "
+        "EAGLE-3 head of the target; or ngram; or skip:1,3 or skip:auto=2, the target "
+        "without some layers; or module:Class, your own.",
+    ),
+    click.option(
+        "--dtype",
+        default="float32",
+        show_default=True,
+        metavar="TYPE",
+        help="Number format of the weights.",
+    ),
+    click.option("--revision", help="Revision of a target on the hub."),
+    click.option("--trust-remote-code", is_flag=True, help="Run code that comes with a model."),
+    click.option(
+        "--devices",
+        default="cpu",
+        show_default=True,
+        metavar="D1,D2…",
+        help="Device of the drafter, then those of the targets: cpu, cuda:0, mps.",
+    ),
+    click.option("--targets", type=Whole(1), help="Number of target servers.  [all cores]"),
+    click.option(
+        "--threads",
+        type=Whole(1),
+        default=1,
+        show_default=True,
+        help="Threads of each worker on a CPU.",
+    ),
+    click.option("--share", is_flag=True, help="Let several workers share a core or a GPU."),
+    click.option(
+        "--watchdog",
+        type=Number(0, min_open=True),
+        metavar="S",
+        help="Give up when loading the models, or one forward, takes longer than this many "
+        "seconds.  [900 and 120]",
+    ),
+    click.option("--compile", is_flag=True, help=COMPILE_HELP),
+    click.option(
+        "--temperature",
+        type=Number(),
+        default=0.0,
+        show_default=True,
+        help="Sampling temperature; 0 is greedy.",
+    ),
+    click.option(
+        "--top-k",
+        type=Whole(),
+        default=0,
+        show_default=True,
+        help="Sample from this many most likely tokens; 0: from all.",
+    ),
+    click.option(
+        "--top-p",
+        type=Number(),
+        default=1.0,
+        show_default=True,
+        help="Sample from the most likely tokens that have this probability together.",
+    ),
+    seed_option,
+    click.option(
+        "--rule",
+        default="match",
+        show_default=True,
+        help="How drafts are judged: match, rejection, lenient, top-n.",
+    ),
+    click.option(
+        "--leniency",
+        type=Number(),
+        default=0.5,
+        show_default=True,
+        help="Leniency of --rule lenient.",
+    ),
+    click.option(
+        "--top-n",
+        type=Whole(),
+        default=3,
+        show_default=True,
+        help="Number of tokens that --rule top-n accepts.",
+    ),
 )

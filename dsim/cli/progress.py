@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsim.words import duration
+from dsim.words import time_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,8 +47,7 @@ def counting(what: str) -> Callable[[float, float], None]:
         now_s = time.monotonic()
         if done < count and now_s - last_s >= LOG_EVERY_S:
             last_s = now_s
-            left_s = (now_s - begin_s) * (count - done) / done if done else 0
-            left = f", about {duration(left_s)} left" if done else ""
+            left = time_left(now_s - begin_s, done, count)
             click.echo(f"{done:,.0f} of {count:,.0f} {what}{left}", err=True)
 
     return progress

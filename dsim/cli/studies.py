@@ -15,6 +15,7 @@ from dsim.cli.options import (
     executor_options,
     plugin_option,
     study_options,
+    with_options,
 )
 from dsim.cli.progress import counting
 from dsim.errors import EngineError, UserError
@@ -22,7 +23,7 @@ from dsim.system import interrupted_code, last_words
 from dsim.words import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
 DIFFERENT = 1  # exit code of dsim verify
 
@@ -33,7 +34,7 @@ def _how_to_go_on(folder: Path) -> str:
     return f"interrupted; go on with: dsim {options()}run --resume {folder}"
 
 
-RUN_OPTIONS = (
+run_options = with_options(
     click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [results/STUDY]"),
     executor_options,
     click.option(
@@ -89,13 +90,6 @@ OF_DEPLOYMENTS = {
     "as_json": "dsim simulate --json prints a single case",
 }
 OF_SIMULATION = ("executor", "jobs", "ray_address")
-
-
-def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Options of ``dsim run``."""
-    for option in reversed(RUN_OPTIONS):
-        command = option(command)
-    return command
 
 
 def _given(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -37,7 +37,7 @@ from dsim.tasks.validate.claims import claims_of
 from dsim.tasks.validate.prediction import Prediction, predicted
 from dsim.tasks.validate.result import Row, Texts, Validation, median_abs, noise_of
 from dsim.tasks.validate.settings import configurations
-from dsim.words import duration
+from dsim.words import time_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -141,8 +141,7 @@ class Session:
             for turn, (number, again) in enumerate(turns):
                 if not again:
                     what = "measuring" if measure else "calibrating"
-                    left_s = (time.monotonic() - first_s) * (len(turns) - turn) / max(1, turn)
-                    left = f", about {duration(left_s)} left" if turn else ""
+                    left = time_left(time.monotonic() - first_s, turn, len(turns))
                     progress(f"{what} text {number + 1} of {len(texts)}{left}")
                 # There and back: fewer changes of algorithm, and nobody always comes after the
                 # same.
