@@ -7,18 +7,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dsim.backends.torch.models import specs
-from dsim.backends.torch.pair import load_pair
 from dsim.backends.torch.sampling import Sampling
 from dsim.backends.torch.verify import Match
-from dsim.backends.torch.workers import Workers
 from dsim.model import POLICIES
 from dsim.model.case import Case
 from dsim.model.lookahead import Plan, Policy
 from dsim.model.script import script_of
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.orchestrations.si import work as si_work
-from tests.tiny import write_pair
 
 pytestmark = [
     pytest.mark.torch,
@@ -26,14 +22,6 @@ pytestmark = [
 ]
 TOKENS = 24
 PROMPTS = ([3, 4, 5, 6], [20, 21, 22, 23, 24, 25, 26, 27, 28])
-
-
-@pytest.fixture(scope="module")
-def workers(tmp_path_factory):
-    folder = write_pair(tmp_path_factory)
-    pair = load_pair(*specs(str(folder / "target"), str(folder / "drafter")))
-    with Workers(pair, 2, share=True) as workers:
-        yield workers
 
 
 LIVE = [name for name, one in ORCHESTRATIONS.items() if one.traits.live and one.traits.drafts]

@@ -30,7 +30,7 @@ from dsim.tasks.validate.run import validate
 from dsim.tasks.validate.settings import load
 from tests.backends.test_nodes import path_of, requests
 from tests.pages import specifications
-from tests.tiny import VOCAB, write_pair
+from tests.tiny import VOCAB
 
 pytestmark = [
     pytest.mark.torch,
@@ -47,18 +47,6 @@ SHAPES = (
 )
 TREES = [name for name, one in ORCHESTRATIONS.items() if one.traits.live and one.trees]
 SAMPLINGS = (Sampling(), Sampling(temperature=0.8, seed=7))
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_pair(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def workers(folder):
-    pair = load_pair(*specs(str(folder / "target"), str(folder / "drafter")))
-    with Workers(pair, 2, share=True) as workers:
-        yield workers
 
 
 @pytest.fixture(scope="module")

@@ -16,14 +16,13 @@ from dsim.backends.torch.pair import check_tokenizers, load_pair
 from dsim.backends.torch.protocol import Begin, Done
 from dsim.backends.torch.sampling import Sampling, choose
 from dsim.backends.torch.verify import Match, Rejection, TopN
-from dsim.backends.torch.workers import Workers
 from dsim.engines.simulate import run_events
 from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
 from tests.pages import specifications
-from tests.tiny import CONTEXT, VOCAB, write_model, write_pair
+from tests.tiny import CONTEXT, VOCAB, write_model
 
 pytestmark = [
     pytest.mark.torch,
@@ -31,19 +30,6 @@ pytestmark = [
 ]
 TOKENS = 24
 PROMPTS = ([3, 4, 5, 6], [9], [20, 21, 22, 23, 24, 25, 26, 27, 28])
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_pair(tmp_path_factory)
-
-
-@pytest.fixture(scope="module")
-def workers(folder):
-    pair = load_pair(*specs(str(folder / "target"), str(folder / "drafter")))
-    with Workers(pair, 2, share=True) as workers:
-        yield workers
-    assert not multiprocessing.active_children()
 
 
 def alone(model, prompt: list[int], tokens: int, sampling: Sampling) -> list[int]:
