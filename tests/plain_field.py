@@ -95,7 +95,7 @@ def pearl(t1, t2, ranks, gamma):
 def pipespec(t1, t2, ranks, lookahead):
     """Drafter and one target, each at its own pace.
 
-    A draft that ends at the very instant of a pass's end is still under way when the target has
+    A draft that ends at the instant at which a pass ends is still under way when the target has
     settled its tokens: it ends, and the drafter compares at that instant, so that the target does
     not wait. (The rules say that such a draft "does not belong to" the pass; with the usual order,
     drafts first, the drafter would already be at the next one and the target would wait for it.)

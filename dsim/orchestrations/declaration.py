@@ -144,6 +144,10 @@ class Orchestration:
             refuse("name", "expected letters, digits, - and _")
         if not re.fullmatch("#[0-9a-fA-F]{6}", self.colour):
             refuse("colour", f'expected "#rrggbb", got {self.colour!r}')
+        if not isinstance(self.traits, Traits):
+            refuse("traits", f"expected Traits(overlaps=True, …), got {self.traits!r}")
+        if isinstance(self.reads, str):
+            refuse("reads", f"expected settings in brackets, ({self.reads!r},), got {self.reads!r}")
         for key in self.reads:
             if key not in READABLE:
                 hint = nearest(key, READABLE) or f"; expected some of {', '.join(READABLE)}"

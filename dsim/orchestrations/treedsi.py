@@ -126,9 +126,9 @@ class TreeDSI:
 def why(case: Case, _: Collection[str]) -> str:
     """Why it is the fastest."""
     return (
-        f"it goes on drafting (a level every {to_ms(case.drafter.latency_ns):g} ms) behind second "
-        f"choices, too, while passes ({to_ms(case.target.latency_ns):g} ms each) verify the whole "
-        "tree, so that only a token that is nowhere on the tree makes it wait for a pass"
+        f"it keeps drafting (one level every {to_ms(case.drafter.latency_ns):g} ms), also behind "
+        f"second choices, while passes ({to_ms(case.target.latency_ns):g} ms each) verify the "
+        "whole tree, so it waits only after a token that is nowhere on the tree"
     )
 
 

@@ -142,9 +142,9 @@ def notes(
     if known := [count for count in short if math.isfinite(count)]:
         most = float(f"{max(known):.1e}")
         lines.append(
-            f"No 95 % interval in {len(short)} of {len(frame)} cases: so few requests do not say "
-            f"how far they may be off. It takes up to {most:,.0f} requests a run (column "
-            "interval_requests), fewer with more repeats, and 10 times as many for a p99."
+            f"{len(short)} of {len(frame)} cases have too few requests for a 95 % interval. An "
+            f"interval of the mean takes up to {most:,.0f} requests per run (column "
+            "interval_requests) or more repeats; one of the p99 takes 10 times as many."
         )
     return lines
 

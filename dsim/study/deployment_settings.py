@@ -305,7 +305,7 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         "cluster.max_active",
         0,
         "requests",
-        "requests served at once; others wait for admission; 0: no limit",
+        "admission control: maximum number of requests that run at once; 0: no limit",
     ),
     _number(
         "cluster.max_waiting",

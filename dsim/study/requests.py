@@ -83,9 +83,9 @@ class CaseResult(NamedTuple):
         faults = self.case.deployment.faults
         up = f" (each is up for {availability(faults):.1%} of the time)" if faults.mtbf_ns else ""
         return (
-            f"the offered load of {name} is at least {load:.2f}{up}: more work arrives than can be "
-            "done, so the queue grows as long as requests come, and times depend on how long that "
-            f"is. Use fewer than {self.offered.most_per_s:.3g} requests / s, or "
+            f"{name} {'is' if count == 1 else 'are'} overloaded (at least {load:.0%}{up}), so the "
+            "queue grows as long as requests arrive, and latencies depend on the length of the run. "
+            f"Use fewer than {self.offered.most_per_s:.3g} requests / s, or "
             f"{max(count + 1, math.ceil(count * load + 1e-9))} replicas or more"
         )
 
@@ -99,13 +99,13 @@ def refusal(case: DeploymentCase, offered: Load | None, max_load: float = 1.0) -
     specs = [d.targets] if fleet == "target" else d.drafter_specs
     servers = sum(spec.servers for spec in specs)
     least = "" if offered.exact else "at least "
+    over = "overloaded" if load >= 1 else f"loaded above max_load = {max_load:g}"
     more = math.ceil(servers * load / max_load + 1e-9)
     failing = d.faults if fleet == "target" else d.drafter_faults
     up = f" (each is up for {availability(failing):.1%} of the time)" if failing.mtbf_ns else ""
     return (
-        f"the offered load of the {servers} {fleet} "
-        f"server{'s' if servers > 1 else ''} is {least}{load:.2f}{up}: "
-        "more work arrives than can be done, so the queue would grow without bound. "
+        f"the {plural(servers, f'{fleet} server')} {'is' if servers == 1 else 'are'} {over} "
+        f"({least}{load:.0%}{up}), so the queue would grow without bound. "
         f"Use fewer than {offered.most_per_s * max_load:.3g} requests / s, "
         f"or {more if more > servers else more + 1} {fleet} servers or more"
         + (" (of each drafter as many times more)" if len(specs) > 1 else "")

@@ -93,9 +93,10 @@ class Setting:
                 return wrong
             bad = [v for v in value if self.choices and v not in self.choices]
             if bad:
-                return f"expected {self.expected}, got {show(bad[0])}" + nearest(
-                    bad[0], [*self.choices]
-                )
+                hint = nearest(bad[0], [*self.choices])
+                if self.key == "algorithms" and not hint:
+                    hint = "; for one of your own, give --plugin FILE.py"
+                return f"expected {self.expected}, got {show(bad[0])}{hint}"
             if self.key == "algorithms" and not value:
                 return wrong
             return None

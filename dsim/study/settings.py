@@ -77,7 +77,7 @@ def _model_settings(model: str) -> tuple[Setting, ...]:
             type="str",
             default="constant",
             choices=LATENCY_MODELS,
-            meaning="distribution of the latency of a forward",
+            meaning="distribution of the pass latency",
         ),
         Setting(
             key=f"{model}.latency_cv",
@@ -109,7 +109,7 @@ def _model_settings(model: str) -> tuple[Setting, ...]:
             default=None,
             unit="tokens, ms",
             sweep=False,
-            meaning="table: latency over the tokens that a forward feeds, linear in between",
+            meaning="table: latency by the number of tokens that a pass feeds, linear in between",
         ),
     )
 
@@ -163,8 +163,8 @@ SETTINGS: tuple[Setting, ...] = (
         default="simulated",
         choices=BACKENDS,
         sweep=False,
-        meaning="what a forward is: simulated, or wallclock: a real wait in a thread, one case at "
-        "a time",
+        meaning="simulated: in simulated time; wallclock: in real time, with a sleep in place of "
+        "each forward pass, one case at a time",
     ),
     Setting(
         key="tokens",

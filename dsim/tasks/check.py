@@ -131,7 +131,7 @@ def _sentence(law: Law) -> str:
 
 
 def lines(name: str, verdicts: list[Verdict], plugin: str = "") -> list[str]:
-    """What ``dsim check`` prints of *verdicts*: one line a law, and the smallest counterexample.
+    """What ``dsim check`` prints of *verdicts*: one line per law, and the smallest counterexample.
 
     Args:
         name: name of the orchestration.
@@ -140,15 +140,15 @@ def lines(name: str, verdicts: list[Verdict], plugin: str = "") -> list[str]:
     """
     told = [f"{orchestration_of(name).title} ({name})"]
     for one in verdicts:
-        mark = "BROKEN" if one.problem else "kept" if one.cases else "–"
-        told.append(f"  {mark:6}  {one.law}")
+        mark = "BROKEN" if one.problem else "kept" if one.cases else "not tried"
+        told.append(f"  {mark:9}  {one.law}")
         if one.case is None:
             continue
         case = one.case
-        told += [f"          {line}" for line in one.problem.splitlines()]
+        told += [f"             {line}" for line in one.problem.splitlines()]
         words = f"--plugin {plugin} " if plugin else ""
         told.append(
-            f"          see it: dsim {words}simulate --algorithm {name} --repeats 1 "
+            f"             see it: dsim {words}simulate --algorithm {name} --repeats 1 "
             f"--tokens {case.tokens} --accepts {case.acceptance.traces[0]} "
             f"--lookahead {case.lookahead} --targets {case.targets} "
             f"--target-latency {to_ms(case.target.latency_ns):g} "

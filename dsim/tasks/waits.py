@@ -1,4 +1,4 @@
-"""A study on the wall-clock backend: every case as real waits, one at a time.
+"""A study on the wall-clock backend: every forward is a real wait, one case at a time.
 
 Beside each run the same draws are simulated, so that the table says what real time added. What an
 algorithm does not read (``Orchestration.reads``) makes no difference to its waits: non-SI is run

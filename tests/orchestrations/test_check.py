@@ -95,7 +95,7 @@ def test_each_law_finds_who_breaks_it(law, monkeypatch):
     assert found.problem
     assert found.case.tokens <= 3
     text = "\n".join(lines("broken", verdicts, "broken.py"))
-    assert f"BROKEN  {found.law}" in text
+    assert f"BROKEN     {found.law}" in text
     assert "dsim --plugin broken.py simulate --algorithm broken" in text
 
 
@@ -152,7 +152,7 @@ def test_the_command(tmp_path):
     path.write_text(GOOD.replace("            yield forward\n", ""))
     found = subprocess.run([*words, "once_more.py"], capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 1, found.stdout
-    assert "BROKEN  Every run ends" in found.stdout
+    assert "BROKEN     Every run ends" in found.stdout
     assert "once_more.py" in found.stdout
     found = subprocess.run([*words, "none.py"], capture_output=True, text=True)
     assert found.returncode == 2

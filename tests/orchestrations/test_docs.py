@@ -8,14 +8,18 @@ import sys
 
 import pytest
 
+from dsim.orchestrations import Orchestration
 from tests import ROOT
 
 PAGE = ROOT / "docs" / "orchestrations.md"
 
 
+PYTHON = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+
+
 @pytest.fixture
 def folder(tmp_path):
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    code, _ = PYTHON
     (tmp_path / "hopeful.py").write_text(code, "utf-8")
     return tmp_path
 
@@ -41,6 +45,18 @@ def test_the_commands_of_the_page_run(folder) -> None:
     assert "hopeful SI" in report.read_text("utf-8")
     drawn = dsim(folder, "--plugin", "hopeful", "plot", str(report.parent))
     assert drawn.returncode == 0, drawn.stderr
+
+
+def test_its_second_declaration_is_valid() -> None:
+    exec(PYTHON[1], {"start": print})  # noqa: S102
+
+
+@pytest.mark.parametrize("wrong", [{"traits": ("overlaps",)}, {"reads": "lookahead"}])
+def test_a_declaration_of_the_wrong_type_says_what_to_write(wrong) -> None:
+    (field,) = wrong
+    about = {"name": "a", "title": "a", "colour": "#000000", "meaning": "a", "start": print}
+    with pytest.raises(ValueError, match=f"orchestration 'a': {field}: expected .*, got"):
+        Orchestration(**about, **wrong)
 
 
 def test_its_deployment_runs(folder) -> None:

@@ -108,7 +108,7 @@ def test_an_overload_is_said(tmp_path):
     assert found["cases"][0]["status"] == "backlog grows"
     assert abs(found["cases"][0]["offered_target"] - 60 / 31.9) < 0.02
     (said,) = found["overloaded"]
-    assert "1 replica is at least 1.88" in said["why"]
+    assert "1 replica is overloaded (at least 188%)" in said["why"]
     assert "fewer than 31.9 requests / s, or 2 replicas or more" in said["why"]
     result = dsim("run", tmp_path / "s.toml", "--out", tmp_path / "out")
     assert "Overloaded: " in result.output

@@ -74,6 +74,11 @@ MISTAKES = {
         'algorithms = ["dsi", "dssi"]',
         f's.toml: algorithms: expected a list of {ALL}, got "dssi"; did you mean "dsi"?',
     ),
+    "an algorithm of a plugin": (
+        'algorithms = ["hopeful"]',
+        f's.toml: algorithms: expected a list of {ALL}, got "hopeful"; for one of your own, give '
+        "--plugin FILE.py",
+    ),
     "no algorithm": (
         "algorithms = []",
         f"s.toml: algorithms: expected a list of {ALL}, got []",

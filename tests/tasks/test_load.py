@@ -250,10 +250,10 @@ def test_an_unstable_load_is_named_and_explained(tmp_path):
     path = small(tmp_path)
     result = dsim("run", path, "--set", "workload.rate_per_s=50", "--json")
     assert result.exit_code == 2
-    assert "nonsi: the offered load of the 2 target servers is 7.50" in result.output
+    assert "nonsi: the 2 target servers are overloaded (750%)" in result.output
     assert "Use fewer than 6.67 requests / s, or 16 target servers or more" in result.output
     # SI needs less, so it is at another load; DSI is refused by the least that it can do with.
-    assert result.output.count("the offered load of") == 3
+    assert result.output.count("overloaded (") == 3
     assert "Traceback" not in result.output
 
 

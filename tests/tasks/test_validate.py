@@ -294,7 +294,7 @@ def test_a_machine_that_stood_still_is_measured_again() -> None:
     found, _ = validate(world, repeats=1)
     assert found.holds
     assert found.stalls == 4
-    assert "4 measurements were done again" in as_text(found)
+    assert "4 measurements were repeated" in as_text(found)
     assert len(world.measured) == 10 + 8 * 10 * 2 + 4
 
 

@@ -204,7 +204,7 @@ def panels_of(found: Sequence[Found]) -> list[Panel]:
             Panel(
                 name=f"{number:02d}-predicted-measured",
                 title=group.name,
-                caption="One point a run; on the dashed line the prediction is right.",
+                caption="One point per run; on the dashed line, prediction equals measurement.",
                 chart=diagonal.encode(x=axes["measured"], y=axes["predicted"])
                 + points.encode(x=axes["measured"], y=axes["predicted"], tooltip=tips),
                 marks=len(frame),

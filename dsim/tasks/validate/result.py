@@ -178,9 +178,9 @@ class Validation:
         claims: the verdicts.
         first: for each configuration the first measured text, for timelines: simulated and real.
         notes: what the reader must not overlook.
-        stalls: measurements done again because the machine stood still meanwhile.
+        stalls: measurements that were repeated because the machine stalled.
         rate: acceptance rate of the measured texts, which no prediction knows.
-        repeatability: median difference of two measurements of one text; ``None`` if there is one.
+        repeatability: median difference of repeated measurements of a text; ``None``: one each.
         noise: median error of a prediction that is right, because of few repeats.
     """
 

@@ -51,7 +51,7 @@ MAX_RETRIES = 3
 
 
 class Steady:
-    """Measures again when the machine has stood still meanwhile.
+    """Repeats a measurement during which the machine stalled.
 
     Args:
         bench: what is measured.
@@ -162,10 +162,9 @@ class Session:
         self.stalls = steady.stalls
         if steady.stalls:
             self.notes.append(
-                f"{steady.stalls} measurement{'s were' if steady.stalls > 1 else ' was'} done "
-                "again, because the machine stood still "
-                f"meanwhile (a forward took over {STALL_TIMES} times the usual and "
-                f"{STALL_NS // 1_000_000} ms more)"
+                f"{steady.stalls} measurement{'s were' if steady.stalls > 1 else ' was'} "
+                f"repeated because the machine stalled (a forward took over {STALL_TIMES} times "
+                f"its usual time, and {STALL_NS // 1_000_000} ms more)"
             )
 
 
