@@ -84,8 +84,8 @@ class CaseResult(NamedTuple):
         up = f" (each is up for {availability(faults):.1%} of the time)" if faults.mtbf_ns else ""
         return (
             f"{name} {'is' if count == 1 else 'are'} overloaded (at least {load:.0%}{up}), so the "
-            "queue grows as long as requests arrive, and latencies depend on the length of the run. "
-            f"Use fewer than {self.offered.most_per_s:.3g} requests / s, or "
+            "queue grows as long as requests arrive, and latencies depend on the length of the "
+            f"run. Use fewer than {self.offered.most_per_s:.3g} requests / s, or "
             f"{max(count + 1, math.ceil(count * load + 1e-9))} replicas or more"
         )
 
