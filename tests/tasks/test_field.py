@@ -64,6 +64,10 @@ def test_how_far_off(found):
     assert max(serial) <= 0.035
     single = np.array(errors(found, "nano-PEARL, batch 1"))
     assert np.sqrt((single**2).mean()) <= 0.04
+    rounds = np.array(errors(found, "Spec-Bench"))
+    assert len(rounds) == 41
+    assert np.sqrt((rounds**2).mean()) <= 0.075
+    assert max(rounds) <= 0.17
     for name, limit in {"TTFT": 0.08, "ITL": 0.06, "E2E": 0.06}.items():
         assert median(errors(found, f"vLLM under load, {name}")) <= limit, name
     assert all(one.reason for one in found if one.predicted is None)

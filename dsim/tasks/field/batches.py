@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from dsim.deployment.serve import serve
 from dsim.deployment.workload import Length, Workload
 from dsim.errors import UserError
+from dsim.model.closed_forms import rate_of_length
 from dsim.orchestrations import REFERENCES
 from dsim.report.tables import TextTable
 from dsim.study.build import deployment_of
 from dsim.study.loader import make_study
 from dsim.study.presets import PRESETS
 from dsim.tasks.field.source import CannotError, Prediction, number, text
+from dsim.tasks.field.trees import gpu_in, model_in
 from dsim.words import plural
 
 if TYPE_CHECKING:
@@ -29,17 +31,6 @@ if TYPE_CHECKING:
 
     from dsim.tasks.field.source import Found, Row, Rows
 
-# Names as the sources have them. The last number of a name is what its GPUs are called.
-MODELS = {
-    "llama-3.1-8b": "llama-3.1-8b",
-    "llama3-70b": "llama-3-70b",
-    "llama-3.1-70b": "llama-3.1-70b",
-    "llama2-chat-70b": "llama-2-70b",
-    "vicuna-7b": "vicuna-7b",
-    "qwen3-8b": "qwen-3-8b",
-}
-GPUS = {"3090": "rtx-3090", "a100-40g": "a100-40gb", "a100": "a100-80gb", "h100": "h100"}
-GPUS |= {"h200": "h200", "b200": "b200"}
 HEAD, SMALL = "eagle3", "qwen-2.5-0.5b"  # drafters
 BLOCKS, STATIC_TREE = "dflash", "eagle"  # presets
 PROMPT_TOKENS, TOKENS = 200, 96
@@ -156,20 +147,22 @@ def system_of(row: Row) -> System:
         CannotError: one of them is not known.
     """
     pair, hardware = text(row, "model_pair").lower(), text(row, "hardware").lower()
-    target = next((own for name, own in MODELS.items() if pair.startswith(name)), None)
-    gpu = next((own for name, own in GPUS.items() if name in hardware), None)
+    target, gpu = model_in(pair), gpu_in(hardware)
     method = text(row, "method").lower()
     if target is None or gpu is None:
         raise CannotError(f"not published: {text(row, 'any_missing_inputs') or 'model, hardware'}")
     several = re.match(r"(\d)x", hardware) or re.search(r"70b: tp(\d)", hardware)
     tp = int(several[1]) if several and ("70b" in target or hardware[1] == "x") else 1
     drafter, preset = HEAD, ""
+    named = model_in(pair.partition(" / ")[2].split(",")[0])
     if "eagle-1" in method:
         preset = STATIC_TREE
     elif "dflash" in method:
         preset = BLOCKS
     elif "0.5b draft" in pair:
         drafter = SMALL
+    elif named:
+        drafter = named
     elif "eagle" not in method:
         raise CannotError(f"not published: {text(row, 'any_missing_inputs') or 'the drafter'}")
     thousands = re.search(r"(\d+)k in", pair)
@@ -232,17 +225,24 @@ def predict(row: Row, others: Rows) -> Prediction:
     """
     batch, system = batch_of(row), system_of(row)
     known = alike(row, system, others)
-    if not known:
-        raise CannotError("no run at another batch that tells acceptance and settings")
     lookahead, rate = lookahead_of(row, system), published_rate(row)
     length, round_us = published_length(row), 0.0
     if length is not None and system.preset:
         rate = rate_for(system, length)
-        singles = [(size, measured) for size, measured, _ in known if size == 1] or [known[0][:2]]
-        round_us = _round_us(system, *singles[0], rate)
-        notes = f"tokens a pass as published (rate {rate:.2f} of a draft); {round_us:.0f} µs a "
-        notes += f"round beside the roofline, fitted to the run at batch {singles[0][0]}"
+        notes = f"tokens a pass as published (rate {rate:.2f} of a draft)"
+        if known:
+            nearest = min(known, key=lambda run: run[0])[:2]  # batch 1, if there is one
+            round_us = _round_us(system, *nearest, rate)
+            notes += f"; {round_us:.0f} µs a round beside the roofline, fitted to the run at batch "
+            notes += f"{nearest[0]}"
         return Prediction(speedup(system, batch, 1, rate, round_us), notes=notes)
+    if rate is None and length is not None and lookahead and 1 < length < lookahead + 0.99:
+        rate = rate_of_length(length, lookahead)
+    if rate is not None and lookahead is not None:
+        notes = f"acceptance rate {rate:.3f} and {plural(lookahead, 'draft')} a step, as published"
+        return Prediction(speedup(system, batch, lookahead, rate), notes=notes)
+    if not known:
+        raise CannotError("no run at another batch that tells acceptance and settings")
 
     def off(k: int, p: float) -> float:
         total = 0.0

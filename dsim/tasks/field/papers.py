@@ -15,7 +15,7 @@ from dsim.model.closed_forms import rate_of_length, si_tokens_per_round
 from dsim.model.latency import Latency
 from dsim.report.tables import TextTable
 from dsim.study.presets import PRESETS
-from dsim.tasks.field import batches, trees
+from dsim.tasks.field import batches, chains, trees
 from dsim.tasks.field.pipespec import spread_draws
 from dsim.tasks.field.source import (
     GROUPS,
@@ -182,10 +182,18 @@ def predict(row: Row, others: Rows) -> Prediction:
     """Times plain decoding."""
     if is_ssd(row):
         return predict_ssd(row, others)
+    parts = [part for other in others for part in split(other)]
+    parts = [one for one in parts if not SOURCE.same(one, row)]
     if is_batch(row):
-        parts = [part for other in others for part in split(other)]
-        return batches.predict(row, [one for one in parts if not SOURCE.same(one, row)])
-    return trees.predict_paper(row, others)
+        return batches.predict(row, parts)
+    reasons = []
+    for way in (chains.predict, trees.predict_paper):
+        try:
+            return way(row, parts)
+        except CannotError as error:
+            reasons.append(str(error))
+    missing = text(row, "any_missing_inputs")
+    raise CannotError(f"not published: {missing}" if missing else "; ".join(reasons))
 
 
 def group_of(row: Row) -> Group:
@@ -213,16 +221,21 @@ def label_of(row: Row) -> str:
 
 def tables(found: Sequence[Found]) -> list[TextTable]:
     """What explains EAGLE-3's costs, and what share of hits SSD's rows need."""
-    costs: dict[str, list[float]] = {}
+    costs: dict[tuple[str, trees.Way], list[float]] = {}
     for one in found:
         if group_of(one.row) is GROUPS["eagle3"] and one.measured:
-            model = text(one.row, "model_pair").split(" + ")[0]
-            costs.setdefault(model, []).append(trees.tau_of(one.row) / one.measured)
+            known = text(one.row, "model_pair").split(" + ")[0], trees.way_of(one.row)
+            costs.setdefault(known, []).append(trees.tau_of(one.row) / one.measured)
     rows = [
-        trees.cost_row(model, model.replace("DSR1-Llama", "Llama-3.1"), "EAGLE-3", median(cost))
-        for model, cost in costs.items()
+        trees.cost_row(
+            model,
+            trees.Round(way, "", model.replace("DSR1-Llama", "Llama-3.1"), None),
+            median(cost),
+        )
+        for (model, way), cost in costs.items()
     ]
     tables = trees.cost_table("EAGLE-3: where the cost of a round hides", rows)
+    tables += trees.without_source(found)
     tables += batches.tables([one for one in found if is_batch(one.row)])
     hits = [hits_needed(one, found) for one in found if is_ssd(one.row) and one.measured]
     if hits:
