@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from dsim.model.lookahead import Plan
 
 
+def made_by(draft: Forward) -> Sequence[Any]:
+    """The tokens that *draft* guessed; they may be none."""
+    return [draft.token] if draft.tokens is None else draft.tokens
+
+
 def add_block(
     made: Sequence[Any], tokens: list[Any], end: int, ends: Callable[[int], bool] | None
 ) -> bool:
@@ -40,6 +45,9 @@ def draft_up_to(end: int, drafter: ServerPort, output: Output, plan: Plan) -> Ge
     while len(tokens) < end:
         draft = drafter.forward(len(tokens))
         yield draft
-        made = [draft.token] if draft.tokens is None else draft.tokens
-        if draft.cancelled or not add_block(made, tokens, end, ends):
+        if draft.cancelled:
+            break
+        if draft.tokens is None and ends is None:  # one token, as nearly always
+            tokens.append(draft.token)
+        elif not add_block(made_by(draft), tokens, end, ends):
             break

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from simpy.events import Event
 
-    from dsim.events.forward import Forward
     from dsim.events.ports import Setup
     from dsim.model.case import Case
 
@@ -41,31 +40,34 @@ class PipeSpec:
         self.drafter = setup.drafter()
         self.target = setup.target()
         self.last = self.output.wanted - 1  # the one position that never needs a draft
-        self.draft: Forward | None = None  # the draft under way
-        self.step: Event | None = None  # that draft, or the turn after it
-        self.rejections = 0  # how many there were when that draft began
+        self.rejections = setup.output.rejections
+        self.seen = 0  # how many of them there were when the last draft began
+        self.step: Event | None = None  # the draft under way, or the turn after it
         self._draft()
         setup.env.process(self._verifying())
 
     def _draft(self, _: Any = None) -> None:
         """Begin the next draft, unless the text is drafted to its end."""
         position = len(self.tokens)
-        self.step = None
-        if position < self.last and not self.output.finished:
-            self.rejections = len(self.output.rejections)
-            self.step = self.draft = self.drafter.forward(position)
-            self.draft.callbacks.append(self._drafted)
+        if position >= self.last:
+            self.step = None
+            return
+        self.seen = len(self.rejections)
+        self.step = draft = self.drafter.forward(position)
+        draft.callbacks.append(self._drafted)
 
     def _drafted(self, draft: Any) -> None:
         """A draft whose position is settled by now, or that follows a rejected one, is dropped."""
-        same_text = len(self.output.rejections) == self.rejections
-        self.draft = None
-        if same_text and draft.first == len(self.tokens):
-            made = [draft.token] if draft.tokens is None else draft.tokens
-            add_block(made, self.tokens, self.last, None)
-            if not made:  # it has no guess, and asks again behind the next verdict
-                self.step = None
+        tokens = self.tokens
+        if draft.first == len(tokens) and len(self.rejections) == self.seen:
+            if draft.tokens is None:
+                tokens.append(draft.token)
+            elif not add_block(draft.tokens, tokens, self.last, None):
+                self.step = None  # it has no guess, and asks again behind the next verdict
                 return
+        if self.env.peek() > self.env._now:
+            self._draft()
+            return
         # A pass that ends at this very instant comes first: its verdict is compared before the
         # next draft begins.
         self.step = turn = self.env.event()
@@ -89,8 +91,6 @@ class PipeSpec:
                 yield self.step  # the drafter compares its text with the target's only then
             else:
                 self._draft()
-        if self.draft is not None:
-            self.drafter.cancel(self.draft)
 
 
 def start(setup: Setup) -> None:

@@ -15,9 +15,9 @@ from dsim.orchestrations.tree import tree_backend
 from dsim.units import to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator
+    from collections.abc import Collection, Generator, Iterator, Sequence
 
-    from simpy.events import Event, Process
+    from simpy.events import Event
 
     from dsim.events.forward import Forward
     from dsim.events.ports import Setup
@@ -40,7 +40,10 @@ class SSD:
         self.target = setup.target()
         self.fanout = setup.decoding.fanout
         self.block_tokens = setup.decoding.block_tokens
-        self.draft: Forward | None = None  # of the guessing, under way
+        self.before = Node(None, None)  # the token before those that are asked about
+        self.feeds: dict[int, list[Sequence[Any]]] = {}  # of the guessing, by its lookahead
+        self.left: Iterator[Sequence[Any]] = iter(())  # what its forwards to come are to read
+        self.draft: Forward | None = None  # its forward under way
         setup.env.process(self._run())
 
     def guesses(self, accepted: int) -> int:
@@ -54,9 +57,9 @@ class SSD:
         while True:
             settled, made = output.settled, len(tokens) - output.settled
             forward = self.target.forward(settled)
-            guessing: Process | None = None
-            if settled < last:
-                guessing = self.env.process(self._guess(plan.tokens))
+            if guessing := settled < last:
+                self.left = iter(self.feeds.get(plan.tokens) or self._feeds(plan.tokens))
+                self._guess()
             yield forward
             accepted, token = self.target.backend.verify(forward, settled, tokens[settled:])
             if plan.judged is not None:
@@ -64,45 +67,55 @@ class SSD:
             output.settle(accepted, token)
             end = min(output.settled + plan.tokens, last)
             if output.finished or end <= output.settled:
-                if self.draft is not None:
-                    drafter.cancel(self.draft)
+                self._stop_guessing()
                 if output.finished:
                     return
-            elif guessing is not None and self._hit(settled, accepted, made):
-                yield guessing
+            elif guessing and self._hit(settled, accepted, made):
+                while self.draft is not None:
+                    yield self.draft
                 add_block(self._prepared(end, settled), tokens, end, plan.ends)
             else:
-                if self.draft is not None and drafter.backend.preemptible:
-                    drafter.cancel(self.draft)
-                if guessing is not None:
-                    yield guessing
+                if drafter.backend.preemptible:
+                    self._stop_guessing()
+                while self.draft is not None:
+                    yield self.draft
                 yield from draft_up_to(end, drafter, output, plan)
 
-    def _guess(self, count: int) -> Generator[Forward]:
-        """Guess the outcome of the pass under way, and draft *count* tokens behind each guess."""
+    def _feeds(self, count: int) -> list[Sequence[Any]]:
+        """What the forwards of the guessing read that draft *count* tokens behind each guess."""
         width = sum(self.guesses(accepted) for accepted in range(count + 1))
         forwards = -(-count // self.block_tokens)  # rounded up
-        for fed in (range(count + 1), *[range(width)] * forwards):
-            self.draft = draft = self.drafter.forward(self.output.settled, 0, None, fed)
-            yield draft
+        self.feeds[count] = feeds = [range(count + 1), *[range(width)] * forwards]
+        return feeds
+
+    def _guess(self, _: Any = None) -> None:
+        """Begin the next forward of the guessing, if there is one left."""
+        self.draft = None
+        for fed in self.left:
+            self.draft = self.drafter.forward(self.output.settled, 0, None, fed)
+            self.draft.callbacks.append(self._guess)
+            break
+
+    def _stop_guessing(self) -> None:
+        self.left = iter(())
+        if self.draft is not None:
+            self.drafter.cancel(self.draft)
             self.draft = None
-            if draft.cancelled:
-                return
 
     def _hit(self, settled: int, accepted: int, made: int) -> bool:
         """Whether the target's own token, behind *accepted* of *made* drafts, was guessed."""
-        before = Node(None, None, position=settled + accepted - 1)
+        self.before.position = settled + accepted - 1
         tried = 0 if accepted == made else 1  # the first candidate was the draft, and wrong
         count = tried + self.guesses(accepted)
-        return 0 in self.guesser.guesses_behind(before, accepted + 1, count)[tried:]
+        return 0 in self.guesser.guesses_behind(self.before, accepted + 1, count)[tried:]
 
     def _prepared(self, end: int, settled: int) -> list[Any]:
         """The drafts behind the right guess: made when *settled* tokens were settled."""
         tokens = self.output.tokens
         made: list[Any] = []
         for position in range(len(tokens), end):
-            before = Node(None, None, position=position - 1)
-            guess = self.guesser.guesses_behind(before, position - settled + 1, 1)
+            self.before.position = position - 1
+            guess = self.guesser.guesses_behind(self.before, position - settled + 1, 1)
             if not guess:
                 break
             made += guess
