@@ -40,29 +40,26 @@ class PipeSpec:
         self.drafter = setup.drafter()
         self.target = setup.target()
         self.last = self.output.wanted - 1  # the one position that never needs a draft
-        self.rejections = setup.output.rejections
-        self.seen = 0  # how many of them there were when the last draft began
         self.step: Event | None = None  # the draft under way, or the turn after it
+        self.void: Event | None = None  # a draft that stands behind another text by now
         self._draft()
         setup.env.process(self._verifying())
 
     def _draft(self, _: Any = None) -> None:
         """Begin the next draft, unless the text is drafted to its end."""
         position = len(self.tokens)
-        if position >= self.last:
+        if position < self.last:
+            self.step = draft = self.drafter.forward(position)
+            draft.callbacks.append(self._drafted)
+        else:
             self.step = None
-            return
-        self.seen = len(self.rejections)
-        self.step = draft = self.drafter.forward(position)
-        draft.callbacks.append(self._drafted)
 
     def _drafted(self, draft: Any) -> None:
-        """A draft whose position is settled by now, or that follows a rejected one, is dropped."""
-        tokens = self.tokens
-        if draft.first == len(tokens) and len(self.rejections) == self.seen:
+        """The draft has ended; unless the target has settled a token of its own, it stands."""
+        if draft is not self.void:
             if draft.tokens is None:
-                tokens.append(draft.token)
-            elif not add_block(draft.tokens, tokens, self.last, None):
+                self.tokens.append(draft.token)
+            elif not add_block(draft.tokens, self.tokens, self.last, None):
                 self.step = None  # it has no guess, and asks again behind the next verdict
                 return
         if self.env.peek() > self.env._now:
@@ -84,9 +81,8 @@ class PipeSpec:
                 yield self.step
             forward = self.target.forward(settled)
             yield forward
-            settle_verdict(forward, self.target, output, self.plan)
-            if output.finished:
-                break
+            if not settle_verdict(forward, self.target, output, self.plan):
+                self.void = self.step
             if self.step is not None:
                 yield self.step  # the drafter compares its text with the target's only then
             else:

@@ -92,8 +92,8 @@ class SSD:
         """Begin the next forward of the guessing, if there is one left."""
         self.draft = None
         for fed in self.left:
-            self.draft = self.drafter.forward(self.output.settled, 0, None, fed)
-            self.draft.callbacks.append(self._guess)
+            self.draft = draft = self.drafter.forward(self.output.settled, 0, None, fed)
+            draft.callbacks.append(self._guess)
             break
 
     def _stop_guessing(self) -> None:

@@ -11,11 +11,14 @@ if TYPE_CHECKING:
     from dsim.model.lookahead import Plan
 
 
-def settle_verdict(forward: Forward, target: ServerPort, output: Output, plan: Plan) -> None:
+def settle_verdict(forward: Forward, target: ServerPort, output: Output, plan: Plan) -> bool:
     """Settle what the ended pass *forward* accepts.
 
     The target's own token, behind the drafts that the pass covers, judges the draft there, if one
     has been made meanwhile. Where that draft is right, those behind it stay.
+
+    Returns:
+        Whether they stay: the target's own token is not one of its own making.
     """
     settled, end = output.settled, forward.end + 1
     drafts = output.tokens[settled:end]
@@ -24,5 +27,6 @@ def settle_verdict(forward: Forward, target: ServerPort, output: Output, plan: P
         plan.judged(accepted, len(drafts))
     if accepted == end - settled:
         output.settle_drafts(accepted)
-    else:
-        output.settle(accepted, token)
+        return True
+    output.settle(accepted, token)
+    return False

@@ -223,6 +223,12 @@ BUDGET = [
     ("dsi", 1.0, 5, 7, 1.21),  # a draft a token, a pass for five
     ("dsi", 0.8, 5, 7, 4.5),
     ("dsi", 0.0, 5, 7, 15.01),  # a token: eleven drafts, three passes, one word to the drafter
+    ("pearl", 0.8, 10, 1, 4.2),
+    ("pearl", 0.0, 10, 1, 11.0),  # a token: ten drafts, a pass
+    ("pipespec", 0.8, 5, 1, 4.15),
+    ("pipespec", 0.0, 5, 1, 16.0),  # a token: fourteen drafts, a pass, one turn at its end
+    ("ssd", 0.8, 5, 1, 2.95),
+    ("ssd", 0.0, 5, 1, 12.0),  # a token: six forwards of the guessing, five drafts, a pass
 ]
 
 
@@ -233,6 +239,8 @@ def test_event_budget(algorithm, rate, lookahead, targets, budget):
     timing = Timing(drafter_ns=1, target_ns=10, lookahead=lookahead, targets=targets)
     run = run_events(case_of(timing, accepts), algorithm, 0)
     assert run.events / tokens <= budget
-    # No more than the forwards, the start of a process, and one wake-up for each rejection.
+    # No more than the forwards, the start of a process, and one wake-up for each rejection, or for
+    # each pass that ends together with a draft.
     forwards = run.target.begun + run.drafter.begun
-    assert run.events <= forwards + len(run.output.rejections) + 3
+    turns = run.target.begun if algorithm == "pipespec" else len(run.output.rejections)
+    assert run.events <= forwards + turns + 3
