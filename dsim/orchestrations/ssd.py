@@ -85,8 +85,8 @@ class SSD:
         """What the forwards of the guessing read that draft *count* tokens behind each guess."""
         width = sum(self.guesses(accepted) for accepted in range(count + 1))
         forwards = -(-count // self.block_tokens)  # rounded up
-        self.feeds[count] = feeds = [range(count + 1), *[range(width)] * forwards]
-        return feeds
+        self.feeds[count] = [range(count + 1), *[range(width)] * forwards]
+        return self.feeds[count]
 
     def _guess(self, _: Any = None) -> None:
         """Begin the next forward of the guessing, if there is one left."""
