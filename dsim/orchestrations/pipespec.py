@@ -111,4 +111,5 @@ ORCHESTRATION = Orchestration(
     reads=(*LOOKAHEAD, *FURTHER_DRAFTERS),
     traits=Traits(overlaps=True, further_drafters=True),
     why=why,
+    vector="dsim.engines.vector.paces:PIPESPEC",
 )

@@ -345,7 +345,7 @@ def vector_cases(draw):
     )
 
 
-@pytest.mark.parametrize("name", ["si", "pearl", "ssd", "tree"])
+@pytest.mark.parametrize("name", ["si", "pearl", "pipespec", "ssd", "tree"])
 @settings(max_examples=80)
 @given(case=vector_cases())
 def test_the_vector_engine_equals_the_event_engine(name, case):

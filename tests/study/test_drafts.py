@@ -101,7 +101,7 @@ def test_options_of_one_case():
 
 
 MIXED = """
-algorithms = ["nonsi", "si", "pipespec", "tree", "dsi"]
+algorithms = ["nonsi", "si", "treedsi", "tree", "dsi"]
 tokens = 12
 repeats = 2
 confidence_quality = 0.0
@@ -120,7 +120,7 @@ def test_each_orchestration_has_its_engine_and_every_case_its_outcome():
     table = run_grid(loads(MIXED)).table.to_pandas()
     assert set(zip(table["algorithm"], table["engine"], strict=True)) == {
         *((name, "vector") for name in ("nonsi", "si", "tree", "dsi")),
-        ("pipespec", "events"),
+        ("treedsi", "events"),
     }
     for row in table.itertuples():
         case = make_case(
