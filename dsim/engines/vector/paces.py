@@ -53,7 +53,7 @@ def _walk(timings: Sequence[Timing], lengths: Ints) -> Iterator[Passes]:
 
     def more(wanted: Ints, chain: Ints) -> Ints:
         """Forwards until *wanted* tokens are drafted."""
-        return np.maximum(-(-(wanted - chain) // block), 0)
+        return np.asarray(np.maximum(-(-(wanted - chain) // block), 0))
 
     settled, chain, now = (np.zeros_like(lane) for _ in range(3))
     drafts = np.zeros_like(lane)
