@@ -61,11 +61,12 @@ def steady(
         seconds: how long the load goes on; where it cannot be served, a queue grows for so long.
     """
     rate, context = rate_per_s / 1e9, prompt_tokens + output_tokens / 2
-    chunks, busy, batch = [0.0], 0.0, 0.0
+    chunks, busy, batch, carried = [0.0], 0.0, 0.0, rate
     decode = float(roofline.forward_ns(1, context, context, 1))
     itl = decode
     for _ in range(ROUNDS):
-        batch = min(float(max_seqs), rate * output_tokens * itl)
+        carried = min(rate, max_seqs / (output_tokens * itl))  # requests per ns that are admitted
+        batch = carried * output_tokens * itl
         held = batch * context
         decode = float(roofline.forward_ns(batch, held, held, batch))
         room = max(1.0, max_batched_tokens - batch)
@@ -79,20 +80,19 @@ def steady(
             attended = held + n * (done + n / 2)
             ns = roofline.forward_ns(batch + n, attended, held + done, batch + last)
             chunks.append(ns * count / len(places))
-        busy = rate * sum(chunks)
+        busy = carried * sum(chunks)
         if busy >= MAX_PREFILL:
             new = decode / (1 - MAX_PREFILL)
         else:
-            new = 1 / (rate * count + (1 - busy) / decode)
+            new = 1 / (carried * count + (1 - busy) / decode)
         settled = abs(new - itl) <= TOLERANCE * new
         itl = (itl + new) / 2
         if settled:
             break
     c = roofline.constants
-    rest = (1 - min(1.0, busy)) * decode / 2 + rate * sum(ns * ns for ns in chunks) / 2
+    rest = (1 - min(1.0, busy)) * decode / 2 + carried * sum(ns * ns for ns in chunks) / 2
     ttft = rest + sum(chunks) + c.waits * itl + 1e3 * c.request_us
-    served = rate if busy < MAX_PREFILL else rate * MAX_PREFILL / busy
-    served = min(served, max_seqs / (output_tokens * itl))  # requests per ns
+    served = carried if busy < MAX_PREFILL else carried * MAX_PREFILL / busy
     queue = max(0.0, rate / served - 1) * seconds * 1e9 / 2  # mean wait in a queue that grows
     ttft += queue
     return Steady(

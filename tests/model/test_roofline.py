@@ -275,6 +275,19 @@ def test_a_steady_load_obeys_littles_law(rate, prompt, output):
     assert more.itl_ns >= found.itl_ns - 1
 
 
+@given(st.sampled_from(["h100", "a100-80gb", "l40s"]), st.integers(1, 128))
+def test_beyond_what_can_be_served_steps_are_those_of_a_full_batch(gpu, most):
+    """Requests that wait for a place do not make the steps of the others longer."""
+    roofline = Roofline(shape=shape_of("qwen-3-14b"), gpu=gpu_of(gpu), tp=1)
+    full, fuller = (steady(roofline, rate, 547, 248, max_seqs=most) for rate in (100, 10_000))
+    assert full.batch == pytest.approx(most)
+    assert not full.stable
+    assert fuller.itl_ns == pytest.approx(full.itl_ns, rel=1e-6)
+    # Of a place, a request at a time: its prompt is read while the others decode.
+    turn_ns = roofline.step_ns([(1, 671)] * most) * 247 + roofline.step_ns([(547, 0)]) * most
+    assert full.itl_ns * 248 <= 1.2 * (turn_ns + roofline.step_ns([(1, 671)] * most) * most)
+
+
 def test_a_load_that_cannot_be_served_is_called_so():
     roofline = Roofline(shape=shape_of("llama-3.1-8b"), gpu=gpu_of("l4"))
     assert not steady(roofline, 50, 1000, 500).stable

@@ -219,6 +219,40 @@ def test_the_part_of_wide_passes_by_a_plain_loop():
         assert run.predicted(1 / gamma, 0.05) == pytest.approx(expected, rel=0.01)
 
 
+def test_the_time_over_prompts_by_hand():
+    """200 tokens take 2,000 ms of short texts, 2,050 of long ones: a prompt of five steps."""
+
+    def row(target, batch, dataset, step_ms):
+        cells = {"target": target, "draft": "d-1B", "hardware": "H", "dataset": dataset}
+        return {**cells, "batch": str(batch), "ar_step_ms": str(step_ms)}
+
+    known = [row("t", 1, "short", 10), row("t", 1, "long", 10.25)]
+    prompts = pearl.prompts_of(known)
+    assert prompts.ms(known[0]) == 0
+    assert prompts.ms(known[1]) == pytest.approx(50)
+    assert prompts.texts == {"short": 0, "long": pytest.approx(5)}
+    # Of another target, and at another batch, 5 plain steps a text.
+    assert prompts.ms(row("u", 1, "LONG", 30)) == pytest.approx(150)
+    assert prompts.ms(row("t", 8, "long", 14)) == pytest.approx(5 * 10 * 8)
+    assert prompts.ms(row("t", 8, "unknown", 14)) == 0
+    assert prompts.ms(row("t", 4096, "long", 14)) == 14 * pearl.PLAIN_TOKENS / 2  # at most
+
+
+def test_a_column_that_is_missing_says_nothing_of_which_run_it_is(tmp_path):
+    """So what was measured of the row does not come back from the table that ships."""
+    board = next(source for source in SOURCES if source.file == "specbench.csv")
+    row = next(r for r in read(board.path)[1] if r["method"] == "Recycling")
+    (without,) = predictions(
+        write(tmp_path / "a.csv", [{k: v for k, v in row.items() if k != "batch"}])
+    )
+    (whole,) = predictions(write(tmp_path / "b.csv", [row]))
+    assert without["predicted"] == whole["predicted"] != pytest.approx(whole["measured"], rel=0.01)
+    run = next(r for r in read(pipespec.SOURCE.path)[1] if r["lookahead_arg"] == "8")
+    few = {k: v for k, v in run.items() if k not in ("tokens", "samples")}
+    (typical,) = predictions(write(tmp_path / "c.csv", [few]))
+    assert typical["predicted"] == pytest.approx(float(run["ms_per_token"]), rel=0.05)
+
+
 def test_rates_behind_speed_ups():
     for rate in (0.5, 0.9):
         speedup = 1 / si_per_token(0.1, 1, rate, 6)
@@ -266,10 +300,10 @@ def test_the_pairs_of_others_are_those_of_the_tables():
         bits = "-4bit" if "70B" in target else ""
         expected[target + bits, drafter, "HumanEval"] = (*steps, rate)
     table = read(pearl.SOURCE.path)[1]
-    shortest, singles = pearl.shortest_of(table), {}
+    prompts, singles = pearl.prompts_of(table), {}
     for row in table:
         if row["batch"] == "1":
-            run = pearl.run_of(row, shortest)
+            run = pearl.run_of(row, prompts)
             singles.setdefault(run.pair, []).append((row["dataset"], run))
     for (target, drafter, _), of in singles.items():
         ratio = pearl.ratio_of(tuple(run for _, run in of))

@@ -36,6 +36,7 @@ SLOPES = [step / 10_000 for step in range(201)]  # that are tried
 
 
 Pair = tuple[str, str, str]
+At = tuple[str, str, int]  # target, hardware, batch
 
 
 class Run(NamedTuple):
@@ -77,7 +78,7 @@ class Run(NamedTuple):
         return math.log(self.predicted(ratio, slope) / self.per_s) ** 2
 
 
-def plain_of(row: Row) -> tuple[tuple[str, str, int], float]:
+def plain_of(row: Row) -> tuple[At, float]:
     """The target, its hardware and the batch; and milliseconds per token of plain decoding."""
     batch = needed(row, "batch")[0]
     if batch != int(batch):
@@ -88,41 +89,70 @@ def plain_of(row: Row) -> tuple[tuple[str, str, int], float]:
     return (text(row, "target"), text(row, "hardware"), int(batch)), step_ms
 
 
-def run_of(row: Row, shortest: dict[tuple[str, str, int], float]) -> Run:
-    """The row in numbers.
+class Prompts(NamedTuple):
+    """What runs tell of the time that forwards over prompts take.
 
-    Args:
-        row: the row.
+    Attributes:
         shortest: for a target, its hardware and a batch, the shortest plain token of any data set:
             that of short prompts. What another data set takes beyond it is taken for its prompts.
+        texts: by data set, what the prompt of a text takes in plain steps of a batch of one. Where
+            no other data set was run, it tells the time: both grow with the target's size.
     """
-    at, step_ms = plain_of(row)
-    run_tokens = number(row, "mean_run_tokens")
-    rate = 1 - 1 / run_tokens if run_tokens and run_tokens >= 1 else number(row, "alpha")
-    if rate is None or not 0 < rate < 1:
-        raise CannotError("not published: mean_run_tokens, nor alpha between 0 and 1")
-    plain_ms = min(step_ms, shortest.get(at, step_ms))
-    prompts_ms = min(PLAIN_TOKENS * (step_ms - plain_ms), MAX_PROMPT * at[2] * plain_ms)
-    return Run(
-        pair=(at[0], text(row, "draft"), at[1]),
-        batch=at[2],
-        rate=rate,
-        plain_ms=step_ms - prompts_ms / PLAIN_TOKENS,
-        prompt_ms=prompts_ms,
-        per_s=max(0.0, number(row, "pearl_tok_s") or 0.0),
-    )
+
+    shortest: dict[At, float]
+    texts: dict[str, float]
+
+    def ms(self, row: Row) -> float:
+        """Milliseconds of the forward over the prompts of the batch of *row*."""
+        at, step_ms = plain_of(row)
+        most = min(MAX_PROMPT * at[2], PLAIN_TOKENS / 2) * step_ms
+        if at in self.shortest:
+            return min(PLAIN_TOKENS * max(0.0, step_ms - self.shortest[at]), most)
+        single = self.shortest.get((*at[:2], 1), step_ms)
+        return min(self.texts.get(data_of(row), 0.0) * single * at[2], most)
 
 
-def shortest_of(rows: Rows) -> dict[tuple[str, str, int], float]:
-    """See :func:`run_of`."""
-    found: dict[tuple[str, str, int], float] = {}
+def data_of(row: Row) -> str:
+    """The data set, as names are compared."""
+    return re.sub("[^a-z0-9]", "", text(row, "dataset").lower())
+
+
+def prompts_of(rows: Rows) -> Prompts:
+    """See :class:`Prompts`."""
+    steps: dict[At, dict[str, float]] = {}
     for row in rows:
         try:
             at, step_ms = plain_of(row)
         except CannotError:
             continue
-        found[at] = min(step_ms, found.get(at, step_ms))
-    return found
+        of = steps.setdefault(at, {})
+        of[data_of(row)] = min(step_ms, of.get(data_of(row), step_ms))
+    shortest = {at: min(of.values()) for at, of in steps.items() if len(of) > 1}
+    texts: dict[str, list[float]] = {}
+    for at, least_ms in shortest.items():
+        single = shortest.get((*at[:2], 1), least_ms)
+        for data, step_ms in steps[at].items():
+            more = PLAIN_TOKENS * (step_ms - least_ms) / (at[2] * single)
+            texts.setdefault(data, []).append(min(more, MAX_PROMPT))
+    return Prompts(shortest, {data: median(of) for data, of in texts.items()})
+
+
+def run_of(row: Row, prompts: Prompts) -> Run:
+    """The row in numbers."""
+    at, step_ms = plain_of(row)
+    run_tokens = number(row, "mean_run_tokens")
+    rate = 1 - 1 / run_tokens if run_tokens and run_tokens >= 1 else number(row, "alpha")
+    if rate is None or not 0 < rate < 1:
+        raise CannotError("not published: mean_run_tokens, nor alpha between 0 and 1")
+    prompt_ms = prompts.ms(row)
+    return Run(
+        pair=(at[0], text(row, "draft"), at[1]),
+        batch=at[2],
+        rate=rate,
+        plain_ms=step_ms - prompt_ms / PLAIN_TOKENS,
+        prompt_ms=prompt_ms,
+        per_s=max(0.0, number(row, "pearl_tok_s") or 0.0),
+    )
 
 
 @cache
@@ -166,23 +196,17 @@ def ratio_by_size(run: Run, singles: dict[Pair, list[Run]]) -> float:
     return float(np.clip((base + slope * size) / run.plain_ms, RATIOS[0], RATIOS[-1]))
 
 
-def predict(row: Row, others: Rows, *, by_pair: bool = False) -> Prediction:
-    """Tokens a second of the whole batch.
-
-    Args:
-        row: the row.
-        others: other rows.
-        by_pair: whether to leave out the other rows of the pair, too.
-    """
-    shortest = shortest_of([row, *others])
-    run = run_of(row, shortest)
+def predict(row: Row, others: Rows) -> Prediction:
+    """Tokens a second of the whole batch."""
+    prompts = prompts_of([row, *others])
+    run = run_of(row, prompts)
     known = []
     for other in others:
         try:
-            known.append(run_of(other, shortest))
+            known.append(run_of(other, prompts))
         except CannotError:  # of that other row
             continue
-    known = [one for one in known if one.per_s and not (by_pair and one.pair == run.pair)]
+    known = [one for one in known if one.per_s]
     singles: dict[Pair, list[Run]] = {}
     for one in known:
         if one.batch == 1:
@@ -225,29 +249,40 @@ def label_of(row: Row) -> str:
     return f"{target} / {drafter}, {text(row, 'dataset')}, batch {text(row, 'batch')}"
 
 
+LEFT_OUT = {"pair": ("target", "draft"), "target": ("target",), "batch": ("batch",)}
+
+
 def tables(found: Sequence[Found]) -> list[TextTable]:
-    """The errors with no help from the pair's own rows."""
+    """The errors with no help from rows of the same pair, target, or batch."""
     cells = []
-    for group in (GROUPS["single"], GROUPS["batches"]):
-        errors = []
-        for one in found:
-            if one.error is None or not one.measured or group_of(one.row) is not group:
-                continue
-            others = [other.row for other in found if not one.source.same(one.row, other.row)]
-            value = predict(one.row, others, by_pair=True).value
-            errors.append(abs((value or 0) / one.measured - 1))
-        if errors:
-            rms = (sum(error**2 for error in errors) / len(errors)) ** 0.5
-            numbers = (f"{number:.1%}" for number in (median(errors), rms, max(errors)))
-            cells.append([group.name, str(len(errors)), *numbers])
+    for what, columns in LEFT_OUT.items():
+        for group in (GROUPS["single"], GROUPS["batches"]):
+            errors = []
+            for one in found:
+                if one.error is None or not one.measured or group_of(one.row) is not group:
+                    continue
+                others = [other.row for other in found]
+                others = [row for row in others if any(row[c] != one.row[c] for c in columns)]
+                try:
+                    value = predict(one.row, others).value or 0.0
+                except CannotError:  # batch 1 without any run at batch 1
+                    continue
+                errors.append(abs(value / one.measured - 1))
+            if errors:
+                rms = (sum(error**2 for error in errors) / len(errors)) ** 0.5
+                numbers = (f"{number:.1%}" for number in (median(errors), rms, max(errors)))
+                cells.append([what, group.name, str(len(errors)), *numbers])
     if not cells:
         return []
     caption = (
-        "The pair's ratio comes from its drafter's size: a line through the draft latencies of the "
-        "other five pairs over their sizes (two numbers from five)."
+        "A row is predicted without all rows of the same pair, the same target, or the same batch. "
+        "An unknown pair's ratio comes from its drafter's size: a line through the draft latencies "
+        "of other pairs over their sizes (two numbers from four or five). An unknown target's or "
+        "batch's time over prompts is that of the data set with other targets and batches, in "
+        "plain steps a text."
     )
-    head = ("group", "rows", "median", "rms", "worst")
-    title = "nano-PEARL without any run of the pair"
+    head = ("without its", "group", "rows", "median", "rms", "worst")
+    title = "nano-PEARL, rows that are like no other"
     return [TextTable(title=title, caption=caption, head=head, rows=cells)]
 
 

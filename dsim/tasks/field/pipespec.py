@@ -270,8 +270,22 @@ def start_ms(serial: bool, others: Rows) -> tuple[float, int]:
     return (max(0.0, median(found)), len(found)) if found else (0.0, 0)
 
 
+def whole(row: Row, others: Rows) -> Row:
+    """*row*, with the tokens of a text of other runs where it has none of its own."""
+    if number(row, "tokens") and number(row, "samples"):
+        return row
+    known = []
+    for other in others:
+        try:
+            known.append(tokens_a_text(other))
+        except CannotError:  # of that other run
+            continue
+    return {**row, "tokens": str(median(known)), "samples": "1"} if known else row
+
+
 def predict(row: Row, others: Rows) -> Prediction:
     """Milliseconds per token."""
+    row = whole(row, others)
     serial, models = is_serial(row), models_of(row)
     if len(models) < 2:
         raise CannotError('models: expected "drafter > target"')

@@ -135,8 +135,9 @@ class Source:
         return FOLDER / self.file
 
     def same(self, a: Row, b: Row) -> bool:
-        """Whether *a* and *b* are the same run."""
-        return all(text(a, column) == text(b, column) for column in self.key)
+        """Whether *a* and *b* may be the same run: a column that one of them lacks says nothing."""
+        both = [column for column in self.key if column in a and column in b]
+        return all(text(a, column) == text(b, column) for column in both)
 
 
 def read(path: Path) -> tuple[list[str], list[Row]]:

@@ -375,12 +375,16 @@ def predict_paper(row: Row, others: Rows) -> Prediction:
     def method(one: Row) -> tuple[str, ...]:
         return tuple(text(one, column) for column in ("source", "method", "batch"))
 
+    def elsewhere(one: Row) -> tuple[str, ...]:
+        return (text(one, "method").lower(), str(way_of(one))) if alone(one) else ()
+
     return by_paper_cost(
         row,
         others,
         kinds=(
             Kind("the model", cells("source", "method", "batch", "hardware")),
             Kind("the method", method),
+            Kind("the method in other sources", elsewhere),
             Kind(
                 "this source, by the level",
                 lambda one: (*alone(one), text(one, "source")) if alone(one) else (),
