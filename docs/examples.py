@@ -32,5 +32,5 @@ def shown(words: str, *, files: dict[str, str] | None = None, keep: int = 0) -> 
         raise RuntimeError(found.output)
     lines = []
     for line in found.output.rstrip().splitlines()[: keep or None]:
-        lines += textwrap.wrap(line, 110) if "  " not in line.strip() else [line]
+        lines += [line] if not line or "  " in line.strip() else textwrap.wrap(line, 110)
     return f"```sh\ndsim {words}\n```\n\n```text\n" + "\n".join(lines) + "\n```"

@@ -250,7 +250,7 @@ def advise(*, as_json: bool, out: Path | None, **options: Any) -> None:
     options = {name: value for name, value in options.items() if name not in SERVING}
     from dsim.tasks.advise import answer, question
 
-    advice = answer.advise(question.ask(**options), counting("layouts simulated"))
+    advice = answer.advise(question.ask(**options), counting("steps"))
     if out is not None:
         from dsim.tasks.advise import page
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dsim.errors import UserError
-from dsim.orchestrations import DEFAULT, ORCHESTRATIONS, REFERENCES, title_of
+from dsim.orchestrations import DEFAULT, LOOKAHEAD, ORCHESTRATIONS, REFERENCES, title_of
 from dsim.report.tables import TextTable
 from dsim.study.columns import BY_NAME, column_of
 from dsim.study.study import Chart
@@ -258,6 +258,8 @@ def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> TextTable | None:
     head.append("smallest")
     for name in more:
         head += [f"slower than {title_of(name)}", f"largest over {title_of(name)}"]
+    tuned = LOOKAHEAD[0] in minimise
+    head += ["best lookahead"] * tuned
     rows = []
     points = 0
     for algorithm in in_order(frame["algorithm"]):
@@ -271,7 +273,7 @@ def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> TextTable | None:
         ]
         for name in more:
             row += [_share(part, name), _times(part[f"speedup_vs_{name}"].max())]
-        rows.append(row)
+        rows.append([*row, _lookaheads(part, algorithm)] if tuned else row)
     at_best = f", with each algorithm at its best {' and '.join(minimise)}" if minimise else ""
     known = interval_of("latency_mean_ms", frame.columns)
     noise = ", by more than the 95 % interval" if known else ""
@@ -289,6 +291,15 @@ def _share(part: pd.DataFrame, reference: str) -> str:
     """The share of points, of those where both were simulated, where the reference is faster."""
     share = part.loc[part[f"speedup_vs_{reference}"].notna(), f"slower_than_{reference}"].mean()
     return "–" if math.isnan(share) else f"{share:.1%}"
+
+
+def _lookaheads(part: pd.DataFrame, algorithm: str) -> str:
+    """The smallest and the largest lookahead at which *algorithm* is at its best."""
+    known = ORCHESTRATIONS.get(algorithm)
+    if known is not None and LOOKAHEAD[0] not in known.reads:
+        return "–"
+    least, most = part[LOOKAHEAD[0]].min(), part[LOOKAHEAD[0]].max()
+    return f"{least:g}" if least == most else f"{least:g} to {most:g}"
 
 
 def _times(factor: float) -> str:

@@ -73,6 +73,26 @@ def test_slower_within_the_noise_is_not_slower():
     assert "95 % interval" in table.caption
 
 
+def test_the_best_lookaheads_are_in_the_table():
+    frame = pd.DataFrame(
+        [
+            (name, p, k, 100.0 if name == "nonsi" else 50.0 + abs(k - 2 - 2 * (p > 0.5)))
+            for name in ("nonsi", "si", "eagle")
+            for p in (0.1, 0.9)
+            for k in (1, 2, 4, 8)
+        ],
+        columns=["algorithm", "acceptance_rate", "lookahead", "latency_mean_ms"],
+    )
+    at_best = analysis.best(frame, ["acceptance_rate", "lookahead"], ["lookahead"])
+    table = analysis.summarise(at_best, ["lookahead"])
+    assert table is not None
+    assert table.head[-1] == "best lookahead"
+    assert [row[-1] for row in table.rows] == ["–", "2 to 4", "2 to 4"]
+    table = analysis.summarise(at_best[at_best["acceptance_rate"] == 0.1], ["lookahead"])
+    assert [row[-1] for row in table.rows] == ["–", "2", "2"]
+    assert "best lookahead" not in analysis.summarise(at_best, []).head
+
+
 def test_names_that_no_orchestration_claims_are_summarised_last():
     frame = pd.DataFrame(
         {

@@ -80,6 +80,25 @@ def test_the_best_is_best_of_what_was_confirmed():
         assert str(advice.ranking[0].layout) in advice.verdict
 
 
+def test_progress_is_shown_from_the_estimate_to_the_end():
+    seen = []
+    advice = advise(BASE, lambda done, count: seen.append((done, count)))
+    assert seen[0][0] == 0
+    assert seen[-1][0] == seen[-1][1]
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert len(seen) > len(advice.ranking) + 10  # the sensitivity takes as long as the rest
+
+
+def test_requests_that_never_meet_have_an_interval():
+    advice = advise(BASE)
+    for one in advice.ranking:
+        mean = one.metrics.latency["mean"]
+        spread = one.latencies_ms.std(ddof=1) / len(one.latencies_ms) ** 0.5
+        assert mean.ci95 == pytest.approx(1.97 * spread, rel=0.03)
+        assert (mean.ci95 > 1e-9) == one.layout.orchestration.traits.drafts
+    assert "mean ± 95 % interval" in answer.as_text(advice)[-1]
+
+
 def test_what_is_recommended_comes_from_the_event_engine():
     question = dataclasses.replace(BASE, rate_per_s=1.0)
     best = advise(question).ranking[0]

@@ -33,6 +33,23 @@ def advice():
         return search.advise(asked, Executor(), lambda *_: None)
 
 
+def test_an_answer_that_is_not_the_fastest_names_the_fastest(advice):
+    slow, fast = (
+        dataclasses.replace(advice.best, layout=layout, e2e_mean=e2e, slack=0.5)
+        for layout, e2e in ((Layout(tp=1, replicas=2), 900.0), (Layout(tp=2, replicas=1), 300.0))
+    )
+    rooms = {slow.layout: 3.0, fast.layout: 2.0}
+    found = dataclasses.replace(advice, ranking=[slow, fast], headroom=rooms)
+    assert (
+        f"At this load {fast.layout} is 3 times as fast (mean E2E 300 ms), and keeps the SLO up to "
+        "2 × the load." in answer.verdict(found)
+    )
+    late = dataclasses.replace(fast, slack=1.1)
+    for ranking in ([fast, slow], [slow, late]):
+        same = dataclasses.replace(found, ranking=ranking)
+        assert "times as fast" not in answer.verdict(same)
+
+
 def test_layouts_use_the_gpus():
     found = layouts(question(gpus=6))
     assert {one.tp for one in found} == {1, 2, 4}

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 import textwrap
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dsim.deployment import intervals
 from dsim.model.latency import beyond_note
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 RATES = tuple(round(0.05 * i, 2) for i in range(21))  # acceptance rates tried for the sensitivity
 FACTORS = (1.4, 2.0, 4.0, 8.0)  # speeds of drafts tried, up and down
+MAX_TRIED = len(RATES) + 2 * len(FACTORS)
 TEXT_WIDTH = 100  # of text on a terminal
 
 
@@ -67,16 +68,29 @@ def advise(
 
     Args:
         question: what is asked.
-        progress: called with how many of how many layouts have been simulated.
+        progress: called with how many of how many steps are done: the estimate, the simulation of
+            each of the best layouts, and each other acceptance rate and drafter that is tried.
     """
-    expected, ranking = search(question, progress)
+    steps = 0
+
+    def searched(done: int, count: int) -> None:
+        nonlocal steps
+        steps = count
+        progress(done, count + MAX_TRIED)
+
+    def tried(count: int) -> None:
+        progress(steps + count, steps + MAX_TRIED)
+
+    expected, ranking = search(question, searched)
     wanted = sorted(one.layout for one in expected)
+    sensitivity = _sensitivity(question, wanted, ranking, tried)
+    tried(MAX_TRIED)
     return Advice(
         question=question,
         ranking=ranking,
         forecasts=expected,
         pareto=pareto(ranking),
-        sensitivity=_sensitivity(question, wanted, ranking),
+        sensitivity=sensitivity,
         verdict=_verdict(question, ranking, expected),
     )
 
@@ -119,8 +133,8 @@ def _verdict(question: Question, ranking: Sequence[Confirmed], expected: Sequenc
     if runner_up is not None and _is_close(question, best, runner_up):
         close = f" (not significantly better than {runner_up.layout.orchestration.title})"
     do = "Run" if mine.traits.drafts else "Don't speculate: run"
-    answer = "; ".join([f"{do} {best.layout}: {_figure(question, best)}", *others])
-    return f"{answer}{close}.{size}"
+    answer = "; ".join([f"{do} {best.layout}: {_figure(question, best)}{close}", *others])
+    return f"{answer}.{size}"
 
 
 def _figure(question: Question, one: Confirmed) -> str:
@@ -154,13 +168,24 @@ def _is_close(question: Question, best: Confirmed, other: Confirmed) -> bool:
 
 
 def _sensitivity(
-    question: Question, wanted: Sequence[Layout], ranking: Sequence[Confirmed]
+    question: Question,
+    wanted: Sequence[Layout],
+    ranking: Sequence[Confirmed],
+    progress: Callable[[int], None],
 ) -> list[str]:
     """What acceptance rate or drafter latency would change the answer, by the forecasts."""
     if not ranking:
         return []
     now = ranking[0].layout.algorithm
-    expected = best_algorithm(question, forecasts(question, wanted))
+    count = 0
+
+    def best_of(**other: Any) -> str | None:
+        nonlocal count
+        count += 1
+        progress(count)
+        return best_algorithm(question, forecasts(question, wanted, **other))
+
+    expected = best_of()
     if expected != now:
         favours = f"favours {title_of(expected)}" if expected else "says that nothing sustains it"
         return [
@@ -175,14 +200,14 @@ def _sensitivity(
 
     for step, more in ((-1, "or less"), (1, "or more")):
         for p in [p for p in RATES if (p - question.acceptance) * step > 1e-9][::step]:
-            best = best_algorithm(question, forecasts(question, wanted, acceptance=p))
+            best = best_of(acceptance=p)
             if best != now:
                 add(f"At an acceptance rate of {p:g}{f' {more}' if 0 < p < 1 else ''}", best)
                 break
     for speed in (False, True):
         for factor in FACTORS:
             drafter_ns = max(1, round(question.drafter_ns * (1 / factor if speed else factor)))
-            best = best_algorithm(question, forecasts(question, wanted, drafter_ns=drafter_ns))
+            best = best_of(drafter_ns=drafter_ns)
             if best != now:
                 what = f"{factor:g} times as {'fast' if speed else 'slow'}"
                 add(f"With drafts {what} ({to_ms(drafter_ns):.3g} ms each)", best)
@@ -310,6 +335,17 @@ def reading(advice: Advice) -> str:
     most = max(one.metrics.beyond_table_share for one in advice.ranking)
     beyond = beyond_note(most, "these simulations")
     return (
-        f"{estimated} {was} estimated, and {this} simulated; latency: mean ± 95 % interval. "
+        f"{estimated} {was} estimated, and {this} simulated{_intervals(advice)} "
         f"The sensitivity is by the estimates.{' ' * bool(beyond)}{beyond}"
     )
+
+
+def _intervals(advice: Advice) -> str:
+    """What the figures of the latency are."""
+    means = [one.metrics.latency["mean"] for one in advice.ranking]
+    without = sum(math.isnan(mean.ci95) for mean in means)
+    if without < len(means):
+        few = " (– where the requests are too few)" if without else ""
+        return f"; latency: mean ± 95 % interval{few}."
+    requests = advice.ranking[0].requests
+    return f", with {requests:,} requests each: too few for 95 % intervals of the mean latency."

@@ -13,6 +13,7 @@ from dsim.deployment.metrics import DRIFT_REQUESTS, JOULES_PER_KWH, Metrics, mea
 from dsim.deployment.offered_load import offered_load
 from dsim.deployment.serve import serve
 from dsim.deployment.workload import Length, Workload
+from dsim.model.statistics import half_width
 from dsim.tasks.advise.forecast import forecasts, worth
 from dsim.tasks.advise.layouts import candidates, deployment_of, layouts
 from dsim.units import NS_PER_MS, NS_PER_S
@@ -105,6 +106,12 @@ def confirm(question: Question, one: Forecast, requests: int) -> Confirmed:
     gpu_s = metrics.gpu_seconds_per_token
     if question.rate_per_s is not None:
         gpu_s = one.layout.gpus / (question.rate_per_s * question.tokens)
+    latencies = (run.done_ns - run.arrival_ns) / NS_PER_MS / part
+    latencies = latencies[int(WARM_UP * len(run.fate)) :]
+    if workload.users == 1 and workload.arrivals == "closed":  # requests that never meet
+        ci95 = float(half_width(np.std(latencies, ddof=1), len(latencies)))
+        alone = Estimate(value=float(np.mean(latencies)), ci95=ci95)
+        metrics = dataclasses.replace(metrics, latency={**metrics.latency, "mean": alone})
     return Confirmed(
         layout=one.layout,
         forecast=one,
@@ -112,9 +119,7 @@ def confirm(question: Question, one: Forecast, requests: int) -> Confirmed:
         most_per_s=most_per_s,
         gpu_seconds_per_token=gpu_s,
         requests=requests,
-        latencies_ms=((run.done_ns - run.arrival_ns) / NS_PER_MS / part)[
-            int(WARM_UP * len(run.fate)) :
-        ],
+        latencies_ms=latencies,
     )
 
 
@@ -139,8 +144,10 @@ def search(
 
     Args:
         question: what is given.
-        progress: called with how many of how many layouts have been simulated.
+        progress: called with how many of how many steps are done: the estimate, and the simulation
+            of each of the best layouts.
     """
+    progress(0, 1 + MAX_FINALISTS)
     expected = sorted(
         forecasts(question, layouts(question)), key=lambda one: (worth(question, one), one.layout)
     )
@@ -148,10 +155,10 @@ def search(
     requests = _requests(question, finalists)
     confirmed = []
     for number, one in enumerate(finalists):
-        progress(number, len(finalists))
+        progress(1 + number, 1 + len(finalists))
         if _is_sustained(question, one.layout):
             confirmed.append(confirm(question, one, requests))
-    progress(len(finalists), len(finalists))
+    progress(1 + len(finalists), 1 + len(finalists))
     return expected, sorted(confirmed, key=lambda one: (value(question, one), one.layout))
 
 
