@@ -78,6 +78,7 @@ def timing_of(case: Case) -> vector.Timing:
         drafter_first_ns=case.drafter.first_ns,
         target_first_ns=case.target.first_ns,
         block_tokens=case.block_tokens,
+        patience=case.patience,
         tree=case.tree,
         fanout=case.fanout,
     )

@@ -371,6 +371,7 @@ def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vect
             drafter_first_ns=drafter.first_ns,
             target_first_ns=target.first_ns,
             block_tokens=settings["drafter.block_tokens"],
+            patience=settings["patience"],
             tree=trees[depth],
             fanout=fanout,
         )

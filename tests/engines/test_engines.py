@@ -66,10 +66,20 @@ def test_the_event_engine_equals_the_rules_written_plainly(timing, accepts, pree
             assert int(outcome.drafts[r]) == drafts
 
 
-@given(st.lists(timings(), min_size=1, max_size=6), draws(most_tokens=40))
+@st.composite
+def patient(draw):
+    """Timings with blocks and patience; the prompt is cached."""
+    more = {"block_tokens": draw(st.integers(1, 3)), "patience": draw(st.integers(0, 5))}
+    return dataclasses.replace(draw(timings(first=False)), **more)
+
+
+@given(
+    st.lists(timings(), min_size=1, max_size=6) | st.lists(patient(), min_size=1, max_size=6),
+    draws(most_tokens=40),
+)
 def test_timings_side_by_side_equal_timings_alone(many, accepts):
     branches = vector.Branches.of(accepts)
-    for algorithm in ALGORITHMS:
+    for algorithm in (*ALGORITHMS, "pipespec"):
         together = vector.form_of(algorithm).totals(many, branches)
         latency = together.latency_ns()
         for i, timing in enumerate(many):

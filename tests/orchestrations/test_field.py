@@ -332,7 +332,7 @@ def vector_cases(draw):
     return Case(
         tokens=draw(st.integers(1, 40)),
         repeats=2,
-        targets=1,
+        targets=draw(st.integers(1, 5)),
         seed=draw(st.integers(0, 99)),
         target=Latency(latency_ns=draw(LATENCIES["t2"])),
         drafter=Latency(latency_ns=draw(LATENCIES["t1"])),
@@ -341,11 +341,12 @@ def vector_cases(draw):
         policy=Policy(quality=0.0),
         tree=shape,
         block_tokens=draw(st.integers(1, 4)),
+        patience=draw(st.integers(0, 7)),
         fanout=tuple(draw(st.lists(st.integers(0, 3), min_size=1, max_size=4))),
     )
 
 
-@pytest.mark.parametrize("name", ["si", "pearl", "pipespec", "ssd", "tree"])
+@pytest.mark.parametrize("name", ["si", "pearl", "pipespec", "ssd", "tree", "dsi"])
 @settings(max_examples=80)
 @given(case=vector_cases())
 def test_the_vector_engine_equals_the_event_engine(name, case):

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dsim.engines.vector.branches import Branches, Draws, branch_starts, chain_branches
+from dsim.engines.vector.rounds import Kind, RoundsForm, Steps, si_steps
 from dsim.engines.vector.schedules import Parts, schedules
 from dsim.engines.vector.timing import Form, Timing, Totals
+from dsim.model.case import TreeShape
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dsim.engines.vector.timing import Ints
+    from dsim.model.case import Case
 
 SCHEDULES_AT_ONCE = 512
 CELLS_AT_ONCE = 2**22
@@ -88,13 +92,49 @@ def _join(first: Parts, rest: Parts) -> Parts:
     )
 
 
+def _behind_steps(timing: Timing, draws: Draws) -> Steps:
+    """Branches of DSI with patience and a drafter slower than the target: rounds of SI.
+
+    The drafter is at its next step when the verdict comes, unless all is drafted. The kind is twice
+    the forwards before the pass, and 1 if there is one beside it.
+    """
+    block, last = timing.block_tokens, draws.ranks.shape[1] - 1
+    made = -(-timing.patience // block) * block
+    steps = si_steps(dataclasses.replace(timing, lookahead=made), draws)
+    return steps._replace(kind=steps.kind * 2 + (steps.start + made < last))
+
+
+def _behind_kinds(timing: Timing) -> list[Kind]:
+    """See :func:`_behind_steps`."""
+    forwards = range(-(-timing.patience // timing.block_tokens) + 1)
+    times = [f * timing.drafter_ns + timing.target_ns for f in forwards]
+    return [Kind(times[f], times[f], f + beside) for f in forwards for beside in (0, 1)]
+
+
+BEHIND = RoundsForm(_behind_steps, _behind_kinds, lambda t: (t.patience, t.block_tokens))
+
+
+def _behind(timing: Timing, branches: Branches) -> tuple[Parts, Ints]:
+    """Runs with a drafter slower than the target: Parts, and drafts accepted, (runs,)."""
+    if timing.patience:
+        found = BEHIND.totals([timing], branches)
+        (time,), (passes,), (drafts,) = found.time, found.target_passes, found.drafts
+        part = Parts(time, passes, passes, drafts, np.ones_like(passes))
+        return part, drafts - found.wasted_drafts[0]
+    # Each token is settled before its draft is made.
+    every = np.full_like(branches.count, branches.tokens)
+    drafts = (every - 1) * timing.block_tokens
+    part = Parts(every * timing.target_ns, every, every, drafts, np.ones_like(every))
+    return part, np.zeros_like(every)
+
+
 def dsi(timings: Sequence[Timing], branches: Branches) -> Totals:
     """Totals of DSI for every timing, over the runs whose branches are given."""
     t1, t2, k, servers = (
         np.array([getattr(t, name) for t in timings], dtype=np.int64)
         for name in ("drafter_ns", "target_ns", "lookahead", "targets")
     )
-    has_first = np.array([t.has_first for t in timings])
+    alone = np.array([t.has_first or not t.simple for t in timings])
     rows: list[Timing] = []
     row, scale, shift = np.empty_like(t1), np.ones_like(t1), np.zeros_like(t1)
 
@@ -110,31 +150,30 @@ def dsi(timings: Sequence[Timing], branches: Branches) -> Totals:
     canonical[t1 > t2] = (2, 1, 1, 1)
     scale = np.where(t1 > t2, t2, np.where(ample, t1, unit))
     shift = np.where(ample & (t1 <= t2), t2 - per_pass * t1, 0)
-    plain = np.flatnonzero(~has_first)
+    plain = np.flatnonzero(~alone)
     if len(plain):
         unique, row[plain] = np.unique(canonical[plain], axis=0, return_inverse=True)
         rows = [
             Timing(drafter_ns=a, target_ns=b, lookahead=c, targets=d)
             for a, b, c, d in unique.tolist()
         ]
-    for c in np.flatnonzero(has_first).tolist():
-        row[c], scale[c], shift[c] = len(rows), 1, 0
-        rows.append(timings[c])
+    number: dict[Timing, int] = {}
+    for c in np.flatnonzero(alone).tolist():
+        own = dataclasses.replace(timings[c], tree=TreeShape(), fanout=(1,))
+        row[c], scale[c], shift[c] = number.setdefault(own, len(rows) + len(number)), 1, 0
+    rows += number
 
     tokens, count = branches.tokens, branches.count
     keeps_up = [t for t in rows if not t.has_first and t.drafter_ns <= t.target_ns]
     regular = dict(zip(keeps_up, _regular(keeps_up, branches), strict=True))
     opened = [t for t in rows if t.has_first]
     first = dict(zip(opened, _opened(opened, branches) if opened else (), strict=True))
-    every = np.full_like(count, tokens)
-    # A drafter slower than the target: each token is settled before its draft is made.
-    behind = Parts(every, every, every, every - 1, np.ones_like(count))
     parts, wasted_drafts = [], []
     for timing in rows:
         if timing.has_first:
             part, accepted = first[timing]
         elif timing.drafter_ns > timing.target_ns:
-            part, accepted = behind, 0 * count
+            part, accepted = _behind(timing, branches)
         else:
             part, accepted = regular[timing], tokens - count
         parts.append(part)
@@ -162,6 +201,8 @@ def dsi_settled_ns(timing: Timing, ranked: Draws) -> Ints:
     t1, t2 = timing.drafter_ns, timing.target_ns
     rejected = ~draws
     if t1 > t2:
+        if timing.patience:
+            return BEHIND.settled_ns(timing, ranked)
         rejected[:, :] = True
     if timing.has_first:
         (schedule,) = schedules([timing], tokens - 1, tokens, opening=True)
@@ -181,4 +222,10 @@ def dsi_settled_ns(timing: Timing, ranked: Draws) -> Ints:
     return chain_branches(start, time_ns)
 
 
-DSI = Form(dsi, dsi_settled_ns)
+def _takes(case: Case) -> bool:
+    prompt = case.target.first_ns is not None or case.drafter.first_ns is not None
+    simple = case.block_tokens == 1 and not case.patience
+    return case.acceptance.plain and (simple or not prompt)
+
+
+DSI = Form(dsi, dsi_settled_ns, _takes)

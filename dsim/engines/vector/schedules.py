@@ -55,7 +55,7 @@ class Schedule:
         *,
         opening: bool,
     ) -> None:
-        self.draft_ns = timing.drafter_ns
+        self.draft_ns, self.block_tokens = timing.drafter_ns, timing.block_tokens
         self.first_draft_ns, first_pass_ns, prefills = first_latencies(timing, opening=opening)
         self.begin_ns, self.end = np.append(begin_ns, FAR), np.append(end, FAR)
         self.free_ns, self.by_draft = np.append(free_ns, FAR), np.append(by_draft, np.False_)
@@ -70,7 +70,7 @@ class Schedule:
     def _drafted(self, time_ns: Ints) -> Ints:
         """How many drafts have ended by *time_ns*, if none is the last."""
         since_ns = time_ns - self.first_draft_ns
-        return np.where(since_ns < 0, 0, 1 + since_ns // self.draft_ns)
+        return np.where(since_ns < 0, 0, 1 + since_ns // self.draft_ns) * self.block_tokens
 
     def _busy(self, index: Ints, begin_ns: Ints, by_draft: Bools) -> Ints:
         """Busy servers just after pass number *index* begins at *begin_ns*."""
@@ -89,7 +89,8 @@ class Schedule:
         made (rule 2c) or, if later, when a server is free.
         """
         last = np.searchsorted(self.end, left, "left")
-        made_ns = np.where(left > 0, self.first_draft_ns + (left - 1) * self.draft_ns, 0)
+        before = -(-left // self.block_tokens) - 1  # forwards before the last one
+        made_ns = np.where(left > 0, self.first_draft_ns + before * self.draft_ns, 0)
         free_ns = self.free_ns[last]
         return self._parts(
             accepted, left, last, np.maximum(free_ns, made_ns), by_draft=free_ns < made_ns
@@ -118,7 +119,9 @@ class Schedule:
             busy = self._busy(last, np.asarray(last_begin_ns), np.asarray(by_draft))
             peak = np.maximum(peak, np.where(has_last, busy, 0))
             begun = begun + has_last
-        return Parts(time_ns, begun, judge + 1, np.minimum(left, 1 + self._drafted(time_ns)), peak)
+        block = self.block_tokens
+        drafts = np.minimum(-(-left // block) * block, block + self._drafted(time_ns))
+        return Parts(time_ns, begun, judge + 1, drafts, peak)
 
 
 def schedules(
@@ -138,22 +141,33 @@ def schedules(
 
     t1, t2 = column([t.drafter_ns for t in timings]), column([t.target_ns for t in timings])
     k, servers = column([t.lookahead for t in timings]), column([t.targets for t in timings])
+    block, patience = (
+        column([getattr(t, n) for t in timings]) for n in ("block_tokens", "patience")
+    )
     firsts = [first_latencies(t, opening=opening) for t in timings]
     first_draft, first_pass = column([f[0] for f in firsts]), column([f[1] for f in firsts])
     idle_from = np.where([f[2] for f in firsts], first_pass, -1)
     every = np.arange(len(timings))
 
+    def drafted_by(time_ns: Ints) -> Ints:
+        return np.where(time_ns < first_draft, 0, 1 + (time_ns - first_draft) // t1) * block
+
+    def made_ns(drafts: Ints) -> Ints:
+        return first_draft + (-(-drafts // block) - 1) * t1
+
     # Row j: pass j of every timing.
     begin = np.zeros((64, len(timings)), np.int64)
     end, free = np.zeros_like(begin), np.full_like(begin, -1)
     by_draft = np.zeros(begin.shape, np.bool_)
-    over = first_pass  # when the pass before is over
-    horizon = np.where(most_accepted <= 0, over, FAR)  # nothing after this is of interest
+    by_draft[0] = patience > 0
+    begin[0] = np.where(by_draft[0], made_ns(patience), 0)
+    end[0] = np.where(by_draft[0], drafted_by(begin[0]), 0)
+    over = begin[0] + first_pass  # when the pass before is over
+    horizon = np.where(end[0] >= most_accepted, over, FAR)  # nothing after this is of interest
     passes = np.zeros(len(timings), np.int64)
     j = 0
     while True:
-        drafted = np.where(over < first_draft, 0, 1 + (over - first_draft) // t1)
-        complete = (end[j] >= tokens - 1) | (begin[j] > horizon) | (drafted <= end[j])
+        complete = (end[j] >= tokens - 1) | (begin[j] > horizon) | (drafted_by(over) <= end[j])
         passes[complete & (passes == 0)] = j + 1
         if passes.all():
             break
@@ -164,11 +178,12 @@ def schedules(
         freed_by = j - servers  # the pass whose server it can have
         earlier = begin[np.maximum(freed_by, 0), every] + np.where(freed_by == 0, first_pass, t2)
         free[j] = np.where(freed_by >= 0, earlier, idle_from)
-        due = first_draft + (end[j - 1] + k - 1) * t1  # rule 2b; 2d is ``over``
-        begin[j] = np.maximum(free[j], np.minimum(due, over))
-        by_draft[j] = (begin[j] == due) & (free[j] < due)
-        since = begin[j] - first_draft
-        end[j] = np.where(since < 0, 0, 1 + since // t1)
+        # Rules 2b and 2d.
+        due = made_ns(end[j - 1] + k)
+        idle = np.maximum(over, made_ns(end[j - 1] + patience + 1))
+        begin[j] = np.maximum(free[j], np.minimum(due, idle))
+        by_draft[j] = (free[j] < begin[j]) & ((begin[j] == due) | (begin[j] > over))
+        end[j] = drafted_by(begin[j])
         over = begin[j] + t2
         horizon = np.where((horizon == FAR) & (end[j] >= most_accepted), over, horizon)
     return [

@@ -30,7 +30,7 @@ class Timing:
             ``None``: the prompt is cached.
         lookahead: ``k``, drafts per block.
         targets: ``S``, target servers.
-        block_tokens, tree, fanout: see :class:`dsim.model.case.Decoding`.
+        block_tokens, patience, tree, fanout: see :class:`dsim.model.case.Decoding`.
     """
 
     drafter_ns: int
@@ -40,6 +40,7 @@ class Timing:
     drafter_first_ns: int | None = None
     target_first_ns: int | None = None
     block_tokens: int = 1
+    patience: int = 0
     tree: TreeShape = dataclasses.field(default_factory=TreeShape)
     fanout: tuple[int, ...] = (1,)
 
@@ -47,6 +48,11 @@ class Timing:
     def has_first(self) -> bool:
         """Whether the prompt has to be read."""
         return self.drafter_first_ns is not None or self.target_first_ns is not None
+
+    @property
+    def simple(self) -> bool:
+        """Whether a forward of the drafter makes one draft, and no pass waits for drafts."""
+        return self.block_tokens == 1 and not self.patience
 
 
 @dataclasses.dataclass(frozen=True)
