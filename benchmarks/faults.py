@@ -12,7 +12,7 @@ kills      SIGKILL or SIGTERM to the parent of a run at a random moment, or a co
 workers    SIGKILL or SIGSTOP to a worker of real models at a random moment, while loading too: an
            error that names the worker, within 10 s or the watchdog, and no process is left
 studies    mutated studies through the whole command, charts included: exit code 0 or 2, at most
-           1 GiB and 20 s of CPU time
+           20 s of CPU time and 1 GiB more than what was loaded before
 data       mutated data files and results, with the same limits
 together   two runs in one folder at once: one writes it, the other is told so
 full       no room for files beyond a random size: an error, nothing half-written
@@ -371,11 +371,18 @@ def mutated(text: str, chance: random.Random) -> str:
     return text
 
 
+def held_bytes() -> int:
+    """The memory that this process holds now, without files that are mapped."""
+    _, resident, shared, *_ = map(int, Path("/proc/self/statm").read_text().split())
+    return (resident - shared) * resource.getpagesize()
+
+
 def in_child(words: list[str], folder: Path) -> Outcome:
     """Run dsim in a fork of this process, where all is loaded: its exit code, memory and time."""
     import dsim.cli.main
     import dsim.tasks.drawing  # loaded once, for all forks
 
+    before_bytes = held_bytes()  # a fork begins with the memory of this process
     pid = os.fork()
     if pid == 0:
         try:
@@ -402,8 +409,9 @@ def in_child(words: list[str], folder: Path) -> Outcome:
         return f"SLOW over {MAX_CPU_S} s of CPU time"
     if code not in (0, 2) or "Traceback" in said:
         return f"WRONG exit code {code}: {said[-300:]}"
-    if found[2].ru_maxrss * 1024 > MAX_BYTES:
-        return f"WRONG {found[2].ru_maxrss >> 10} MiB"
+    more_bytes = found[2].ru_maxrss * 1024 - before_bytes
+    if more_bytes > MAX_BYTES:
+        return f"WRONG {more_bytes >> 20} MiB"
     return f"ok exit code {code}"
 
 

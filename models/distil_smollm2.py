@@ -189,7 +189,7 @@ def read(folder: Path, name: str) -> list[Text]:
     return [
         Text(**json.loads(line))
         for path in sorted(folder.glob(f"{name}-*.jsonl"))
-        for line in path.open(encoding="utf-8")
+        for line in path.read_text("utf-8").splitlines()
     ]
 
 
@@ -386,7 +386,7 @@ def lessons(folder: Path, hold: int, shipped: Shipped) -> tuple[list[Lesson], li
     apart: list[Lesson] = []
     for path in sorted(folder.glob("*-?????.jsonl")):
         states = load_file(str(path.with_suffix(".safetensors")))["hidden"]
-        lines = path.open(encoding="utf-8")
+        lines = path.read_text("utf-8").splitlines()
         for number, (line, hidden) in enumerate(zip(lines, states, strict=True)):
             text = Text(**json.loads(line))
             if shipped.resembles(text):

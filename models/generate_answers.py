@@ -99,7 +99,7 @@ def training_prompts(family: str, seed: int, texts: list[str]) -> list[str]:
 def openings(answers: Path, tok: PreTrainedTokenizerBase) -> list[str]:
     """Return the first two or three sentences of sampled answers, to be summarised."""
     out = []
-    for line in answers.open():
+    for line in answers.read_text().splitlines():
         row = json.loads(line)
         if row["temperature"] > 0:
             text = str(tok.decode(row["answer"], skip_special_tokens=True))

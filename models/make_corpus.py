@@ -333,7 +333,7 @@ def general_answers(folder: Path, tokenizer_folder: Path) -> list[str]:
     """Return the sampled answers of SmolLM2 that ended, in plain letters, without loops."""
     tok = AutoTokenizer.from_pretrained(str(tokenizer_folder))
     out = []
-    for line in (folder / "answers.jsonl").open():
+    for line in (folder / "answers.jsonl").read_text().splitlines():
         row = json.loads(line)
         text = str(tok.decode(row["answer"], skip_special_tokens=True)).strip()
         prompt = str(tok.decode(row["prompt"], skip_special_tokens=False))
@@ -371,7 +371,7 @@ def main() -> None:
     prompts = [
         json.loads(line)["prompt"]
         for file in sorted(args.prompts.glob("*.jsonl"))
-        for line in file.open(encoding="utf-8")
+        for line in file.read_text("utf-8").splitlines()
     ]
 
     def document() -> tuple[str, str]:

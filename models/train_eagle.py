@@ -52,7 +52,7 @@ def texts_of(files: Sequence[Path], stop: int) -> list[tuple[list[int], int]]:
     """All texts, token ids and how many were given, each up to its end."""
     found = []
     for file in files:
-        for line in file.open(encoding="utf-8"):
+        for line in file.read_text("utf-8").splitlines():
             one = json.loads(line)
             given, ids = (1, one) if isinstance(one, list) else (len(one["prompt"]), one["prompt"])
             if isinstance(one, dict):

@@ -8,6 +8,10 @@ from hypothesis import settings
 
 from tests.pages import CHROMIUM
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A test process a core: with more threads in each they would wait for each other.
+    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
 # On CI the same examples every time; elsewhere new ones. Time limits would make tests flaky.
 settings.register_profile("default", deadline=None, max_examples=150)
 settings.register_profile("ci", deadline=None, max_examples=300, derandomize=True)

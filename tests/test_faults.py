@@ -44,6 +44,19 @@ def test_what_is_mutated_is_right_itself(faults, tmp_path, name):
     assert faults.mutated(getattr(faults, name), chance) != getattr(faults, name)
 
 
+def test_memory_counts_from_where_the_fork_began(faults, tmp_path, monkeypatch):
+    """The process that tests may itself hold much; what a command takes beyond that is its own."""
+    (tmp_path / "study.toml").write_text("tokens = 1\nrepeats = 1\n")
+    words = ["run", "study.toml", "--out", "out", "--jobs", "1"]
+    before = faults.held_bytes()
+    monkeypatch.setattr(faults, "MAX_BYTES", 4 << 20)
+    assert "MiB" in faults.in_child(words, tmp_path)  # 4 MiB are too little
+    monkeypatch.setattr(faults, "MAX_BYTES", before)
+    held = bytearray(b"x") * (before + (64 << 20))  # this process holds twice as much
+    assert faults.in_child([*words[:3], "other", *words[4:]], tmp_path) == "ok exit code 0"
+    del held
+
+
 def test_a_campaign_goes_on_where_it_was(faults, tmp_path, monkeypatch):
     log, seen = tmp_path / "log", []
     monkeypatch.setitem(faults.KINDS, "data", lambda *_: seen.append(1) or "ok")

@@ -14,11 +14,11 @@ import secrets
 import socket
 import sys
 import tempfile
+import traceback
 import uuid
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter, deque
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from dsim.errors import EngineError, Problem, UserError
@@ -27,6 +27,7 @@ from dsim.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator, Sequence
+    from multiprocessing.process import BaseProcess
 
     Results = Generator[tuple[int, Any]]  # numbers of tasks, and what came of them
     # Makes what the workers need once; what it returns does one task.
@@ -125,39 +126,37 @@ class Executor:
                 done(number, result)
 
     def _by_processes(self, prepare: Prepare, shared: Any, todo: dict[int, Any]) -> Results:
-        context = Following()
-        deaths = 0
-        while todo:
-            pool = ProcessPoolExecutor(
-                min(self.jobs, len(todo)),
-                context,
-                _start_process,
-                (can_end_at_once(), prepare, shared),
-            )
-            try:
-                # An interruption while this waits for the queue leaves no lock of a future held,
-                # for which the pool would then wait.
-                finished: SimpleQueue[Future[Any]] = SimpleQueue()
-                with hold_interrupts():
-                    waiting = {pool.submit(_in_process, task): n for n, task in todo.items()}
-                    for future in waiting:
-                        future.add_done_callback(finished.put)
-                for _ in range(len(waiting)):
-                    future = finished.get()
-                    result = future.result()
-                    deaths = 0
-                    del todo[waiting[future]]
-                    yield waiting[future], result
-            except BrokenProcessPool:
-                deaths += 1
-                if deaths == MAX_DEATHS:
-                    raise EngineError(_died(deaths)) from None
-            except BaseException:
-                for process in list((pool._processes or {}).values()):
-                    process.kill()  # what it is at nobody waits for
-                raise
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        waiting = deque(todo)
+        deaths: Counter[int] = Counter()
+        workers: dict[Connection, _Worker] = {}
+        try:
+            while todo:
+                while waiting and len(workers) < min(self.jobs, len(todo)):
+                    worker = _Worker.start(prepare, shared, workers)
+                    worker.send(waiting, todo)
+                ready = wait(list(workers))
+                for worker in [worker for pipe, worker in workers.items() if pipe in ready]:
+                    number = worker.number
+                    try:
+                        error, result = worker.pipe.recv()
+                    except (EOFError, OSError):
+                        worker.end(workers)
+                        waiting.appendleft(number)
+                        deaths[number] += 1
+                        if deaths[number] == MAX_DEATHS:
+                            raise EngineError(_died(MAX_DEATHS)) from None
+                        continue
+                    if error is not None:
+                        raise error
+                    del todo[number]
+                    if waiting:
+                        worker.send(waiting, todo)  # before this process looks at the result
+                    else:
+                        worker.end(workers)
+                    yield number, result
+        finally:
+            for worker in list(workers.values()):
+                worker.end(workers)  # nobody waits for what it does
 
     def _by_ray(self, prepare: Prepare, shared: Any, todo: dict[int, Any]) -> Results:
         with _connected(self) as ray:
@@ -211,22 +210,63 @@ def _version() -> str:
     return VERSION
 
 
+class _Worker:
+    """A worker process and the pipe to it.
+
+    No worker shares a pipe or a lock with another: the death of one, even in the middle of a
+    result, is the end of its own pipe and holds up nobody else.
+    """
+
+    def __init__(self, process: BaseProcess, pipe: Connection) -> None:
+        self.process, self.pipe = process, pipe
+        self.number = -1  # of the task that it does
+
+    @classmethod
+    def start(cls, prepare: Prepare, shared: Any, workers: dict[Connection, _Worker]) -> _Worker:
+        """A new one, which joins *workers*."""
+        context = Following()
+        ours, theirs = context.Pipe()
+        process = context.Process(
+            target=_in_process, args=(theirs, can_end_at_once(), prepare, shared), daemon=True
+        )
+        with hold_interrupts():
+            process.start()
+            theirs.close()  # so that the pipe breaks when the worker dies
+            worker = workers[ours] = cls(process, ours)
+        return worker
+
+    def send(self, waiting: deque[int], todo: dict[int, Any]) -> None:
+        """Let it do the next task; one that has died is noticed when its answer is read."""
+        self.number = waiting.popleft()
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self.pipe.send(todo[self.number])
+
+    def end(self, workers: dict[Connection, _Worker]) -> None:
+        """End the process; it leaves *workers*."""
+        self.process.kill()
+        self.process.join()
+        self.pipe.close()
+        del workers[self.pipe]
+
+
 # In worker processes -------------------------------------------------------------------------
 
-_do: Callable[[Any], Any] | None = None
+_do: Callable[[Any], Any] | None = None  # of Ray's workers
 _run: str | None = None
 
 
-def _start_process(at_once: bool, prepare: Prepare, shared: Any) -> None:
-    global _do  # noqa: PLW0603  (one run a worker process, set once)
+def _in_process(pipe: Connection, at_once: bool, prepare: Prepare, shared: Any) -> None:
+    """Do tasks until nobody sends any more; answer each with an error, or none, and the result."""
     be_worker(at_once=at_once)
-    _do = prepare(shared)
-
-
-def _in_process(task: Any) -> Any:
-    if _do is None:
-        raise RuntimeError("the worker has not been started")
-    return _do(task)
+    try:
+        do = prepare(shared)
+        while True:
+            pipe.send((None, do(pipe.recv())))
+    except EOFError:
+        return
+    except Exception as error:
+        error.add_note(traceback.format_exc())  # a traceback itself cannot be sent
+        pipe.send((error, None))
 
 
 def _in_ray(run: str, prepare: Prepare, kept: list[Any], task: Any, version: str) -> Any:

