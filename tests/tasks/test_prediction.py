@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import types
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from dsim.cli.main import main
 from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance, log_likelihood
 from dsim.tasks.validate import calibration, prediction
+from dsim.tasks.validate.calibration import rate_of
+from dsim.tasks.validate.claims import by_chance
 from dsim.tasks.validate.page import as_json, as_text
 from dsim.tasks.validate.run import predict
 from dsim.tasks.validate.run import validate as run_validation
@@ -319,3 +322,24 @@ def test_a_lookahead_that_adapts_is_predicted() -> None:
     assert fixed.measured_ms.tolist() != adapts.measured_ms.tolist()
     assert adapts.error_replay == pytest.approx(0, abs=1e-9)
     assert adapts.as_dict["lookahead_policy"] == "aimd"
+
+
+def test_the_rate_stays_as_it_was_counted() -> None:
+    """A form that does not quite fit does not trade the rate for streaks."""
+    rng = np.random.default_rng(3)
+    traces = traces_of(Acceptance(model="markov", rate=0.97, correlation=0.6), count=30)
+    traces += traces_of(Acceptance(rate=0.7), count=10)
+    rng.shuffle(traces)
+    found = streaks_of(traces)
+    assert found.acceptance.rate == pytest.approx(rate_of(traces), abs=1e-9)
+
+
+def test_which_texts_are_measured_changes_the_mean_by_chance() -> None:
+    """Means of so many texts, drawn from one distribution, differ by less in 95 % of all trials."""
+    rng = np.random.default_rng(1)
+    within = []
+    for _ in range(2000):
+        texts, others = rng.normal(100, 20, 12), rng.normal(100, 20, 40)
+        most = by_chance(types.SimpleNamespace(predicted_replay_ms=texts), len(others))
+        within.append(abs(others.mean() / texts.mean() - 1) <= most)
+    assert 0.9 < np.mean(within) < 0.97

@@ -77,7 +77,6 @@ SETTINGS = (
 # A verdict within minutes, on what noise so few measurements leave.
 QUICK = {
     "prompts": 6,
-    "calibration_prompts": 20,
     "repeats": 5,
     "tolerance": 0.05,
     "tolerance_worst": 0.1,

@@ -61,26 +61,36 @@ FORMS = (
 
 
 def fitted(form: Form, draws: NDArray[np.bool_]) -> Acceptance:
-    """The model of *form* under which *draws*, bool (texts, tokens), are likeliest."""
+    """The model of *form* with the rate of *draws*, bool (texts, tokens), that is likeliest.
+
+    The rate stays as it was counted: where the form does not fit, a search for the likeliest rate
+    trades the rate for the streaks (DSI of the pair that ships came out 4 to 7 % slow on 40 texts,
+    and comes out 1 to 2 % slow with the rate as counted).
+    """
     from scipy.optimize import minimize
     from scipy.special import expit, logit
 
     most = 1 / (2 * draws.size)  # as far from certainty as so many draws can tell
-    start = np.array([draws.mean(), *form.start[1:]]).clip(most, 1 - most)
+    rate, *others = np.array([draws.mean(), *form.start[1:]]).clip(most, 1 - most)
+
+    def of(x: NDArray[np.float64]) -> Acceptance:
+        return form.of(float(rate), *map(float, expit(x).clip(most, 1 - most)))
+
+    if not others:
+        return form.of(float(rate))
+    start = np.array(others)
+    steps = np.vstack([np.zeros(len(start)), np.eye(len(start))])  # of the first simplex
 
     def cost(x: NDArray[np.float64]) -> float:
-        return -float(log_likelihood(form.of(*expit(x).clip(most, 1 - most)), draws).sum())
+        return -float(log_likelihood(of(x), draws).sum())
 
-    if len(start) == 1:
-        return form.of(float(start[0]))  # the mean is likeliest
-    steps = np.vstack([np.zeros(len(start)), np.eye(len(start))])  # of the first simplex
     found = minimize(
         cost,
         logit(start),
         method="Nelder-Mead",
         options={"initial_simplex": logit(start) + steps, "xatol": 0.02, "fatol": 0.02},
     )
-    return form.of(*map(float, expit(found.x).clip(most, 1 - most)))
+    return of(found.x)
 
 
 class Streaks(NamedTuple):
