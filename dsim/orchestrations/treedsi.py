@@ -142,4 +142,5 @@ ORCHESTRATION = Orchestration(
     traits=Traits(overlaps=True, several_targets=True),
     work=work,
     why=why,
+    vector="dsim.engines.vector.trees:TREEDSI",
 )

@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dsim.engines.simulate import run_events, simulate_case
+from dsim.engines.simulate import engine_for, run_events, simulate_case
 from dsim.events.run import COUNTS
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case, TreeShape
@@ -354,6 +354,26 @@ def test_the_vector_engine_equals_the_event_engine(name, case):
     by_vector, by_events = (simulate_case(case, name, engine) for engine in ("vector", "events"))
     for column in ("settled_ns", "latency_ns", *COUNTS):
         assert getattr(by_vector, column).tolist() == getattr(by_events, column).tolist(), column
+
+
+@settings(max_examples=150)
+@given(case=vector_cases(), branches=st.integers(1, 4), deviations=st.integers(0, 1))
+@example(  # a node is read at the very instant at which a verdict opens what is behind it
+    case("111211221313", 2, 4, 5, 2, patience=4, policy=Policy(quality=0.0)), 4, 1
+)
+def test_the_vector_engine_equals_the_event_engine_on_moving_trees(case, branches, deviations):
+    shape = TreeShape(branches=branches, deviations=deviations)
+    case = dataclasses.replace(case, tree=shape, block_tokens=1)
+    assert engine_for(case, ["treedsi"]) == "vector"
+    by_vector, by_events = (simulate_case(case, "treedsi", e) for e in ("vector", "events"))
+    for column in ("settled_ns", "latency_ns", *COUNTS):
+        assert getattr(by_vector, column).tolist() == getattr(by_events, column).tolist(), column
+
+
+@pytest.mark.parametrize("more", [{"nodes": 16}, {"deviations": 2}])
+def test_moving_trees_of_other_shapes_are_left_to_events(more):
+    text = case("1213", 3, 10, tree=TreeShape(**more))
+    assert engine_for(text, ["treedsi"]) == "events"
 
 
 RANDOM = Latency(model="lognormal", latency_ns=1_000_000, cv=0.5)

@@ -107,6 +107,8 @@ repeats = 2
 confidence_quality = 0.0
 [acceptance]
 rank_shares = [0.5]
+[tree]
+deviations = 2
 [grid]
 acceptance.rate = [0.4, 0.9]
 lookahead = [1, 3]
@@ -135,6 +137,7 @@ def test_each_orchestration_has_its_engine_and_every_case_its_outcome():
                 "lookahead": int(row.lookahead),
                 "targets": int(row.targets),
                 "tree.depth": int(row.tree_depth),
+                "tree.deviations": 2,
             }
         )
         outcome = simulate_case(case, row.algorithm, "events")
