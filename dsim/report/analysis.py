@@ -85,17 +85,20 @@ def axes_in(frame: pd.DataFrame) -> list[str]:
     return axes
 
 
-def _numbered(frame: pd.DataFrame, columns: Sequence[str]) -> NDArray[np.int64]:
-    """A number for each row; rows have the same one where they agree in all *columns*."""
-    numbers = np.zeros(len(frame), np.int64)
+def _numbered(columns: Iterable[tuple[NDArray[np.int64], int]]) -> NDArray[np.int64]:
+    """A number for each row; rows have the same one where they agree in all *columns*.
+
+    Args:
+        columns: for each the codes of its rows, int64 (rows,), and how many codes there are.
+    """
+    numbers: NDArray[np.int64] = np.zeros((), np.int64)
     count = 1
-    for name in columns:
-        codes, values = pd.factorize(frame[name], use_na_sentinel=False)
-        if count * max(1, len(values)) > 8 * len(frame) + 1024:  # keep the numbers small
+    for codes, size in columns:
+        if count * size > 8 * len(codes) + 1024:  # keep the numbers small
             numbers, seen = pd.factorize(numbers)
             count = len(seen)
-        numbers = numbers * len(values) + codes
-        count *= max(1, len(values))
+        numbers = numbers * size + codes
+        count *= size
     return numbers
 
 
@@ -121,7 +124,11 @@ def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> p
     Raises:
         UserError: two rows are about the same case.
     """
-    numbers = _numbered(frame, ["algorithm", *axes])
+    codes = {}
+    for name in ("algorithm", *axes):
+        of_rows, known = pd.factorize(frame[name], use_na_sentinel=False)
+        codes[name] = of_rows, max(1, len(known))
+    numbers = _numbered(codes.values())
     if len(frame) and np.bincount(numbers).max() > 1:
         twice = frame[pd.Series(numbers, frame.index).duplicated(keep=False)].iloc[0]
         at = ", ".join(f"{name} {twice[name]}" for name in ["algorithm", *axes])
@@ -135,7 +142,7 @@ def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> p
         if not is_number(frame[name])
     }
     if minimise:
-        numbers = _numbered(frame, keys)
+        numbers = _numbered(codes[name] for name in keys)
         rows = np.flatnonzero(frame["latency_mean_ms"].notna())
         for name in ("latency_mean_ms", *(c for c in ("peak_targets", *minimise) if c in frame)):
             ranks = _ranks(frame[name].iloc[rows])

@@ -28,6 +28,7 @@ from altair import SCHEMA_VERSION
 wanted = ".".join(SCHEMA_VERSION.lstrip("v").split(".")[:2])
 known = vl_convert.get_vegalite_versions()
 version = wanted if wanted in known else str(known[-1])  # the newest for Altair's charts
+vl_convert.vegalite_to_svg('{"mark": "point"}', vl_version=version)  # the first one is slow
 def say(data):
     sys.stdout.buffer.write(b"%d\\n" % len(data) + data)
     sys.stdout.buffer.flush()

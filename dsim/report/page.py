@@ -69,7 +69,7 @@ def html(page: Page, panels: Sequence[Panel], script: str = "", *, wide: bool = 
         height=HEIGHT_PX,
         version=VERSION,
         specs=base64.b64encode(
-            gzip.compress(page_specifications(panels).encode(), mtime=0)
+            gzip.compress(page_specifications(panels).encode(), 6, mtime=0)
         ).decode(),
         # It may not close the element that it stands in.
         script=markupsafe.Markup(script.replace("</script", "<\\/script")),  # noqa: S704

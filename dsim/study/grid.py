@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -62,7 +63,8 @@ class _Grid:
         self.algorithms: list[str] = study.settings["algorithms"]
         self.shape = (len(study.variants), *study.shape)
         full = (len(self.algorithms), *self.shape)
-        self.outcomes = {name: np.empty(full) for name in OUTCOMES}
+        names = OUTCOMES if study.has_tables else OUTCOMES[:-1]  # beyond a table, if there is one
+        self.outcomes = {name: np.empty(full) for name in names}
         self.targets = np.zeros(self.shape, np.int64)
         self.target_ms, self.drafter_ms = np.zeros(self.shape), np.zeros(self.shape)
         self.by_vector = np.zeros(full, np.bool_)
@@ -130,7 +132,7 @@ class _Grid:
             ranks = [g.ranks(settings["seed"], repeats, tokens)[:, 0] for g in some]
             branches = vector.Branches.of(np.stack(ranks, axis=1).reshape(-1, tokens), some)
             pieces.append((slice(at, at + len(some)), branches))
-        room = {name: np.zeros((len(timings), len(groups))) for name in OUTCOMES}
+        room = {name: np.zeros((len(timings), len(groups))) for name in self.outcomes}
         for algorithm in algorithms:
             a = self.algorithms.index(algorithm)
             self.by_vector[(a, *where)] = True
@@ -146,8 +148,8 @@ class _Grid:
                     latency_ns = latency_ns.reshape(len(latency_ns), repeats, -1)
                     for name, statistic in zip(STATISTICS, summarise(latency_ns), strict=True):
                         room[name][rows, columns] = statistic
-            for name in OUTCOMES:
-                self.outcomes[name][(a, *where)] = spread(room[name])
+            for name, found in room.items():
+                self.outcomes[name][(a, *where)] = spread(found)
 
     # The event engine
 
@@ -224,8 +226,9 @@ class _Grid:
     def fill(self, numbers: NDArray[np.int64], outcomes: NDArray[np.float64]) -> None:
         """Put the outcomes of cases *numbers* in their place."""
         by_vector = self.by_vector.reshape(len(self.algorithms), -1)
-        for a, i in itertools.product(range(len(self.algorithms)), range(len(OUTCOMES))):
-            flat = self.outcomes[OUTCOMES[i]].reshape(len(self.algorithms), -1)
+        places = enumerate(self.outcomes.values())
+        for a, (i, values) in itertools.product(range(len(self.algorithms)), places):
+            flat = values.reshape(len(self.algorithms), -1)
             own = ~by_vector[a, numbers]
             flat[a, numbers[own]] = outcomes[own, a, i]
 
@@ -256,21 +259,20 @@ class _Grid:
         kept = kept.reshape(-1)
         rows = None if kept.all() else np.flatnonzero(kept)
 
-        columns: dict[str, Any] = {}
-
-        def put(name: str, values: Any, words: Sequence[str] | None = None) -> None:
+        def column(values: NDArray[Any], words: Sequence[str] | None = None) -> pa.Array:
             values = values if rows is None else values[rows]
-            if words is not None:
-                values = pa.DictionaryArray.from_arrays(
-                    pa.array(values.astype(np.int32)), pa.array(words, pa.string())
-                )
-            columns[name] = pa.array(values) if words is None else values
+            if words is None:
+                return pa.array(values)
+            return pa.DictionaryArray.from_arrays(values, pa.array(words, pa.string()))
 
         names = [name for name, _ in self.study.variants]
-        put("variant", flat(along(0, range(len(names)))), names)
-        put("algorithm", np.repeat(np.arange(len(self.algorithms)), cases), self.algorithms)
-        put("engine", self.by_vector.reshape(-1).astype(np.int32), ["events", "vector"])
-        put("backend", np.zeros(len(kept), np.int32), [settings["backend"]])
+        numbers = np.arange(len(self.algorithms), dtype=np.int32)
+        columns = {
+            "variant": column(flat(along(0, range(len(names))).astype(np.int32)), names),
+            "algorithm": column(np.repeat(numbers, cases), self.algorithms),
+            "engine": column(self.by_vector.reshape(-1).astype(np.int32), ["events", "vector"]),
+            "backend": column(np.zeros(len(kept), np.int32), [settings["backend"]]),
+        }
         given: dict[str, NDArray[Any]] = {}
         for number, axis in enumerate(grid, 1):
             given[column_of(axis.key)] = along(number, axis.values)
@@ -289,30 +291,12 @@ class _Grid:
             "drafter_latency_ms": self.drafter_ms,
         }
         standard = [c.name for c in COLUMNS if c.kind == "setting" and c.name in given]
-        for name in [*standard, *(n for n in given if n not in standard)]:
-            put(name, flat(given[name]))
-
-        latency = self.outcomes["latency_mean_ms"]
-        reference = {name: latency[a] for a, name in enumerate(self.algorithms)}
-        repeats = settings["repeats"]
-        outcomes = self.outcomes | {
-            "latency_mean_ci95_ms": half_width(self.outcomes["latency_std_ms"], repeats),
-            "ms_per_token": latency / given["tokens"],
-        }
-        with np.errstate(invalid="ignore"):
-            for name in REFERENCES:
-                nothing = np.full_like(latency, np.nan)
-                outcomes[f"speedup_vs_{name}"] = (
-                    reference[name] / latency if name in reference else nothing
-                )
-        for column in (*COLUMNS, BEYOND) if self.study.has_tables else COLUMNS:
-            if column.kind == "outcome":
-                values = outcomes[column.name].reshape(-1)
-                if column.dtype == "int64":
-                    values = np.nan_to_num(values).astype(np.int64)
-                put(column.name, values)
-        for name, array in (extra or {}).items():
-            put(name, array.reshape(-1))
+        order = [*standard, *(n for n in given if n not in standard)]
+        with ThreadPoolExecutor(1) as beside:
+            asked = beside.submit(lambda: {name: column(flat(given[name])) for name in order})
+            outcomes = {**self._all_outcomes(given["tokens"]), **(extra or {})}
+            found = {name: column(values.reshape(-1)) for name, values in outcomes.items()}
+            columns |= asked.result() | found
         vectors = int(self.by_vector.reshape(-1)[slice(None) if rows is None else rows].sum())
         total = int(kept.sum())
         engines = {"events": total - vectors, "vector": vectors}
@@ -322,6 +306,26 @@ class _Grid:
             left_out=len(kept) - total,
             engines={name: count for name, count in engines.items() if count},
         )
+
+    def _all_outcomes(self, tokens: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """The outcomes of the table, also those that follow from others, for texts of *tokens*."""
+        latency, std = self.outcomes["latency_mean_ms"], self.outcomes["latency_std_ms"]
+        reference = {name: latency[a] for a, name in enumerate(self.algorithms)}
+        all_ = self.outcomes | {
+            "latency_mean_ci95_ms": half_width(std, self.study.settings["repeats"]),
+            "ms_per_token": latency / tokens,
+        }
+        with np.errstate(invalid="ignore"):
+            for name in REFERENCES:
+                all_[f"speedup_vs_{name}"] = reference.get(name, np.nan) / latency
+        shown = (*COLUMNS, BEYOND) if self.study.has_tables else COLUMNS
+        return {
+            c.name: np.nan_to_num(all_[c.name]).astype(np.int64)
+            if c.dtype == "int64"
+            else all_[c.name]
+            for c in shown
+            if c.kind == "outcome"
+        }
 
     def _rates(self) -> NDArray[np.float64]:
         """Acceptance rates where they are not an axis; of a trace, the share that was accepted."""

@@ -206,7 +206,7 @@ def _of_texts(frame: pd.DataFrame, study: Study | None, left_out: int) -> View:
             ("repeats", f"{study.settings['repeats']:,}"),
             ("seed", str(study.settings["seed"])),
         ]
-    if "backend" in frame and set(frame["backend"]) != {"simulated"}:
+    if "backend" in frame and set(frame["backend"].unique()) != {"simulated"}:
         facts.append(("backend", " and ".join(sorted(map(str, frame["backend"].unique())))))
     if "engine" in frame:
         facts.append(("engine", " and ".join(sorted(map(str, frame["engine"].unique())))))

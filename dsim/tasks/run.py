@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gzip
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from dsim.deployment import perfetto
@@ -143,28 +144,29 @@ def write_results(
     *,
     csv: bool,
 ) -> Finished:
-    """Write everything next door, tables first, then move it into *folder*, the provenance last."""
-    from dsim.tasks.drawing import draw_into
-
+    """Write everything next door, then move it into *folder*, the provenance last."""
     new = new_folder(folder)
-    write_table(new / "results.parquet", result.table)
+    (new / "study.toml").write_text(resolved, encoding="utf-8")
     if csv or result.table.num_rows < MAX_CSV_ROWS:
         write_csv(new / "results.csv", result.table)
     if result.backlogs:
         requests.write_backlogs(new / requests.BACKLOG_FILE, result.backlogs)
-    (new / "study.toml").write_text(resolved, encoding="utf-8")
     record = provenance(resolved, result.engines, study.settings)
-    frame = result.table.to_pandas(split_blocks=True)
-    drawn = draw_into(
-        new,
-        frame,
-        study,
-        record,
-        at_work,
-        left_out=result.left_out,
-        refusals=result.refusals,
-        backlogs=result.backlogs,
-    )
+    with ThreadPoolExecutor(1) as beside:  # a large table takes as long as its charts
+        written = beside.submit(write_table, new / "results.parquet", result.table)
+        from dsim.tasks.drawing import draw_into
+
+        drawn = draw_into(
+            new,
+            result.table.to_pandas(split_blocks=True),
+            study,
+            record,
+            at_work,
+            left_out=result.left_out,
+            refusals=result.refusals,
+            backlogs=result.backlogs,
+        )
+        written.result()
     (new / PROVENANCE).write_text(sealed(record, new), encoding="utf-8")
     move_in(folder)
     return Finished(

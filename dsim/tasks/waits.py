@@ -209,12 +209,9 @@ def run_grid(
                 store.put(number, found)
             else:
                 progress(float(found[len(OUTCOMES)]) / 1e3 * job.case.repeats)
-            for values, into in ((OUTCOMES, grid.outcomes), (EXTRA, extra)):
-                at = 0 if values is OUTCOMES else len(OUTCOMES)
-                for i, column in enumerate(values):
-                    into[column].reshape(len(grid.algorithms), -1)[job.algorithm, job.numbers] = (
-                        found[at + i]
-                    )
+            for at, into in ((0, grid.outcomes), (len(OUTCOMES), extra)):
+                for value, values in zip(found[at:], into.values(), strict=False):
+                    values.reshape(len(grid.algorithms), -1)[job.algorithm, job.numbers] = value
     return grid.result(extra)
 
 
