@@ -332,7 +332,7 @@ def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[st
     type=Word(["target", "drafter"]),
     default="target",
     show_default=True,
-    help="Which model's settings --toml prints.",
+    help="Which model's settings --toml and --json print.",
 )
 @click.option("--toml", is_flag=True, help="Print the result as settings of a study.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -379,7 +379,7 @@ def latency(
             progress=counting("measurements"),
         )
     if options["as_json"]:
-        click.echo(measuring.latency_json(table))
+        click.echo(measuring.latency_json(table, options["role"], options["prompt_set"]), nl=False)
     elif options["toml"]:
         click.echo(measuring.latency_toml(table, options["role"]), nl=False)
     else:
@@ -441,8 +441,6 @@ def acceptance(
     if trace is not None:
         measuring.write_traces(report, trace)
     if as_json:
-        import json
-
-        click.echo(json.dumps(report.as_dict))
+        click.echo(measuring.acceptance_json(report, options["prompt_set"]), nl=False)
         return
     click.echo(measuring.acceptance_text(report))

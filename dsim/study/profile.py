@@ -1,6 +1,6 @@
 """Profiles: what was measured of a pair of models, for studies and for advice.
 
-A profile is a JSON or TOML file that ``dsim measure`` writes (or you do)::
+A profile is a JSON or TOML file that ``dsim measure`` writes or prints (or you do)::
 
     {"format": "dsim profile 1", "name": "pair that ships", "prompts": "stories",
      "target": {"model": "…", "latency_ms": 5.4, "first_latency_ms": 6.0,
@@ -9,7 +9,9 @@ A profile is a JSON or TOML file that ``dsim measure`` writes (or you do)::
      "acceptance": {"rate": 0.73, "ci95": 0.02},
      "source": "dsim measure latency …"}
 
-Any of ``target``, ``drafter`` and ``acceptance`` may be missing, if nobody asks for it.
+Any of ``target``, ``drafter`` and ``acceptance`` may be missing, if nobody asks for it. Each may
+have a table ``measured`` with what it was made of. What ``dsim measure … --json`` printed in former
+versions (these tables alone, of one model or of acceptance) is read as a profile, too.
 """
 
 from __future__ import annotations
@@ -17,17 +19,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import statistics
 import tomllib
 from typing import TYPE_CHECKING, Any
 
 from dsim.errors import Problem, UserError
 from dsim.files import read_text, write_whole
+from dsim.model.latency import never_falling
 from dsim.study.setting import is_row
 from dsim.units import is_latency
 from dsim.words import nearest, show
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping, Sequence
     from pathlib import Path
 
 FORMAT = "dsim profile 1"
@@ -43,12 +47,14 @@ class ModelProfile:
         latency_ms: of a forward over one token (TPOT).
         first_latency_ms: of the first forward, which reads the prompt (TTFT), if known.
         latency_by_width_ms: (width in tokens, ms), widths increasing; empty if not known.
+        measured: what the latencies were made of, if known.
     """
 
     model: str
     latency_ms: float
     first_latency_ms: float | None = None
     latency_by_width_ms: tuple[tuple[int, float], ...] = ()
+    measured: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,6 +69,7 @@ class AcceptanceProfile:
             empty if not known.
         prompts, tokens: of how many prompts, and tokens of each, if known.
         target, drafter: names of the models, if known.
+        measured: what the numbers were made of, if known.
     """
 
     rate: float
@@ -73,6 +80,7 @@ class AcceptanceProfile:
     tokens: int | None = None
     target: str = ""
     drafter: str = ""
+    measured: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -97,14 +105,17 @@ class Profile:
         """The text of the file."""
 
         def kept(values: Mapping[str, Any]) -> dict[str, Any]:
-            return {k: v for k, v in values.items() if v not in (None, (), "")}
+            return {k: v for k, v in values.items() if v not in (None, (), "", {})}
 
         parts = {
             k: kept(vars(v)) if dataclasses.is_dataclass(v) else v for k, v in vars(self).items()
         }
         text = json.dumps({"format": FORMAT, **kept(parts)}, indent=1, ensure_ascii=False)
-        # A row of a table in a line of its own.
-        return re.sub(r"\[\s+(\d+),\s+([\d.e+-]+)\s+\]", r"[\1, \2]", text) + "\n"
+        # Lists of numbers, like the rows of tables, in one line each.
+        one_line = re.sub(
+            r"\[\s+([\d.,e+\s-]+?)\s+\]", lambda m: f"[{' '.join(m[1].split())}]", text
+        )
+        return one_line + "\n"
 
     def settings(self, given: Collection[str] = ()) -> dict[str, Any]:
         """The settings of a study that say the same, but for what is *given* otherwise."""
@@ -147,6 +158,7 @@ _MODEL = {
     "latency_ms": _NUMBER,
     "first_latency_ms": _NUMBER,
     "latency_by_width_ms": "a list of [width, ms] pairs, widths increasing",
+    "measured": "a table",
 }
 _RATE, _SHARES = "a number from 0 to 1", "a list of numbers from 0 to 1 whose sum is at most 1"
 _ACCEPTANCE = {
@@ -158,6 +170,7 @@ _ACCEPTANCE = {
     "tokens": _COUNT,
     "target": _TEXT,
     "drafter": _TEXT,
+    "measured": "a table",
 }
 _TOP = {"format": f'"{FORMAT}"', "name": _TEXT, "prompts": _TEXT, "source": _TEXT}
 _TABLES: dict[str, dict[str, str]] = {
@@ -188,7 +201,7 @@ def _is(value: Any, what: str) -> bool:
         rows = value if isinstance(value, list) else []
         widths = [row[0] for row in rows if is_row(row) and row[1] <= MAX_MS]
         return bool(rows) and len(widths) == len(rows) and widths == sorted(set(widths))
-    return bool(value == FORMAT)
+    return isinstance(value, dict) if what == _MODEL["measured"] else bool(value == FORMAT)
 
 
 def _problems(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -210,10 +223,63 @@ def _problems(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
                 yield where + key, f"is missing: {known[key]}"
 
 
-def acceptance_from(table: Mapping[str, Any]) -> AcceptanceProfile:
-    """What a *table* of a file says of acceptance."""
-    shares = tuple(map(float, table.get("rank_shares", ())))
-    return AcceptanceProfile(**{**table, "rank_shares": shares})
+def model_of(name: str, measured: Mapping[str, Any]) -> ModelProfile:
+    """The latencies of a model, from what was measured: medians of ``tpot_ms`` and ``ttft_ms``.
+
+    By width they are the medians of the ``rows`` under the highest load, at the last context, made
+    such that they fall neither with the context nor with the width.
+    """
+    rows, first_ms = measured["rows"], measured.get("ttft_ms")
+    load = max(row["co_running"] for row in rows)
+    found: dict[int, list[float]] = {}
+    for row in rows:
+        if row["co_running"] == load:
+            found.setdefault(row["width"], []).append(row["p50_ms"])
+    at_last = never_falling([never_falling(medians)[-1] for medians in found.values()])
+    return ModelProfile(
+        model=name,
+        latency_ms=_median(measured["tpot_ms"]),
+        first_latency_ms=_median(first_ms) if first_ms else None,
+        latency_by_width_ms=tuple((w, round(ms, 6)) for w, ms in zip(found, at_last, strict=True)),
+        measured=measured,
+    )
+
+
+def _median(values: Sequence[float]) -> float:
+    return round(float(statistics.median(values)), 6)
+
+
+def _former(document: dict[str, Any], source: str) -> Profile | None:
+    """What *document* says if ``dsim measure … --json`` of a former version printed it.
+
+    Raises:
+        UserError: one of its lists is wrong.
+    """
+    own = {key: document[key] for key in _ACCEPTANCE if document.get(key) is not None}
+    more = {key: value for key, value in document.items() if key not in _ACCEPTANCE}
+    if {"target", "drafter", "rate"} <= own.keys() and not isinstance(own["target"], dict):
+        name = f"{own['target']} / {own['drafter']}"
+        return of({"format": FORMAT, "name": name, "acceptance": own | {"measured": more}}, source)
+    if not {"model", "rows", "tpot_ms"} <= document.keys():
+        return None
+    known, rows = ("width", "context", "co_running", "p50_ms"), document["rows"]
+    wrong = []
+    if not (isinstance(rows, list) and rows and all(_has_numbers(row, known) for row in rows)):
+        wrong.append(("rows", f"tables with {', '.join(known)}", rows))
+    for key in ("tpot_ms", "ttft_ms"):
+        value = document.get(key, [1.0])
+        if not (isinstance(value, list) and value and all(is_latency(ms) for ms in value)):
+            wrong.append((key, "a list of latencies", value))
+    if wrong:
+        what = ((key, f"expected {expected}, got {show(got)}") for key, expected, got in wrong)
+        raise UserError(*(Problem(source, key, text) for key, text in what))
+    name = str(document.pop("model"))
+    return Profile(name=name, target=model_of(name, document))
+
+
+def _has_numbers(row: Any, names: Sequence[str]) -> bool:
+    numbers = isinstance(row, dict) and all(isinstance(row.get(n), int | float) for n in names)
+    return numbers and row["width"] >= 1 and is_latency(row["p50_ms"])
 
 
 def loads(text: str, source: str, *, toml: bool = False) -> Profile:
@@ -230,32 +296,30 @@ def loads(text: str, source: str, *, toml: bool = False) -> Profile:
         ) from None
     if not isinstance(document, dict):
         raise UserError(Problem(source, "", "is no profile: expected an object"))
+    former = None if "format" in document else _former(document, source)
+    return former or of(document, source)
+
+
+def of(document: Mapping[str, Any], source: str) -> Profile:
+    """The profile that *document* holds; *source* is its file.
+
+    Raises:
+        UserError: with all problems that were found.
+    """
     problems = [Problem(source, key, what) for key, what in _problems(document)]
     if problems:
         raise UserError(*problems)
-
-    def model(role: str) -> ModelProfile | None:
-        if role not in document:
-            return None
-        table = document[role]
-        first_ms = table.get("first_latency_ms")
-        rows = table.get("latency_by_width_ms", [])
-        return ModelProfile(
-            model=table["model"],
-            latency_ms=float(table["latency_ms"]),
-            first_latency_ms=None if first_ms is None else float(first_ms),
-            latency_by_width_ms=tuple((int(width), float(ms)) for width, ms in rows),
-        )
-
-    acceptance = document.get("acceptance")
-    return Profile(
-        name=document["name"],
-        prompts=document.get("prompts", ""),
-        source=document.get("source", ""),
-        target=model("target"),
-        drafter=model("drafter"),
-        acceptance=None if acceptance is None else acceptance_from(acceptance),
-    )
+    parts = {key: value for key, value in document.items() if key != "format"}
+    for role in {"target", "drafter"} & parts.keys():
+        table = dict(parts[role])
+        table |= {k: float(v) for k, v in table.items() if k.endswith("latency_ms")}
+        rows = table.get("latency_by_width_ms", ())
+        table["latency_by_width_ms"] = tuple((int(width), float(ms)) for width, ms in rows)
+        parts[role] = ModelProfile(**table)
+    if "acceptance" in parts:
+        shares = tuple(map(float, parts["acceptance"].get("rank_shares", ())))
+        parts["acceptance"] = AcceptanceProfile(**{**parts["acceptance"], "rank_shares": shares})
+    return Profile(**parts)
 
 
 def read(path: Path) -> Profile:

@@ -117,7 +117,7 @@ def test_the_drafter_often_agrees(workers, chat) -> None:
     from dsim.tasks.measure.acceptance import acceptance
 
     prompts = [("questions", encode(workers.pair, text, chat=chat)) for text in QUESTIONS]
-    rate = acceptance(workers, prompts, Match(), tokens=32).as_dict["rate"]
+    rate = acceptance(workers, prompts, Match(), tokens=32).rate[0]
     assert 0.25 < rate < 0.98
 
 

@@ -409,7 +409,7 @@ def test_the_commands(folder, words) -> None:
         main, ["measure", "acceptance", *ngram, *tiny, "--prompt-set", str(words), "--json"]
     )
     assert result.exit_code == 0, result.output
-    assert json.loads(result.output)["prompts"] == 6
+    assert json.loads(result.output)["acceptance"]["prompts"] == 6
     result = CliRunner().invoke(
         main,
         [

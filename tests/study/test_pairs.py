@@ -11,12 +11,12 @@ from click.testing import CliRunner
 from dsim.cli.main import main
 from dsim.errors import UserError
 from dsim.study import loader as study
-from dsim.study import pairs
+from dsim.study import pairs, profile
 from dsim.tasks.advise import search
 from dsim.tasks.advise.forecast import forecasts
 from dsim.tasks.advise.layouts import deployment_of, layouts, pass_latency
 from dsim.tasks.advise.question import Question
-from dsim.tasks.measure.acceptance import AcceptanceReport
+from dsim.tasks.measure.acceptance import AcceptanceReport, acceptance_json
 from dsim.tasks.measure.latency import LatencyTable, latency_json
 from tests import ROOT
 
@@ -131,26 +131,46 @@ def test_what_dsim_measure_prints_is_read(tmp_path):
         model="m", parameters=7, ttft_ms=[30.0, 50.0], tpot_ms=[5.0], rows=rows, notes=[]
     )
     latency = tmp_path / "latency.json"
-    latency.write_text(latency_json(table))
-    read = pairs.latency_of(latency)
-    assert read.latency_by_width_ms == ((1, 12.0), (8, 18.0))
-    assert (read.latency_ms, read.first_latency_ms) == (5.0, 40.0)
+    latency.write_text(latency_json(table, "target", "stories"))
+    read = profile.read(latency)
+    assert (read.name, read.prompts, read.drafter) == ("m", "stories", None)
+    assert read.target == table.profile
+    assert read.target.latency_by_width_ms == ((1, 12.0), (8, 18.0))
+    assert (read.target.latency_ms, read.target.first_latency_ms) == (5.0, 40.0)
+    assert read.target.measured["rows"] == rows
     import numpy as np
 
     report = AcceptanceReport(
         target="t", drafter="d", rule="match", tasks=["a"], ranks=np.array([[1, 0]])
     )
     acceptance = tmp_path / "acceptance.json"
-    acceptance.write_text(json.dumps(report.as_dict))
+    acceptance.write_text(acceptance_json(report, "stories"))
+    assert profile.read(acceptance).acceptance == report.profile
+    assert report.profile.measured["traces"] == ["10"]
     words = ["--target-latency", str(latency), "--acceptance", str(acceptance)]
     found = advise(*words)["pair"]
     assert found["target_latency_by_width_ms"] == [[1, 12.0], [8, 18.0]]
     assert (found["drafter_latency_ms"], found["acceptance"]) == (3, 0.5)
     # One for the other, and things that are neither.
+    drafter = advise("--drafter-latency", str(latency), *words[2:])["pair"]
+    assert drafter["drafter_latency_ms"] == 12
+    # Of former versions, which printed these tables alone.
+    latency.write_text(json.dumps(dataclasses.asdict(table)))
+    found["source"] = ""
+    acceptance.write_text(
+        json.dumps(
+            {"target": "t", "drafter": "d", "rule": "match", "prompts": 1, "tokens": 2, "rate": 0.5}
+            | {"ci95": None, "paper_rate": 0.5, "rank_shares": [], "traces": ["10"]}
+        )
+    )
+    assert profile.read(latency).target == table.profile
+    former = profile.read(acceptance).acceptance
+    assert (former.rate, former.target, former.measured["rule"]) == (0.5, "t", "match")
+    assert advise(*words)["pair"] | {"source": ""} == found
     assert "not what dsim measure latency --json prints" in mistake("--target-latency", words[3])
     assert "not what dsim measure acceptance --json" in mistake("--acceptance", words[1])
     for text, what in (
-        ("[]", "model is missing"),
+        ("[]", "is no profile"),
         ("{", "is not JSON"),
         ('{"model": "m", "tpot_ms": [1], "rows": []}', "rows: expected tables with width"),
         ('{"model": "m", "tpot_ms": [1], "rows": [{"width": 1}]}', "rows: expected tables with"),

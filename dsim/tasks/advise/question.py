@@ -278,7 +278,7 @@ def _with_numbers(
             continue
         number = _number(text)
         if number is None:
-            given[role] = pairs.latency_of(_file(option, text))
+            given[role] = _part(option, text, role, "target", "drafter")
         elif math.isfinite(number) and number > 0:
             given[role] = ModelProfile(model="", latency_ms=number)
         else:
@@ -287,7 +287,7 @@ def _with_numbers(
     if acceptance is not None:
         number = _number(acceptance)
         if number is None:
-            given["acceptance"] = pairs.acceptance_of(_file("--acceptance", acceptance))
+            given["acceptance"] = _part("--acceptance", acceptance, "acceptance")
         elif 0 <= number <= 1:
             given["acceptance"] = AcceptanceProfile(rate=number)
         else:
@@ -311,12 +311,23 @@ def _number(text: str) -> float | None:
         return None
 
 
-def _file(option: str, name: str) -> Path:
+def _part(option: str, name: str, *parts: str) -> Any:
+    """The first of *parts* that the profile in the file *name* has.
+
+    Raises:
+        UserError: there is no such file, or it has none of them.
+    """
     path = Path(name)
     if not path.is_file():
         what = f"expected a number or a file that dsim measure wrote, got {name!r}"
         raise UserError(Problem(option, "", what))
-    return path
+    found = profile.read(path)
+    for part in parts:
+        if (value := getattr(found, part)) is not None:
+            return value
+    command = "acceptance" if "acceptance" in parts else "latency"
+    what = f"is not what dsim measure {command} --json prints: {parts[0]} is missing"
+    raise UserError(Problem(name, "", what))
 
 
 def _described(pair: Profile) -> str:

@@ -12,6 +12,8 @@ from dsim.model.acceptance import by_depth_of, rank_shares_of
 from dsim.model.statistics import half_width
 from dsim.orchestrations import REFERENCES
 from dsim.report.tables import text_table
+from dsim.study.profile import AcceptanceProfile, Profile
+from dsim.study.results import processor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -62,41 +64,48 @@ class AcceptanceReport:
         return paper_rate_of(self.draws)
 
     @property
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        by_task = {}
-        for task in dict.fromkeys(self.tasks):
-            own = [t == task for t in self.tasks]
-            draws = self.draws[own]
-            rate, ci95 = rate_of(draws)
-            by_task[task] = {
-                "prompts": len(draws),
-                "rate": rate,
-                "ci95": ci95,
-                "paper_rate": paper_rate_of(draws),
-                "rank_shares": rank_shares_of(self.ranks[own]),
-            }
-        rate, ci95 = self.rate
+    def by_task(self) -> dict[str, dict[str, Any]]:
+        """The estimates by task."""
         return {
-            "target": self.target,
-            "drafter": self.drafter,
-            "rule": self.rule,
-            "prompts": len(self.draws),
-            "tokens": self.draws.shape[1],
-            "rate": rate,
-            "ci95": ci95,
-            "paper_rate": self.paper_rate,
-            "rank_shares": rank_shares_of(self.ranks),
-            "by_task": by_task,
-            **({"by_depth": list(self.by_depth)} if self.by_depth else {}),
-            "by_position": self.draws.mean(axis=0).tolist(),
-            "traces": self.traces,
+            task: _estimates(self.ranks[[own == task for own in self.tasks]])
+            for task in dict.fromkeys(self.tasks)
         }
+
+    @property
+    def profile(self) -> AcceptanceProfile:
+        """What a profile says of the pair."""
+        found = _estimates(self.ranks)
+        return AcceptanceProfile(
+            **found | {"rank_shares": tuple(found["rank_shares"])},
+            tokens=self.ranks.shape[1],
+            target=self.target,
+            drafter=self.drafter,
+            measured={
+                "rule": self.rule,
+                "by_task": self.by_task,
+                **({"by_depth": list(self.by_depth)} if self.by_depth else {}),
+                "by_position": self.draws.mean(axis=0).tolist(),
+                "traces": self.traces,
+            },
+        )
 
     @property
     def traces(self) -> list[str]:
         """One text of digits (ranks) a prompt, as ``acceptance.trace`` wants them."""
         return ["".join(map(str, row)) for row in self.ranks.tolist()]
+
+
+def _estimates(ranks: np.ndarray) -> dict[str, Any]:
+    """What *ranks*, int (prompts, tokens), say of acceptance, in the words of profiles."""
+    draws = np.asarray(ranks == 1)
+    rate, ci95 = rate_of(draws)
+    return {
+        "prompts": len(draws),
+        "rate": round(rate, 6),
+        "ci95": None if ci95 is None else round(ci95, 6),
+        "paper_rate": round(paper_rate_of(draws), 6),
+        "rank_shares": rank_shares_of(ranks),
+    }
 
 
 def rate_of(draws: np.ndarray) -> tuple[float, float | None]:
@@ -161,21 +170,33 @@ def acceptance(
     )
 
 
+def acceptance_json(report: AcceptanceReport, prompts: str) -> str:
+    """The profile with what *report* says of the pair, measured on the set *prompts*."""
+    found = report.profile
+    how = f"{found.prompts} prompts × {found.tokens} tokens, on {processor()}"
+    return Profile(
+        name=f"{report.target} / {report.drafter}",
+        prompts=prompts,
+        acceptance=found,
+        source=f"dsim measure acceptance: {how}",
+    ).to_json()
+
+
 def acceptance_text(report: AcceptanceReport) -> str:
     """A table for people."""
-    found = report.as_dict
     rows = []
-    for name, one in [*found["by_task"].items(), ("all", found)]:
+    for name, one in [*report.by_task.items(), ("all", _estimates(report.ranks))]:
         interval = "" if one["ci95"] is None else f" ± {one['ci95']:.3f}"
         rate = f"{one['rate']:.3f}{interval}"
         shares = " ".join(f"{share:.3f}" for share in one["rank_shares"][:SHOWN_RANKS])
         rows.append([name, one["prompts"], rate, f"{one['paper_rate']:.3f}", shares])
+    tokens = report.ranks.shape[1]
     deeper = " ".join(f"{rate:.3f}" for rate in report.by_depth)
     head = ["task", "prompts", "acceptance rate", "the paper's estimator", "rank shares"]
     return "\n".join(
         [
             f"target {report.target}",
-            f"drafter {report.drafter}; rule {report.rule}; {found['tokens']} tokens a prompt",
+            f"drafter {report.drafter}; rule {report.rule}; {tokens} tokens a prompt",
             "",
             *text_table(head, rows),
             *(["", f"by depth (acceptance.by_depth): {deeper}"] if deeper else []),

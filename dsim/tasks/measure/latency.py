@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +11,16 @@ from dsim.backends.lines import exchange
 from dsim.backends.torch.protocol import Begin, Done
 from dsim.backends.torch.verify import Match
 from dsim.errors import Problem, UserError
-from dsim.model.latency import never_falling
 from dsim.orchestrations import REFERENCES
 from dsim.report.tables import text_table
+from dsim.study.profile import Profile, model_of
+from dsim.study.results import processor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from dsim.backends.torch.workers import Workers
+    from dsim.study.profile import ModelProfile
 
 
 WARM_FORWARDS = 2  # of each shape, thrown away
@@ -49,6 +50,12 @@ class LatencyTable:
     tpot_ms: list[float]
     rows: list[dict[str, Any]]
     notes: list[str]
+
+    @property
+    def profile(self) -> ModelProfile:
+        """What a profile says of the model."""
+        measured = dataclasses.asdict(self)
+        return model_of(measured.pop("model"), measured)
 
 
 def latency(
@@ -133,13 +140,16 @@ def latency(
     )
 
 
-def latency_json(table: LatencyTable) -> str:
-    """One JSON object."""
-    return json.dumps(dataclasses.asdict(table))
+def latency_json(table: LatencyTable, role: str, prompts: str) -> str:
+    """The profile with *table* as that of the model in *role*, measured on the set *prompts*."""
+    how = f"{len(table.ttft_ms)} prompts, on {processor()}"
+    source = f"dsim measure latency of {table.model}: {how}"
+    known: dict[str, Any] = {role: table.profile}
+    return Profile(name=table.model, prompts=prompts, source=source, **known).to_json()
 
 
 def latency_toml(table: LatencyTable, role: str) -> str:
-    """Settings of a study: the medians by width, at the last context and the highest load.
+    """Settings of a study: the latencies by width, and that of the first forward.
 
     Args:
         table: what was measured.
@@ -147,26 +157,13 @@ def latency_toml(table: LatencyTable, role: str) -> str:
     """
     import tomli_w
 
+    found = table.profile
     settings = {
         "latency_model": "table",
-        "latency_by_width_ms": by_width(table),
-        "first_latency_ms": round(float(np.median(table.ttft_ms)), 6),
+        "latency_by_width_ms": [list(row) for row in found.latency_by_width_ms],
+        "first_latency_ms": found.first_latency_ms,
     }
     return tomli_w.dumps({role: settings})
-
-
-def by_width(table: LatencyTable) -> list[list[Any]]:
-    """[width, ms] at the last context and the highest load of *table*.
-
-    Of the medians, as latencies that fall neither with the context nor with the width.
-    """
-    load = max(row["co_running"] for row in table.rows)
-    found: dict[int, list[float]] = {}
-    for row in table.rows:
-        if row["co_running"] == load:
-            found.setdefault(row["width"], []).append(row["p50_ms"])
-    at_last = never_falling([never_falling(medians)[-1] for medians in found.values()])
-    return [[width, round(ms, 6)] for width, ms in zip(found, at_last, strict=True)]
 
 
 def latency_text(table: LatencyTable) -> str:

@@ -15,12 +15,11 @@ from urllib.parse import urlsplit
 
 from dsim.backends.torch import prompts
 from dsim.errors import EngineError, UserError
-from dsim.model.acceptance import rank_shares_of
 from dsim.report.tables import text_table
 from dsim.study import profile
 from dsim.study.results import processor
 from dsim.tasks.measure.acceptance import acceptance
-from dsim.tasks.measure.latency import by_width, latency, quartiles
+from dsim.tasks.measure.latency import latency
 from dsim.tasks.measure.settings import slug
 
 if TYPE_CHECKING:
@@ -196,12 +195,7 @@ def _latency(
                 contexts=(min(CONTEXT, loaded.context_tokens - max(WIDTHS)),),
                 repeats=study.settings["repeats"],
             )
-        found[role] = profile.ModelProfile(
-            model=_shown(spec),
-            latency_ms=round(quartiles(table.tpot_ms)[1], 6),
-            first_latency_ms=round(quartiles(table.ttft_ms)[1], 6),
-            latency_by_width_ms=tuple((int(w), float(ms)) for w, ms in by_width(table)),
-        )
+        found[role] = dataclasses.replace(table.profile, model=_shown(spec), measured={})
     return profile.Profile(
         name=pair["name"],
         prompts=pair["prompts"],
@@ -230,20 +224,11 @@ def _acceptance(
             Match(),
             tokens=study.settings["tokens"],
         )
-    rate, ci95 = report.rate
+    found = dataclasses.replace(report.profile, target=target, drafter=drafter, measured={})
     return profile.Profile(
         name=pair["name"],
         prompts=pair["prompts"],
-        acceptance=profile.AcceptanceProfile(
-            rate=round(rate, 6),
-            ci95=None if ci95 is None else round(ci95, 6),
-            paper_rate=round(report.paper_rate, 6),
-            rank_shares=tuple(rank_shares_of(report.ranks)),
-            prompts=len(report.draws),
-            tokens=study.settings["tokens"],
-            target=target,
-            drafter=drafter,
-        ),
+        acceptance=found,
         source=_source(study, "acceptance", pair, len(report.draws)),
     )
 
