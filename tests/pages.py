@@ -17,6 +17,32 @@ CHROMIUM = next(
 )
 # Evaluated on a page with a selector: what is wrong with the texts inside.
 TEXTS = Path(__file__).with_name("faults.js").read_text("utf-8")
+# Pairs of texts of one chart that overlap, and texts that stick out of their figure.
+FAULTS = """() => {
+  const faults = [], box = e => e.getBoundingClientRect();
+  for (const figure of document.querySelectorAll("figure")) {
+    const texts = [...figure.querySelectorAll("svg text")].filter(e => e.textContent.trim()
+      && getComputedStyle(e).opacity !== "0" && e.getAttribute("opacity") !== "0" && box(e).width);
+    const frame = box(figure), menu = figure.querySelector("summary");
+    const all = menu ? [...texts, menu] : texts;
+    const name = e => `“${e.textContent.trim() || "menu"}”`;
+    all.forEach((one, i) => {
+      const a = box(one);
+      if (a.left < frame.left - 1 || a.right > frame.right + 1 || a.bottom > frame.bottom + 1)
+        faults.push(`${name(one)} is cut`);
+      for (const other of all.slice(i + 1)) {
+        const b = box(other);
+        if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1.5
+            && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3)
+          faults.push(`${name(one)} and ${name(other)} overlap`);
+      }
+    });
+  }
+  if (document.documentElement.scrollWidth > innerWidth) faults.push("the page scrolls sideways");
+  for (const table of document.querySelectorAll("table"))
+    if (!table.parentElement.matches(".scroll")) faults.push("a table that cannot scroll");
+  return faults;
+}"""
 MARKS = "g.role-mark.mark-rect path, g.role-mark.mark-symbol path"
 needs_browser = pytest.mark.skipif(
     not CHROMIUM and not os.environ.get("CI"), reason="no chromium on this machine"

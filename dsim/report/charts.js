@@ -14,20 +14,21 @@ const theme = () => {
   };
 };
 window.dsimViews = [];
-// Breaks legends into rows, and titles under charts into lines, that fit a chart of this width in pixels.
+// Breaks a text into lines of so many characters; and the same of labels, as an expression of Vega.
+const lines = (text, characters) => text.match(new RegExp(`.{1,${Math.max(12, Math.floor(characters))}}(\\s|$)`, "g")) ?? text;
+const broken = (names, characters) => `(${JSON.stringify(Object.fromEntries(names.map(name => [name, lines(name, characters)])))})[datum.label]`;
+// Breaks legends into rows, and names beside charts and titles under them into lines, that fit this width in pixels.
 const fit = (part, width) => {
   for (const [key, inner] of Object.entries(part)) {
     if (inner === null || typeof inner !== "object" || Object.hasOwn(inner, "values")) continue;
     if (inner.legend?.columns && inner.scale?.domain) {
       const names = inner.scale.domain, widest = 26 + 6.4 * Math.max(...names.map(name => name.length));
       inner.legend.columns = Math.max(1, Math.min(names.length, Math.floor((width - 110) / widest)));
-      if (widest > width - 110) {
-        const lines = name => name.match(new RegExp(`.{1,${Math.max(12, Math.floor((width - 136) / 6.4))}}(\\s|$)`, "g")) ?? name;
-        inner.legend.labelExpr = `(${JSON.stringify(Object.fromEntries(names.map(name => [name, lines(name)])))})[datum.label]`;
-      }
+      if (widest > width - 110) inner.legend.labelExpr = broken(names, (width - 136) / 6.4);
     }
-    if (key === "x" && typeof inner.title === "string")
-      inner.title = inner.title.match(new RegExp(`.{1,${Math.max(12, Math.floor((width - 110) / 6.8))}}(\\s|$)`, "g")) ?? inner.title;
+    if (key === "x" && typeof inner.title === "string") inner.title = lines(inner.title, (width - 110) / 6.8);
+    if (key === "y" && Array.isArray(inner.sort) && width < 500)
+      inner.axis = {...inner.axis, labelExpr: broken(inner.sort, width / 18)};
     fit(inner, width);
   }
 };

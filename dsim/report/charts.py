@@ -166,6 +166,8 @@ def _lines(chart: Chart, frame: pd.DataFrame, whole: pd.DataFrame) -> Drawn:
     if better := _better(y):
         caption += f"; {better} is better"
     caption += "."
+    if interval and table[interval].isna().all():
+        caption += " No 95 % intervals: too few repeats or requests."
     if interval and table[interval].gt(0).any():
         caption += " Bars: 95 % intervals."
         table["low"] = (table[y] - table[interval]).clip(lower=0).round(6)

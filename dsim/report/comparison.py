@@ -89,7 +89,8 @@ def differences(one: Source, other: Source) -> tuple[pd.DataFrame, list[str]]:
         part = pd.DataFrame({**telling, "quantity": quantity})
         part["reference"], part["reference_half"] = both[quantity], halves[0]
         part["value"], part["half"] = both[f"{quantity} "], halves[1]
-        parts.append(part[(part["reference"] > 0) & part["value"].notna()])
+        unknown = part["value"].eq(0) if quantity == "price_per_million" else part["value"].isna()
+        parts.append(part[(part["reference"] > 0) & ~unknown])
     if not parts:
         return pd.DataFrame(columns=[*telling, "quantity"]), [*telling]
     table = pd.concat(parts, ignore_index=True)

@@ -33,7 +33,7 @@ class Page:
         answer: what came out, in one or two sentences with numbers.
         facts: (name, value) pairs under the heading.
         notes: what the reader must not overlook.
-        before, after: tables before and after the charts.
+        after: tables, after the charts.
         settings: (key, value, meaning) rows.
         provenance, study: as they are stored.
     """
@@ -43,7 +43,6 @@ class Page:
     answer: Sequence[str] = ()
     facts: Sequence[tuple[str, str]] = ()
     notes: Sequence[str] = ()
-    before: Sequence[TextTable] = ()
     after: Sequence[TextTable] = ()
     settings: Sequence[tuple[str, str, str]] = ()
     provenance: str = ""

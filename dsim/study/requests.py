@@ -400,8 +400,16 @@ def precision_notes(study: Study, found: Sequence[CaseResult]) -> list[str]:
 
 def refusals(found: Sequence[CaseResult]) -> list[str]:
     """Why cases were not simulated, and which were under too much load, in sentences."""
-    lines = [f"Not simulated: {one.case.name}: {one.refused}." for one in found if one.refused]
-    lines += [f"Overloaded: {one.case.name}: {one.overloaded}." for one in found if one.overloaded]
+    lines = []
+    for what, field in (("Not simulated", "refused"), ("Overloaded", "overloaded")):
+        alike: dict[tuple[str, str], list[CaseResult]] = {}
+        for one in found:
+            if getattr(one, field):
+                series = one.case.variant, one.case.deployment.algorithm
+                alike.setdefault(series, []).append(one)
+        for first, *more in alike.values():
+            also = f" (and {plural(len(more), 'further case')} of it)" if more else ""
+            lines.append(f"{what}: {first.case.name}{also}: {getattr(first, field)}.")
     return lines
 
 

@@ -66,6 +66,9 @@ def test_slower_within_the_noise_is_not_slower():
         }
     )
     at_best = analysis.best(frame, ["acceptance_rate"], [])
+    halves = at_best.set_index(["algorithm", "acceptance_rate"])["speedup_vs_nonsi_ci95"]
+    assert halves["nonsi"].tolist() == [0.0, 0.0]  # nothing is faster than itself
+    assert halves["dsi"].tolist() == pytest.approx([0.007029, 0.006766], abs=1e-6)
     table = analysis.summarise(at_best, [])
     assert table is not None
     (row,) = (row for row in table.rows if row[0] == "DSI")

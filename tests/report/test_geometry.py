@@ -7,11 +7,13 @@ from click.testing import CliRunner
 
 from dsim.cli.main import main
 from dsim.study.loader import loads
+from dsim.tasks.advise import search as layouts
 from dsim.tasks.compare import compare
 from dsim.tasks.run import run_study
+from dsim.tasks.serving import search as replicas
 from dsim.tasks.validate.page import write_report
 from tests import ROOT
-from tests.pages import CHROMIUM, TEXTS, Page, needs_browser
+from tests.pages import CHROMIUM, FAULTS, TEXTS, Page, needs_browser
 from tests.report.test_linked import LINES as SLIDERS
 from tests.report.test_linked import STUDY
 from tests.tasks.test_run import SMALL
@@ -58,40 +60,14 @@ TRACE = ROOT / "tests" / "data" / "blis" / "03_medium" / "trace.csv"
 OTHERS = ROOT / "dsim" / "published" / "pipespec_humaneval.csv"
 # Other pages, and the commands that write them.
 COMMANDS = {
-    "advise": "advise --target-latency 18 --drafter-latency 1 --acceptance 0.75 --gpus 4 "
-    "--rate 0.2 --out",
+    "advise": "advise --gpus 2 --rate 0.2 --tokens 10 --out",
+    "serving": "advise --gpu h100 --gpus 1 --target llama-3.2-1b --drafter mtp --rate 2 "
+    "--prompt-tokens 50 --tokens 5 --slo-ttft 300 --jobs 1 --out",
     "timeline": "simulate --tokens 14 --repeats 1 --acceptance 0.75 --lookahead 2 --timeline",
     "latency": "latency llama-3.1-8b --drafter eagle3 --out",
     "trace": f"trace {TRACE} --out",
     "field": f"reproduce --quiet --field {OTHERS} --out",
 }
-
-# Pairs of texts of one chart that overlap, and texts that stick out of their figure.
-FAULTS = """() => {
-  const faults = [], box = e => e.getBoundingClientRect();
-  for (const figure of document.querySelectorAll("figure")) {
-    const texts = [...figure.querySelectorAll("svg text")].filter(e => e.textContent.trim()
-      && getComputedStyle(e).opacity !== "0" && e.getAttribute("opacity") !== "0" && box(e).width);
-    const frame = box(figure), menu = figure.querySelector("summary");
-    const all = menu ? [...texts, menu] : texts;
-    const name = e => `“${e.textContent.trim() || "menu"}”`;
-    all.forEach((one, i) => {
-      const a = box(one);
-      if (a.left < frame.left - 1 || a.right > frame.right + 1 || a.bottom > frame.bottom + 1)
-        faults.push(`${name(one)} is cut`);
-      for (const other of all.slice(i + 1)) {
-        const b = box(other);
-        if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1.5
-            && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 3)
-          faults.push(`${name(one)} and ${name(other)} overlap`);
-      }
-    });
-  }
-  if (document.documentElement.scrollWidth > innerWidth) faults.push("the page scrolls sideways");
-  for (const table of document.querySelectorAll("table"))
-    if (!table.parentElement.matches(".scroll")) faults.push("a table that cannot scroll");
-  return faults;
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -103,12 +79,16 @@ def reports(tmp_path_factory):
     run_study(loads(DEPLOYMENT), folder / "deployment")
     compare([f"measured={folder / 'lines'}", f"simulated={folder / 'lines'}"], folder / "both")
     run_study(loads(STUDY + SLIDERS), folder / "sliders")
-    for name, command in COMMANDS.items():
-        path = folder / name / "report.html"
-        path.parent.mkdir()
-        out = path if name != "field" else path.parent
-        found = CliRunner().invoke(main, [*command.split(), str(out)])
-        assert found.exit_code == 0, found.output
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(layouts, "MAX_EVENTS", 50_000)
+        for name, count in (("SCREENED", 40), ("SWEPT", 40), ("CONFIRMED", 80)):
+            patch.setattr(replicas, name, count)
+        for name, command in COMMANDS.items():
+            path = folder / name / "report.html"
+            path.parent.mkdir()
+            out = path if name != "field" else path.parent
+            found = CliRunner().invoke(main, [*command.split(), str(out)])
+            assert found.exit_code == 0, found.output
     (folder / "field" / "field.html").rename(folder / "field" / "report.html")
     (folder / "validation").mkdir()
     write_report(validate(World(), prompts=2)[0], folder / "validation" / "report.html")

@@ -24,7 +24,7 @@ from dsim.tasks.reproduce.figure1 import Figure1
 from dsim.tasks.reproduce.models import measured_pairs
 from dsim.tasks.reproduce.table1 import RATIOS, Table1
 from tests import ROOT, STUDIES
-from tests.pages import Page, needs_browser
+from tests.pages import FAULTS, Page, needs_browser
 
 
 @pytest.fixture(scope="module")
@@ -181,12 +181,12 @@ def test_the_page_in_a_browser(browser, figure, table1, tmp_path):
         opened = Page(browser, path, width=width)
         assert opened.complaints == []
         assert opened.requests == [path.as_uri()]
-        assert opened.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert opened.page.evaluate(FAULTS) == []
     page = opened.page
     assert [opened.marks(n + 1) for n in range(len(found.panels))] == [
         p.marks for p in found.panels
     ]
-    assert page.locator("section h2").all_inner_texts()[:2] == ["The paper's claims", "Charts"]
+    assert page.locator("section h2").all_inner_texts()[:2] == ["Charts", "The paper's claims"]
     assert page.locator("table").first.locator("tbody tr").count() == len(found.claims)
     assert page.locator(".note").all_inner_texts() == ["Not done here: something: <because>."]
 

@@ -110,12 +110,14 @@ def write_report(found: Reproduction, path: Path) -> None:
         "2405.14105) that dsim can check: the published number, ours, and why they differ.",
         answer=[
             f"Of {plural(len(verdicts), 'claim')} of the paper that can be checked: "
-            + ", ".join(f"{verdicts.count(w)} {w}" for w in dict.fromkeys(verdicts))
+            + ", ".join(
+                f"{verdicts.count(w)} {w.replace('holds', 'hold') if verdicts.count(w) > 1 else w}"
+                for w in dict.fromkeys(verdicts)
+            )
             + "."
         ],
         notes=[f"Not done here: {what}." for what in found.skipped],
-        before=[claims],
-        after=[*found.tables, cannot],
+        after=[claims, *found.tables, cannot],
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

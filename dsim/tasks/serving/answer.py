@@ -37,7 +37,7 @@ def times(value: float) -> str:
     if value == BELOW:
         return "under 1 ×"
     if math.isinf(value):
-        return f"over {max(SCALES):g} ×"
+        return f"{max(SCALES):g} × or more"
     return f"{value:.3g} ×" if value else "–"
 
 
@@ -56,8 +56,9 @@ def verdict(advice: Advice) -> str:
             f"{best.layout}: {found}."
         )
     room = advice.headroom[best.layout]
-    limit = f" It keeps the SLO up to {times(room)} the load"
+    limit = f" It keeps the SLO at every load tried, up to {max(SCALES):g} × this one"
     if math.isfinite(room):
+        limit = f" It keeps the SLO up to {times(room)} the load"
         limit += f" ({room * question.rate_per_s:.3g} requests/s)"
     return f"Run {best.layout}: {found} ({_slo(question)}).{limit}.{_faster(advice)}"
 
@@ -106,8 +107,8 @@ def notes(advice: Advice) -> list[str]:
         else f"the estimate of latencies was fitted on H100, and is a guess on {gpu.name}"
     )
     lines.append(
-        f"The answer hangs on the acceptance rate ({question.acceptance:g}, the same at every "
-        f"draft; of n-grams on how much of an answer is copied, {question.copied:.0%}) and on "
+        f"The answer depends on the acceptance rate ({question.acceptance:g}, the same at every "
+        f"draft), for n-grams on the copied part of an answer ({question.copied:.0%}), and on the "
         f"latencies: {trust} (docs/latency.md). Measure both before you buy."
     )
     return lines
@@ -195,11 +196,7 @@ def as_text(advice: Advice) -> list[str]:
     question, best = advice.question, advice.best.layout
     load = f"{question.load}; {question.rate_per_s:.3g} requests/s in the mean"
     lines = [verdict(advice), "", f"Load: {load}.", "", *text_table(HEAD, rows(advice)), ""]
-    lines.append(
-        f"Times in ms, of the densest {advice.best.requests:,} requests; TPOT of a request, after "
-        "its first token. up to: at how many times the load the SLO is kept, about."
-    )
-    lines += ["", f"Ways to speculate at TP {best.tp}, on the densest requests alone:", ""]
+    lines += [reading(advice), "", f"{compared(advice)}:", ""]
     lines += [*text_table(METHODS_HEAD, methods(advice)), "", *notes(advice), "", "One replica:"]
     lines += [f"  {command}" for command in commands(question, best)]
     if best.chooses:
@@ -207,6 +204,21 @@ def as_text(advice: Advice) -> list[str]:
     if best.readers:
         lines.append(f"  ({plural(best.readers, 'replica')} only for prompts: see their documents)")
     return lines
+
+
+def reading(advice: Advice) -> str:
+    """How the table of the finalists is to be read."""
+    return (
+        f"Times in ms, of the {advice.best.requests:,} requests that come closest together. TPOT: "
+        "time per token of a request, after its first one. batch: requests in a step, mean. up to: "
+        "the load up to which the SLO is kept, in multiples of the given one, roughly."
+    )
+
+
+def compared(advice: Advice) -> str:
+    """What the table of the ways to speculate compares."""
+    tp = advice.best.layout.tp
+    return f"Ways to speculate at TP {tp}, on the 400 requests that come closest together"
 
 
 def as_json(advice: Advice) -> str:

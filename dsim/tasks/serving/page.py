@@ -9,14 +9,16 @@ import pandas as pd
 
 from dsim.report import page as report
 from dsim.report.charts import Panel
-from dsim.report.style import PALETTE, legend
+from dsim.report.style import NUMBER, PALETTE, legend
 from dsim.report.tables import TextTable
 from dsim.tasks.serving.answer import (
     HEAD,
     METHODS_HEAD,
     commands,
+    compared,
     methods,
     notes,
+    reading,
     rows,
     verdict,
 )
@@ -45,12 +47,14 @@ def pareto_panel(advice: Advice) -> Panel:
         ]
     )
     colours = [PALETTE[number % len(PALETTE)] for number in range(len(names))]
+    log = alt.Scale(type="log", nice=False, padding=10)
+    ticks = alt.Axis(tickCount=6, labelExpr=NUMBER, labelOverlap="greedy")
     chart = (
         alt.Chart(frame)
         .mark_line(point=True)
         .encode(
-            x=alt.X("tpot:Q", title="TPOT p50 (ms)", scale=alt.Scale(type="log")),
-            y=alt.Y("tokens:Q", title="tokens / s and GPU", scale=alt.Scale(type="log")),
+            x=alt.X("tpot:Q", title="TPOT p50 (ms)", scale=log, axis=ticks),
+            y=alt.Y("tokens:Q", title="tokens / s per GPU", scale=log, axis=ticks),
             order="scale:Q",
             color=alt.Color(
                 "layout:N",
@@ -63,15 +67,15 @@ def pareto_panel(advice: Advice) -> Panel:
                 alt.Tooltip("load:N", title="load"),
                 alt.Tooltip("tpot:Q", title="TPOT p50 (ms)", format=".4~g"),
                 alt.Tooltip("ttft:Q", title="TTFT p99 (ms)", format=".4~g"),
-                alt.Tooltip("tokens:Q", title="tokens / s and GPU", format=".4~g"),
+                alt.Tooltip("tokens:Q", title="tokens / s per GPU", format=".4~g"),
             ],
         )
     )
     return Panel(
         name="01-pareto",
         title="Throughput of a GPU against time per token",
-        caption="A line for each layout; its points are loads, from half of the given one upwards. "
-        "Further up and to the left is better.",
+        caption="One line per layout; its points are loads, from half of the given load to eight "
+        "times as much. Further up is cheaper, further left is faster.",
         chart=chart,
         marks=len(frame),
     )
@@ -85,9 +89,16 @@ def write_page(advice: Advice, path: Path) -> None:
     """
     question = advice.question
     tables = [
-        TextTable(title="At a glance", head=HEAD, rows=rows(advice), numbers=True),
         TextTable(
-            title=f"Ways to speculate at TP {advice.best.layout.tp}, on the densest requests alone",
+            title="At a glance",
+            caption=reading(advice),
+            head=HEAD,
+            rows=rows(advice),
+            numbers=True,
+        ),
+        TextTable(
+            title=compared(advice),
+            caption="Times in ms.",
             head=METHODS_HEAD,
             rows=methods(advice),
             numbers=True,
@@ -107,6 +118,6 @@ def write_page(advice: Advice, path: Path) -> None:
         title="How should I serve it?",
         description=f"{question.target} on {question.gpus} × {question.gpu}; {question.load}.",
         answer=[verdict(advice), *notes(advice)],
-        before=tables,
+        after=tables,
     )
     report.write(path, page, [pareto_panel(advice)], option="--out")
