@@ -167,8 +167,8 @@ def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> p
         noise = np.hypot(theirs[interval], mine[interval]) if interval else 0.0
         frame[f"slower_than_{name}"] = mine[latency] - theirs[latency] > noise
         if interval:
-            parts = (of[interval] / of[latency] for of in (frame[values], theirs))
-            half = frame[f"speedup_vs_{name}"] * np.hypot(*parts)
+            own, other = (of[interval] / of[latency] for of in (frame[values], theirs))
+            half = frame[f"speedup_vs_{name}"] * np.hypot(own, other)
             frame[f"speedup_vs_{name}_ci95"] = half.mask(is_reference, 0.0)
     return frame
 
