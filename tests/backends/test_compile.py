@@ -94,7 +94,7 @@ def texts(draw):
 
 
 @given(forwards=texts())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_static_cache_gives_the_logits_of_one_that_grows(decoders, forwards) -> None:
     dynamic, static = decoders
     dynamic.reset()
