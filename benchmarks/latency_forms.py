@@ -87,9 +87,8 @@ def main() -> None:
             }
             for _ in range(2)
         )
-    print(
-        f"{pair.target}, {args.dtype}, context {CONTEXT_TOKENS}; medians of {args.repeats} forwards (ms)"
-    )
+    print(f"{pair.target}, {args.dtype}, context of {CONTEXT_TOKENS} tokens")
+    print(f"medians of {args.repeats} forwards (ms), measured twice:")
     print("  " + ", ".join(f"{w}: {first[w]:.2f} and {second[w]:.2f}" for w in first))
     print("error (median, worst) on     the same widths    between them    beyond them")
     forms: dict[str, Form] = {"table": table, "line": line, "roofline": roofline}
