@@ -177,14 +177,36 @@ def page(lines: list[dict[str, Any]]) -> str:
             VERDICTS[verdict],
         ]
         text.append(f"| {' | '.join(map(str, cells))} |")
-    done = [line for line in lines if "error" not in line]
-    absurd = sum(line["absurd"] for line in done)
-    text += [
+    return "\n".join([*text, "", *summary(lines)]) + "\n"
+
+
+def summary(lines: list[dict[str, Any]]) -> list[str]:
+    """For each part how often the goals were met, as a table."""
+    head = ["part", "runs", "within 2 % and 5 %", "within 5 % and 10 %", "too noisy", "absurd"]
+    head += ["median text", "worst configuration", "in"]
+    text = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for part in PARTS:
+        done = [line for line in lines if line["part"] == part.name and "error" not in line]
+        if not done:
+            continue
+        texts = [line["median_text"] for line in done]
+        worst = [abs(line["worst_configuration"]) for line in done]
+        within = [
+            sum(t <= most and w <= far for t, w in zip(texts, worst, strict=True))
+            for most, far in ((0.02, 0.05), (0.05, 0.1))
+        ]
+        noisy = sum(None in line["claims"].values() for line in done)
+        covered = [line["covered"] for line in done if line["covered"] is not None]
+        cells = [part.name, len(done), *within, noisy, sum(line["absurd"] for line in done)]
+        cells += [f"{statistics.median(texts):.1%}", f"{max(worst):.1%}"]
+        cells += [f"{statistics.fmean(covered):.1%}" if covered else ""]
+        text.append(f"| {' | '.join(map(str, cells))} |")
+    return [
+        *text,
         "",
-        f"{len(done)} validations; {absurd} had a configuration off by a factor of {ABSURD:g} "
-        "or more.",
+        "Within: the median text and the worst configuration. Too noisy: the command said so. "
+        f"Absurd: off by a factor of {ABSURD:g} or more.",
     ]
-    return "\n".join(text) + "\n"
 
 
 def main() -> None:
