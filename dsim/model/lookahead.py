@@ -201,6 +201,22 @@ def confidences(
     return np.asarray(betaincinv(a + draws, b + ~draws, u), dtype=np.float64)
 
 
+def quality_of(sure: NDArray[np.float64], accepted: NDArray[np.bool_]) -> float:
+    """The quality of recorded confidences; see :func:`confidences`.
+
+    Args:
+        sure: float64 (drafts,).
+        accepted: bool (drafts,).
+
+    Returns:
+        The share of the variance of *accepted* that a line through *sure* explains, in 0 … 1; 0
+        where one of them never changes.
+    """
+    if not np.ptp(sure) or not np.ptp(accepted.astype(int)):
+        return 0.0
+    return float(min(1.0, np.corrcoef(sure, accepted)[0, 1] ** 2))
+
+
 def confidence_of(accepted: bool | None, rate: float, quality: float, u: float) -> float:
     """One confidence; see :func:`confidences`.
 

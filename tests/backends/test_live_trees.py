@@ -158,7 +158,10 @@ def test_validation_of_trees(workers) -> None:
     assert decoding.tree == STATIC
     bench = TorchBench(workers, [[3, 4], [5, 6], [7, 8]], Match(), 12, decoding)
     bench.close = lambda: None  # the workers serve other tests too
+    workers.sure.clear()
     found = validate(wanted, bench=bench)
+    assert len(workers.sure) == 3 * 12
+    assert 0 < bench.quality() < 1
     assert {claim.claim: claim.holds for claim in found.claims}["lossless"]
     assert len(found.rows) == 3
     assert set("".join(bench.traces.values())) > {"0", "1", "2"}

@@ -19,7 +19,7 @@ from dsim.errors import UserError
 from dsim.model import POLICIES
 from dsim.model.acceptance import Uniforms
 from dsim.model.latency import Latency
-from dsim.model.lookahead import Policy, confidences
+from dsim.model.lookahead import Policy, confidences, quality_of
 from dsim.study import loader as study
 from tests.strategies import case_of, draws, policies, timings
 
@@ -167,6 +167,7 @@ def test_confidence_is_right_on_average(rate, quality):
     assert ((found >= 0) & (found <= 1)).all()
     explained = found.var() / accepted.var()
     assert explained == pytest.approx(quality, rel=0.03)
+    assert quality_of(found, accepted) == pytest.approx(quality, rel=0.03)
     for low in np.arange(0, 1, 0.1):
         some = (found >= low) & (found < low + 0.1)
         if some.sum() > 2000:
@@ -180,6 +181,8 @@ def test_confidence_at_its_ends():
     assert confidences(accepted, 0.7, 0.0, u).tolist() == [0.7] * 3
     assert confidences(accepted, 0.7, 1.0, u).tolist() == [1.0, 0.0, 1.0]
     assert confidences(accepted, 1.0, 0.5, u).tolist() == [1.0] * 3
+    assert quality_of(u, accepted[:1].repeat(3)) == quality_of(np.full(3, 0.7), accepted) == 0
+    assert quality_of(1.0 - accepted, accepted) == pytest.approx(1)
 
 
 def test_the_vector_engine_leaves_adaptive_cases_to_the_events():

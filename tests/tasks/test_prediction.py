@@ -65,6 +65,7 @@ def test_a_prediction_is_kept_and_compared_later(tmp_path) -> None:
     sha256 = prediction.write(made, tmp_path / "p.json")
     known = prediction.read(tmp_path / "p.json")
     assert known.sha256 == sha256
+    assert known.calibration.quality == 0.6
     prediction.check_study(known, wanted, tmp_path / "p.json")
     later = World()
     found = run_validation(wanted, against=known, bench=later)

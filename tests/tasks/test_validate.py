@@ -112,6 +112,9 @@ class World:
         self.traced.append(text)
         return self.draws(text)
 
+    def quality(self):
+        return 0.6
+
     def close(self):
         self.closed += 1
 

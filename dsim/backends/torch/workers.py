@@ -69,6 +69,8 @@ class Workers:
         contention: which workers share a core or GPU, in words; empty if none do.
         together: whether SI runs in one worker.
         compiled: whether the models are compiled.
+        sure: of every first candidate that :meth:`ranks` has met, how sure the drafter was of it,
+            and whether it was right.
 
     Raises:
         UserError: there are too few cores or GPUs, or there is no compiler.
@@ -108,6 +110,7 @@ class Workers:
         )
         names = ["drafter", *(f"target {i + 1}" for i in range(targets))]
         context = Following()
+        self.sure: list[tuple[float, bool]] = []
         self.processes: list[BaseProcess] = []
         self.lines: list[Line] = []
         try:
@@ -291,10 +294,13 @@ class Workers:
         request = FeedNodes(text[:settled], chain, ask, "drafter", candidates=MAX_RANK)
         (reply,) = exchange([line], [request], timeout_ns=self.watchdog_ns)
         found = [Candidates(*answer.more) for answer in Done.unpack(reply.value).answers]
-        return [
+        ranks = [
             one.tokens.index(token) + 1 if token in one.tokens else 0
             for one, token in zip(found, drafts, strict=True)
         ]
+        chances = zip(found, ranks, strict=True)
+        self.sure += [(one.chances[0], rank == 1) for one, rank in chances if one.tokens]
+        return ranks
 
     def run(
         self,

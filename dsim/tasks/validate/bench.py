@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+import numpy as np
+
 from dsim.backends.wallclock import Waiters, run_wallclock
 from dsim.engines.simulate import run_events
 from dsim.errors import Problem, UserError
 from dsim.model.acceptance import DEEPER, Acceptance
 from dsim.model.case import Case, Decoding
 from dsim.model.latency import Latency
-from dsim.model.lookahead import Policy
+from dsim.model.lookahead import Policy, quality_of
 from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
 from dsim.study.build import drafts_of
 from dsim.system import available_cores
@@ -66,6 +68,9 @@ class Bench(Protocol):
         Digits as of ``acceptance.trace``: ``1`` the first; ``0`` none. Of a head, whose drafts fare
         worse the further ahead they are, there are more rows, by depth.
         """
+
+    def quality(self) -> float:
+        """What the drafter's confidence tells; see :class:`dsim.model.lookahead.Policy`."""
 
     def cores(self, configuration: Configuration) -> int | None:
         """How many CPU cores *configuration* has; ``None``: it computes on none."""
@@ -123,6 +128,10 @@ class WallclockBench:
         """See :class:`Bench`."""
         ranks = self.acceptance.ranks(self.seed, text + 1, self.tokens)[text, 0]
         return "".join(map(str, ranks))
+
+    def quality(self) -> float:
+        """See :class:`Bench`."""
+        return Policy.quality
 
     def cores(self, _: Configuration) -> None:
         """See :class:`Bench`."""
@@ -199,6 +208,11 @@ class TorchBench:
             self.traces[text] = DEEPER.join("".join(map(str, row)) for row in ranks)
         self.warm = None
         return self.traces[text]
+
+    def quality(self) -> float:
+        """See :class:`Bench`. It is that of the texts whose traces were asked for."""
+        sure, accepted = np.array(self.workers.sure or [(0.0, False)]).T
+        return quality_of(sure, accepted > 0)
 
     def cores(self, configuration: Configuration) -> int | None:
         """See :class:`Bench`."""

@@ -170,6 +170,8 @@ class Calibration:
         rate: acceptance rate.
         drafts: how many drafts it is the rate of.
         streaks: which acceptance model the drafts follow.
+        quality: what the drafter's confidence tells, for trees by confidence; see
+            :class:`dsim.model.lookahead.Policy`.
         shape: how drafts are made; see :func:`dsim.study.build.drafts_of`.
     """
 
@@ -178,6 +180,7 @@ class Calibration:
     rate: float
     drafts: int
     streaks: Streaks
+    quality: float = Policy.quality
     shape: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     @classmethod
@@ -185,6 +188,7 @@ class Calibration:
         cls,
         seen: Mapping[Configuration, Sequence[Sequence[Forwarded]]],
         traces: Sequence[str],
+        quality: float,
         shape: dict[str, Any],
     ) -> Calibration:
         """What the forwards of each run, by configuration, and traces of texts teach."""
@@ -201,6 +205,7 @@ class Calibration:
             rate=rate_of(traces),
             drafts=sum(len(at_depth_1(trace)) - 1 for trace in traces),
             streaks=streaks_of(traces),
+            quality=quality,
             shape=shape,
         )
 
@@ -243,7 +248,7 @@ class Calibration:
         return Case(
             tokens=tokens,
             lookahead=configuration.lookahead,
-            policy=Policy(name=configuration.policy),
+            policy=Policy(name=configuration.policy, quality=self.quality),
             targets=configuration.targets,
             target=latency["target"],
             drafter=latency["drafter"],

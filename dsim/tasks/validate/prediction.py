@@ -167,6 +167,7 @@ def write(prediction: Prediction, path: Path) -> str:
             ],
             "rate": calibration.rate,
             "drafts": calibration.drafts,
+            "quality": calibration.quality,
             "streaks": [
                 calibration.streaks.form,
                 dataclasses.asdict(calibration.streaks.acceptance),
@@ -244,6 +245,7 @@ def _of_document(document: Mapping[str, Any]) -> Prediction:
             paces={},
             rate=known["rate"],
             drafts=known["drafts"],
+            quality=known["quality"],
             streaks=Streaks(form, Acceptance(**acceptance), held_out),
             shape=drafts_of(document["settings"]),
         ),

@@ -123,7 +123,7 @@ class Session:
         begun = _now()
         others = range(settings["calibration_prompts"])
         texts = range(len(others), len(others) + settings["prompts"])
-        self.known, self.traces = [], []
+        self.known, self.traces, self.quality = [], [], 0.0
         self.seen: dict[Configuration, list[list[Forwarded]]] = {c: [] for c in self.wanted}
         self.found: dict[Configuration, list[list[Measured]]] = {
             c: [[] for _ in texts] for c in self.wanted
@@ -133,6 +133,7 @@ class Session:
                 progress("recording which drafts are accepted")
                 self.traces = [bench.trace(text) for text in texts]
                 self.known = [bench.trace(text) for text in others]
+                self.quality = bench.quality()
             self.cores = {c: bench.cores(c) for c in self.wanted}
             progress("warming up")
             steady = Steady(bench, others[0], self.wanted)
@@ -198,7 +199,8 @@ def _prediction(
     at_once: bool = False,
 ) -> Prediction:
     """The prediction; *at_once*: each text is measured right after its calibration runs."""
-    calibration = Calibration.of(session.seen, session.known, drafts_of(settings))
+    known = session.known, session.quality
+    calibration = Calibration.of(session.seen, *known, drafts_of(settings))
     apart = calibration.apart(settings["repeats"]) if at_once else 1.0
     return Prediction(
         settings=settings,
