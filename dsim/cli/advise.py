@@ -85,7 +85,7 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
 @click.option(
     "--drafter-latency",
     metavar="MS|FILE",
-    help="Latency of one draft token, in ms; or such a file.  [default: 3]",
+    help="Latency of one draft token, in ms; or a file of the same kind.  [default: 3]",
 )
 @click.option(
     "--acceptance",
@@ -196,13 +196,25 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
     metavar="FILE",
     help="The requests: a trace, as dsim trace reads it.",
 )
-@click.option("--from", "from_s", type=Number(0), metavar="S", help="Begin at S seconds of it.")
-@click.option("--for", "for_s", type=Number(0, min_open=True), metavar="S", help="Take S seconds.")
+@click.option(
+    "--from",
+    "from_s",
+    type=Number(0),
+    metavar="S",
+    help="Start of the part of the trace to use, in seconds.",
+)
+@click.option(
+    "--for",
+    "for_s",
+    type=Number(0, min_open=True),
+    metavar="S",
+    help="Length of the part of the trace to use, in seconds.",
+)
 @click.option(
     "--rate-scale",
     type=Number(0, min_open=True),
     metavar="X",
-    help="Let requests come X times as often.",
+    help="Multiply the request rate by X.",
 )
 @click.option(
     "--prompt-tokens", type=Whole(1), metavar="N", help="Without a trace: length of prompts."
@@ -212,29 +224,29 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
     "slo_ttft_ms",
     type=Number(0, min_open=True),
     metavar="MS",
-    help="Bound on the time to the first token of 99 of 100 requests.",
+    help="Bound on the p99 of TTFT, the time to the first token.",
 )
 @click.option(
     "--slo-tpot",
     "slo_tpot_ms",
     type=Number(0, min_open=True),
     metavar="MS",
-    help="Bound on the time per further token of 99 of 100 requests.",
+    help="Bound on the p99 of TPOT, the time per further token of a request.",
 )
 @click.option(
     "--copied",
     type=Number(0, 1, min_open=True),
     metavar="SHARE",
-    help="The part of answers that repeats earlier text, where n-grams have drafts.  "
+    help="Share of an answer that repeats earlier text, where n-grams have drafts.  "
     "[default: 0.33]",
 )
 @click.option("--jobs", type=Whole(1), metavar="N", help="Worker processes.  [default: all cores]")
 @plugin_option
 def advise(*, as_json: bool, out: Path | None, **options: Any) -> None:
-    """Recommend what to run: algorithm, lookahead, servers and tensor parallelism.
+    """Recommend what to run on given GPUs under a given load.
 
-    Estimates every layout that the GPUs allow, simulates the best of them under the load, and says
-    in one sentence what to run, or not to speculate.
+    Estimates every layout that the GPUs allow (algorithm, lookahead, servers, tensor parallelism),
+    simulates the best of them under the load, and says in one sentence what to run.
 
     With --gpu: tensor parallelism, replicas, speculation and prefill replicas for a load and an
     SLO, with launch commands of vLLM and SGLang. For example: dsim advise --target llama-3.3-70b

@@ -12,7 +12,7 @@ from dsim.cli.progress import counting
 @click.argument("which", metavar="FILE.py|MODULE|NAME")
 @plugin_option
 def check(which: str) -> None:
-    """Hold the laws that every orchestration obeys against one of your own.
+    """Check an orchestration of your own against the common laws.
 
     FILE.py (or MODULE) declares it, as dsim docs orchestrations says. Every small case is tried,
     the smallest first, then random larger ones. Prints each law, whether it is kept, and the

@@ -63,11 +63,11 @@ def latency(
     out: Path | None,
     open_: bool,
 ) -> None:
-    """Estimate how long forwards of MODEL take on given GPUs, without a measurement.
+    """Estimate the pass latency of MODEL on given GPUs.
 
     MODEL is the name of a model (llama-3.3-70b, Qwen/Qwen3-8B) or a folder with a config.json.
-    Prints the time over batch and context, from where on arithmetic takes longer than memory, and
-    what memory is left for the KV cache.
+    Nothing is measured. Prints the time over batch and context, the number of tokens from which
+    arithmetic takes longer than memory, and the memory that is left for the KV cache.
     """
     from dsim.model.estimate import estimate
     from dsim.tasks import latency as task

@@ -87,7 +87,8 @@ class Group(click.Group):
 def main() -> None:
     """Simulate speculative decoding: non-SI, SI and DSI under one clock.
 
-    Start with: dsim simulate. Then: dsim run heatmap
+    Start with: dsim simulate. Then: dsim run heatmap. Tutorials: dsim docs tutorial-drafter,
+    tutorial-deployment, tutorial-orchestration. All pages: dsim docs
     """
 
 

@@ -112,7 +112,7 @@ def by_option(error: UserError) -> UserError:
     default="7",
     show_default=True,
     metavar="S",
-    help="Number of target servers of DSI, or enough.",
+    help="Number of target servers of DSI; or enough: so many that no pass waits.",
 )
 @click.option(
     "--target-latency",

@@ -41,8 +41,8 @@ run_options = with_options(
         "--precision",
         type=Number(0, 1, min_open=True),
         metavar="X",
-        help="Deployments: repeat until the 95 % interval of workload.precision_of "
-        "(latency_mean_ms) is that narrow: 0.02 for ± 2 %.",
+        help="Deployments: repeat each case until the 95 % interval of workload.precision_of "
+        "(latency_mean_ms) is at most ± X of the value: 0.02 for ± 2 %.",
     ),
     click.option("--csv", is_flag=True, help="Write results.csv even for 200,000 rows or more."),
     click.option("--force", is_flag=True, help="Replace other results in the folder."),
@@ -64,7 +64,7 @@ run_options = with_options(
         "requests_file",
         type=click.Path(path_type=Path, dir_okay=False),
         metavar="FILE.csv",
-        help="Deployments: write a row for each request: its times and what became of it.",
+        help="Deployments: write a row for each request: its times and its outcome.",
     ),
     click.option(
         "--json",
@@ -298,12 +298,12 @@ COMPARISON = "results/comparison"
 @click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
 @plugin_option
 def compare(results: tuple[str, ...], out: Path, open_: bool) -> None:
-    """Put results of several runs, and measurements, on one page, with differences and intervals.
+    """Compare several runs, or runs and measurements, on one page.
 
-    The first is what the others are compared with. Each is a results folder of dsim run; a CSV or
-    Parquet file with columns algorithm (any names) and latency_mean_ms, and more if you have them;
-    or JSON that vllm bench serve, guidellm, genai-perf or aiperf wrote. TTFT, TPOT and E2E latency
-    that were measured stand beside those that were simulated. NAME= says what one is called.
+    The others are compared with the first one; differences have intervals. Each is a results folder
+    of dsim run; a CSV or Parquet file with columns algorithm (any names) and latency_mean_ms, and
+    more if you have them; or JSON of vllm bench serve, guidellm, genai-perf or aiperf. Measured and
+    simulated TTFT, TPOT and E2E latency stand side by side. NAME= gives a result a name.
     """
     if len(results) < 2:
         raise UserError("compare: expected at least two results, got 1; dsim plot draws one")
@@ -328,10 +328,11 @@ def _say(report: Path, lines: Sequence[str], *, open_: bool) -> None:
 @click.command()
 @click.argument("results", type=click.Path(path_type=Path), metavar="DIR")
 def verify(results: Path) -> None:
-    """Check that a results folder is as it was written, by the hashes in its provenance.json.
+    """Check that no file of a results folder has changed.
 
-    DIR is a results folder of dsim run or dsim reproduce. Names every file that is missing, changed
-    or extra. Exits with status 1 if there is one, and with 2 if there are no hashes to check.
+    DIR is a results folder of dsim run or dsim reproduce; its provenance.json has the hashes. Names
+    every file that is missing, changed or extra. Exits with status 1 if there is such a file, and
+    with 2 if there are no hashes to check.
     """
     from dsim.study.seal import differences, files_of
 

@@ -17,10 +17,14 @@ from dsim.cli.options import Number, page_options
     type=Number(0),
     default=0.0,
     metavar="S",
-    help="Count requests from so many seconds on.",
+    help="Start of the part to summarise, in seconds.",
 )
 @click.option(
-    "--for", "for_s", type=Number(0, min_open=True), metavar="S", help="Count them for so long."
+    "--for",
+    "for_s",
+    type=Number(0, min_open=True),
+    metavar="S",
+    help="Length of the part to summarise, in seconds.",
 )
 @click.option(
     "--rate-scale",
@@ -28,7 +32,7 @@ from dsim.cli.options import Number, page_options
     default=1.0,
     show_default=True,
     metavar="X",
-    help="Let requests come X times as often.",
+    help="Multiply the request rate by X.",
 )
 @page_options("Write a page with charts.")
 def trace(
@@ -41,10 +45,11 @@ def trace(
     out: Path | None,
     open_: bool,
 ) -> None:
-    """Summarise a trace of requests: rates, lengths, bursts, and prefixes that prompts share.
+    """Summarise a trace of requests: rates, lengths, bursts.
 
-    FILE is dsim's own CSV, or a trace as Azure (2023, 2024), BurstGPT or Mooncake publish it.
-    In a study: workload.trace_file, workload.from_s, workload.for_s and workload.rate_scale.
+    Also summarises prefixes that prompts share. FILE is dsim's own CSV, or a trace as Azure (2023,
+    2024), BurstGPT or Mooncake publish it. In a study: workload.trace_file, workload.from_s,
+    workload.for_s and workload.rate_scale.
     """
     from dsim.tasks import trace as task
 

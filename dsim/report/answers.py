@@ -92,7 +92,9 @@ def of_deployments(frame: pd.DataFrame, series: pd.Series[Any], axes: Sequence[s
         where = f"At a {words(axis)} of {value:g}{_unit(axis)}"
         if len(axes) > 1:
             others = [a for a in axes if a != axis and at[a].nunique() > 1]
-            at = at.loc[at.groupby("series")[LATENCY].idxmin()] if others else at
+            if others:
+                at = at.loc[at.groupby("series")[LATENCY].idxmin()]
+                where += f", each at its best {' and '.join(map(words, others))}"
         most = served.groupby("series")[axis].max()
         if most.nunique() > 1 and "rate" in axis:
             first = sorted(most.index, key=lambda name: -most[name])

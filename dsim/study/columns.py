@@ -43,28 +43,34 @@ COLUMNS = (
     _column("target_latency_ms", "float64", "ms", "setting", "mean latency of a target pass"),
     _column("drafter_latency_ms", "float64", "ms", "setting", "mean latency of a draft"),
     _column("acceptance_rate", "float64", "", "setting", "acceptance rate"),
-    _column("lookahead", "int64", "tokens", "setting", "drafts per block (no matter to nonsi)"),
+    _column("lookahead", "int64", "tokens", "setting", "drafts per block (nonsi does not use it)"),
     _column(
         "targets",
         "int64",
         "servers",
         "setting",
-        "S, target servers that dsi has (the others use one)",
+        "S, number of target servers of dsi (nonsi and si use one)",
     ),
     _column("latency_mean_ms", "float64", "ms", "outcome", "time to the last token, mean"),
-    _column("latency_mean_ci95_ms", "float64", "ms", "outcome", "half width of its 95 % interval"),
-    _column("latency_std_ms", "float64", "ms", "outcome", "its standard deviation over repeats"),
-    _column("latency_min_ms", "float64", "ms", "outcome", "its smallest value"),
-    _column("latency_max_ms", "float64", "ms", "outcome", "its largest value"),
-    _column("ms_per_token", "float64", "ms", "outcome", "latency_mean_ms / tokens"),
-    _column("speedup_vs_nonsi", "float64", "×", "outcome", "mean latency of nonsi / this one's"),
     _column(
-        "speedup_vs_si", "float64", "×", "outcome", "mean latency of si, same case / this one's"
+        "latency_mean_ci95_ms",
+        "float64",
+        "ms",
+        "outcome",
+        "half width of the 95 % interval of latency_mean_ms",
+    ),
+    _column("latency_std_ms", "float64", "ms", "outcome", "standard deviation of the latency"),
+    _column("latency_min_ms", "float64", "ms", "outcome", "smallest latency of the repeats"),
+    _column("latency_max_ms", "float64", "ms", "outcome", "largest latency of the repeats"),
+    _column("ms_per_token", "float64", "ms", "outcome", "latency_mean_ms / tokens"),
+    _column("speedup_vs_nonsi", "float64", "×", "outcome", "mean latency of nonsi / of this row"),
+    _column(
+        "speedup_vs_si", "float64", "×", "outcome", "mean latency of si, same case / of this row"
     ),
     _column("target_passes", "float64", "passes", "outcome", "target passes begun, mean"),
-    _column("wasted_passes", "float64", "passes", "outcome", "those of them cancelled, mean"),
+    _column("wasted_passes", "float64", "passes", "outcome", "target passes cancelled, mean"),
     _column("drafts", "float64", "tokens", "outcome", "drafts begun, mean"),
-    _column("wasted_drafts", "float64", "tokens", "outcome", "those not in the output, mean"),
+    _column("wasted_drafts", "float64", "tokens", "outcome", "drafts not in the output, mean"),
     _column("peak_targets", "int64", "servers", "outcome", "most target servers busy at once"),
 )
 # Of results with latency tables only, of texts and of deployments.
@@ -84,10 +90,10 @@ WALLCLOCK_COLUMNS = (
         "outcome",
         "latency_mean_ms of the same draws in simulated time",
     ),
-    _column("overhead_mean", "float64", "", "outcome", "latency_mean_ms / that one - 1"),
-    _column("overhead_worst", "float64", "", "outcome", "the same of the run farthest off"),
+    _column("overhead_mean", "float64", "", "outcome", "latency_mean_ms / simulated - 1"),
+    _column("overhead_worst", "float64", "", "outcome", "the same, of the worst run"),
     _column("oversleep_mean_ms", "float64", "ms", "outcome", "by how much a wait overshot, mean"),
-    _column("oversleep_worst_ms", "float64", "ms", "outcome", "by how much, at worst"),
+    _column("oversleep_worst_ms", "float64", "ms", "outcome", "by how much a wait overshot, worst"),
     _column(
         "handover_mean_ms",
         "float64",
@@ -127,7 +133,7 @@ def _with_interval(column: Column) -> tuple[Column, Column]:
 VERSUS = _outcome(
     f"speedup_vs_{REFERENCES[0]}",
     "×",
-    "mean latency of non-SI with the same target at the same point / this one's",
+    "mean latency of non-SI with the same target at the same point / of this row",
 )
 STATUS = "status"  # only results of deployments have this column
 DEPLOYMENT_SETTINGS = (

@@ -187,13 +187,13 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         high=1e6,
     ),
     _number(
-        "workload.from_s", 0.0, "s", "trace: requests count from this time on, which is then 0"
+        "workload.from_s", 0.0, "s", "trace: start of the part that is used; it becomes time 0"
     ),
     _number(
         "workload.for_s",
         None,
         "s",
-        "trace: requests count for so long, by the clock of the trace; not set: to its end",
+        "trace: length of the part that is used, by the clock of the trace; not set: to its end",
         type="float",
         above=True,
     ),
@@ -216,8 +216,8 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         "workload.precision",
         0.0,
         "",
-        "repeat further until the 95 % interval is that narrow, half its width over the value; "
-        "0: no more than repeats",
+        "add runs until the half width of the 95 % interval is at most this share of the value; "
+        "0: as many runs as repeats says",
         high=1,
         sweep=False,
     ),
@@ -298,8 +298,8 @@ DEPLOYMENT_SETTINGS: tuple[Setting, ...] = (
         key="cluster.retry",
         type="bool",
         default=True,
-        meaning="a forward whose server fails is done again, elsewhere or once it is back; false: "
-        "its request is lost",
+        meaning="a forward whose server fails is repeated, on another server or when its server is "
+        "back; false: the request of the forward is lost",
     ),
     _number(
         "cluster.max_active",

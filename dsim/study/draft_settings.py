@@ -81,8 +81,8 @@ DRAFTS: tuple[Setting, ...] = (
         default=None,
         low=0,
         high=1,
-        meaning="phases: how far the rates of easy and hard stretches lie from the mean, as a part "
-        "of what there is room for",
+        meaning="phases: how far the rates of easy and hard stretches lie from the mean, as a "
+        "share of the largest possible distance",
     ),
     Setting(
         key="acceptance.phase_tokens",
@@ -123,7 +123,7 @@ DRAFTS: tuple[Setting, ...] = (
     _chances(
         "by_depth",
         "in place of acceptance.rate: rates of drafts 1, 2, … tokens ahead of the settled text; "
-        "the last goes on",
+        "the last rate holds for all further drafts",
     ),
     _chances(
         "per_position",

@@ -229,7 +229,7 @@ REPLICA_SETTINGS: tuple[Setting, ...] = (
         low=0,
         high=1e9,
         unit="µs",
-        meaning="replicas: drafting is a look-up of n-grams, which takes so long for each draft",
+        meaning="replicas: drafting is a look-up of n-grams; time per draft",
     ),
 )
 

@@ -269,7 +269,7 @@ SETTINGS: tuple[Setting, ...] = (
         default=None,
         sweep=False,
         meaning="a file that dsim measure wrote: latencies of target and drafter and the "
-        "acceptance rate; what is set beside it wins, but --set pair=FILE wins over the study",
+        "acceptance rate; other settings of the study win over the file, --set pair=FILE over both",
     ),
     *NAMED_SETTINGS,
     *_model_settings("target"),
