@@ -82,6 +82,26 @@ def test_the_best_is_best_of_what_was_confirmed():
         assert str(advice.ranking[0].layout) in advice.verdict
 
 
+def test_estimates_far_from_the_simulation_do_not_decide(monkeypatch):
+    """By the estimates SI is best here; it is not, and what is simulated says so of the rest."""
+    monkeypatch.setattr(search, "MAX_EVENTS", 20_000)
+    question = dataclasses.replace(
+        BASE, target_ns=18 * MS, drafter_ns=MS, acceptance=0.6, gpus=2, tokens=30
+    )
+    question = dataclasses.replace(question, rate_per_s=20.0, batch=64, sequence_ns=MS // 10)
+    advice = advise(question)
+    best = advice.ranking[0]
+    assert forecast.best_algorithm(question, advice.forecasts) == "si" != best.layout.algorithm
+    assert not any("Close call" in sentence for sentence in advice.sensitivity)
+    factors = search.corrections(question, advice.ranking)
+    assert factors["si"][0] > 1.3 > 1.1 > factors["nonsi"][0]
+    right = [search.corrected(one, factors) for one in advice.forecasts]
+    assert forecast.best_algorithm(question, right) == best.layout.algorithm
+    tried = {one.layout for one in advice.ranking}
+    beside = [one for one in right if one.layout not in tried]
+    assert all(one.latency_ns * (1 + search.TIE) >= best.latency_ms * MS for one in beside)
+
+
 def test_progress_is_shown_from_the_estimate_to_the_end():
     seen = []
     advice = advise(BASE, lambda done, count: seen.append((done, count)))

@@ -17,6 +17,8 @@ from dsim.tasks.advise.forecast import best_algorithm, forecasts
 from dsim.tasks.advise.layouts import candidates
 from dsim.tasks.advise.search import (
     TIE,
+    corrected,
+    corrections,
     kwh_per_million,
     pareto,
     price_per_million,
@@ -173,17 +175,21 @@ def _sensitivity(
     ranking: Sequence[Confirmed],
     progress: Callable[[int], None],
 ) -> list[str]:
-    """What acceptance rate or drafter latency would change the answer, by the forecasts."""
+    """What acceptance rate or drafter latency would change the answer.
+
+    By the forecasts, with the corrections that the simulations give.
+    """
     if not ranking:
         return []
-    now = ranking[0].layout.algorithm
+    now, factors = ranking[0].layout.algorithm, corrections(question, ranking)
     count = 0
 
     def best_of(**other: Any) -> str | None:
         nonlocal count
         count += 1
         progress(count)
-        return best_algorithm(question, forecasts(question, wanted, **other))
+        found = forecasts(question, wanted, **other)
+        return best_algorithm(question, [corrected(one, factors) for one in found])
 
     expected = best_of()
     if expected != now:
@@ -336,7 +342,8 @@ def reading(advice: Advice) -> str:
     beyond = beyond_note(most, "these simulations")
     return (
         f"{estimated} {was} estimated, and {this} simulated{_intervals(advice)} "
-        f"The sensitivity is by the estimates.{' ' * bool(beyond)}{beyond}"
+        "The sensitivity is by the estimates, corrected by the simulations."
+        f"{' ' * bool(beyond)}{beyond}"
     )
 
 

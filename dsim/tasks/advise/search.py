@@ -1,4 +1,9 @@
-"""Find the best layouts: forecast them all, and simulate the best of them under the load."""
+"""Find the best layouts: forecast them all, and simulate the best of them under the load.
+
+A forecast under load can be far off. So what was simulated corrects the forecasts of the same
+orchestration, and whatever then looks better than the best is simulated as well, as are the
+lookaheads next to the best.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +24,7 @@ from dsim.tasks.advise.layouts import candidates, deployment_of, layouts
 from dsim.units import NS_PER_MS, NS_PER_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -31,6 +36,7 @@ MAX_EVENTS = 700_000  # of all confirmations together
 MIN_REQUESTS, MAX_REQUESTS = 60, 1000
 BUSY_TOKENS, MIN_TOKENS = 60_000, 40  # of all answers of users who never pause, and of one
 FINALISTS, PER_ALGORITHM, MAX_FINALISTS = 5, 2, 12
+MORE = 4  # simulations after those of the first forecasts
 WARM_UP = 0.1  # share of the requests
 TIE = 0.02  # relative differences below this are none
 
@@ -158,8 +164,77 @@ def search(
         progress(1 + number, 1 + len(finalists))
         if _is_sustained(question, one.layout):
             confirmed.append(confirm(question, one, requests))
+    for _ in range(MORE if confirmed else 0):
+        another = _promising(question, expected, confirmed)
+        if another is None:
+            break
+        confirmed.append(confirm(question, another, requests))
     progress(1 + len(finalists), 1 + len(finalists))
-    return expected, sorted(confirmed, key=lambda one: (value(question, one), one.layout))
+    return expected, ranked(question, confirmed)
+
+
+def ranked(question: Question, confirmed: Sequence[Confirmed]) -> list[Confirmed]:
+    """The simulated layouts, the best first."""
+    return sorted(confirmed, key=lambda one: (value(question, one), one.layout))
+
+
+def corrections(
+    question: Question, confirmed: Sequence[Confirmed]
+) -> dict[str, tuple[float, float]]:
+    """By orchestration, what its forecasts of latency and highest rate have to be multiplied by.
+
+    So that they say what the simulation of its best layout said.
+    """
+    factors: dict[str, tuple[float, float]] = {}
+    for one in ranked(question, confirmed):
+        latency = one.latency_ms * NS_PER_MS / one.forecast.latency_ns
+        rate = one.most_per_s / one.forecast.most_per_s
+        factors.setdefault(one.layout.algorithm, (latency, 1.0 if math.isnan(rate) else rate))
+    return factors
+
+
+def corrected(one: Forecast, factors: Mapping[str, tuple[float, float]]) -> Forecast:
+    """The forecast *one* with the :func:`corrections`."""
+    latency, rate = factors.get(one.layout.algorithm, (1.0, 1.0))
+    return dataclasses.replace(
+        one, latency_ns=one.latency_ns * latency, most_per_s=one.most_per_s * rate
+    )
+
+
+def _promising(
+    question: Question, expected: Sequence[Forecast], confirmed: Sequence[Confirmed]
+) -> Forecast | None:
+    """A layout that may be better than all that were simulated; ``None``: there is none."""
+    best, factors = ranked(question, confirmed)[0], corrections(question, confirmed)
+    known = {one.layout for one in confirmed}
+    left = [one for one in expected if math.isfinite(one.latency_ns) and one.layout not in known]
+    least = worth(question, corrected(best.forecast, factors))
+
+    def hoped(one: Forecast) -> tuple[float, ...]:
+        cautious = corrected(one, factors)
+        return worth(
+            question,
+            dataclasses.replace(
+                cautious,
+                latency_ns=cautious.latency_ns * (1 + TIE),
+                most_per_s=cautious.most_per_s * (1 - TIE),
+            ),
+        )
+
+    better = [one for one in left if hoped(one) < least]
+    for one in sorted(better, key=lambda one: (hoped(one), one.layout)):
+        if _is_sustained(question, one.layout):
+            return one
+    alike = [one for one in expected if servers_of(one.layout) == servers_of(best.layout)]
+    alike.sort(key=lambda one: one.layout.lookahead)
+    at = [one.layout for one in alike].index(best.layout)
+    beside = [one for one in alike[max(0, at - 1) : at + 2] if one in left]
+    return next((one for one in beside if _is_sustained(question, one.layout)), None)
+
+
+def servers_of(layout: Layout) -> tuple[object, ...]:
+    """What layouts that differ in the lookahead alone have in common."""
+    return layout.algorithm, layout.targets, layout.degree, layout.drafter_gpus
 
 
 def _is_sustained(question: Question, layout: Layout) -> bool:
@@ -177,14 +252,9 @@ def _finalists(expected: Sequence[Forecast]) -> list[Forecast]:
 
     Of layouts that differ in the lookahead alone only the best is taken.
     """
-
-    def servers(one: Forecast) -> tuple[object, ...]:
-        layout = one.layout
-        return layout.algorithm, layout.targets, layout.degree, layout.drafter_gpus
-
     best: dict[tuple[object, ...], Forecast] = {}
     for one in expected:
-        best.setdefault(servers(one), one)
+        best.setdefault(servers_of(one.layout), one)
     left = list(best.values())
     chosen = dict.fromkeys(one.layout for one in left[:FINALISTS])
     for orchestration in candidates():
