@@ -78,7 +78,8 @@ def scaled(logits: NDArray[Any], sampling: Sampling) -> Floats:
 
     Excluded tokens get minus infinity. The order is that of transformers.
     """
-    values = np.asarray(logits, dtype=np.float64) / sampling.temperature
+    values = np.array(logits, dtype=np.float64)
+    values /= sampling.temperature  # in place, here and below: large vocabularies
     if 0 < sampling.top_k < len(values):
         least = np.partition(values, -sampling.top_k)[-sampling.top_k]
         values = np.where(values < least, -np.inf, values)
@@ -93,8 +94,10 @@ def scaled(logits: NDArray[Any], sampling: Sampling) -> Floats:
 
 def softmax(logits: Floats) -> Floats:
     """Probabilities, float64 (vocab,)."""
-    raised = np.exp(logits - logits.max())
-    return np.asarray(raised / raised.sum())
+    raised: Floats = logits - logits.max()
+    np.exp(raised, out=raised)
+    raised /= raised.sum()
+    return raised
 
 
 def probabilities(logits: NDArray[Any], sampling: Sampling) -> Floats:
@@ -151,7 +154,10 @@ def guessed(
         return Candidates([], [])
     check_finite(top, position)
     best = best[np.isfinite(values[best])]
-    chances = softmax(np.asarray(values, dtype=np.float64))[best]
+    raised = np.array(values, dtype=np.float64)
+    raised -= top
+    np.exp(raised, out=raised)
+    chances = raised[best] / raised.sum()
     return Candidates(best.tolist(), chances.tolist())
 
 
