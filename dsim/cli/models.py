@@ -27,7 +27,47 @@ from dsim.orchestrations import DEFAULT, REFERENCES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dsim.backends.torch.pair import Pair
+    from dsim.backends.torch.verify import Rule
+    from dsim.tasks.generate import Hardware
+
 CLAIM_FAILED, TOO_NOISY = 1, 4
+
+
+def pair_of(options: dict[str, Any]) -> Pair:
+    """The models that *options* ask for."""
+    from dsim.backends.torch.models import specs
+    from dsim.backends.torch.pair import load_pair
+
+    names = ("dtype", "revision", "trust_remote_code")
+    more = {name: options[name] for name in names}
+    return load_pair(*specs(options["target"], options["drafter"], **more))
+
+
+def rule_of(options: dict[str, Any]) -> Rule:
+    """The verification rule that *options* ask for."""
+    from dsim.backends.torch import verify
+    from dsim.backends.torch.sampling import Sampling
+
+    sampling = Sampling(
+        **{name: options[name] for name in ("temperature", "top_k", "top_p", "seed")}
+    )
+    more = {"leniency": options["leniency"], "n": options["top_n"]}
+    return verify.rule_of(options["rule"], sampling, **more)
+
+
+def hardware_of(options: dict[str, Any], targets: int | None = None) -> Hardware:
+    """The hardware that *options* ask for, with *targets* servers where they do not say."""
+    from dsim.tasks.generate import Hardware
+
+    return Hardware(
+        devices=options["devices"],
+        targets=options["targets"] or targets,
+        threads=options["threads"],
+        share=options["share"],
+        watchdog_s=options["watchdog"],
+        compiled=options["compile"],
+    )
 
 
 @click.command()
@@ -81,10 +121,10 @@ def generate(prompt: str, **options: Any) -> None:
     from dsim.model.lookahead import Policy
     from dsim.tasks import generate as generation
 
-    rule = generation.rule_from_options(options)
+    rule = rule_of(options)
     options["tree_paths"] = paths_in(options["tree_paths"])
     decoding = generation.decoding_from_options(options)
-    pair = generation.pair_from_options(options)
+    pair = pair_of(options)
     names = compared(pair.drafter) if options["compare"] else [options["algorithm"]]
     for name in names:
         check_drafts(name, decoding, pair.drafter, rule, compiled=options["compile"])
@@ -92,7 +132,7 @@ def generate(prompt: str, **options: Any) -> None:
     quiet = options["as_json"]
     if not quiet:
         click.echo(f"… starting {pair.target} and {pair.drafter}", err=True)
-    with generation.workers_of(pair, options, names, len(ids) + options["tokens"]) as workers:
+    with hardware_of(options).workers(pair, names, len(ids) + options["tokens"]) as workers:
         if not quiet:
             click.echo(prompt, nl=options["chat"])
         made = generation.generate(
@@ -259,7 +299,6 @@ def refuse_ignored(study: Path | None) -> None:
 
 def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[str, Any]) -> None:
     """Measure the pairs of *study*; each becomes a profile."""
-    from dsim.tasks import generate as generation
     from dsim.tasks.measure import pairs as measuring
     from dsim.tasks.measure.settings import load
 
@@ -270,15 +309,14 @@ def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[st
         if context.get_parameter_source(key) is click.core.ParameterSource.COMMANDLINE
     }
     loaded = load(study, given)
+    hardware = hardware_of(options, targets=1)
     found = []
     for one in measuring.run(
         loaded,
         what,
         pairs,
         options["out"],
-        lambda pair: generation.workers_of(
-            pair, options | {"targets": options["targets"] or 1}, list(REFERENCES[:1])
-        ),
+        lambda pair: hardware.workers(pair, REFERENCES[:1]),
         progress=lambda now: click.echo(f"… {now}", err=True),
     ):
         if one.skipped:
@@ -365,10 +403,10 @@ def latency(
         "drafter": "ngram",
         "targets": 1 + options["co_running"],
     }
-    pair = generation.pair_from_options(options)
+    pair = pair_of(options)
     ids = [generation.encode(pair, prompt.text, chat=False) for prompt in known]
     longest = max(max(map(len, ids)) + options["tokens"], max(contexts) + max(widths))
-    with generation.workers_of(pair, options, list(REFERENCES[:1]), longest) as workers:
+    with hardware_of(options).workers(pair, REFERENCES[:1], longest) as workers:
         table = measuring.latency(
             workers,
             ids,
@@ -424,13 +462,12 @@ def acceptance(
     from dsim.tasks import generate as generation
     from dsim.tasks.measure import acceptance as measuring
 
-    rule = generation.rule_from_options(options)
+    rule = rule_of(options)
     known = prompts.load(options["prompt_set"], "--prompt-set")[: options["prompts"]]
-    pair = generation.pair_from_options(options)
+    pair = pair_of(options)
     ids = [generation.encode(pair, p.text, chat=options["chat"]) for p in known]
-    options["targets"] = options["targets"] or 1
     longest = max(map(len, ids)) + options["tokens"]
-    with generation.workers_of(pair, options, list(REFERENCES[:1]), longest) as workers:
+    with hardware_of(options, targets=1).workers(pair, REFERENCES[:1], longest) as workers:
         report = measuring.acceptance(
             workers,
             [(p.task, one) for p, one in zip(known, ids, strict=True)],

@@ -6,11 +6,8 @@ import dataclasses
 import json
 from typing import TYPE_CHECKING, Any
 
-from dsim.backends.torch.models import specs
-from dsim.backends.torch.pair import load_pair
 from dsim.backends.torch.placement import device_names
-from dsim.backends.torch.sampling import Sampling
-from dsim.backends.torch.verify import Rule, Surprise, rule_of
+from dsim.backends.torch.verify import Rule, Surprise
 from dsim.backends.torch.workers import Workers
 from dsim.errors import Problem, UserError
 from dsim.model.case import Decoding
@@ -21,6 +18,7 @@ from dsim.study.build import drafts_of
 from dsim.study.draft_checks import wrong_paths
 from dsim.study.draft_settings import LIVE
 from dsim.system import available_cores
+from dsim.units import to_ns
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -103,12 +101,57 @@ class Streamer:
             self.shown = whole
 
 
-def default_targets(pair: Pair, devices: Sequence[str], threads: int) -> int:
-    """As many target servers as there is room for beside the drafter, 7 at most."""
-    if devices[-1] != "cpu" or len(devices) > 2:  # each has been named
-        return max(1, len(devices) - 1)
-    drafters = 1 if pair.drafter.has_worker else 0
-    return min(7, max(1, len(available_cores()) // threads - drafters))
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """What models run on, and how; see :class:`dsim.backends.torch.workers.Workers`.
+
+    Attributes:
+        devices: names of devices, separated by commas.
+        targets: how many target servers; ``None``: as many as there is room for.
+        threads, share: as the workers take them.
+        watchdog_s: how long loading, or one forward, may take; ``None``: the usual limits.
+        compiled: whether the models are compiled.
+    """
+
+    devices: str = "cpu"
+    targets: int | None = None
+    threads: int = 1
+    share: bool = False
+    watchdog_s: float | None = None
+    compiled: bool = False
+
+    def workers(self, pair: Pair, algorithms: Collection[str], text_tokens: int = 0) -> Workers:
+        """The workers of *pair*, warm.
+
+        Args:
+            pair: the models.
+            algorithms: what they are going to run.
+            text_tokens: of the longest text, with its prompt; compiled models want to know.
+
+        Raises:
+            UserError, EngineError: see :class:`dsim.backends.torch.workers.Workers`.
+        """
+        devices = device_names(self.devices)
+        limits = {}
+        if self.watchdog_s is not None:
+            limits = dict.fromkeys(("watchdog_ns", "load_timeout_ns"), to_ns(self.watchdog_s * 1e3))
+        return Workers(
+            pair,
+            self.targets or self.room(pair, devices),
+            devices=devices,
+            threads=self.threads,
+            share=self.share,
+            **limits,
+            algorithms=algorithms,
+            compiled_tokens=text_tokens if self.compiled else 0,
+        )
+
+    def room(self, pair: Pair, devices: Sequence[str]) -> int:
+        """For how many target servers there is room beside the drafter, 7 at most."""
+        if devices[-1] != "cpu" or len(devices) > 2:  # each has been named
+            return max(1, len(devices) - 1)
+        drafters = 1 if pair.drafter.has_worker else 0
+        return min(7, max(1, len(available_cores()) // self.threads - drafters))
 
 
 def encode(pair: Pair, prompt: str, *, chat: bool) -> list[int]:
@@ -133,17 +176,6 @@ def encode(pair: Pair, prompt: str, *, chat: bool) -> list[int]:
     )
 
 
-def rule_from_options(options: Mapping[str, Any]) -> Rule:
-    """The verification rule that command-line options ask for."""
-    sampling = Sampling(
-        temperature=options["temperature"],
-        top_k=options["top_k"],
-        top_p=options["top_p"],
-        seed=options["seed"],
-    )
-    return rule_of(options["rule"], sampling, leniency=options["leniency"], n=options["top_n"])
-
-
 def decoding_from_options(options: Mapping[str, Any]) -> Decoding:
     """The tree of drafts, blocks and patience that command-line options ask for.
 
@@ -163,57 +195,6 @@ def decoding_from_options(options: Mapping[str, Any]) -> Decoding:
     if problems:
         raise UserError(*problems)
     return Decoding(**drafts_of(values))
-
-
-def pair_from_options(options: Mapping[str, Any]) -> Pair:
-    """The models that command-line options ask for.
-
-    Raises:
-        UserError, EngineError: see :func:`dsim.backends.torch.pair.load_pair`.
-    """
-    return load_pair(
-        *specs(
-            options["target"],
-            options["drafter"],
-            dtype=options["dtype"],
-            revision=options["revision"],
-            trust_remote_code=options["trust_remote_code"],
-        )
-    )
-
-
-def workers_of(
-    pair: Pair,
-    options: Mapping[str, Any],
-    algorithms: Collection[str],
-    text_tokens: int = 0,
-) -> Workers:
-    """The workers of *pair*, as command-line options ask for, warm.
-
-    Args:
-        pair: the models.
-        options: of the command line.
-        algorithms: what they are going to run.
-        text_tokens: of the longest text, with its prompt; ``--compile`` wants to know.
-
-    Raises:
-        UserError, EngineError: see :class:`dsim.backends.torch.workers.Workers`.
-    """
-    devices = device_names(options["devices"])
-    targets = options["targets"] or default_targets(pair, devices, options["threads"])
-    limits = {}
-    if options["watchdog"] is not None:
-        limits = dict.fromkeys(("watchdog_ns", "load_timeout_ns"), int(options["watchdog"] * 1e9))
-    return Workers(
-        pair,
-        targets,
-        devices=devices,
-        threads=options["threads"],
-        share=options["share"],
-        **limits,
-        algorithms=algorithms,
-        compiled_tokens=text_tokens if options["compile"] else 0,
-    )
 
 
 def generate(

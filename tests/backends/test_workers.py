@@ -21,6 +21,7 @@ from dsim.backends.torch.pair import Pair
 from dsim.backends.torch.placement import beside, place
 from dsim.backends.torch.verify import Match
 from dsim.backends.torch.workers import Workers, check_prompt
+from dsim.cli import models
 from dsim.cli.main import main
 from dsim.engines import simulate
 from dsim.errors import EngineError, UserError
@@ -277,7 +278,7 @@ def test_cores_are_shared_only_when_asked_for() -> None:
 def test_no_device_is_named_in_vain() -> None:
     with pytest.raises(UserError, match="names 3 devices, for a drafter and 1 target servers"):
         Workers(PAIR, 1, devices=["cpu"] * 3, share=True)
-    assert generate.default_targets(PAIR, ["cpu"] * 4, 1) == 3
+    assert generate.Hardware().room(PAIR, ["cpu"] * 4) == 3
 
 
 def test_a_prompt_that_does_not_fit() -> None:
@@ -397,11 +398,11 @@ def test_workers_load_what_the_command_is_going_to_run(monkeypatch, words, expec
     seen = []
 
     def told(*_args, algorithms, **_more):
-        seen.append(algorithms)
+        seen.append([*algorithms])
         raise UserError("enough")
 
     monkeypatch.setattr(generate, "Workers", told)
-    monkeypatch.setattr(generate, "pair_from_options", lambda _: PAIR)
+    monkeypatch.setattr(models, "pair_of", lambda _: PAIR)
     monkeypatch.setattr(generate, "encode", lambda *_, **__: PROMPT)
     result = CliRunner().invoke(main, words.split())
     assert seen == [expected], result.output

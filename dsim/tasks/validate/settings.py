@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import tomllib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsim.errors import Problem, UserError
+from dsim.files import read_text
 from dsim.model.lookahead import FIXED
 from dsim.orchestrations import COMPARED, ORCHESTRATIONS, orchestration_of, title_of
 from dsim.study.draft_checks import wrong_paths
 from dsim.study.draft_settings import LIVE
+from dsim.study.loader import parse
 from dsim.study.setting import Setting
 from dsim.words import nearest, show
 
@@ -94,17 +95,9 @@ def load(path: Path | None, overrides: Mapping[str, Any] | None = None) -> dict[
     given: dict[str, Any] = {}
     problems: list[Problem] = []
     source = str(path or "validate")
-    if path is not None:
-        try:
-            document = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            why = getattr(error, "strerror", None) or "is no text"
-            raise UserError(Problem(source, "", f"cannot be read: {why}")) from None
-        except tomllib.TOMLDecodeError as error:
-            raise UserError(Problem(source, "", f"is no TOML: {error}")) from None
-        for key, value in document.items():
-            inner = value.items() if isinstance(value, dict) else [("", value)]
-            given |= {f"{key}.{name}".rstrip("."): v for name, v in inner}
+    for key, value in (parse(read_text(path), source) if path else {}).items():
+        inner = value.items() if isinstance(value, dict) else [("", value)]
+        given |= {f"{key}.{name}".rstrip("."): v for name, v in inner}
     given |= {k: v for k, v in (overrides or {}).items() if v is not None}
     for key, value in given.items():
         setting = BY_KEY.get(key)
