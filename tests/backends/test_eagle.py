@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dsim.backends.torch import prompts
 from dsim.backends.torch.eagle import default_layers, load_head, open_head
 from dsim.backends.torch.models import PAIR, ModelSpec, load_config, load_model, specs
-from dsim.backends.torch.nodes import END
+from dsim.backends.torch.nodes import END, Asked
 from dsim.backends.torch.pair import load_pair
 from dsim.backends.torch.sampling import Sampling
 from dsim.backends.torch.verify import Match
@@ -194,7 +194,7 @@ def test_a_node_of_a_tree_is_the_end_of_its_own_chain(decoders, nodes, data) -> 
     ask = list(range(END, len(tree)))
     for end in sorted({data.draw(st.integers(0, len(tree))), len(tree)}):
         asked = [node for node in ask if node < end]
-        logits, _ = drafter.read_nodes(text, tree[:end], asked, 3, 1)
+        logits, _ = drafter.read_nodes(Asked(text, tree[:end], asked, 3, 1))
         for last, row in zip(asked, logits, strict=True):
             path: list[int] = []
             at = last
@@ -209,13 +209,13 @@ def test_a_text_goes_on_along_a_tree_that_the_target_has_read(decoders) -> None:
     target.reset()
     drafter.reset()
     text, tree = [3, 9, 4], [(END, 7), (END, 8), (1, 5), (1, 6)]
-    drafter.read_nodes(text, tree, [0, 1], 2, 1)
-    target.read_nodes(text, tree, [END, 0, 1, 2, 3], 1, 1)
-    logits, width = drafter.read_nodes([3, 9, 4, 8, 6, 2], [], [END], 2, 1)
+    drafter.read_nodes(Asked(text, tree, [0, 1], 2, 1))
+    target.read_nodes(Asked(text, tree, [END, 0, 1, 2, 3], 1, 1))
+    logits, width = drafter.read_nodes(Asked([3, 9, 4, 8, 6, 2], [], [END], 2, 1))
     same(logits[0], plain_logits(decoders, [3, 9, 4, 8, 6, 2], 5))
     assert width == 3  # the pairs of 8, 6 and 2: those before had true features
-    target.read_nodes([3, 9, 4, 8, 6, 2], [(END, 1), (0, 5)], [END, 0, 1], 1, 1)
-    logits, width = drafter.read_nodes([3, 9, 4, 8, 6, 2, 1, 7], [], [END], 2, 1)
+    target.read_nodes(Asked([3, 9, 4, 8, 6, 2], [(END, 1), (0, 5)], [END, 0, 1], 1, 1))
+    logits, width = drafter.read_nodes(Asked([3, 9, 4, 8, 6, 2, 1, 7], [], [END], 2, 1))
     same(logits[0], plain_logits(decoders, [3, 9, 4, 8, 6, 2, 1, 7], 7))
     assert width == 2
 

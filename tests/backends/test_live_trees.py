@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dsim.backends.torch.decoders import Transformer
 from dsim.backends.torch.fitting import check_drafts
 from dsim.backends.torch.models import ModelSpec, load_model, specs
-from dsim.backends.torch.nodes import END
+from dsim.backends.torch.nodes import END, Asked
 from dsim.backends.torch.pair import load_pair
 from dsim.backends.torch.sampling import Sampling
 from dsim.backends.torch.verify import Match, Rejection, TopN
@@ -63,7 +63,7 @@ def test_logits_behind_a_node_are_those_behind_its_path(decoder, made, between) 
     decoder.reset()
     with torch.inference_mode():
         for text, nodes, ask in made:
-            logits, width = decoder.read_nodes(text, nodes, ask, 1, 1)
+            logits, width = decoder.read_nodes(Asked(text, nodes, ask, 1, 1))
             assert 1 <= width <= len(text) + len(nodes)
             for row, node in zip(logits, ask, strict=True):
                 path = path_of(text, nodes, node)
@@ -80,9 +80,9 @@ def test_a_tree_beyond_a_window_of_attention_is_refused(folder) -> None:
     model = load_model(ModelSpec(name=str(folder / "target")), "cpu")
     model.config.sliding_window = 6
     decoder = Transformer(model, "cpu", VOCAB)
-    assert len(decoder.read_nodes([3, 4, 5, 6], [(END, 7), (0, 8)], [1], 1, 1)[0]) == 1
+    assert len(decoder.read_nodes(Asked([3, 4, 5, 6], [(END, 7), (0, 8)], [1], 1, 1))[0]) == 1
     with pytest.raises(EngineError, match="a window of 6 tokens"):
-        decoder.read_nodes([3, 4, 5, 6, 7], [(END, 7), (0, 8)], [1], 1, 1)
+        decoder.read_nodes(Asked([3, 4, 5, 6, 7], [(END, 7), (0, 8)], [1], 1, 1))
 
 
 def test_trees_give_the_tokens_of_the_target(workers) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dsim.backends.torch.decoders import Guesser, Lookup
+from dsim.backends.torch.nodes import Asked
 from dsim.backends.torch.sampling import Candidates, Sampling, choose, guessed, probabilities
 from dsim.backends.torch.verify import Lenient, Match, Rejection, TopN
 from dsim.model.case import Decoding, TreeShape
@@ -230,10 +231,10 @@ def test_a_drafter_of_ones_own_may_make_blocks_and_candidates():
             return [1, 1, 3, 2][: count + 1]
 
     drafter = Guesser(Mine(), VOCAB)
-    logits, _ = drafter.read_nodes([0, 1], [], [-1], 1, 3)
+    logits, _ = drafter.read_nodes(Asked([0, 1], [], [-1], 1, 3))
     assert [guessed(row, 0, Sampling(), 1).tokens for row in logits] == [[4], [4], []]
-    logits, _ = drafter.read_nodes([0, 1], [(-1, 2)], [-1, 0], 2, 1)
+    logits, _ = drafter.read_nodes(Asked([0, 1], [(-1, 2)], [-1, 0], 2, 1))
     assert [guessed(row, 0, Sampling(), 2).tokens for row in logits] == [[1, 3], [1, 3]]
     del Mine.block, Mine.candidates
-    logits, _ = drafter.read_nodes([0, 1], [(-1, 2)], [-1, 0], 2, 2)
+    logits, _ = drafter.read_nodes(Asked([0, 1], [(-1, 2)], [-1, 0], 2, 2))
     assert [guessed(row, 0, Sampling(), 2).tokens for row in logits] == [[2], [3], [3], [4]]

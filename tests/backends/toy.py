@@ -35,7 +35,8 @@ class Toy:
         last = range(len(tokens) - rows + 1, len(tokens) + 1)
         return np.array([self.after(tokens[:end]) for end in last]), rows
 
-    def read_nodes(self, text, nodes, ask, count, levels):  # noqa: ARG002
+    def read_nodes(self, asked):
+        text, nodes, ask, *_ = asked
         paths = []
         for parent, token in nodes:
             paths.append([*(text if parent == END else paths[parent]), token])

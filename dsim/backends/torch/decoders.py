@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from dsim.backends.torch.models import ModelSpec
-    from dsim.backends.torch.nodes import Reading
+    from dsim.backends.torch.nodes import Asked, Reading
     from dsim.backends.torch.protocol import WorkerSetup
 
 
@@ -114,25 +114,20 @@ class Transformer:
         # NumPy cuts quicker than torch does.
         return logits[0].detach().float().cpu().numpy()[-rows:, : self.vocab], len(tokens) - kept
 
-    def read_nodes(
-        self,
-        text: Sequence[int],
-        nodes: Sequence[tuple[int, int]],
-        ask: Sequence[int],
-        count: int,  # noqa: ARG002
-        levels: int,  # noqa: ARG002
-    ) -> tuple[NDArray[Any], int]:
+    def read_nodes(self, asked: Asked) -> tuple[NDArray[Any], int]:
         """See :class:`dsim.backends.torch.nodes.NodeReader`. Only what the cache lacks is fed.
 
         Raises:
             EngineError: the text is longer than a window of the model's attention.
         """
-        if self.window is not None and len(text) + len(nodes) > self.window:
+        text = asked.text
+        if self.window is not None and len(text) + len(asked.nodes) > self.window:
             raise EngineError(
                 f"its attention has a window of {self.window:,} tokens, beyond which trees of "
                 "drafts are not read"
             )
-        found = reading(self.ids, self.below, common_prefix(self.ids, text), text, nodes, ask)
+        common = common_prefix(self.ids, text)
+        found = reading(self.ids, self.below, common, text, asked.nodes, asked.ask)
         self.gather(found.keep)
         # should the forward fail
         self.ids, self.below = list(text[: len(found.keep) - len(found.below)]), found.below
@@ -361,15 +356,9 @@ class Guesser:
         self.known = len(tokens)
         return logits, width
 
-    def read_nodes(
-        self,
-        text: Sequence[int],
-        nodes: Sequence[tuple[int, int]],
-        ask: Sequence[int],
-        count: int,
-        levels: int,
-    ) -> tuple[NDArray[Any], int]:
+    def read_nodes(self, asked: Asked) -> tuple[NDArray[Any], int]:
         """See :class:`dsim.backends.torch.nodes.NodeReader`."""
+        text, nodes, ask, count, levels = asked
         logits = np.full((len(ask) * levels, self.vocab), -np.inf, dtype=np.float32)
         paths: list[list[int]] = []
         for parent, token in nodes:

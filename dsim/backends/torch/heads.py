@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dsim.backends.torch.nodes import END, along, common_prefix
+from dsim.backends.torch.nodes import END, Asked, along, common_prefix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -62,7 +62,7 @@ class FeatureDrafter:
         for width in widths:
             text = text + [1] * width
             self.forward(text, 1)
-            self.read_nodes(text, [(END, 1), (0, 1)], [1], 1, 1)
+            self.read_nodes(Asked(text, [(END, 1), (0, 1)], [1]))
         self.reset()
         self.target.reset()
 
@@ -79,20 +79,13 @@ class FeatureDrafter:
         rows_of = [*self.said, *self.drafts_of(nodes)][-rows:]
         return self.logits(rows_of, rows), max(1, width)
 
-    def read_nodes(
-        self,
-        text: Sequence[int],
-        nodes: Sequence[tuple[int, int]],
-        ask: Sequence[int],
-        count: int,  # noqa: ARG002
-        levels: int,  # noqa: ARG002
-    ) -> tuple[NDArray[Any], int]:
+    def read_nodes(self, asked: Asked) -> tuple[NDArray[Any], int]:
         """See :class:`dsim.backends.torch.nodes.NodeReader`."""
-        width = self.read_text(text, 1)
-        width += self.read_tree(nodes)
-        drafts = self.drafts_of(nodes)
-        rows = [self.said[-1] if node == END else drafts[node] for node in ask]
-        return self.logits(rows, len(ask)), max(1, width)
+        width = self.read_text(asked.text, 1)
+        width += self.read_tree(asked.nodes)
+        drafts = self.drafts_of(asked.nodes)
+        rows = [self.said[-1] if node == END else drafts[node] for node in asked.ask]
+        return self.logits(rows, len(rows)), max(1, width)
 
     def slots(self, text: Sequence[int]) -> list[int]:
         """Where the target keeps the features of the tokens of *text*, as far as it has read it."""

@@ -28,6 +28,27 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
     return next(i for i in range(shortest) if a[i] != b[i])
 
 
+class Asked(NamedTuple):
+    """What a reader of trees is asked.
+
+    Attributes:
+        text: prompt and settled tokens, one at least.
+        nodes: (parent, token): the parent's index in this list, which is smaller than the node's
+            own; ``END``: it is right below the end of the text. Each of them is asked for, or above
+            one that is.
+        ask: indices of the nodes that it is asked about; ``END``: the end of the text.
+        candidates: how many behind each of them are of interest, at most.
+        levels: for how many positions behind each node it guesses (``drafter.block_tokens``); more
+            than one only of readers that are not made of a model.
+    """
+
+    text: Sequence[int]
+    nodes: Sequence[tuple[int, int]] = ()
+    ask: Sequence[int] = (END,)
+    candidates: int = 1
+    levels: int = 1
+
+
 class NodeReader(Protocol):
     """A decoder that can read trees; every drafter and target of ``tree`` and ``treedsi`` is one.
 
@@ -39,32 +60,15 @@ class NodeReader(Protocol):
     target's own token of a target's.
     """
 
-    def read_nodes(
-        self,
-        text: Sequence[int],
-        nodes: Sequence[tuple[int, int]],
-        ask: Sequence[int],
-        count: int,
-        levels: int,
-    ) -> tuple[NDArray[Any], int]:
-        """Read *text* and the tree *nodes* below its end.
+    def read_nodes(self, asked: Asked) -> tuple[NDArray[Any], int]:
+        """Read a text and a tree of nodes below its end.
 
         What it has read before it need not read again: a text goes on where the last one ended,
         often along nodes of the tree, and asked for are then only nodes that are new. Each request
         says all that matters nevertheless, so a reader that keeps nothing is right, but slow.
 
-        Args:
-            text: prompt and settled tokens, one at least.
-            nodes: (parent, token): the parent's index in this list, which is smaller than the
-                node's own; ``END``: it is right below the end of the text. Each of them is asked
-                for, or above one that is.
-            ask: indices of the nodes that it is asked about; ``END``: the end of the text.
-            count: how many candidates behind each of them are of interest, at most.
-            levels: for how many positions behind each node it guesses (``drafter.block_tokens``);
-                more than one only of readers that are not made of a model.
-
         Returns:
-            Logits behind the nodes *ask*, float32 (len(ask) · levels, vocab), the levels of a node
+            Logits behind each node of ``asked.ask``, float32 (len(ask) · levels, vocab), its levels
             one after the other; minus infinity rules a token out, and a row of nothing else says
             that there is no guess. And the width: how many tokens were fed.
         """
@@ -105,7 +109,7 @@ def along(
 
     Args:
         ids: the text in the cache.
-        below: the tree below it, as in :meth:`NodeReader.read_nodes`.
+        below: the tree below it, as in :class:`Asked`.
         common: how many tokens of *ids* and *text* are the same, counted from the first.
         text: the text that is wanted.
 
@@ -132,7 +136,7 @@ def reading(
     nodes: Sequence[tuple[int, int]],
     ask: Sequence[int],
 ) -> Reading:
-    """What a cache has to do to read *text* and *nodes*; see :meth:`NodeReader.read_nodes`.
+    """What a cache has to do to read *text* and *nodes*; see :class:`Asked`.
 
     Args:
         ids: the text in the cache.

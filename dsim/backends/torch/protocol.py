@@ -127,7 +127,7 @@ class FeedNodes(NamedTuple):
 
     Attributes:
         tokens: what follows the prompt.
-        nodes, ask, levels: see :class:`dsim.backends.torch.nodes.NodeReader`.
+        nodes, ask, levels: see :class:`dsim.backends.torch.nodes.Asked`.
         candidates: how many of them a drafter says behind each node, at most.
         role: whose forward: ``drafter`` or ``target``. The target's answers are those of a
             :class:`Feed`, one for each node that is asked for. A drafter's are as many as levels

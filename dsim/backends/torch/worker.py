@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsim.backends.torch.decoders import load, nothing_learns
+from dsim.backends.torch.nodes import Asked
 from dsim.backends.torch.protocol import Begin, Done, Feed, FeedNodes, Ready
 from dsim.backends.torch.verify import Answer
 from dsim.errors import EngineError
@@ -175,9 +176,9 @@ def feed_nodes(decoder: Decoder, rule: Rule, prompt: list[int], request: FeedNod
         EngineError: a logit is not finite.
     """
     text, levels = prompt + request.tokens, request.levels
-    how = (request.candidates, levels)
+    asked = Asked(text, request.nodes, request.ask, request.candidates, levels)
     begin_ns = time.perf_counter_ns()
-    logits, width = decoder.read_nodes(text, request.nodes, request.ask, *how)
+    logits, width = decoder.read_nodes(asked)
     forward_ns = time.perf_counter_ns() - begin_ns
     answers = []
     for number, row in enumerate(logits):
