@@ -63,13 +63,18 @@ def verdict(advice: Advice) -> str:
     return f"Run {best.layout}: {found} ({_slo(question)}).{limit}.{_faster(advice)}"
 
 
-def _faster(advice: Advice) -> str:
+def faster(advice: Advice) -> Trial | None:
     """The fastest layout that keeps the SLO, where the best is another, which carries more load."""
-    best = advice.best
-    others = [one for one in advice.ranking if one.slack <= 1 and one.e2e_mean < best.e2e_mean]
-    if not others:
+    if not advice.has_slo or advice.best.slack > 1:
+        return None
+    other = min((one for one in advice.ranking if one.slack <= 1), key=lambda one: one.e2e_mean)
+    return other if other.e2e_mean < advice.best.e2e_mean else None
+
+
+def _faster(advice: Advice) -> str:
+    best, other = advice.best, faster(advice)
+    if other is None:
         return ""
-    other = min(others, key=lambda one: one.e2e_mean)
     room = times(advice.headroom[other.layout])
     return (
         " It is chosen because it keeps the SLO up to the highest load. At this load "
@@ -203,6 +208,9 @@ def as_text(advice: Advice) -> list[str]:
         lines.append("  (neither chooses k in every step by goodput; this is its upper bound)")
     if best.readers:
         lines.append(f"  ({plural(best.readers, 'replica')} only for prompts: see their documents)")
+    if other := faster(advice):
+        lines += ["", f"One replica of the fastest, {other.layout}:"]
+        lines += [f"  {command}" for command in commands(question, other.layout)]
     return lines
 
 

@@ -96,15 +96,16 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
     at_one = [one for one in swept if one.scale == 1.0]
     first = [one.layout for one in _ranked(at_one, headroom)]
     confirmed = run([Task(layout, CONFIRMED) for layout in first[:MAX_CONFIRMED]])
+    for one in confirmed if slo else ():
+        layout, keeps = one.layout, one.slack <= 1
+        limit = max if keeps else min  # the sweep saw only the densest part
+        headroom[layout] = limit(headroom[layout], 1.0 if keeps else BELOW)
+        if keeps:
+            headroom[layout] = _bisected(run, layout, curves[layout], headroom[layout])
     ranking = _ranked(confirmed, headroom)
     if slo:
         ranking.sort(key=lambda one: one.slack > 1)
     best = ranking[0].layout
-    for one in confirmed if slo else ():
-        limit = min if one.slack > 1 else max  # the sweep saw only the densest part
-        headroom[one.layout] = limit(headroom[one.layout], BELOW if one.slack > 1 else 1.0)
-    if slo and ranking[0].slack <= 1:
-        headroom[best] = _bisected(run, best, curves[best], headroom[best])
     fewer = [dataclasses.replace(best, replicas=n) for n in range(1, best.replicas)]
     return Advice(
         question=question,
