@@ -362,7 +362,8 @@ def test_the_vector_engine_equals_the_event_engine(name, case):
     case("111211221313", 2, 4, 5, 2, patience=4, policy=Policy(quality=0.0)), 4, 1
 )
 def test_the_vector_engine_equals_the_event_engine_on_moving_trees(case, branches, deviations):
-    shape = TreeShape(branches=branches, deviations=deviations)
+    nodes = branches * case.tokens**2 if branches > 2 else None  # more than there are
+    shape = TreeShape(branches=branches, deviations=deviations, nodes=nodes)
     case = dataclasses.replace(case, tree=shape, block_tokens=1)
     assert engine_for(case, ["treedsi"]) == "vector"
     by_vector, by_events = (simulate_case(case, "treedsi", e) for e in ("vector", "events"))
