@@ -1,9 +1,9 @@
 """DSI over trees, run by run: of the tree only the main chain and the way of the text.
 
 Where latencies do not go by the width, wrong drafts matter in one way only: they keep the drafter
-busy. With one deviation at most, and no limit on the nodes that matters, it is known how long. So a run is its
-passes: when each begins, and which tokens its verdict finds on the tree. The rules are in
-``docs/treedsi.md``.
+busy. With one deviation at most, and no limit on the nodes that matters, it is known how long. So a
+run is its passes: when each begins, and which tokens its verdict finds on the tree. The rules are
+in ``docs/treedsi.md``.
 """
 
 from __future__ import annotations
