@@ -31,6 +31,6 @@ def shown(words: str, *, files: dict[str, str] | None = None, keep: int = 0) -> 
     if found.exit_code:
         raise RuntimeError(found.output)
     lines = []
-    for line in found.output.rstrip().splitlines()[: keep or None]:
+    for line in found.stdout.rstrip().splitlines()[: keep or None]:
         lines += [line] if not line or "  " in line.strip() else textwrap.wrap(line, 110)
     return f"```sh\ndsim {words}\n```\n\n```text\n" + "\n".join(lines) + "\n```"
