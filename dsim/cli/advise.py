@@ -93,6 +93,12 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
     help="Acceptance rate; or the file that dsim measure acceptance --json printed."
     "  [default: 0.8]",
 )
+@click.option(
+    "--rank-shares",
+    metavar="S2,S3,…",
+    help="Where the drafter's first choice is wrong, how often its second, third, … is right, e.g. "
+    "0.45,0.2: what trees live on.  [default: as in the file of --acceptance, else never]",
+)
 @click.option("--gpus", type=Whole(1, 4096), default=8, show_default=True, help="Number of GPUs.")
 @click.option(
     "--gpus-per-target",

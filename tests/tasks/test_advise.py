@@ -15,6 +15,7 @@ from dsim.cli.main import main
 from dsim.deployment.metrics import measure
 from dsim.deployment.serve import serve
 from dsim.deployment.workload import Length, Workload
+from dsim.errors import UserError
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.tasks.advise import answer, forecast, page, search
 from dsim.tasks.advise.answer import advise
@@ -237,6 +238,40 @@ def test_a_drafter_on_the_targets_gpus_takes_its_share():
     (forecast,) = forecasts(question, [layout])
     (apart,) = forecasts(question, [dataclasses.replace(layout, drafter_gpus=1)])
     assert forecast.most_per_s < apart.most_per_s
+
+
+def test_second_choices_are_what_trees_live_on():
+    none = dataclasses.replace(BASE, acceptance=0.6, drafter_ns=MS, preemptible=True)
+    some = dataclasses.replace(none, rank_shares=(0.5, 0.25))
+
+    def best(question, name):
+        own = [one for one in layouts(question) if one.algorithm == name]
+        return min(forecasts(question, own), key=lambda one: one.latency_ns)
+
+    for name in ("si", "dsi"):  # chains never ask for them
+        assert best(some, name) == best(none, name)
+    tree = best(some, "tree")
+    assert tree.latency_ns < 0.8 * best(none, "tree").latency_ns
+    # The estimate grows the tree by mean chances; the simulation by the drafter's confidence.
+    workload = Workload(
+        arrivals="closed", users=1, requests=forecast.REPEATS, output=Length(mean_tokens=40)
+    )
+    run = serve(deployment_of(some, tree.layout), workload)
+    mean_ms = measure(deployment_of(some, tree.layout), [run]).latency["mean"].value
+    assert 0.9 * tree.latency_ns / MS < mean_ms < tree.latency_ns / MS
+
+
+def test_second_choices_as_an_option(tmp_path):
+    assert ask(rank_shares="0.45, 0.2").rank_shares == (0.45, 0.2)
+    measured = tmp_path / "acceptance.json"
+    text = '{"format": "dsim profile 1", "name": "x", "acceptance": {"rate": 0.7, "rank_shares": [0.4, 0.1]}}'
+    measured.write_text(text)
+    assert ask(acceptance=str(measured)).rank_shares == (0.4, 0.1)
+    assert ask(acceptance=str(measured), rank_shares="0.3").rank_shares == (0.3,)
+    assert ask().rank_shares == ()
+    for wrong in ("0.8,0.3", "-0.1", "half", ""):
+        with pytest.raises(UserError, match="--rank-shares"):
+            ask(rank_shares=wrong)
 
 
 def test_a_wide_pass_costs_what_is_said():

@@ -58,10 +58,11 @@ class _Works:
     def __init__(self, question: Question, acceptance: float, drafter_ns: int) -> None:
         self.question = question
         self.drafter_ns = drafter_ns
-        draws = Acceptance(rate=acceptance).draws(question.seed, REPEATS, question.tokens)
-        self.branches = vector.Branches.of(draws)
+        drawn = Acceptance(rate=acceptance, rank_shares=question.rank_shares)
+        ranks = drawn.ranks(question.seed, REPEATS, question.tokens)[:, 0]
+        self.branches = vector.Branches.of(ranks, [drawn])
         # Where drafting overlaps passes, one pass per rejection and one more are enough.
-        self.min_passes = float((~draws[:, :-1]).sum(axis=1).mean()) + 1
+        self.min_passes = float((ranks[:, :-1] != 1).sum(axis=1).mean()) + 1
 
     def of(self, wanted: Iterable[Layout]) -> list[Work]:
         """The work on each layout."""

@@ -139,7 +139,7 @@ def deployment_of(question: Question, layout: Layout) -> Deployment:
         most_passes=layout.targets,
         target=pass_latency(question, layout.degree),
         drafter=Latency(latency_ns=question.drafter_ns),
-        acceptance=Acceptance(rate=question.acceptance),
+        acceptance=Acceptance(rate=question.acceptance, rank_shares=question.rank_shares),
         seed=question.seed,
         preemptible=question.preemptible,
         targets=FleetSpec(

@@ -40,6 +40,8 @@ class Question:
             :class:`dsim.model.latency.Latency`; empty: all passes take *target_ns*.
         drafter_ns: latency of one draft.
         acceptance: acceptance rate.
+        rank_shares: where the drafter's first choice is wrong, how often its second, third, … is
+            right; trees live on them. Empty: never.
         gpus: number of GPUs.
         gpus_per_target: the smallest number of GPUs that hold one copy of the target.
         tp_gain: speed of a pass on twice as many GPUs, relative to before (1 … 2).
@@ -80,6 +82,7 @@ class Question:
     idle_watts: float | None = None
     seed: int = 0
     target_table: tuple[tuple[int, int], ...] = ()
+    rank_shares: tuple[float, ...] = ()
     source: str = ""
 
     @property
@@ -103,6 +106,7 @@ class Question:
             ("target", f"{to_ms(self.target_ns):g} ms{by_width}"),
             ("drafter", f"{to_ms(self.drafter_ns):g} ms"),
             ("acceptance rate", f"{self.acceptance:g}"),
+            ("second and further choices", " ".join(f"{s:g}" for s in self.rank_shares)),
             ("GPUs", f"{self.gpus}"),
             ("GPUs per target", f"{self.gpus_per_target} or more, {self.tp_gain:g}× per doubling"),
             ("drafters per GPU", f"{self.drafters_per_gpu}"),
@@ -128,6 +132,7 @@ def ask(
     target_latency: str | None = None,
     drafter_latency: str | None = None,
     acceptance: str | None = None,
+    rank_shares: str | None = None,
     gpus: int = 8,
     gpus_per_target: int = 1,
     tp_gain: float = 1.7,
@@ -155,6 +160,8 @@ def ask(
         target_latency: latency of a target pass in ms, or a file with measured ones.
         drafter_latency: latency of one draft in ms, or a file with measured ones.
         acceptance: acceptance rate, or a file with a measured one.
+        rank_shares: how often the second, third, … choice is right where the first is wrong, with
+            commas between; ``None``: what the measured acceptance says, if anything.
         gpus: number of GPUs.
         gpus_per_target: the smallest number of GPUs that hold one copy of the target.
         tp_gain: speed of a pass on twice as many GPUs, relative to before (1 … 2).
@@ -204,6 +211,7 @@ def ask(
     found = _pair(target, drafter, dataset, pair)
     latencies = {"target": target_latency, "drafter": drafter_latency}
     found = _with_numbers(found, latencies, acceptance, problems)
+    shares = _shares(rank_shares, problems)
     if problems:
         raise UserError(*problems)
     assert found.target is not None  # noqa: S101  (_with_numbers sees to it)
@@ -223,6 +231,7 @@ def ask(
             Latency(table=drafts).at_width(1) if drafts else to_ns(found.drafter.latency_ms)
         ),
         acceptance=found.acceptance.rate,
+        rank_shares=found.acceptance.rank_shares if rank_shares is None else shares,
         source=_described(found),
         gpus=gpus,
         gpus_per_target=gpus_per_target,
@@ -302,6 +311,16 @@ def _with_numbers(
                 problems.append(Problem(option, "", what))
     defaults = {part: getattr(DEFAULT_PAIR, part) for part in PARTS if not getattr(pair, part)}
     return dataclasses.replace(pair, **defaults)
+
+
+def _shares(text: str | None, problems: list[Problem]) -> tuple[float, ...]:
+    """The numbers of ``--rank-shares``."""
+    found = [_number(part) for part in (text or "").split(",") if part.strip()]
+    shares = tuple(share for share in found if share is not None and 0 <= share <= 1)
+    if len(shares) < len(found) or sum(shares) > 1 + 1e-9 or text == "":
+        what = f"expected numbers from 0 to 1 with commas between, at most 1 together, got {text!r}"
+        problems.append(Problem("--rank-shares", "", what))
+    return shares
 
 
 def _number(text: str) -> float | None:
