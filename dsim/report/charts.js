@@ -8,6 +8,7 @@ const theme = () => {
     background: "transparent",
     font: "system-ui, -apple-system, 'Segoe UI', Roboto, Arial, sans-serif",
     view: {stroke: line},
+    text: {color: ink, fontSize: 12},
     axis: {labelColor: ink, titleColor: ink, gridColor: line, domainColor: line, tickColor: line,
            labelFontSize: 12, titleFontSize: 12.5, titleFontWeight: 500, labelSeparation: 4},
     legend: {symbolBaseFillColor: ink, symbolBaseStrokeColor: ink, layout: {top: {anchor: "start", direction: "vertical"}}, labelColor: ink, titleColor: ink, labelFontSize: 12, titleFontSize: 12.5, titleFontWeight: 500},

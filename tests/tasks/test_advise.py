@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -24,6 +26,7 @@ from dsim.tasks.advise.layouts import Layout, deployment_of, layouts, pass_laten
 from dsim.tasks.advise.question import OBJECTIVES, Question, ask
 
 MS = 1_000_000
+STABLE = SimpleNamespace(stable=True)
 BASE = Question(target_ns=30 * MS, drafter_ns=3 * MS, acceptance=0.8, gpus=4, tokens=40)
 
 
@@ -264,7 +267,8 @@ def test_second_choices_are_what_trees_live_on():
 def test_second_choices_as_an_option(tmp_path):
     assert ask(rank_shares="0.45, 0.2").rank_shares == (0.45, 0.2)
     measured = tmp_path / "acceptance.json"
-    text = '{"format": "dsim profile 1", "name": "x", "acceptance": {"rate": 0.7, "rank_shares": [0.4, 0.1]}}'
+    found = {"rate": 0.7, "rank_shares": [0.4, 0.1]}
+    text = json.dumps({"format": "dsim profile 1", "name": "x", "acceptance": found})
     measured.write_text(text)
     assert ask(acceptance=str(measured)).rank_shares == (0.4, 0.1)
     assert ask(acceptance=str(measured), rank_shares="0.3").rank_shares == (0.3,)
@@ -360,4 +364,21 @@ def test_the_axis_counts_gpu_seconds_per_1000_tokens():
     axis = chart["layer"][0]["encoding"]["x"]
     assert axis["title"] == "GPU-seconds reserved per 1,000 tokens"
     assert axis["axis"]["tickCount"] == 6
-    assert chart["layer"][1]["encoding"]["shape"]["legend"] is not None
+    assert chart["layer"][2]["encoding"]["shape"]["legend"] is not None
+
+
+@given(st.lists(st.tuples(st.floats(0.1, 9), st.floats(1, 999)), min_size=1, max_size=12))
+def test_labels_of_the_front_do_not_overlap(points):
+    """Each is at the lower left of its mark, where no mark is, and apart from the label before."""
+    layout = Layout(algorithm="si", lookahead=5, targets=2, degree=4, drafter_gpus=0)
+    ranking = [
+        SimpleNamespace(layout=layout, latency_ms=ms, gpu_seconds_per_token=gpu_s, metrics=STABLE)
+        for gpu_s, ms in points
+    ]
+    front = search.pareto(ranking)
+    texts = page.labels(SimpleNamespace(ranking=ranking, pareto=front))
+    assert set(texts) <= {"2×4, k=5", ""}
+    assert texts[0]
+    shown = [one.latency_ms for one, text in zip(front, texts, strict=True) if text]
+    least = page.APART * max(ms for _, ms in points)
+    assert all(above - below > least for above, below in itertools.pairwise(shown))

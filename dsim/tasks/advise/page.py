@@ -20,6 +20,27 @@ if TYPE_CHECKING:
     from dsim.tasks.advise.answer import Advice
 
 
+APART = 0.06  # of the height: labels closer than that would overlap
+
+
+def labels(advice: Advice) -> list[str]:
+    """What is written at each layout of the front, in order; empty where labels would overlap.
+
+    A label stands to the lower left of its mark, where no mark can be: it would be better in both.
+    """
+    highest = max(one.latency_ms for one in advice.ranking)
+    found, last_ms = [], float("inf")
+    for one in advice.pareto:
+        layout = one.layout
+        text = f"{layout.targets}×{layout.degree}"
+        text += f"+{layout.drafter_gpus}" if layout.drafter_gpus else ""
+        text += f", k={layout.lookahead}" if layout.lookahead else ""
+        fits = last_ms - one.latency_ms > APART * highest
+        found.append(text if fits else "")
+        last_ms = one.latency_ms if fits else last_ms
+    return found
+
+
 def pareto_panel(advice: Advice) -> Panel:
     """Latency against the GPU time reserved per token, one mark per simulated layout."""
     frame = pd.DataFrame(as_rows(advice))
@@ -29,7 +50,8 @@ def pareto_panel(advice: Advice) -> Panel:
     frame["layout"] = [str(one.layout) for one in advice.ranking]
     frame["kind"] = frame["pareto"].map({True: "Pareto-optimal", False: "dominated"})
     ticks = alt.Axis(tickCount=6, labelExpr=NUMBER, labelOverlap="greedy")
-    x = alt.X("gpu_s:Q", title="GPU-seconds reserved per 1,000 tokens", axis=ticks)
+    room = alt.Scale(zero=False, padding=80)  # for labels
+    x = alt.X("gpu_s:Q", title="GPU-seconds reserved per 1,000 tokens", axis=ticks, scale=room)
     y = alt.Y("latency_mean_ms:Q", title="mean latency of a request (ms)")
     names = {one.title: one.name for one in candidates()}
     kinds = ["Pareto-optimal", "dominated"]
@@ -54,12 +76,26 @@ def pareto_panel(advice: Advice) -> Panel:
         .mark_line(color="#8b929c", strokeDash=[4, 3])
         .encode(x=x, y=y)
     )
+    front += (
+        alt.Chart(
+            pd.DataFrame(
+                {
+                    "gpu_s": [1000 * one.gpu_seconds_per_token for one in advice.pareto],
+                    "latency_mean_ms": [one.latency_ms for one in advice.pareto],
+                    "label": labels(advice),
+                }
+            )
+        )
+        .mark_text(align="right", baseline="top", dx=-8, dy=2)
+        .encode(x=x, y=y, text="label:N")
+    )
     return Panel(
         name="01-pareto",
         title="Latency against GPU time",
         caption="Simulated layouts; lower is faster, further left is cheaper. Dots on the dashed "
         "line are Pareto-optimal: no other layout is as good in both and better in one. Crosses "
-        "are dominated by such a layout. Hover over a mark for its layout.",
+        "are dominated by such a layout. Labels: target servers × GPUs each "
+        "+ GPUs for drafters, lookahead k. Hover over a mark for its layout.",
         chart=front + points,
         marks=len(frame),
     )
