@@ -193,7 +193,7 @@ def test_the_command(tmp_path):
     assert result.exit_code == 0, result.output
     assert "layouts were estimated" in result.output
     assert "Latency against GPU time" in page.read_text()
-    answer = json.loads(CliRunner().invoke(main, [*common, "--json"]).output)
+    answer = json.loads(CliRunner().invoke(main, [*common, "--json"]).stdout)
     assert answer["verdict"] in result.output
     assert answer["ranking"][0]["gpus"] <= 3
 
@@ -304,9 +304,9 @@ def advised(*args):
 
 def test_energy_where_watts_are_given():
     options = ("--tokens", "30", "--gpus", "3", "--json")
-    rows = json.loads(advised(*options).output)["ranking"]
+    rows = json.loads(advised(*options).stdout)["ranking"]
     assert all(row["kwh_per_million"] is None for row in rows)
-    always = json.loads(advised(*options, "--watts", 360, "--idle-watts", 360).output)
+    always = json.loads(advised(*options, "--watts", 360, "--idle-watts", 360).stdout)
     for row in always["ranking"]:  # 360 W for each GPU-second, whatever it does
         assert row["kwh_per_million"] == pytest.approx(row["gpu_seconds_per_token"] * 100)
     assert "kWh/M tokens" in advised(*options[:-1], "--watts", 360, "--idle-watts", 0).output
@@ -325,7 +325,7 @@ def test_the_answer_names_the_batch_size():
     for more, size in (((), 1), (("--batch", 8), 8)):
         result = advised(*options, *more)
         assert f"All at batch size {size}." in result.output
-        assert json.loads(advised(*options, *more, "--json").output)["batch"] == size
+        assert json.loads(advised(*options, *more, "--json").stdout)["batch"] == size
     # One request at a time: there is nothing to batch.
     assert "All at batch size" not in advised("--tokens", "20", "--gpus", "2").output
 
