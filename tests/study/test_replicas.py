@@ -112,7 +112,7 @@ def test_an_overload_is_said(tmp_path):
     assert "fewer than 31.9 requests / s, or 2 replicas or more" in said["why"]
     result = dsim("run", tmp_path / "s.toml", "--out", tmp_path / "out")
     assert "Overloaded: " in result.output
-    assert "is at least 1.88" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert "overloaded (at least 188%)" in (tmp_path / "out" / "report.html").read_text("utf-8")
 
 
 WRONG = {
