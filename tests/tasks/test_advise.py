@@ -33,6 +33,7 @@ BASE = Question(target_ns=30 * MS, drafter_ns=3 * MS, acceptance=0.8, gpus=4, to
 @pytest.fixture(autouse=True)
 def few_events(monkeypatch):
     monkeypatch.setattr(search, "MAX_EVENTS", 20_000)
+    monkeypatch.setattr(search, "MORE", 4)
 
 
 @given(st.integers(1, 40), st.sampled_from([1, 2, 4]), st.integers(1, 30))
