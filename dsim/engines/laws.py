@@ -116,7 +116,7 @@ def traits(name: str, _: Case, run: Run) -> str:
 
 def work(name: str, case: Case, run: Run) -> str:
     """It does no less work than it declares (the offered load of a deployment counts that)."""
-    if case.target.first_ns is not None or case.drafter.first_ns is not None:
+    if case.has_first:
         return ""
     script = script_of(case, _draws(case), 0)
     declared = orchestration_of(name).work(script)

@@ -95,3 +95,8 @@ class Case(Decoding):
     repeats: int
     targets: int
     more_drafters: tuple[MoreDrafter, ...] = ()
+
+    @property
+    def has_first(self) -> bool:
+        """Whether a first forward, which reads the prompt, has a latency of its own."""
+        return self.target.first_ns is not None or self.drafter.first_ns is not None

@@ -223,9 +223,8 @@ def dsi_settled_ns(timing: Timing, ranked: Draws) -> Ints:
 
 
 def _takes(case: Case) -> bool:
-    prompt = case.target.first_ns is not None or case.drafter.first_ns is not None
     simple = case.block_tokens == 1 and not case.patience
-    return case.acceptance.plain and (simple or not prompt)
+    return case.acceptance.plain and (simple or not case.has_first)
 
 
 DSI = Form(dsi, dsi_settled_ns, _takes)

@@ -99,20 +99,9 @@ def pipespec(timings: Sequence[Timing], branches: Branches) -> Totals:
             own[lane] += one.own
     time, passes, drafts, own = (a.reshape(-1, runs) for a in (time, passes, drafts, own))
     drafts *= np.array([t.block_tokens for t in unique], np.int64)[:, None]
-    row, none = np.array([number[one] for one in key], np.int64), np.zeros_like(passes)
-    return Totals(
-        target_passes=passes,
-        wasted_passes=none,
-        drafts=drafts,
-        wasted_drafts=drafts - (branches.tokens - own),
-        peak_targets=np.ones_like(passes),
-        time=time,
-        units=none,
-        row=row,
-        scale=np.ones_like(row),
-        shift=np.zeros_like(row),
-        offset=np.zeros_like(row),
-    )
+    row = np.array([number[one] for one in key], np.int64)
+    in_output = branches.tokens - own
+    return Totals.unscaled(row, time=time, passes=passes, drafts=drafts, drafts_in_output=in_output)
 
 
 def pipespec_settled_ns(timing: Timing, draws: Draws) -> Ints:
@@ -126,8 +115,7 @@ def pipespec_settled_ns(timing: Timing, draws: Draws) -> Ints:
 
 
 def _takes(case: Case) -> bool:
-    prompt = case.target.first_ns is not None or case.drafter.first_ns is not None
-    return case.acceptance.plain and not prompt and not case.more_drafters
+    return case.acceptance.plain and not case.has_first and not case.more_drafters
 
 
 PIPESPEC = Form(pipespec, pipespec_settled_ns, _takes)

@@ -251,10 +251,9 @@ class RoundsForm:
 
     def takes(self, case: Case) -> bool:
         """Whether the form takes *case*."""
-        prompt = case.target.first_ns is not None or case.drafter.first_ns is not None
         unsure = self.by_confidence and case.policy.quality and not case.tree.paths
         branches = max([case.tree.branches, *(max(path) for path in case.tree.paths)])
-        return case.acceptance.plain and not prompt and not unsure and branches < MAX_RANK
+        return case.acceptance.plain and not case.has_first and not unsure and branches < MAX_RANK
 
     def totals(self, timings: Sequence[Timing], branches: Branches) -> Totals:
         """Totals of many timings; each has a row of its own."""
@@ -280,20 +279,12 @@ class RoundsForm:
             rows["drafts"].append((kinds[:, 2] @ counts + opening) * timing.block_tokens)
             rows["own"].append(kinds[:, 3] @ counts)
         found = {name: np.stack(values).astype(np.int64) for name, values in rows.items()}
-        passes = found["passes"]
-        number, none = np.arange(len(timings)), np.zeros_like(passes)
-        return Totals(
-            target_passes=passes,
-            wasted_passes=none,
-            drafts=found["drafts"],
-            wasted_drafts=found["drafts"] - (tokens - found["own"]),
-            peak_targets=np.ones_like(passes),
+        return Totals.unscaled(
+            np.arange(len(timings)),
             time=found["time"],
-            units=none,
-            row=number,
-            scale=np.ones_like(number),
-            shift=np.zeros_like(number),
-            offset=np.zeros_like(number),
+            passes=found["passes"],
+            drafts=found["drafts"],
+            drafts_in_output=tokens - found["own"],
         )
 
     def settled_ns(self, timing: Timing, draws: Draws) -> Ints:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from dsim.model.case import TreeShape
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from dsim.engines.vector.branches import Branches, Draws
@@ -81,6 +82,44 @@ class Totals:
     scale: Ints
     shift: Ints
     offset: Ints
+
+    @classmethod
+    def unscaled(
+        cls,
+        row: Ints,
+        *,
+        time: Ints,
+        passes: Ints,
+        drafts: Ints,
+        drafts_in_output: Ints,
+        wasted_passes: Ints | None = None,
+        peak_targets: Ints | None = None,
+    ) -> Totals:
+        """Totals of timings whose latency is the time of their row.
+
+        Args:
+            row: see the class.
+            time: see the class.
+            passes: passes begun.
+            drafts: drafts begun.
+            drafts_in_output: those of them whose token is in the output.
+            wasted_passes: ``None``: none is cancelled.
+            peak_targets: ``None``: there is one server.
+        """
+        none, zero = np.zeros_like(passes), np.zeros_like(row)
+        return cls(
+            target_passes=passes,
+            wasted_passes=none if wasted_passes is None else wasted_passes,
+            drafts=drafts,
+            wasted_drafts=drafts - drafts_in_output,
+            peak_targets=np.ones_like(passes) if peak_targets is None else peak_targets,
+            time=time,
+            units=none,
+            row=row,
+            scale=np.ones_like(row),
+            shift=zero,
+            offset=zero,
+        )
 
     def latency_ns(self, timings: slice = slice(None)) -> Ints:
         """When the last token settled: int64 (timings, runs), of some of the timings."""

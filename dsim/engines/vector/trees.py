@@ -155,19 +155,14 @@ def treedsi(timings: Sequence[Timing], branches: Branches) -> Totals:
             )
         row.append(number[key])
     time, passes, wasted, drafts, own, peak = np.moveaxis(np.array(found, np.int64), 2, 0)
-    rows = np.array(row, np.int64)
-    return Totals(
-        target_passes=passes,
-        wasted_passes=wasted,
-        drafts=drafts,
-        wasted_drafts=drafts - (branches.tokens - own),
-        peak_targets=peak,
+    return Totals.unscaled(
+        np.array(row, np.int64),
         time=time,
-        units=np.zeros_like(time),
-        row=rows,
-        scale=np.ones_like(rows),
-        shift=np.zeros_like(rows),
-        offset=np.zeros_like(rows),
+        passes=passes,
+        drafts=drafts,
+        drafts_in_output=branches.tokens - own,
+        wasted_passes=wasted,
+        peak_targets=peak,
     )
 
 
@@ -177,10 +172,9 @@ def treedsi_settled_ns(timing: Timing, draws: Draws) -> Ints:
 
 
 def _takes(case: Case) -> bool:
-    prompt = case.target.first_ns is not None or case.drafter.first_ns is not None
     simple = case.acceptance.plain and case.block_tokens == 1 and case.tree.deviations <= 1
     most = case.tree.branches * case.tokens**2  # nodes that a tree with one deviation can have
-    return simple and not prompt and (case.tree.nodes is None or case.tree.nodes >= most)
+    return simple and not case.has_first and (case.tree.nodes is None or case.tree.nodes >= most)
 
 
 TREEDSI = Form(treedsi, treedsi_settled_ns, _takes)
