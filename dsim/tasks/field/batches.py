@@ -294,7 +294,7 @@ def tables(found: Sequence[Found]) -> list[TextTable]:
     )
     head = ("series", "sides right", "measured", "predicted")
     title = "Batches: where speculation stops paying"
-    return [TextTable(title=title, caption=caption, head=head, rows=rows)] if rows else []
+    return [TextTable(title=title, caption=caption, head=head, rows=rows)]
 
 
 def _round_us(system: System, batch: int, measured: float, rate: float) -> float:

@@ -103,7 +103,7 @@ def further(found: Sequence[Found]) -> list[TextTable]:
     tables = []
     for source in dict.fromkeys(one.source for one in found):
         tables += source.tables([one for one in found if one.source is source])
-    return tables
+    return [table for table in tables if table.rows]
 
 
 def as_text(found: Sequence[Found]) -> str:

@@ -238,16 +238,13 @@ def tables(found: Sequence[Found]) -> list[TextTable]:
     tables += trees.without_source(found)
     tables += batches.tables([one for one in found if is_batch(one.row)])
     hits = [hits_needed(one, found) for one in found if is_ssd(one.row) and one.measured]
-    if hits:
-        caption = (
-            "If a draft takes this part of a pass, and the acceptance rate is that of the run of "
-            "SI. –: with no share."
-        )
-        head = ("texts", "measured", *(f"{ratio:g}" for ratio in NAMED_RATIOS))
-        tables.append(
-            TextTable(title="SSD: the hits needed", caption=caption, head=head, rows=hits)
-        )
-    return tables
+    caption = (
+        "If a draft takes this part of a pass, and the acceptance rate is that of the run of SI. "
+        "–: with no share."
+    )
+    head = ("texts", "measured", *(f"{ratio:g}" for ratio in NAMED_RATIOS))
+    title = "SSD: the hits needed"
+    return [*tables, TextTable(title=title, caption=caption, head=head, rows=hits)]
 
 
 def hits_needed(one: Found, found: Sequence[Found]) -> list[str]:

@@ -272,8 +272,6 @@ def tables(found: Sequence[Found]) -> list[TextTable]:
                 rms = (sum(error**2 for error in errors) / len(errors)) ** 0.5
                 numbers = (f"{number:.1%}" for number in (median(errors), rms, max(errors)))
                 cells.append([what, group.name, str(len(errors)), *numbers])
-    if not cells:
-        return []
     caption = (
         "A row is predicted without all rows of the same pair, the same target, or the same batch. "
         "An unknown pair's ratio comes from its drafter's size: a line through the draft latencies "

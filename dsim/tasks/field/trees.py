@@ -245,7 +245,7 @@ def cost_table(title: str, rows: Sequence[list[str]]) -> list[TextTable]:
     )
     names = ("run", "width", "levels", "measured", "pass", "head", "left", "layers a level")
     known = [row for row in rows if row]
-    return [TextTable(title=title, caption=caption, head=names, rows=known)] if known else []
+    return [TextTable(title=title, caption=caption, head=names, rows=known)]
 
 
 def method_of(row: Row) -> str:
@@ -425,4 +425,4 @@ def without_source(found: Sequence[Found]) -> list[TextTable]:
     )
     head = ("source", "rows", "median error", "worst")
     title = "Rounds of a framework that no other row is of"
-    return [TextTable(title=title, caption=caption, head=head, rows=rows)] if rows else []
+    return [TextTable(title=title, caption=caption, head=head, rows=rows)]
