@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsim.cli.options import Number, Whole, Word, plugin_option, seed_option
+from dsim.cli.options import Number, Whole, Word
 from dsim.cli.progress import counting
+from dsim.cli.shared import (
+    acceptance_option,
+    dtype_option,
+    file_option,
+    gpu_option,
+    jobs_option,
+    json_option,
+    latency_options,
+    page_option,
+    plugin_option,
+    preemptible_option,
+    seed_option,
+    trace_part_options,
+)
 from dsim.errors import Problem, UserError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Options that go with --gpu only, and others that have a meaning there.
 SERVING = ["gpu", "dtype", "trace", "from_s", "for_s", "rate_scale", "prompt_tokens"]
@@ -38,6 +54,9 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
     for name in options:
         if name not in (*SERVING, *SHARED):
             raise UserError(Problem(_option(name), "", "has no meaning together with --gpu"))
+    for name in ("from_s", "for_s"):
+        if name in options and "trace" not in options:
+            raise UserError(Problem(_option(name), "", "goes together with --trace"))
     jobs = options.pop("jobs", None) or len(available_cores())
     if "acceptance" in options:
         try:
@@ -70,28 +89,14 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
     help="Drafter of that pair, e.g. Vicuna-68M; with --gpu eagle3, mtp, medusa or a model.",
 )
 @click.option("--dataset", metavar="NAME", help="Dataset, if the pair has several, e.g. Alpaca.")
-@click.option(
-    "--pair",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="A measured profile of both models.",
-)
-@click.option(
-    "--target-latency",
+@file_option("--pair", "pair", "FILE", "A measured profile of both models.")
+@latency_options(
+    "; or the file that dsim measure latency --json printed.  [default: 30]",
+    "; or a file of the same kind.  [default: 3]",
     metavar="MS|FILE",
-    help="Latency of one target pass, in ms; or the file that dsim measure latency --json printed."
-    "  [default: 30]",
 )
-@click.option(
-    "--drafter-latency",
-    metavar="MS|FILE",
-    help="Latency of one draft token, in ms; or a file of the same kind.  [default: 3]",
-)
-@click.option(
-    "--acceptance",
-    metavar="P|FILE",
-    help="Acceptance rate; or the file that dsim measure acceptance --json printed."
-    "  [default: 0.8]",
+@acceptance_option(
+    "; or the file that dsim measure acceptance --json printed.  [default: 0.8]", metavar="P|FILE"
 )
 @click.option(
     "--rank-shares",
@@ -126,14 +131,13 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
     "--rate",
     type=Number(),
     metavar="R",
-    help="Requests per second.  [default: one request at a time]",
+    help="Requests per second.  [default: one request at a time; 1 with --gpu]",
 )
 @click.option(
     "--tokens",
     type=Whole(1, 100_000),
     default=100,
-    show_default=True,
-    help="Number of tokens that a request generates.",
+    help="Number of tokens to generate per request.  [default: 100; 250 with --gpu]",
 )
 @click.option(
     "--objective",
@@ -175,55 +179,22 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
 @click.option("--price", type=Number(0), default=0.0, help="Price of a GPU-hour, in any currency.")
 @click.option("--watts", type=Number(0), metavar="W", help="GPU power under load, in watts.")
 @click.option("--idle-watts", type=Number(0), metavar="W", help="GPU power when idle, in watts.")
-@click.option(
-    "--preemptible/--no-preemptible",
-    default=False,
-    show_default=True,
-    help="Whether a cancelled pass frees its server at once (a GPU cannot do that).",
-)
+@preemptible_option(default=False)
 @seed_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.html",
-    help="Write a page with the Pareto front.",
+@json_option()
+@page_option("Write a page with the Pareto front.")
+@gpu_option(
+    ": advise on replicas that serve many requests in lock step (vLLM, SGLang), with estimated "
+    "latencies. The options below go with it"
 )
+@dtype_option
+@file_option("--trace", "trace", "FILE", "The requests: a trace, as dsim trace reads it.")
+@trace_part_options
 @click.option(
-    "--gpu",
-    metavar="NAME",
-    help="Type of the GPUs, e.g. h100: advise on replicas that serve many requests in lock step "
-    "(vLLM, SGLang), with estimated latencies. The options below go with it.",
-)
-@click.option("--dtype", metavar="TYPE", help="Type of the target's weights, e.g. fp8.")
-@click.option(
-    "--trace",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="The requests: a trace, as dsim trace reads it.",
-)
-@click.option(
-    "--from",
-    "from_s",
-    type=Number(0),
-    metavar="S",
-    help="Start of the part of the trace to use, in seconds.",
-)
-@click.option(
-    "--for",
-    "for_s",
-    type=Number(0, min_open=True),
-    metavar="S",
-    help="Length of the part of the trace to use, in seconds.",
-)
-@click.option(
-    "--rate-scale",
-    type=Number(0, min_open=True),
-    metavar="X",
-    help="Multiply the request rate by X.",
-)
-@click.option(
-    "--prompt-tokens", type=Whole(1), metavar="N", help="Without a trace: length of prompts."
+    "--prompt-tokens",
+    type=Whole(1),
+    metavar="N",
+    help="Without a trace: number of tokens of each prompt.  [default: 1000]",
 )
 @click.option(
     "--slo-ttft",
@@ -246,7 +217,7 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
     help="Share of an answer that repeats earlier text, where n-grams have drafts.  "
     "[default: 0.33]",
 )
-@click.option("--jobs", type=Whole(1), metavar="N", help="Worker processes.  [default: all cores]")
+@jobs_option
 @plugin_option
 def advise(*, as_json: bool, out: Path | None, **options: Any) -> None:
     """Recommend what to run on given GPUs under a given load.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from dsim.cli.options import plugin_option
 from dsim.cli.progress import counting
+from dsim.cli.shared import plugin_option
 
 
 @click.command()

@@ -6,7 +6,14 @@ from pathlib import Path
 
 import click
 
-from dsim.cli.options import Number, Whole, page_options
+from dsim.cli.options import Number, Whole
+from dsim.cli.shared import (
+    dtype_option,
+    gpu_option,
+    named_drafter_option,
+    page_options,
+    tp_option,
+)
 
 NAMES = {"model": ("MODEL", ""), "gpu": ("--gpu", ""), "tp": ("--tp", ""), "dtype": ("--dtype", "")}
 NAMES |= {"kv_dtype": ("--kv-dtype", ""), "drafter": ("--drafter", "")}
@@ -14,25 +21,13 @@ NAMES |= {"kv_dtype": ("--kv-dtype", ""), "drafter": ("--drafter", "")}
 
 @click.command()
 @click.argument("model")
-@click.option("--gpu", default="h100", show_default=True, help="Type of the GPUs.")
-@click.option(
-    "--tp",
-    type=Whole(1, 1024),
-    default=1,
-    show_default=True,
-    help="Tensor parallelism: number of GPUs that share each layer.",
-)
-@click.option(
-    "--dtype",
-    metavar="TYPE",
-    help="Type of the weights: bf16, fp8, int8, int4, fp4.  [default: as published]",
-)
+@gpu_option(default="h100", show_default=True)
+@tp_option(default=1)
+@dtype_option
 @click.option(
     "--kv-dtype", default="bf16", show_default=True, metavar="TYPE", help="Type of the KV cache."
 )
-@click.option(
-    "--drafter", metavar="NAME", help="eagle3, mtp, medusa, or a model, on the same GPUs."
-)
+@named_drafter_option
 @click.option(
     "--memory",
     "utilisation",

@@ -12,8 +12,9 @@ from dsim.cli.advise import advise
 from dsim.cli.check import check
 from dsim.cli.latency import latency
 from dsim.cli.models import generate, measure, validate
-from dsim.cli.options import Word, by_our_names, message_of, plugin_option
+from dsim.cli.options import Word, by_our_names, message_of
 from dsim.cli.reproduce import reproduce
+from dsim.cli.shared import plugin_option
 from dsim.cli.simulate import simulate
 from dsim.cli.studies import compare, docs, load, plot, presets, run, settings, studies, verify
 from dsim.cli.trace import trace

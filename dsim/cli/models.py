@@ -7,21 +7,24 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsim.cli.options import (
-    COMPILE_HELP,
-    OrchestrationName,
-    StudyFile,
-    Whole,
-    Word,
+from dsim.cli.options import OrchestrationName, StudyFile, Whole, Word, paths_in
+from dsim.cli.progress import counting
+from dsim.cli.shared import (
+    chat_option,
+    compile_option,
     draft_options,
+    file_option,
+    json_option,
+    lookahead_options,
     model_options,
-    paths_in,
     plugin_option,
+    prompt_set_option,
+    real_models,
+    share_option,
+    timeline_option,
     with_options,
 )
-from dsim.cli.progress import counting
 from dsim.errors import Problem, UserError
-from dsim.model import POLICIES
 from dsim.orchestrations import DEFAULT, REFERENCES
 
 if TYPE_CHECKING:
@@ -79,36 +82,17 @@ def hardware_of(options: dict[str, Any], targets: int | None = None) -> Hardware
     show_default=True,
     help="Algorithm to run.",
 )
-@click.option(
-    "--lookahead",
-    type=Whole(1),
-    default=5,
-    show_default=True,
-    help="Draft tokens per target pass; also called --gamma, --draft-length or "
-    "--num-speculative-tokens.",
-)
-@click.option(
-    "--lookahead-policy",
-    type=Word(POLICIES),
-    default=POLICIES[0],
-    show_default=True,
-    help="How the lookahead adapts, from --lookahead on.",
-)
+@lookahead_options
 @click.option(
     "--tokens", type=Whole(1), default=128, show_default=True, help="Number of tokens to generate."
 )
 @click.option(
     "--compare", is_flag=True, help="Run several algorithms (those of the paper) and compare them."
 )
-@click.option("--chat", is_flag=True, help="Treat the prompt as a user's turn in a chat.")
+@chat_option
 @click.option("--ignore-eos", is_flag=True, help="Continue after an end-of-text token.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per algorithm.")
-@click.option(
-    "--timeline",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.html",
-    help="Draw a timeline: one lane per server.",
-)
+@json_option(help="Print one JSON object per algorithm.")
+@timeline_option()
 @draft_options
 @model_options
 @plugin_option
@@ -159,29 +143,21 @@ def generate(prompt: str, **options: Any) -> None:
 @click.command()
 @click.argument("study", type=StudyFile(), required=False, metavar="[STUDY.toml]")
 @click.option("--backend", type=Word(["wallclock", "torch"]), help="What to measure.")
-@click.option("--tokens", type=Whole(), help="Number of tokens of each text.")
+@click.option("--tokens", type=Whole(), help="Number of tokens to generate per text.")
 @click.option("--prompts", type=Whole(), help="Number of texts to predict and to measure.")
-@click.option("--target", metavar="MODEL", help="Target model, as in dsim generate.")
-@click.option("--drafter", metavar="MODEL", help="Drafter model, as in dsim generate.")
-@click.option(
-    "--prompt-set", metavar="NAME|FILE", help="A set that ships, or all, or a JSONL file."
-)
-@click.option(
-    "--share", is_flag=True, default=None, help="Let several workers share a core or a GPU."
-)
-@click.option("--compile", is_flag=True, default=None, help=COMPILE_HELP)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option(
+@real_models("that of the study")
+@prompt_set_option()
+@share_option(default=None)
+@compile_option(default=None)
+@json_option()
+@file_option(
     "--report",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.html",
-    help="Write a page with a chart of predicted against measured, and timelines of both.",
+    "report",
+    "FILE.html",
+    "Write a page with a chart of predicted against measured, and timelines of both.",
 )
-@click.option(
-    "--predict",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.json",
-    help="Calibrate, write the prediction, and measure nothing.",
+@file_option(
+    "--predict", "predict", "FILE.json", "Calibrate, write the prediction, and measure nothing."
 )
 @click.option(
     "--against",
@@ -351,18 +327,16 @@ def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[st
     "--repeats", type=Whole(1), default=20, show_default=True, help="Forwards per measurement."
 )
 @click.option(
-    "--tokens", type=Whole(2), default=32, show_default=True, help="Number of tokens per prompt."
+    "--tokens",
+    type=Whole(2),
+    default=32,
+    show_default=True,
+    help="Number of tokens to generate per prompt.",
 )
 @click.option(
     "--prompts", type=Whole(1), default=5, show_default=True, help="Use only the first N prompts."
 )
-@click.option(
-    "--prompt-set",
-    default="stories",
-    show_default=True,
-    metavar="NAME|all|FILE",
-    help="A set of prompts that ships, or all, or a JSONL file.",
-)
+@prompt_set_option(default="stories")
 @click.option("--co-running", type=Whole(0), default=0, help="Measure while N other workers run.")
 @click.option(
     "--as",
@@ -373,7 +347,7 @@ def measure_pairs(what: str, study: Path, pairs: Sequence[str], options: dict[st
     help="Which model's settings --toml and --json print.",
 )
 @click.option("--toml", is_flag=True, help="Print the result as settings of a study.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 @measure_options
 @model_options
 def latency(
@@ -426,24 +400,19 @@ def latency(
 
 @measure.command()
 @click.option(
-    "--tokens", type=Whole(2), default=64, show_default=True, help="Number of tokens per prompt."
+    "--tokens",
+    type=Whole(2),
+    default=64,
+    show_default=True,
+    help="Number of tokens to generate per prompt.",
 )
 @click.option("--prompts", type=Whole(2), help="Use only the first N prompts.")
-@click.option(
-    "--prompt-set",
-    default="stories",
-    show_default=True,
-    metavar="NAME|all|FILE",
-    help="A set of prompts that ships, or all, or a JSONL file.",
+@prompt_set_option(default="stories")
+@chat_option
+@file_option(
+    "--trace", "trace", "FILE", "Write the draws to a file that acceptance.trace_file reads."
 )
-@click.option("--chat", is_flag=True, help="Treat each prompt as a user's turn in a chat.")
-@click.option(
-    "--trace",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE",
-    help="Write the draws to a file that acceptance.trace_file reads.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 @measure_options
 @model_options
 def acceptance(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from dsim.cli.options import Whole
+from dsim.cli.shared import file_option, json_option, open_option, quiet_option
 from dsim.errors import Problem, UserError
 
 ALL = "all"  # what --field without a file stands for
@@ -30,7 +31,7 @@ ALL = "all"  # what --field without a file stands for
     help="Only predict other people's measurements: those that ship, or the rows of a file in the "
     "columns of one of them.",
 )
-@click.option("--json", "as_json", is_flag=True, help="With --field: print the rows as JSON.")
+@json_option(help="With --field: print the rows as JSON.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
@@ -38,15 +39,15 @@ ALL = "all"  # what --field without a file stands for
     show_default=True,
     help="Folder for the report.",
 )
-@click.option(
+@file_option(
     "--markdown",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.md",
-    help="Write a page of what is the same on every machine, like dsim docs reproduction or, "
+    "markdown",
+    "FILE.md",
+    "Write a page of what is the same on every machine, like dsim docs reproduction or, "
     "with --field, dsim docs field-measurements.",
 )
-@click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
-@click.option("--quiet", is_flag=True, help="Print nothing but errors.")
+@open_option
+@quiet_option
 def reproduce(
     fast: bool,
     waits: int | None,

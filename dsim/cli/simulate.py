@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 from click.core import ParameterSource
 
-from dsim.cli.options import (
-    Number,
-    OrchestrationName,
-    Whole,
-    Word,
+from dsim.cli.options import Number, OrchestrationName, Whole, Word, numbers_in, paths_in
+from dsim.cli.shared import (
+    acceptance_option,
     draft_options,
-    numbers_in,
-    paths_in,
+    dtype_option,
+    engine_option,
+    gpu_option,
+    json_option,
+    latency_options,
+    lookahead_options,
+    named_drafter_option,
     plugin_option,
+    preemptible_option,
     seed_option,
     set_option,
+    timeline_option,
+    tp_option,
 )
 from dsim.errors import Problem, UserError
-from dsim.model import POLICIES
 from dsim.study.presets import PRESETS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
 # Which option stands for which setting.
 OPTIONS = {
@@ -85,27 +90,13 @@ def by_option(error: UserError) -> UserError:
 @click.option(
     "--tokens",
     type=Whole(1),
-    help="N, the number of tokens to generate.  [default: 100; the length of --accepts]",
+    help="Number of tokens to generate.  [default: 100; the length of --accepts]",
 )
-@click.option(
-    "--lookahead",
-    type=Whole(1),
-    default=5,
-    show_default=True,
-    help="Draft tokens per target pass; also called --gamma, --draft-length or "
-    "--num-speculative-tokens.",
-)
+@lookahead_options
 @click.option(
     "--method",
     type=Word(PRESETS),
     help="Settings and orchestration of a method that people know by name (dsim presets).",
-)
-@click.option(
-    "--lookahead-policy",
-    type=Word(POLICIES),
-    default="fixed",
-    show_default=True,
-    help="Whether and how the lookahead adapts.",
 )
 @click.option(
     "--targets",
@@ -114,17 +105,11 @@ def by_option(error: UserError) -> UserError:
     metavar="S",
     help="Number of target servers of DSI; or enough: so many that no pass waits.",
 )
-@click.option(
-    "--target-latency",
+@latency_options(
+    ".  [default: 30, or estimated from --target]",
+    ".  [default: 3, or estimated from --drafter]",
     type=Number(0, min_open=True),
     metavar="MS",
-    help="Latency of one target pass, in ms.  [default: 30, or estimated from --target]",
-)
-@click.option(
-    "--drafter-latency",
-    type=Number(0, min_open=True),
-    metavar="MS",
-    help="Latency of one draft token, in ms.  [default: 3, or estimated from --drafter]",
 )
 @click.option(
     "--pair",
@@ -137,10 +122,10 @@ def by_option(error: UserError) -> UserError:
     metavar="MODEL",
     help="Target by name, like llama-3.3-70b, or a folder with a config.json; with --gpu.",
 )
-@click.option("--drafter", metavar="MODEL", help="Drafter by name, or eagle3, mtp, medusa.")
-@click.option("--gpu", metavar="NAME", help="Type of the GPUs, like h100; with --target.")
-@click.option("--tp", type=Whole(1), metavar="N", help="Number of GPUs that share a layer.")
-@click.option("--dtype", metavar="TYPE", help="Type of the target's weights, like fp8.")
+@named_drafter_option
+@gpu_option("; with --target")
+@tp_option()
+@dtype_option
 @click.option(
     "--target-first-latency",
     type=Number(0, min_open=True),
@@ -153,12 +138,7 @@ def by_option(error: UserError) -> UserError:
     metavar="MS",
     help="Latency of the drafter's first forward (prefill), in ms.",
 )
-@click.option(
-    "--acceptance",
-    type=Number(0, 1),
-    metavar="P",
-    help="Probability that the target accepts a draft token.  [default: 0.8]",
-)
+@acceptance_option(".  [default: 0.8]", type=Number(0, 1), metavar="P")
 @click.option(
     "--accepts",
     metavar="110101…",
@@ -178,28 +158,12 @@ def by_option(error: UserError) -> UserError:
     help="Number of runs with random draws of their own.  [default: 20; 1 with --accepts]",
 )
 @seed_option
-@click.option(
-    "--preemptible/--no-preemptible",
-    default=True,
-    show_default=True,
-    help="Whether a cancelled pass frees its server at once (a GPU cannot do that).",
-)
-@click.option(
-    "--engine",
-    type=Word(["auto", "vector", "events"]),
-    default="auto",
-    show_default=True,
-    help="Engine that simulates.",
-)
+@preemptible_option(default=True)
+@engine_option
 @set_option()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 @click.option("--settled", is_flag=True, help="With --json: print when every token settled.")
-@click.option(
-    "--timeline",
-    type=click.Path(path_type=Path, dir_okay=False),
-    metavar="FILE.html",
-    help="Draw the timeline of the first repeat: one lane per server.",
-)
+@timeline_option(" of the first repeat")
 @plugin_option
 def simulate(
     algorithms: Sequence[str],
@@ -235,7 +199,7 @@ def simulate(
     except UserError as error:
         raise by_option(error) from None
     names = task.in_order(algorithms, str(options["method"] or ""))
-    outcomes = task.outcomes(case, names, str(options["engine"]))
+    outcomes = task.outcomes(case, names, str(options["engine"] or "auto"))
     if timeline is not None:
         task.write_timeline(case, names, timeline)
     if as_json:

@@ -8,16 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsim.cli.options import (
-    Number,
-    StudyFile,
-    executor_of,
+from dsim.cli.options import Number, StudyFile, executor_of
+from dsim.cli.progress import counting
+from dsim.cli.shared import (
     executor_options,
+    file_option,
+    json_option,
+    open_option,
     plugin_option,
+    quiet_option,
     study_options,
     with_options,
 )
-from dsim.cli.progress import counting
 from dsim.errors import EngineError, UserError
 from dsim.system import interrupted_code, last_words
 from dsim.words import duration
@@ -35,7 +37,9 @@ def _how_to_go_on(folder: Path) -> str:
 
 
 run_options = with_options(
-    click.option("--out", type=click.Path(path_type=Path), help="Results folder.  [results/STUDY]"),
+    click.option(
+        "--out", type=click.Path(path_type=Path), help="Results folder.  [default: results/STUDY]"
+    ),
     executor_options,
     click.option(
         "--precision",
@@ -53,27 +57,21 @@ run_options = with_options(
         metavar="DIR",
         help="Resume the interrupted run in DIR.",
     ),
-    click.option(
+    file_option(
         "--trace",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE.json[.gz]",
-        help="Deployments: write a trace of every server, for ui.perfetto.dev; .gz is smaller.",
+        "trace",
+        "FILE.json[.gz]",
+        "Deployments: write a trace of every server, for ui.perfetto.dev; .gz is smaller.",
     ),
-    click.option(
+    file_option(
         "--requests",
         "requests_file",
-        type=click.Path(path_type=Path, dir_okay=False),
-        metavar="FILE.csv",
-        help="Deployments: write a row for each request: its times and its outcome.",
+        "FILE.csv",
+        "Deployments: write a row for each request: its times and its outcome.",
     ),
-    click.option(
-        "--json",
-        "as_json",
-        is_flag=True,
-        help="Deployments: print one JSON object, and write no folder.",
-    ),
-    click.option("--open", "open_", is_flag=True, help="Open the report in a browser."),
-    click.option("--quiet", is_flag=True, help="Print nothing but errors."),
+    json_option(help="Deployments: print one JSON object, and write no folder."),
+    open_option,
+    quiet_option,
     plugin_option,
 )
 # Options that fit one kind of study only, and why they do not fit the other.
@@ -264,8 +262,12 @@ def load(study: Path | None, **options: Any) -> None:
 
 @click.command()
 @click.argument("results", nargs=-1, required=True, metavar="DIR|FILE…")
-@click.option("--out", type=click.Path(path_type=Path), help="Where to.  [the folder itself]")
-@click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of the charts.  [default: the folder of results; FILE-charts]",
+)
+@open_option
 @plugin_option
 def plot(results: tuple[str, ...], out: Path | None, open_: bool) -> None:
     """Draw charts again from stored results, without simulating.
@@ -295,7 +297,7 @@ COMPARISON = "results/comparison"
     show_default=True,
     help="Folder of the report.",
 )
-@click.option("--open", "open_", is_flag=True, help="Open the report in a browser.")
+@open_option
 @plugin_option
 def compare(results: tuple[str, ...], out: Path, open_: bool) -> None:
     """Compare several runs, or runs and measurements, on one page.
@@ -345,7 +347,7 @@ def verify(results: Path) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option(help="Print one JSON list.")
 @click.option("--load", is_flag=True, hidden=True, expose_value=False)  # all are listed
 @click.argument("pattern", required=False)
 def settings(as_json: bool, pattern: str | None) -> None:
@@ -443,7 +445,7 @@ def docs(page: str | None) -> None:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_option()
 def presets(as_json: bool) -> None:
     """List methods by the names that people use, with their settings.
 

@@ -6,34 +6,12 @@ from pathlib import Path
 
 import click
 
-from dsim.cli.options import Number, page_options
+from dsim.cli.shared import page_options, trace_part_options
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE")
-@click.option(
-    "--from",
-    "from_s",
-    type=Number(0),
-    default=0.0,
-    metavar="S",
-    help="Start of the part to summarise, in seconds.",
-)
-@click.option(
-    "--for",
-    "for_s",
-    type=Number(0, min_open=True),
-    metavar="S",
-    help="Length of the part to summarise, in seconds.",
-)
-@click.option(
-    "--rate-scale",
-    type=Number(0, min_open=True),
-    default=1.0,
-    show_default=True,
-    metavar="X",
-    help="Multiply the request rate by X.",
-)
+@trace_part_options
 @page_options("Write a page with charts.")
 def trace(
     *,
