@@ -29,6 +29,7 @@ from dsim.tasks.run import run_study
 HERE = Path(__file__).parent / "gallery"
 # The chart that shows what the study asks, where it is not the first.
 CHARTS = {"heatmap": "04-*.svg", "heatmap-paper": "04-*.svg"}
+CHARTS |= {"adaptive": "01-*-3.svg", "devices": "01-*-2.svg"}  # of the higher acceptance rates
 
 IMAGES = Path(__file__).parent / "images"
 README = ("heatmap", "load", "servers")

@@ -170,6 +170,8 @@ def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> p
             own, other = (of[interval] / of[latency] for of in (frame[values], theirs))
             half = frame[f"speedup_vs_{name}"] * np.hypot(own, other)
             frame[f"speedup_vs_{name}_ci95"] = half.mask(is_reference, 0.0)
+    if interval and "ms_per_token" in frame:
+        frame["ms_per_token_ci95"] = frame[interval] * frame["ms_per_token"] / frame[latency]
     return frame
 
 

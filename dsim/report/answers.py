@@ -10,7 +10,7 @@ import pandas as pd
 
 from dsim.orchestrations import REFERENCES, title_of
 from dsim.report.analysis import in_order, interval_of, is_number
-from dsim.report.style import label, words
+from dsim.study.labels import label, words
 from dsim.words import plural
 
 if TYPE_CHECKING:
@@ -89,7 +89,12 @@ def of_deployments(frame: pd.DataFrame, series: pd.Series[Any], axes: Sequence[s
         all_of = counts[counts == frame["series"].nunique()]
         value = all_of.index.max() if len(all_of) else served[axis].min()
         at = served[served[axis] == value]
-        where = f"At a {words(axis)} of {value:g}{_unit(axis)}"
+        name = words(axis)
+        if name.endswith("s"):  # a number of things
+            where = f"With {value:g} {name}"
+        else:
+            article = "an" if name[0] in "aeiou" else "a"
+            where = f"At {article} {name} of {value:g}{_unit(axis)}"
         if len(axes) > 1:
             others = [a for a in axes if a != axis and at[a].nunique() > 1]
             if others:

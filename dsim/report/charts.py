@@ -13,21 +13,9 @@ import pandas as pd
 from dsim.orchestrations import COMPARED, title_of
 from dsim.report import maps, winners
 from dsim.report.analysis import in_order, interval_of, is_number
-from dsim.report.style import (
-    GREY,
-    INK,
-    PINK,
-    along,
-    colour,
-    colours,
-    describe,
-    label,
-    legend,
-    sentence,
-    shape,
-    words,
-)
-from dsim.study.columns import STATUS, column_of
+from dsim.report.style import GREY, INK, PINK, along, colour, colours, legend, shape
+from dsim.study.columns import BY_NAME, STATUS, column_of
+from dsim.study.labels import describe, label, sentence, words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -36,6 +24,7 @@ if TYPE_CHECKING:
 
 AnyChart = alt.Chart | alt.LayerChart | alt.FacetChart
 MIN_SLIDER_VALUES = 3  # of an axis that no chart has; fewer are shown side by side
+NO_INTERVALS = " No 95 % intervals: none are computed for this number."
 Drawn = tuple[AnyChart, str, int]  # a chart, its caption, its number of marks
 
 
@@ -148,7 +137,7 @@ def _default_title(chart: Chart) -> str:
         return f"{sentence(what)}: dsim and the publication"
     if chart.kind == "marginal":
         return f"{show}: what each further step adds to the {what}"
-    return f"{sentence(what)} over the {words(column_of(chart.x))}"
+    return f"{sentence(what)} by {words(column_of(chart.x))}"
 
 
 def _lines(chart: Chart, frame: pd.DataFrame, whole: pd.DataFrame) -> Drawn:
@@ -166,6 +155,8 @@ def _lines(chart: Chart, frame: pd.DataFrame, whole: pd.DataFrame) -> Drawn:
     if better := _better(y):
         caption += f"; {better} is better"
     caption += "."
+    if is_noisy(y) and not interval:
+        caption += NO_INTERVALS
     if interval and table[interval].isna().all():
         caption += " No 95 % intervals: too few repeats or requests."
     if interval and table[interval].gt(0).any():
@@ -208,6 +199,11 @@ def _extent(frame: pd.DataFrame, y: str, interval: str) -> tuple[float, float]:
     return round(max(low, 0.0) if low < 0 <= frame[y].min() else low, 6), round(high, 6)
 
 
+def is_noisy(column: str) -> bool:
+    """Whether *column* differs from run to run: an outcome, but for what is certain."""
+    return column in BY_NAME and BY_NAME[column].kind == "outcome"
+
+
 def _better(column: str) -> str:
     """Which values of *column* are better: ``higher``, ``lower``, or nothing where that depends."""
     if column.startswith(("speedup", "throughput", "goodput", "good_share", "tokens_per")):
@@ -237,16 +233,23 @@ def _marginal(chart: Chart, frame: pd.DataFrame) -> Drawn:
     )
     caption = (
         f"What each step to a larger value of {words(x)} adds to the {label(y)} of "
-        f"{title_of(chart.show)}. A step without a bar adds nothing."
+        f"{title_of(chart.show)}. A step without a bar adds nothing.{NO_INTERVALS}"
     )
     return drawn, caption, len(table)
 
 
 def _variants(chart: Chart, frame: pd.DataFrame) -> Drawn:
-    table = frame[["variant", "algorithm", chart.y]].dropna().copy()
+    interval = interval_of(chart.y, frame.columns)
+    wanted = ["variant", "algorithm", chart.y, *([interval] if interval else [])]
+    table = frame[wanted].dropna(subset=[chart.y]).copy()
     names = {title_of(name): name for name in in_order(table["algorithm"])}
     table["name"] = table["algorithm"].astype(str).map(title_of)
     table["variant"] = table["variant"].astype(str)
+    noisy = bool(interval) and bool(table[interval].gt(0).any())
+    if noisy:
+        table["low"] = (table[chart.y] - table[interval]).clip(lower=0).round(6)
+        table["high"] = (table[chart.y] + table[interval]).round(6)
+    table = table.drop(columns=[interval] if interval else [])
     table[chart.y] = table[chart.y].round(6)
     order = list(dict.fromkeys(table["variant"]))
     y = alt.Y("variant:N", sort=order, title=None, axis=alt.Axis(labelLimit=300))
@@ -269,7 +272,24 @@ def _variants(chart: Chart, frame: pd.DataFrame) -> Drawn:
         )
     )
     at = f" Dashed lines mark the baseline, {order[0].rstrip('.')}." if order else ""
-    return base + dots, f"{sentence(label(chart.y))} of each variant.{at}", len(table)
+    bars = (
+        [
+            alt.Chart(table)
+            .mark_rule(strokeWidth=1.2)
+            .encode(
+                x=alt.X("low:Q", title=label(chart.y)),
+                x2="high:Q",
+                y=y,
+                color=colour("name", names),
+            )
+        ]
+        if noisy
+        else []
+    )
+    caption = f"{sentence(label(chart.y))} of each variant.{at}"
+    caption += " Bars: 95 % intervals." * noisy
+    caption += NO_INTERVALS * (is_noisy(chart.y) and not interval)
+    return alt.layer(base, *bars, dots), caption, len(table)
 
 
 def _published(chart: Chart, frame: pd.DataFrame, axes: Sequence[str] = ()) -> Drawn:

@@ -11,8 +11,8 @@ import pandas as pd
 from dsim.orchestrations import title_of
 from dsim.report import charts
 from dsim.report.analysis import interval_of, is_number
-from dsim.report.style import describe, label, sentence, words
 from dsim.report.tables import TextTable
+from dsim.study.labels import describe, label, sentence, words
 from dsim.study.study import Chart
 from dsim.words import plural
 

@@ -13,8 +13,9 @@ import pandas as pd
 from dsim.orchestrations import title_of
 from dsim.report.analysis import is_number
 from dsim.report.charts import Panel, draw
-from dsim.report.style import colour, describe
+from dsim.report.style import colour
 from dsim.study.columns import column_of
+from dsim.study.labels import describe
 from dsim.study.requests import OVER_TIME
 from dsim.study.study import Chart
 

@@ -9,8 +9,9 @@ import numpy as np
 
 from dsim.orchestrations import REFERENCES, title_of
 from dsim.report.analysis import BEST, compare, drafts
-from dsim.report.style import BLUE, PALE_BLUE, PALE_PINK, PINK, label, ticks, words
+from dsim.report.style import BLUE, PALE_BLUE, PALE_PINK, PINK, ticks
 from dsim.study.columns import column_of
+from dsim.study.labels import label, words
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

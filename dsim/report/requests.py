@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from dsim.orchestrations import ORCHESTRATIONS, title_of
 from dsim.report.tables import TextTable
 from dsim.study.columns import column_of
-from dsim.words import show
+from dsim.study.labels import describe, words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,12 +27,12 @@ TAKES = (
 )
 OF_FURTHER = "Further: utilisation of the servers of further drafters."
 OF_PRICE = (
-    "Price / M tokens: cluster.price_per_gpu_hour × the GPUs reserved, idle or not, × the hours "
+    "Price / M tokens: the price of a GPU-hour × the GPUs reserved, idle or not, × the hours "
     "from the first moment of the run to the last, for a million tokens of finished requests."
 )
 OF_ENERGY = (
-    "J / request, kWh / M tokens: energy that these GPUs used in that time, cluster.*_watts while "
-    "their server computed and cluster.*_idle_watts while it did not, for a finished request and "
+    "J / request, kWh / M tokens: energy that these GPUs used in that time, at full power while "
+    "their server computed and at idle power while it did not, for a finished request and "
     "for a million of their tokens. The warm-up counts in price and energy."
 )
 
@@ -54,7 +54,7 @@ def tables(frame: pd.DataFrame, axes: Sequence[str]) -> tuple[TextTable, TextTab
     with_energy = any_of("kwh_per_million")
     variants = bool(frame["variant"].any())
     heads = [*(["variant"] if variants else []), "algorithm"]
-    heads += [axis.rpartition(".")[2] for axis in axes]
+    heads += [words(column_of(axis)) for axis in axes]
     fast_heads = [*heads, "TTFT p50", "p99", "TPOT", "latency", "p99", "req/s", "tok/s"]
     fast_heads += ["goodput/s"] if with_slo else []
     takes_heads = [*heads, "GPUs", "targets", "drafters", *(["further"] if with_more else [])]
@@ -122,9 +122,9 @@ def notes(
     """
     skipped, growing, short = [], [], []
     for row in frame.to_dict("records"):
-        parts = [row["variant"], row["algorithm"]]
-        parts += [f"{axis} = {show(row[column_of(axis)])}" for axis in axes]
-        name = ", ".join(filter(None, parts))
+        parts = [row["variant"], title_of(row["algorithm"])]
+        parts += [describe(column_of(axis), row[column_of(axis)]) for axis in axes]
+        name = ", ".join(dict.fromkeys(filter(None, parts)))
         if row["status"] == "refused":
             load = max(row["offered_target"], row["offered_drafter"])
             skipped.append(f"Not simulated: {name}: the offered load is {load:.2f}.")

@@ -1,4 +1,4 @@
-"""How charts look: words for columns, colours, axes and legends."""
+"""How charts look: colours, axes and legends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.report.analysis import is_number
-from dsim.study.columns import BY_NAME
+from dsim.study.labels import label
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -26,100 +26,6 @@ LEGEND_PX = 420  # what a legend takes before it is broken
 NUMBER = "format(datum.value, ',~r')"  # of ticks; as a format, Vega would write 100 as 1e+2
 MIN_LOG_VALUES, MIN_LOG_SPAN, MIN_LOG_STEP = 4, 8, 1.45  # of a logarithmic axis
 MAX_OWN_TICKS = 12  # values of an axis, from which on its ticks are at round numbers instead
-LABELS = {
-    "drafter_latency_relative": "drafter latency / target latency",
-    "drafter_latency_ms": "drafter latency (ms)",
-    "target_latency_ms": "target latency (ms)",
-    "more_drafters_latency_ms": "latency of the further drafters (ms)",
-    "acceptance_rate": "acceptance rate",
-    "lookahead": "lookahead (drafts per block)",
-    "targets": "target servers",
-    "tokens": "tokens",
-    "latency_mean_ms": "mean latency (ms)",
-    **{f"latency_{p}_ms": f"{p} E2E latency (ms)" for p in ("p50", "p90", "p99")},
-    "latency_std_ms": "standard deviation of the latency (ms)",
-    "ms_per_token": "time per token (ms)",
-    "speedup_vs_nonsi": "speed-up over non-SI",
-    "speedup_vs_si": "speed-up over SI",
-    "peak_targets": "peak busy target servers",
-    "workload_rate_per_s": "request rate (requests / s)",
-    "workload_users": "concurrent users",
-    "replica_max_seqs": "largest batch (requests)",
-    "replica_max_batched_tokens": "token budget of a step (tokens)",
-    "replica_count": "replicas",
-    "preemptions": "evictions per request",
-    "batch": "requests in a step",
-    "cluster_targets": "target servers",
-    "cluster_drafters": "drafter servers",
-    "cluster_network_ms": "network latency (ms)",
-    "cluster_target_mtbf_s": "mean time between failures of a target server (s)",
-    "cluster_drafter_mtbf_s": "mean time between failures of a drafter server (s)",
-    "throughput_per_s": "throughput (requests / s)",
-    "tokens_per_s": "throughput (tokens / s)",
-    "goodput_per_s": "goodput (requests / s within the SLO)",
-    "good_share": "share of requests within the SLO",
-    "lost": "requests lost to failures",
-    "turned_away": "rejected requests",
-    "target_utilisation": "utilisation of target servers",
-    "drafter_utilisation": "utilisation of drafter servers",
-    "more_drafter_utilisation": "utilisation of further drafters' servers",
-    "in_system": "requests in the system",
-    "target_queue": "passes that wait for a target server",
-    "drafter_queue": "drafts that wait for a drafter server",
-    "more_drafter_queue": "drafts that wait for a further drafter's server",
-    "gpu_seconds_per_token": "GPU time reserved per token (GPU-s)",
-    "busy_gpu_seconds_per_token": "GPU time computing per token (GPU-s)",
-    "price_per_million": "price of a million tokens",
-    "joules_per_request": "energy per request (J)",
-    "kwh_per_million": "energy per million tokens (kWh)",
-    "backlog": "growth of the backlog (in units of its mean)",
-}
-TABLES = ("workload_", "cluster_", "slo_")  # tables of settings, whose name says nothing more
-ACRONYMS = {
-    "ttft": "TTFT",
-    "tpot": "TPOT",
-    "itl": "ITL",
-    "gpu": "GPU",
-    "gpus": "GPUs",
-    "kv": "KV",
-    "slo": "SLO",
-}
-UNITS = {"_per_s": "per second", "_ms": "ms", "_s": "s", "_watts": "W"}
-
-
-def label(column: str) -> str:
-    """Title of an axis over *column*: words, and the unit in brackets."""
-    if column in LABELS:
-        return LABELS[column]
-    unit = BY_NAME[column].unit if column in BY_NAME else ""
-    rest = next((column.removeprefix(t) for t in TABLES if column.startswith(t)), column)
-    for suffix, of_suffix in UNITS.items():
-        if rest.endswith(suffix):
-            rest, unit = rest.removesuffix(suffix), unit or of_suffix
-            break
-    words = [ACRONYMS.get(word, word) for word in rest.split("_") if word]
-    if words[-1:] and words[-1] in ("mean", "p50", "p90", "p99"):
-        words = [words[-1], *words[:-1]]
-    return f"{' '.join(words)} ({unit})" if unit else " ".join(words)
-
-
-def words(column: str) -> str:
-    """:func:`label` without the unit."""
-    return label(column).partition(" (")[0]
-
-
-def sentence(text: str) -> str:
-    """*text* with a capital letter at its start, unless it starts with a name like p99."""
-    named = any(letter.isdigit() for letter in text.partition(" ")[0])
-    return text if named else f"{text[:1].upper()}{text[1:]}"
-
-
-def describe(name: str, value: Any) -> str:
-    """One value of the axis *name*, in words."""
-    if name == "variant":
-        return str(value)
-    shown = f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{words(name)} {shown}"
 
 
 def colours(algorithms: Iterable[str]) -> list[str]:
@@ -173,7 +79,7 @@ def ticks(values: pd.Series[Any], *, grid: bool = True) -> alt.Axis:
     """An axis with ticks at its own values where they are few, and at whole numbers if they are."""
     own = sorted(pd.unique(values.dropna()).tolist())
     if len(own) <= MAX_OWN_TICKS:
-        return alt.Axis(grid=grid, values=own, labelExpr=NUMBER)
+        return alt.Axis(grid=grid, values=own, labelExpr=NUMBER, labelOverlap="greedy")
     if pd.api.types.is_integer_dtype(values):
         return alt.Axis(grid=grid, tickMinStep=1, format="d")
     return alt.Axis(grid=grid)

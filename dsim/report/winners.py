@@ -11,8 +11,9 @@ import pandas as pd
 from dsim.orchestrations import ORCHESTRATIONS, REFERENCES, title_of
 from dsim.report.analysis import in_order
 from dsim.report.maps import cells, places
-from dsim.report.style import colour, label
+from dsim.report.style import colour
 from dsim.study.columns import column_of
+from dsim.study.labels import label
 
 if TYPE_CHECKING:
     from dsim.study.study import Chart

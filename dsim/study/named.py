@@ -24,7 +24,7 @@ NAMED_SETTINGS: tuple[Setting, ...] = (
         default=None,
         sweep=False,
         meaning="name of the target (llama-3.3-70b), or a folder with a config.json: latencies "
-        "that are not set are estimated (docs/latency.md)",
+        "that are not set are estimated (dsim docs latency)",
     ),
     Setting(
         key="drafter.model",

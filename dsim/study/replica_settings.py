@@ -54,7 +54,7 @@ REPLICA_SETTINGS: tuple[Setting, ...] = (
         "replica.count",
         0,
         "replicas",
-        "replicas that serve the algorithms that can step in one (docs/replicas.md); other "
+        "replicas that serve the algorithms that can step in one (dsim docs replicas); other "
         "algorithms run on the servers of [cluster]; 0: all do; 1 if only the table replica is "
         "there",
         low=0,

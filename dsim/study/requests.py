@@ -409,7 +409,7 @@ def refusals(found: Sequence[CaseResult]) -> list[str]:
                 alike.setdefault(series, []).append(one)
         for first, *more in alike.values():
             also = f" (and {plural(len(more), 'further case')} of it)" if more else ""
-            lines.append(f"{what}: {first.case.name}{also}: {getattr(first, field)}.")
+            lines.append(f"{what}: {first.case.title}{also}: {getattr(first, field)}.")
     return lines
 
 

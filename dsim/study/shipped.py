@@ -27,7 +27,7 @@ def path_of(study: Path | str) -> Path:
         UserError: *study* is a name that no study has.
     """
     path = Path(study)
-    if path.suffix or path.name != str(study) or path.exists():
+    if path.suffix or path.name != str(study) or path.is_file():
         return path
     if path.name not in names():
         hint = nearest(path.name, names())

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.orchestrations import DEFAULT, ORCHESTRATIONS, REFERENCES
 from dsim.study.build import deployment_of, workload_of
+from dsim.study.columns import column_of
+from dsim.study.labels import describe
 from dsim.study.settings import without_others
 from dsim.words import show
 
@@ -68,6 +70,13 @@ class DeploymentCase:
         parts = [self.variant, self.deployment.algorithm]
         parts += [f"{key} = {show(value)}" for key, value in self.point.items()]
         return ", ".join(filter(None, parts))
+
+    @property
+    def title(self) -> str:
+        """The same for people: words for keys, and titles of algorithms."""
+        parts = [self.variant, ORCHESTRATIONS[self.deployment.algorithm].title]
+        parts = [part for part in dict.fromkeys(parts) if part]
+        return ", ".join([*parts, *(describe(column_of(k), v) for k, v in self.point.items())])
 
     @property
     def short_name(self) -> str:

@@ -12,12 +12,12 @@ from dsim.report import analysis, answers, charts, deployments
 from dsim.report import page as pages
 from dsim.report import requests as request_tables
 from dsim.report.lanes import lanes
-from dsim.report.style import words
 from dsim.report.tables import TextTable, settings_rows, text_table
 from dsim.report.vega import Vega
 from dsim.study.build import falling_notes, tables_of
 from dsim.study.columns import BEYOND, DEPLOYMENT_SETTINGS, column_of
 from dsim.study.deployment_settings import DEPLOYMENT
+from dsim.study.labels import words
 from dsim.study.results import of_deployments
 from dsim.study.settings import SETTINGS
 from dsim.tasks import waits
@@ -192,8 +192,8 @@ def _of_texts(frame: pd.DataFrame, study: Study | None, left_out: int) -> View:
     if left_out:
         limit = study.settings["max_targets"] if study else "?"
         notes.append(
-            f"{left_out:,} DSI cases were left out: they need more than max_targets = {limit} "
-            "target servers."
+            f"{left_out:,} DSI cases were left out: they need more than {limit} target servers "
+            "(setting max_targets)."
         )
     if not wanted:
         notes.append("There is no chart: no setting varies that could be an axis.")

@@ -122,5 +122,5 @@ def as_text(estimate: Estimate) -> list[str]:
         read = ", ".join(f"{n:,} tokens {to_ms(prompt_ns(roofline, n)):.1f} ms" for n in PROMPTS)
         lines += ["", f"Reading a prompt: {read}."]
     lines += ["", "–: the KV cache does not hold so many tokens.", *facts(estimate)]
-    lines += ["Estimated by a roofline (docs/latency.md); nothing was measured on this machine."]
+    lines += ["Estimated by a roofline (dsim docs latency); nothing was measured on this machine."]
     return lines

@@ -274,6 +274,7 @@ def test_studies_that_come_with_dsim_are_listed_copied_and_run_by_name(tmp_path)
     again = in_process("studies", "--copy", "pair", cwd=tmp_path)
     assert (again.returncode, again.stderr) == (2, "error: pair.toml: exists already\n")
     words = ["run", "sanity", "--set", "repeats=1", "--quiet", "--out", "out"]
+    (tmp_path / "sanity").mkdir()  # a folder of that name is no study
     assert in_process(*words, cwd=tmp_path).returncode == 0
     assert (tmp_path / "out" / "report.html").is_file()
     wrong = in_process("run", "heatmp", cwd=tmp_path)
@@ -335,7 +336,8 @@ def test_a_terminal_sees_a_progress_bar(tmp_path):
 def test_constraints_are_reported(tmp_path):
     study = ROOT / "studies" / "lookahead.toml"
     found = in_process("run", str(study), cwd=tmp_path)
-    expected = "4 DSI cases were left out: they need more than max_targets = 8 target servers."
+    expected = "4 DSI cases were left out: they need more than 8 target servers (setting "
+    expected += "max_targets)."
     assert expected in found.stdout
     assert expected in (tmp_path / "results" / "lookahead" / "report.html").read_text()
 

@@ -63,9 +63,12 @@ def test_slower_within_the_noise_is_not_slower():
             "acceptance_rate": [0.1, 0.1, 0.2, 0.2],
             "latency_mean_ms": [100.0, 100.4, 100.0, 103.0],
             "latency_ci95_ms": [0.5, 0.5, 0.5, 0.5],
+            "ms_per_token": [10.0, 10.04, 10.0, 10.3],
         }
     )
     at_best = analysis.best(frame, ["acceptance_rate"], [])
+    per_token = at_best["ms_per_token_ci95"] / at_best["latency_ci95_ms"]
+    assert per_token.to_numpy() == pytest.approx(0.1)  # of 10 tokens
     halves = at_best.set_index(["algorithm", "acceptance_rate"])["speedup_vs_nonsi_ci95"]
     assert halves["nonsi"].tolist() == [0.0, 0.0]  # nothing is faster than itself
     assert halves["dsi"].tolist() == pytest.approx([0.007029, 0.006766], abs=1e-6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,12 @@ import pytest
 from dsim.report import analysis, charts, deployments, style
 from dsim.report.lanes import lanes
 from dsim.report.vega import Vega, specification
+from dsim.study import labels
+from dsim.study.columns import column_of
+from dsim.study.deployment_settings import DEPLOYMENT_SETTINGS
 from dsim.study.loader import loads
 from dsim.study.requests import Backlog
+from dsim.study.settings import SETTINGS
 from dsim.study.study import Chart
 from dsim.tasks.run import plot, run_study
 
@@ -47,7 +52,8 @@ def test_bars_are_drawn_only_where_there_are_intervals():
         chart = Chart(kind="lines", x="workload.rate_per_s", y=y)
         (panel,) = charts.draw(chart, LOAD, ["workload_rate_per_s"])
         assert ("rule" in marks(panel)) is bars
-        assert ("95 % intervals" in panel.caption) is bars
+        assert ("Bars: 95 % intervals" in panel.caption) is bars
+        assert ("No 95 % intervals" in panel.caption) is not bars
 
 
 def test_bars_are_as_long_as_the_interval():
@@ -86,15 +92,25 @@ def test_a_map_counts_slower_cells_as_the_table_does(above_ms, certain):
 
 
 def test_sentences_keep_names():
-    assert style.sentence("speed-up over SI") == "Speed-up over SI"
-    assert style.sentence("p99 latency") == "p99 latency"
+    assert labels.sentence("speed-up over SI") == "Speed-up over SI"
+    assert labels.sentence("p99 latency") == "p99 latency"
 
 
 def test_axes_are_titled_in_words():
     for column in ("workload_rate_per_s", "cluster_drafter_mtbf_s", "ttft_p99_ms", "slo_ttft_ms"):
-        assert "_" not in style.label(column)
-        assert "." not in style.label(column)
-    assert style.label("ttft_p99_ms") == "p99 TTFT (ms)"
+        assert "_" not in labels.label(column)
+        assert "." not in labels.label(column)
+    assert labels.label("ttft_p99_ms") == "p99 TTFT (ms)"
+
+
+def test_axes_of_settings_are_in_words():
+    raw = re.compile(r"\b(cv|ci95|len|max|(?<!at )most|mtbf|mttr|ngram|ssd|us|watts|(\w+) \2)\b")
+    for setting in [*SETTINGS, *DEPLOYMENT_SETTINGS]:
+        if setting.sweep:
+            text = labels.label(column_of(setting.key))
+            assert not raw.search(text), text
+            if setting.unit in ("ms", "s", "µs", "W"):
+                assert text.endswith(f"({setting.unit})"), text
 
 
 def test_few_values_are_the_ticks():
@@ -158,11 +174,11 @@ def test_the_backlog_names_its_points_and_is_left_out_where_there_is_none():
         return made[-1][1]()[-1]
 
     same = last(backlog(2, 1.0), backlog(2, 0.0)._replace(variant="other"))
-    assert same.title == "Backlog over time (request rate 2)"
+    assert same.title == "Backlog over time (request rate 2 requests / s)"
     other = last(backlog(2, 1.0), backlog(3, 0.0))
     assert other.title == "Backlog over time"
     names = set(other.chart.data["series"])
-    assert names == {"at 2, request rate 2", "at 3, request rate 3"}
+    assert names == {"at 2, request rate 2 requests / s", "at 3, request rate 3 requests / s"}
     assert "backlog" not in last(backlog(2, 0.0)).name
 
 

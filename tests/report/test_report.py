@@ -329,9 +329,9 @@ def test_every_axis_that_a_chart_lacks_gives_a_chart():
     study, axes, _, frame = at_its_best(text)
     titles = [panel.title for panel in charts.draw(study.charts[0], frame, axes)]
     assert [title.rpartition(" (")[2] for title in titles] == [
-        "drafter latency 1)",
-        "drafter latency 2)",
-        "drafter latency 5)",
+        "drafter latency 1 ms)",
+        "drafter latency 2 ms)",
+        "drafter latency 5 ms)",
     ]
 
 

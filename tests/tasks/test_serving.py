@@ -148,7 +148,18 @@ def test_the_answer(advice):
     assert document["ranking"][0]["name"] == str(best.layout)
     panel = page.pareto_panel(advice)
     assert panel.marks == len(advice.curves) * len(search.SCALES)
-    assert panel.chart.to_dict()
+    assert "No 95 % intervals: 40 requests are too few." in panel.caption
+
+
+def test_intervals_are_drawn_where_requests_are_enough(advice):
+    layout = advice.best.layout
+    points = [trial(advice.question, Task(layout, 150, scale)) for scale in (1.0, 8.0)]
+    assert all(0 < one.tpot_p50_ci95 < one.tpot_p50 for one in points)
+    panel = page.pareto_panel(dataclasses.replace(advice, curves={layout: points}))
+    assert "Bars: 95 % intervals of TPOT, each of one run of up to 150 requests" in panel.caption
+    rows = next(iter(panel.chart.to_dict()["datasets"].values()))
+    for row, one in zip(rows, points, strict=True):
+        assert row["high"] - row["low"] == pytest.approx(2 * one.tpot_p50_ci95)
 
 
 def test_workers_change_nothing(advice, monkeypatch):
@@ -199,6 +210,7 @@ def test_launch_commands_say_what_was_simulated():
         ("--gpu h100 --target yi-34b --acceptance 2", "--acceptance: expected a number from 0 to"),
         ("--slo-ttft 3", "--slo-ttft: goes together with --gpu"),
         ("--trace no.csv", "--trace: goes together with --gpu"),
+        ("--gpu h100 --target yi-34b --from 3", "--from: goes together with --trace"),
     ],
 )
 def test_wrong_questions_are_explained(words, message):

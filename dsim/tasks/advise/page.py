@@ -52,7 +52,8 @@ def pareto_panel(advice: Advice) -> Panel:
     ticks = alt.Axis(tickCount=6, labelExpr=NUMBER, labelOverlap="greedy")
     room = alt.Scale(zero=False, padding=80)  # for labels
     x = alt.X("gpu_s:Q", title="GPU-seconds reserved per 1,000 tokens", axis=ticks, scale=room)
-    y = alt.Y("latency_mean_ms:Q", title="mean latency of a request (ms)")
+    latency = "mean latency of a request (ms)"
+    y = alt.Y("latency_mean_ms:Q", title=latency)
     names = {one.title: one.name for one in candidates()}
     kinds = ["Pareto-optimal", "dominated"]
     shapes = alt.Scale(domain=kinds, range=["circle", "cross"])
@@ -71,6 +72,15 @@ def pareto_panel(advice: Advice) -> Panel:
             ],
         )
     )
+    frame["low"] = (frame["latency_mean_ms"] - frame["latency_mean_ci95_ms"]).clip(lower=0)
+    frame["high"] = frame["latency_mean_ms"] + frame["latency_mean_ci95_ms"]
+    known = frame[frame["latency_mean_ci95_ms"] > 0]
+    bars = (
+        alt.Chart(known)
+        .mark_rule(strokeWidth=1.2)
+        .encode(x=x, y=alt.Y("low:Q", title=latency), y2="high:Q", color=colour("name", names))
+    )
+    noise = "Bars: 95 % intervals." if len(known) else "No 95 % intervals: too few requests."
     front = (
         alt.Chart(frame[frame["pareto"]].sort_values("gpu_s"))
         .mark_line(color="#8b929c", strokeDash=[4, 3])
@@ -95,8 +105,8 @@ def pareto_panel(advice: Advice) -> Panel:
         caption="Simulated layouts; lower is faster, further left is cheaper. Dots on the dashed "
         "line are Pareto-optimal: no other layout is as good in both and better in one. Crosses "
         "are dominated by such a layout. Labels: target servers × GPUs each "
-        "+ GPUs for drafters, lookahead k. Hover over a mark for its layout.",
-        chart=front + points,
+        f"+ GPUs for drafters, lookahead k. {noise} Hover over a mark for its layout.",
+        chart=front + points + bars if len(known) else front + points,
         marks=len(frame),
     )
 

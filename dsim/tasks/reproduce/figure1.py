@@ -170,7 +170,7 @@ class Figure1:
             f"slower in {slower:,} of {2 * self.cases:,} cases",
             HOLDS if slower == 0 else DIFFERS,
             f"every drafter latency, acceptance rate and lookahead 1 … {self.lookaheads[-1]}, with "
-            "7 target servers and with enough; a theorem for every single run (docs/model.md)",
+            "7 target servers and with enough; a theorem for every single run (dsim docs model)",
         )
         few = self.si.latency / self.few.latency
         many = self.si.latency / self.many.latency

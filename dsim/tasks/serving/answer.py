@@ -114,7 +114,7 @@ def notes(advice: Advice) -> list[str]:
     lines.append(
         f"The answer depends on the acceptance rate ({question.acceptance:g}, the same at every "
         f"draft), for n-grams on the copied part of an answer ({question.copied:.0%}), and on the "
-        f"latencies: {trust} (docs/latency.md). Measure both before you buy."
+        f"latencies: {trust} (dsim docs latency). Measure both before you buy."
     )
     return lines
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import pandas as pd
@@ -39,6 +40,8 @@ def pareto_panel(advice: Advice) -> Panel:
                 "load": f"{one.scale:g} ×",
                 "scale": one.scale,
                 "tpot": one.tpot_p50,
+                "low": max(one.tpot_p50 - (one.tpot_p50_ci95 or math.nan), one.tpot_p50 / 10),
+                "high": one.tpot_p50 + (one.tpot_p50_ci95 or math.nan),
                 "ttft": one.ttft_p99,
                 "tokens": one.tokens_per_gpu_s,
             }
@@ -49,34 +52,45 @@ def pareto_panel(advice: Advice) -> Panel:
     colours = [PALETTE[number % len(PALETTE)] for number in range(len(names))]
     log = alt.Scale(type="log", nice=False, padding=10)
     ticks = alt.Axis(tickCount=6, labelExpr=NUMBER, labelOverlap="greedy")
-    chart = (
-        alt.Chart(frame)
-        .mark_line(point=True)
-        .encode(
-            x=alt.X("tpot:Q", title="TPOT p50 (ms)", scale=log, axis=ticks),
-            y=alt.Y("tokens:Q", title="tokens / s per GPU", scale=log, axis=ticks),
-            order="scale:Q",
-            color=alt.Color(
-                "layout:N",
-                title=None,
-                scale=alt.Scale(domain=names, range=colours),
-                legend=legend(names),
-            ),
-            tooltip=[
-                alt.Tooltip("layout:N"),
-                alt.Tooltip("load:N", title="load"),
-                alt.Tooltip("tpot:Q", title="TPOT p50 (ms)", format=".4~g"),
-                alt.Tooltip("ttft:Q", title="TTFT p99 (ms)", format=".4~g"),
-                alt.Tooltip("tokens:Q", title="tokens / s per GPU", format=".4~g"),
-            ],
-        )
+    base = alt.Chart(frame).encode(
+        y=alt.Y("tokens:Q", title="tokens / s per GPU", scale=log, axis=ticks),
+        color=alt.Color(
+            "layout:N",
+            title=None,
+            scale=alt.Scale(domain=names, range=colours),
+            legend=legend(names),
+        ),
+        tooltip=[
+            alt.Tooltip("layout:N"),
+            alt.Tooltip("load:N", title="load"),
+            alt.Tooltip("tpot:Q", title="TPOT p50 (ms)", format=".4~g"),
+            alt.Tooltip("low:Q", title="… from (95 % interval)", format=".4~g"),
+            alt.Tooltip("high:Q", title="… to", format=".4~g"),
+            alt.Tooltip("ttft:Q", title="TTFT p99 (ms)", format=".4~g"),
+            alt.Tooltip("tokens:Q", title="tokens / s per GPU", format=".4~g"),
+        ],
     )
+    x: dict[str, Any] = {"title": "TPOT p50 (ms)", "scale": log, "axis": ticks}
+    line = base.mark_line(point=True).encode(x=alt.X("tpot:Q", **x), order="scale:Q")
+    bars = base.mark_rule(strokeWidth=1.2).encode(x=alt.X("low:Q", **x), x2="high:Q")
+    requests = max(one.requests for curve in advice.curves.values() for one in curve)
+    caption = (
+        "One line per layout; its points are loads, from half of the given load to eight times as "
+        "much. Further up is cheaper, further left is faster. "
+    )
+    if frame["high"].notna().any():
+        caption += (
+            f"Bars: 95 % intervals of TPOT, each of one run of up to {requests:,} requests. The "
+            "throughput has none: every layout gets the very requests of the load. Intervals that "
+            "reach 0 are cut at a tenth of the value."
+        )
+    else:
+        caption += f"No 95 % intervals: {requests:,} requests are too few."
     return Panel(
         name="01-pareto",
         title="Throughput of a GPU against time per token",
-        caption="One line per layout; its points are loads, from half of the given load to eight "
-        "times as much. Further up is cheaper, further left is faster.",
-        chart=chart,
+        caption=caption,
+        chart=alt.layer(bars, line),
         marks=len(frame),
     )
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dsim.deployment.intervals import of_quantile
 from dsim.deployment.outcome import DONE
 from dsim.deployment.serve import serve
 from dsim.deployment.workload import Workload
@@ -92,6 +93,7 @@ class Trial:
         requests: how many were simulated, the densest of the load.
         ttft_p50, ttft_p99, tpot_p50, tpot_p99, e2e_mean: what users see; the time per token of a
             request is that of its tokens after the first.
+        tpot_p50_ci95: half width of the 95 % interval of ``tpot_p50``; ``None``: too few requests.
         tokens_per_s: tokens of answers, in all.
         batch: mean number of requests in a step.
         served: share of the requests that were not refused.
@@ -105,6 +107,7 @@ class Trial:
     ttft_p50: float
     ttft_p99: float
     tpot_p50: float
+    tpot_p50_ci95: float | None
     tpot_p99: float
     e2e_mean: float
     tokens_per_s: float
@@ -223,6 +226,7 @@ def _measured(question: Question, task: Task, run: RunRecord) -> Trial:
     mean = float(e2e.mean()) if len(e2e) else math.inf
     slack = max((value / bound for value, bound in bounds), default=mean / 1e3)
     span_s = run.end_ns / 1e9
+    ci95 = of_quantile([tpot], 0.5).ci95
     return Trial(
         layout=task.layout,
         scale=task.scale,
@@ -230,6 +234,7 @@ def _measured(question: Question, task: Task, run: RunRecord) -> Trial:
         ttft_p50=at(ttft, 0.5),
         ttft_p99=at(ttft, 0.99),
         tpot_p50=at(tpot, 0.5) if len(tpot) else 0.0,
+        tpot_p50_ci95=None if math.isnan(ci95) else ci95,
         tpot_p99=at(tpot, 0.99) if len(tpot) else 0.0,
         e2e_mean=mean,
         tokens_per_s=float(run.output_tokens[finished].sum()) / span_s if span_s else 0.0,
