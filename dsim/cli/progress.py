@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 
     from tqdm import tqdm
 
-LOG_EVERY_S = 30.0
+FIRST_LOG_S, LOG_EVERY_S = 10.0, 30.0
 BAR = "{l_bar}{bar}| {n:,.0f} of {total:,.0f} {unit} [{elapsed}<{remaining}]"
 
 
 def counting(what: str) -> Callable[[float, float], None]:
     """What shows how many of how many are done, and about how long the rest will take.
 
-    On a terminal a bar, which is gone at the end; in a log a line every half minute.
+    On a terminal a bar, which is gone at the end; in a log a line after ten seconds, then
+    one every half minute.
 
     Args:
         what: what is counted, in words.
@@ -30,7 +31,8 @@ def counting(what: str) -> Callable[[float, float], None]:
     Returns:
         A function of how many are done, and how many there are.
     """
-    begin_s = last_s = time.monotonic()
+    begin_s = time.monotonic()
+    last_s = begin_s + FIRST_LOG_S - LOG_EVERY_S
     bar: tqdm[Any] | None = None
 
     def progress(done: float, count: float) -> None:

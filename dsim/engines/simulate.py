@@ -156,7 +156,7 @@ def run_events(
         EngineError: the run stopped before all tokens were settled, or makes no progress.
     """
     if ranks is None:
-        ranks = case.acceptance.ranks(case.seed, repeat + 1, case.tokens)[repeat]
+        ranks = case.acceptance.ranks(case.seed, 1, case.tokens, repeat)[0]
     env = Environment()
     output = Output(env, case.tokens)
     further = case.more_drafters if orchestration_of(algorithm).traits.further_drafters else ()

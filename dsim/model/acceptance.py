@@ -111,8 +111,8 @@ class Acceptance:
         u = np.stack([Uniforms(seed, repeat).next(tokens) for repeat in range(repeats)])
         return self.judge(u, self.rates(seed, range(repeats)))
 
-    def ranks(self, seed: int, repeats: int, tokens: int) -> NDArray[np.int8]:
-        """Ranks of all repeats.
+    def ranks(self, seed: int, repeats: int, tokens: int, first: int = 0) -> NDArray[np.int8]:
+        """Ranks of *repeats* repeats, the first of which has the number *first*.
 
         Returns:
             int8, shape (repeats, depths, tokens): as many depths as *by_depth* or the trace has, or
@@ -121,10 +121,11 @@ class Acceptance:
         Raises:
             ValueError: a trace is shorter than *tokens*.
         """
+        numbers = range(first, first + repeats)
         if self.model == "trace":
-            return np.stack([self._replay(repeat, tokens) for repeat in range(repeats)])
-        u = np.stack([Uniforms(seed, repeat).next(tokens) for repeat in range(repeats)])
-        return self.ranks_of(u, self.rates(seed, range(repeats)))
+            return np.stack([self._replay(repeat, tokens) for repeat in numbers])
+        u = np.stack([Uniforms(seed, repeat).next(tokens) for repeat in numbers])
+        return self.ranks_of(u, self.rates(seed, numbers))
 
     def rates(
         self, seed: int, repeats: Sequence[int], means: NDArray[np.float64] | None = None

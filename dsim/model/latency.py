@@ -16,7 +16,8 @@ from dsim.units import NS_PER_MS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-BLOCK_FORWARDS = 4096  # samples drawn at a time
+# Samples drawn at a time: few at first, since short texts need few, then twice as many each time.
+BLOCK_FORWARDS = (32, 4096)
 MAX_BEYOND = 0.05  # share of the forwards of a model wider than its table, from which it is told
 
 
@@ -94,6 +95,13 @@ def beyond_of(sampler: object) -> tuple[int, int]:
     return getattr(sampler, "beyond", 0), getattr(sampler, "forwards", 0)
 
 
+def _in_blocks(uniforms: Uniforms) -> Iterator[np.ndarray]:
+    count, most = BLOCK_FORWARDS
+    while True:
+        yield uniforms.next(count)
+        count = min(2 * count, most)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Latency:
     """How long the forwards of one model take.
@@ -155,9 +163,8 @@ class Latency:
     def _factors(self, seed: int, repeat: int, stream: int) -> Iterator[float]:
         if not self.spread:
             yield from itertools.repeat(1)
-        uniforms, spread = Uniforms(seed, repeat, stream), np.array(self.spread)
-        while True:
-            draws = uniforms.next(BLOCK_FORWARDS)
+        spread = np.array(self.spread)
+        for draws in _in_blocks(Uniforms(seed, repeat, stream)):
             yield from spread[(draws * len(spread)).astype(np.int64)].tolist()
 
     @functools.cached_property
@@ -203,14 +210,17 @@ class Latency:
         return round(ns0 + (ns1 - ns0) * (width_tokens - w0) / (w1 - w0))
 
     def _samples(self, seed: int, repeat: int, stream: int) -> Iterator[int]:
-        uniforms = Uniforms(seed, repeat, stream)
-        while True:
-            yield from self.quantile(uniforms.next(BLOCK_FORWARDS)).tolist()
+        for draws in _in_blocks(Uniforms(seed, repeat, stream)):
+            yield from self.quantile(draws).tolist()
+
+    @functools.cached_property
+    def _in_order(self) -> np.ndarray:
+        return np.sort(np.asarray(self.samples_ns, dtype=np.int64))
 
     def quantile(self, u: np.ndarray) -> np.ndarray:
         """Latencies (int64 ns) at the probabilities *u* (float64, any shape, in [0, 1))."""
         if self.model == "empirical":
-            samples = np.sort(np.asarray(self.samples_ns, dtype=np.int64))
+            samples = self._in_order
             return np.asarray(samples[(u * len(samples)).astype(np.int64)])
         from scipy import special
 

@@ -13,13 +13,20 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
-def half_width(std: Any, repeats: int) -> Any:
-    """Half width of the 95 % interval of a mean, by Student's t; NaN for one repeat."""
-    if repeats < 2:
+def half_width(std: Any, repeats: Any) -> Any:
+    """Half width of the 95 % interval of a mean, by Student's t; NaN for one repeat.
+
+    Args:
+        std: standard deviation of the repeats; a number or an array.
+        repeats: how many there are; a number, or an array that spreads to the shape of *std*.
+    """
+    if np.max(repeats) < 2:
         return std * np.nan
     from scipy.special import stdtrit
 
-    return std * (stdtrit(repeats - 1, 0.975) / np.sqrt(repeats))
+    of_two = np.maximum(repeats, 2)  # what has one repeat gets no interval below
+    widths = stdtrit(of_two - 1, 0.975) / np.sqrt(of_two)
+    return std * np.where(np.less(repeats, 2), np.nan, widths)
 
 
 def summarise(latency_ns: Ints) -> tuple[Floats, Floats, Floats, Floats]:
@@ -37,10 +44,15 @@ def summarise(latency_ns: Ints) -> tuple[Floats, Floats, Floats, Floats]:
     low, high = latency_ns[:, 0], latency_ns[:, 0]
     mean = latency_ns.sum(axis=1) / repeats
     spread = np.zeros_like(mean)
-    for r in range(repeats):
-        one = latency_ns[:, r]
-        low, high = np.minimum(low, one), np.maximum(high, one)
-        off = one - mean
-        spread += off * off
+    if mean.size == 1:  # many repeats, perhaps: the same sum, but in one call
+        low, high = latency_ns.min(axis=1), latency_ns.max(axis=1)
+        off = latency_ns - mean
+        spread = np.add.accumulate(off * off, axis=1)[:, -1]
+    else:
+        for r in range(repeats):
+            one = latency_ns[:, r]
+            low, high = np.minimum(low, one), np.maximum(high, one)
+            off = one - mean
+            spread += off * off
     std = np.sqrt(spread / max(1, repeats - 1))
     return mean / 1e6, std / 1e6, low / 1e6, high / 1e6

@@ -157,7 +157,7 @@ def check_together(problems: Problems, study: Study) -> None:
             problems.add("engine", f'"vector" takes {what}, but {why}')
         if study.settings.get("engine") == "vector" and study.settings["backend"] == "wallclock":
             problems.add("engine", '"vector" simulates; backend is "wallclock"')
-        tokens, repeats = max(values["tokens"]), study.settings["repeats"]
+        tokens, repeats = max(values["tokens"]), max(values["repeats"])
         if tokens * repeats > MAX_DRAWS:
             problems.add(
                 where + "tokens",

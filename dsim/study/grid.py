@@ -10,7 +10,7 @@ import dataclasses
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -48,7 +48,20 @@ TIMING_KEYS = {
 CELLS_AT_ONCE = 2**22  # draws of one batch in the vector engine
 TIMINGS_AT_ONCE = 512
 CHUNKS = 256  # into how many pieces, at most, event cases are cut for workers and for resuming
+TASK_TOKENS = 50_000  # simulated by each algorithm, in seconds; a case of more is cut into tasks
 HERE = Executor()  # in this process
+
+
+class _Task(NamedTuple):
+    """Work for the event engine: several whole cases, or one case and some of its repeats."""
+
+    cases: list[int]
+    some: range
+    repeats: int  # of a case
+
+    @property
+    def whole(self) -> bool:
+        return len(self.some) == self.repeats
 
 
 class _Grid:
@@ -164,29 +177,28 @@ class _Grid:
         values = {a.key: a.values[i] for a, i in zip(self.study.grid, where[1:], strict=True)}
         return where, case_of(self.study.of_variant(where[0]) | values)
 
-    def outcomes_of(self, number: int) -> NDArray[np.float64]:
-        """Run case *number* on the event engine: float64 (algorithms, outcomes).
+    def runs_of(self, number: int, repeats: range) -> NDArray[np.float64]:
+        """Run *repeats* of case *number* on the event engine.
 
-        Rows are empty (NaN) that the vector engine fills, and those of cases that differ from
-        another one only in what the algorithm does not read.
+        Returns:
+            float64 (algorithms, repeats, 2 + counts): latency (ns), counts, and the share of
+            forwards beyond the measured widths. Empty (NaN) is what the vector engine fills, and
+            cases that differ from another one only in what the algorithm does not read.
         """
         where, case = self.case_at(number)
         limit = self.study.settings["max_targets"]
-        rows = np.full((len(self.algorithms), len(OUTCOMES)), np.nan)
-        ranks = case.acceptance.ranks(case.seed, case.repeats, case.tokens)
+        runs = np.full((len(self.algorithms), len(repeats), 2 + len(COUNTS)), np.nan)
+        ranks = case.acceptance.ranks(case.seed, len(repeats), case.tokens, repeats.start)
         for a, algorithm in enumerate(self.algorithms):
             if self.engine_of(case, algorithm) == "vector" or self._repeats(where, algorithm):
                 continue
             takes_targets = ORCHESTRATIONS[algorithm].traits.several_targets
             if takes_targets and limit is not None and case.targets > limit:
                 continue
-            runs = [run_events(case, algorithm, r, ranks[r]) for r in range(case.repeats)]
-            latency_ns = np.array([[run.output.settled_ns[-1] for run in runs]])
-            counts = np.array([run.counts for run in runs])
-            rows[a, : len(STATISTICS)] = [values[0] for values in summarise(latency_ns)]
-            beyond = np.mean([run.beyond_share for run in runs])
-            rows[a, len(STATISTICS) :] = [*counts[:, :-1].mean(axis=0), counts[:, -1].max(), beyond]
-        return rows
+            for r, repeat in enumerate(repeats):
+                run = run_events(case, algorithm, repeat, ranks[r])
+                runs[a, r] = run.output.settled_ns[-1], *run.counts, run.beyond_share
+        return runs
 
     def _unread(self, algorithm: str) -> list[int]:
         """The axes (of a case's index) whose values make no difference to *algorithm*."""
@@ -210,27 +222,50 @@ class _Grid:
         numbers: NDArray[np.int64],
         executor: Executor,
         store: Store,
-        progress: Callable[[int], None],
+        progress: Callable[[float], None],
     ) -> None:
-        """Run the cases *numbers* on the event engine, in chunks that *store* remembers."""
-        chunks = np.array_split(numbers, min(CHUNKS, len(numbers)))
-        work = len(numbers) * self.study.settings["repeats"] * self.study.settings["tokens"]
+        """Run the cases *numbers* on the event engine, in tasks that *store* remembers."""
+        tasks = list(self._tasks(numbers))
+        parts: dict[int, dict[int, NDArray[np.float64]]] = {}
 
-        def done(number: int, outcomes: NDArray[np.float64]) -> None:
-            self.fill(chunks[number], outcomes)
-            progress(len(chunks[number]))
+        def done(number: int, result: NDArray[np.float64]) -> None:
+            task = tasks[number]
+            progress(len(task.cases) * len(task.some) / task.repeats)
+            if task.whole:
+                self.fill(task.cases, result)
+                return
+            known = parts.setdefault(task.cases[0], {})
+            known[task.some.start] = result
+            if sum(part.shape[1] for part in known.values()) == task.repeats:
+                runs = np.concatenate([known[start] for start in sorted(known)], axis=1)
+                del parts[task.cases[0]]
+                self.fill(task.cases, _outcomes(runs)[np.newaxis])
 
-        tasks = [chunk.tolist() for chunk in chunks]
-        executor.for_work(work).each(_prepare, self.study, tasks, store, done)
+        work = sum(len(task.cases) * len(task.some) for task in tasks)
+        tokens = self.study.settings["tokens"]
+        executor.for_work(work * tokens).each(_prepare, self.study, tasks, store, done)
 
-    def fill(self, numbers: NDArray[np.int64], outcomes: NDArray[np.float64]) -> None:
+    def _tasks(self, numbers: NDArray[np.int64]) -> Iterator[_Task]:
+        per_variant = math.prod(self.shape[1:])
+        for chunk in np.array_split(numbers, min(CHUNKS, len(numbers))):
+            for variant, cases in itertools.groupby(chunk.tolist(), lambda n: n // per_variant):
+                settings = self.study.of_variant(variant)
+                repeats, some = settings["repeats"], max(1, TASK_TOKENS // settings["tokens"])
+                if some >= repeats:
+                    yield _Task(list(cases), range(repeats), repeats)
+                    continue
+                for case, start in itertools.product(cases, range(0, repeats, some)):
+                    yield _Task([case], range(start, min(start + some, repeats)), repeats)
+
+    def fill(self, numbers: list[int], outcomes: NDArray[np.float64]) -> None:
         """Put the outcomes of cases *numbers* in their place."""
+        cases = np.array(numbers)
         by_vector = self.by_vector.reshape(len(self.algorithms), -1)
         places = enumerate(self.outcomes.values())
         for a, (i, values) in itertools.product(range(len(self.algorithms)), places):
             flat = values.reshape(len(self.algorithms), -1)
-            own = ~by_vector[a, numbers]
-            flat[a, numbers[own]] = outcomes[own, a, i]
+            own = ~by_vector[a, cases]
+            flat[a, cases[own]] = outcomes[own, a, i]
 
     # The table
 
@@ -310,9 +345,11 @@ class _Grid:
     def _all_outcomes(self, tokens: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """The outcomes of the table, also those that follow from others, for texts of *tokens*."""
         latency, std = self.outcomes["latency_mean_ms"], self.outcomes["latency_std_ms"]
+        repeats = [self.study.of_variant(v)["repeats"] for v in range(len(self.study.variants))]
+        more = [1] * len(self.study.grid)
         reference = {name: latency[a] for a, name in enumerate(self.algorithms)}
         all_ = self.outcomes | {
-            "latency_mean_ci95_ms": half_width(std, self.study.settings["repeats"]),
+            "latency_mean_ci95_ms": half_width(std, np.array(repeats).reshape(-1, *more)),
             "ms_per_token": latency / tokens,
         }
         with np.errstate(invalid="ignore"):
@@ -381,10 +418,29 @@ def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vect
         )
 
 
-def _prepare(study: Study) -> Callable[[list[int]], NDArray[np.float64]]:
-    """What runs a chunk of cases of *study*, given by number."""
+def _prepare(study: Study) -> Callable[[_Task], NDArray[np.float64]]:
+    """What does a task: the outcomes of whole cases, or the runs of some repeats of one."""
     grid = _Grid(study)
-    return lambda numbers: np.stack([grid.outcomes_of(number) for number in numbers])
+
+    def work(task: _Task) -> NDArray[np.float64]:
+        if not task.whole:
+            return grid.runs_of(task.cases[0], task.some)
+        return np.stack([_outcomes(grid.runs_of(case, task.some)) for case in task.cases])
+
+    return work
+
+
+def _outcomes(runs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of the runs of one case (see :meth:`_Grid.runs_of`): float64 (algorithms, outcomes)."""
+    rows = np.full((len(runs), len(OUTCOMES)), np.nan)
+    for row, of_algorithm in zip(rows, runs, strict=True):
+        if np.isnan(of_algorithm[0, 0]):
+            continue
+        latency_ns, counts = of_algorithm[np.newaxis, :, 0].astype(np.int64), of_algorithm[:, 1:-1]
+        row[: len(STATISTICS)] = [values[0] for values in summarise(latency_ns)]
+        row[len(STATISTICS) : -2] = counts[:, :-1].mean(axis=0)
+        row[-2:] = counts[:, -1].max(), of_algorithm[:, -1].mean()
+    return rows
 
 
 def empty_grid(study: Study) -> _Grid:
@@ -400,7 +456,7 @@ def simulate_grid(
     *,
     executor: Executor = HERE,
     store: Store | None = None,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> _Grid:
     """Simulate all cases of *study*; see :func:`run_grid`, which makes a table of it."""
     grid = _Grid(study)
@@ -429,7 +485,7 @@ def run_grid(
     *,
     executor: Executor = HERE,
     store: Store | None = None,
-    progress: Callable[[int], None] = lambda _: None,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> StudyResult:
     """Run all cases of *study*.
 

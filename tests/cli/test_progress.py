@@ -18,11 +18,11 @@ def clock(monkeypatch):
 
 def test_a_log_has_a_line_now_and_then(clock, capsys):
     told = progress.counting("trials simulated")
-    for now_s, done in ((1, 1), (31, 2), (32, 3), (62, 3), (70, 4)):
+    for now_s, done in ((1, 1), (11, 1), (31, 2), (41, 2), (62, 3), (70, 3), (72, 4)):
         clock.now_s = now_s
         told(done, 4)
     assert capsys.readouterr().err == (
-        "2 of 4 trials simulated, about 31 s left\n3 of 4 trials simulated, about 21 s left\n"
+        "1 of 4 trials simulated, about 33 s left\n2 of 4 trials simulated, about 41 s left\n"
     )
 
 
