@@ -2,7 +2,8 @@
 
 ``python benchmarks/faults.py [KIND…] [--number N] [--log FILE]`` runs N trials of each kind and
 prints what came of them. Trial n of a kind is the same on every machine, but for the moment at
-which a signal arrives. With ``--log`` a campaign goes on where it was interrupted. Linux only.
+which a signal arrives. With ``--log`` a campaign goes on where it was interrupted, but for the last
+minute. Linux only.
 
 kills      SIGKILL or SIGTERM to the parent of a run at a random moment, or a copy of its folder at
            that moment (as a power cut leaves it): no process is left after 2 s, and the folder is
@@ -41,8 +42,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 GONE_S, TOLD_S, WATCHDOG_S = 2.0, 10.0, 20
+CHUNK_S = 60.0  # of trials that a line of the log has
 MAX_BYTES, MAX_CPU_S, MAX_S = 1 << 30, 20, 600.0
 RUN = """
 tokens = 200
@@ -217,19 +220,33 @@ KILLS = {
 }
 WITHOUT_FOLDER = {
     "measure": ["measure", "latency", "--repeats", "3"],
-    "validate": ["validate", "--backend", "torch", "--share", "--prompts", "4", "--quiet"],
+    "validate": ["validate", "study.toml", "--backend", "torch", "--share", "--quiet"],
 }
+VALIDATE = """
+lookahead = [3]
+targets = [1]
+tokens = 16
+prompts = 2
+calibration_prompts = 2
+repeats = 1
+"""
 _whole: dict[str, tuple[dict[str, bytes], float]] = {}
+
+
+def words_of(kind: str, folder: Path, out: str) -> list[str]:
+    """What dsim is called with for *kind*; its study is written to *folder*."""
+    if kind in WITHOUT_FOLDER:
+        (folder / "study.toml").write_text(VALIDATE)
+        return WITHOUT_FOLDER[kind]
+    text, more = KILLS[kind]
+    (folder / "study.toml").write_text(text)
+    return ["run", "study.toml", "--quiet", "--out", out, *more]
 
 
 def undisturbed(kind: str, folder: Path) -> tuple[dict[str, bytes], float]:
     """What a run that nothing disturbs writes, and the seconds that it takes."""
     if kind not in _whole:
-        words = WITHOUT_FOLDER.get(kind)
-        if words is None:
-            text, more = KILLS[kind]
-            (folder / "study.toml").write_text(text)
-            words = ["run", "study.toml", "--quiet", "--out", "whole", *more]
+        words = words_of(kind, folder, "whole")
         began = time.monotonic()
         done = subprocess.run(command(*words), cwd=folder, capture_output=True, check=False)
         seconds = time.monotonic() - began
@@ -242,11 +259,7 @@ def undisturbed(kind: str, folder: Path) -> tuple[dict[str, bytes], float]:
 def kill(kind: str, chance: random.Random, folder: Path) -> Outcome:
     """One parent that is killed, or one power cut."""
     whole, seconds = undisturbed(kind, folder)
-    words = WITHOUT_FOLDER.get(kind)
-    if words is None:
-        text, more = KILLS[kind]
-        (folder / "study.toml").write_text(text)
-        words = ["run", "study.toml", "--quiet", "--out", "out", *more]
+    words = words_of(kind, folder, "out")
     how = chance.choice(["SIGKILL", "SIGTERM", *(["cut"] if kind in KILLS else [])])
     process = subprocess.Popen(
         command(*words), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -276,6 +289,7 @@ def kill(kind: str, chance: random.Random, folder: Path) -> Outcome:
     if kind in WITHOUT_FOLDER:
         return f"ok {how}"
     resume = (out / ".unfinished" / "study.toml").is_file()
+    _text, more = KILLS[kind]
     again = ["run", "--resume", str(out)] if resume else ["run", "study.toml", "--out", str(out)]
     done = subprocess.run(
         command(*again, "--quiet", *more), cwd=folder, capture_output=True, text=True, check=False
@@ -575,22 +589,65 @@ KINDS: dict[str, Callable[[str, random.Random, Path], Outcome]] = {
 
 def campaign(kinds: list[str], number: int, log: Path | None = None) -> dict[str, list[Outcome]]:
     """What came of *number* trials of each of *kinds*."""
-    known: dict[str, Outcome] = {}
-    if log is not None and log.is_file():
-        known = dict(json.loads(line) for line in log.read_text().splitlines())
     found: dict[str, list[Outcome]] = {}
     for kind in kinds:
-        for trial in range(number):
-            name = f"{kind} {trial}"
-            if name not in known:
-                with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                    chance = random.Random(name)  # noqa: S311
-                    known[name] = KINDS[kind](kind.removeprefix("kills-"), chance, Path(folder))
-                if log is not None:
-                    with log.open("a") as file:
-                        file.write(json.dumps([name, known[name]]) + "\n")
-            found.setdefault(kind, []).append(known[name])
+        outcomes = found.setdefault(kind, [])
+        for line in read(log, kind):
+            outcomes += [
+                outcome for outcome, count in line["outcomes"].items() for _ in range(count)
+            ]
+        chunk, began = Chunk(kind, len(outcomes)), time.monotonic()
+        for trial in range(len(outcomes), number):
+            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+                chance = random.Random(f"{kind} {trial}")  # noqa: S311
+                outcome = KINDS[kind](kind.removeprefix("kills-"), chance, Path(folder))
+            outcomes.append(outcome)
+            chunk.add(trial, outcome)
+            if log is not None and (trial + 1 == number or time.monotonic() - began > CHUNK_S):
+                with log.open("a") as file:
+                    file.write(chunk.line() + "\n")
+                chunk, began = Chunk(kind, trial + 1), time.monotonic()
     return found
+
+
+class Chunk:
+    """Some trials of a kind, one after the other: a line of the log."""
+
+    def __init__(self, kind: str, first: int) -> None:
+        self.kind, self.first = kind, first
+        self.outcomes: collections.Counter[Outcome] = collections.Counter()
+        self.not_ok: dict[int, Outcome] = {}
+
+    def add(self, trial: int, outcome: Outcome) -> None:
+        """Count what came of *trial*."""
+        self.outcomes[outcome] += 1
+        if not outcome.startswith("ok"):
+            self.not_ok[trial] = outcome
+
+    def line(self) -> str:
+        """The trials in JSON."""
+        known = {"kind": self.kind, "first": self.first, "outcomes": dict(self.outcomes)}
+        return json.dumps(known | ({"not ok": self.not_ok} if self.not_ok else {}))
+
+
+def read(log: Path | None, kind: str) -> list[dict[str, Any]]:
+    """The lines of *kind* in *log*."""
+    if log is None or not log.is_file():
+        return []
+    return [line for line in map(json.loads, log.read_text().splitlines()) if line["kind"] == kind]
+
+
+def table(log: Path) -> str:
+    """What came of the trials in *log*, for people."""
+    rows = ["| kind | trials | outcome |", "|---|---|---|"]
+    for kind in KINDS:
+        outcomes: collections.Counter[Outcome] = collections.Counter()
+        for line in read(log, kind):
+            outcomes.update(line["outcomes"])
+        if outcomes:
+            said = "; ".join(f"{count:,} {outcome}" for outcome, count in outcomes.most_common())
+            rows.append(f"| `{kind}` | {outcomes.total():,} | {said} |")
+    return "\n".join(rows)
 
 
 def main() -> None:
@@ -601,7 +658,11 @@ def main() -> None:
     parser.add_argument("kinds", nargs="*", metavar="KIND", help=f"of {', '.join(KINDS)}")
     parser.add_argument("--number", type=int, default=10, help="trials of each kind")
     parser.add_argument("--log", type=Path, help="where outcomes are kept, to go on from")
+    parser.add_argument("--table", action="store_true", help="print what the log has, run nothing")
     options = parser.parse_args()
+    if options.table:
+        print(table(options.log))
+        return
     if unknown := set(options.kinds) - set(KINDS):
         parser.error(f"no such kind: {', '.join(sorted(unknown))}")
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

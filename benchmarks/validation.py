@@ -41,7 +41,7 @@ memory = np.ones(32_000_000)
 while True:
     memory[np.random.randint(0, len(memory), 1_000_000)] += 1
 """
-QUOTA = Path("/sys/fs/cgroup/dsim-validation")
+CGROUPS, GROUP = Path("/sys/fs/cgroup"), "dsim-validation"
 ABSURD = 2.0  # a prediction that is too long or too short by this factor
 FULL_RUNS = 3  # of the quiet ones; the others are quick
 
@@ -97,13 +97,22 @@ def quota(part: Part) -> Iterator[list[str]]:
     if part.quota is None:
         yield []
         return
-    QUOTA.mkdir()
+    cores = len(os.sched_getaffinity(0))
+    quota_us, period_us = round(part.quota * cores * 100_000), 100_000
+    if (CGROUPS / "cgroup.controllers").exists():  # version 2
+        group, limits = CGROUPS / GROUP, {"cpu.max": f"{quota_us} {period_us}"}
+    elif (CGROUPS / "cpu" / "cgroup.procs").exists():  # version 1
+        group = CGROUPS / "cpu" / GROUP
+        limits = {"cpu.cfs_period_us": str(period_us), "cpu.cfs_quota_us": str(quota_us)}
+    else:
+        raise OSError("no cgroups of the CPU")
+    group.mkdir()
     try:
-        cores = len(os.sched_getaffinity(0))
-        (QUOTA / "cpu.max").write_text(f"{round(part.quota * cores * 100_000)} 100000")
-        yield ["sh", "-c", f'echo $$ > {QUOTA}/cgroup.procs && exec "$@"', "sh"]
+        for name, limit in limits.items():
+            (group / name).write_text(limit)
+        yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
     finally:
-        QUOTA.rmdir()
+        group.rmdir()
 
 
 def validate(part: Part, *, quick: bool, more: list[str]) -> dict[str, Any]:

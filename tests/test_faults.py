@@ -61,8 +61,8 @@ def test_a_campaign_goes_on_where_it_was(faults, tmp_path, monkeypatch):
     log, seen = tmp_path / "log", []
     monkeypatch.setitem(faults.KINDS, "data", lambda *_: seen.append(1) or "ok")
     faults.campaign(["data"], 3, log)
-    faults.campaign(["data"], 5, log)
+    assert faults.campaign(["data"], 5, log) == {"data": ["ok"] * 5}
     assert len(seen) == 5
-    assert [json.loads(line)[0] for line in log.read_text().splitlines()] == [
-        f"data {n}" for n in range(5)
-    ]
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [(line["first"], line["outcomes"]) for line in lines] == [(0, {"ok": 3}), (3, {"ok": 2})]
+    assert "| `data` | 5 | 5 ok |" in faults.table(log)
