@@ -23,8 +23,7 @@ import dsim as dsim_package
 from dsim.cli.main import main
 from dsim.errors import EngineError, UserError
 from dsim.study.executors import MAX_DEATHS, SMALL_TOKENS, Executor, Store, _of_worker
-from dsim.study.grid import run_grid
-from dsim.study.loader import load, loads
+from dsim.study.loader import load
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs the extra ray"
@@ -295,47 +294,6 @@ def test_what_is_kept_is_not_done_again():
     Executor().each(squares, 10, range(6), store, told.__setitem__)
     assert told == {0: 10, 1: -1, 2: 14, 3: 19, 4: -4, 5: 35}
     assert sorted(store.put_in) == [0, 2, 3, 5]
-
-
-MANY_REPEATS = """
-tokens = 12
-repeats = 7
-[target]
-latency_model = "gamma"
-latency_cv = 0.4
-[grid]
-lookahead = [1, 4]
-targets = [1, 3]
-[[variants]]
-name = "many"
-[[variants]]
-name = "few"
-repeats = 2
-"""
-
-
-def test_a_case_of_many_repeats_is_cut_into_tasks(monkeypatch):
-    """So that all cores work on it, and an interruption loses little; the table is the same."""
-    study = loads(MANY_REPEATS)
-    whole = run_grid(study).table
-    monkeypatch.setattr("dsim.study.grid.TASK_TOKENS", 2 * 12)
-    store, steps = Kept({}), []
-    assert run_grid(study, store=store, progress=steps.append).table.equals(whole)
-    assert len(store.put_in) == 4 * 4 + 4  # 2, 2, 2 and 1 repeats of each case; "few" whole
-    assert sum(steps) == pytest.approx(8)
-    others = {number: runs for number, runs in store.known.items() if number % 2}  # come first
-    assert run_grid(study, store=Kept(others)).table.equals(whole)
-
-
-def test_a_variant_has_the_interval_of_its_own_repeats():
-    table = run_grid(loads(MANY_REPEATS)).table.to_pandas().set_index("variant")
-    few = run_grid(loads(MANY_REPEATS, overrides=["repeats=2"])).table.to_pandas()
-    few = few.set_index("variant")
-    for column in ("repeats", "latency_mean_ms", "latency_mean_ci95_ms"):
-        assert table.loc["few", column].tolist() == few.loc["few", column].tolist()
-    assert (
-        table.loc["many", "latency_mean_ms"].tolist() != few.loc["many", "latency_mean_ms"].tolist()
-    )
 
 
 def test_processes_survive_a_death(tmp_path):
