@@ -158,11 +158,12 @@ def end_with_parent(parent: int, *, at_once: bool) -> None:
             this process for that of the parent.
     """
     if at_once:
-        _let_the_system_see()
+        end_at_once()
     threading.Thread(target=_end_after, args=(parent,), daemon=True).start()
 
 
-def _let_the_system_see() -> None:
+def end_at_once() -> None:
+    """On Linux: end as soon as the thread ends that started this process."""
     if sys.platform == "linux":
         import ctypes
 
@@ -180,7 +181,7 @@ class _Name(str):
 
 def _named(name: str, at_once: bool) -> str:
     if at_once:
-        _let_the_system_see()
+        end_at_once()
     return name
 
 

@@ -39,12 +39,16 @@ CLAIM_FAILED, TOO_NOISY = 1, 4
 
 def pair_of(options: dict[str, Any]) -> Pair:
     """The models that *options* ask for."""
+    from dsim.backends.torch import forks
     from dsim.backends.torch.models import specs
     from dsim.backends.torch.pair import load_pair
 
     names = ("dtype", "revision", "trust_remote_code")
     more = {name: options[name] for name in names}
-    return load_pair(*specs(options["target"], options["drafter"], **more))
+    models = specs(options["target"], options["drafter"], **more)
+    if options["devices"] == "cpu" and any(model.has_model for model in models):
+        forks.begin()  # it loads torch while this process loads tokenizers
+    return load_pair(*models)
 
 
 def rule_of(options: dict[str, Any]) -> Rule:

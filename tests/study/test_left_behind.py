@@ -22,7 +22,7 @@ needs_ray = pytest.mark.skipif(
 )
 LOADING = """
 import sys, time
-if "--multiprocessing-fork" in sys.orig_argv:
+if any("forkserver" in word or "multiprocessing-fork" in word for word in sys.orig_argv):
     import dsim.backends.torch.worker as worker
     def load(setup):
         open(STARTED, "a").write("x")

@@ -77,6 +77,11 @@ class ModelSpec:
         )
 
     @property
+    def has_model(self) -> bool:
+        """Whether torch runs it."""
+        return not (self.is_ngram or self.is_class)
+
+    @property
     def hub_file(self) -> tuple[str, str] | None:
         """Repository and name of a GGUF file on the hub; ``None`` if it is no such thing."""
         path = Path(self.name)

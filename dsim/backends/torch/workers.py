@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from dsim.backends.lines import Line, Pipe, Reply, exchange
 from dsim.backends.live import LiveEnvironment
-from dsim.backends.torch import worker
+from dsim.backends.torch import forks, worker
 from dsim.backends.torch.backend import HOLD_NS, LiveOutput, LiveRun, Shared, Torch
 from dsim.backends.torch.fitting import check_drafts, widest
+from dsim.backends.torch.forks import Forking
 from dsim.backends.torch.placement import (
     beside,
     check_compiler,
@@ -109,7 +110,7 @@ class Workers:
             any(map(_takes_turns, algorithms)) and everywhere[0] == everywhere[1]
         )
         names = ["drafter", *(f"target {i + 1}" for i in range(targets))]
-        context = Following()
+        context = self._context(names[0], load_timeout_ns)
         self.sure: list[tuple[float, bool]] = []
         self.processes: list[BaseProcess] = []
         self.lines: list[Line] = []
@@ -149,6 +150,13 @@ class Workers:
             self.close(force=True)
             raise
         self.drafter, *self.targets = self.lines
+
+    def _context(self, name: str, load_timeout_ns: int) -> Following | Forking:
+        """How to start workers; *name* is the first one, which waits no longer than that."""
+        models = any(spec.has_model for spec in (self.pair.target, self.pair.drafter))
+        if models and set(self.everywhere) == {"cpu"} and forks.ready(name, load_timeout_ns):
+            return Forking()
+        return Following()
 
     def close(self, *, force: bool = False) -> None:
         """End the workers: kindly, or at once if *force* is set or they do not listen."""
