@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from dsim.study.study import Study
 
 BEST = "best"  # what a chart names to compare with the fastest reference of each point
+MANY = 1 << 16  # rows from which on a shorter way to number them is worth it
 # Columns that may follow from other settings, and are axes only if they do not.
 DERIVED = ("targets", "drafter_latency_ms", "target_latency_ms", "acceptance_rate")
 
@@ -97,9 +98,30 @@ def _numbered(columns: Iterable[tuple[NDArray[np.int64], int]]) -> NDArray[np.in
         if count * size > 8 * len(codes) + 1024:  # keep the numbers small
             numbers, seen = pd.factorize(numbers)
             count = len(seen)
-        numbers = numbers * size + codes
+        if not numbers.ndim:
+            numbers = codes
+        elif size > 1:
+            numbers = numbers * size
+            numbers += codes
         count *= size
     return numbers
+
+
+def _codes(values: pd.Series[Any]) -> tuple[NDArray[np.int64], int]:
+    """Numbers that are the same where *values* are, unknown ones too, and how many at most."""
+    found = values.to_numpy() if len(values) > MANY and is_number(values) else None
+    if found is not None and found.dtype == np.int64:
+        low = found.min()
+        size = int(found.max() - low) + 1
+        if size <= MANY:
+            return found - low, size
+    if found is not None and found.dtype.kind in "if":
+        first = np.flatnonzero(np.append(True, found[1:] != found[:-1]))
+        if len(first) < len(found) // 8:  # runs of the same: one look at each is enough
+            of_runs, known = pd.factorize(found[first], use_na_sentinel=False)
+            return np.repeat(of_runs, np.diff(first, append=len(found))), max(1, len(known))
+    of_rows, known = pd.factorize(values, use_na_sentinel=False)
+    return of_rows, max(1, len(known))
 
 
 def _ranks(values: pd.Series[Any]) -> NDArray[np.float64]:
@@ -124,10 +146,7 @@ def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> p
     Raises:
         UserError: two rows are about the same case.
     """
-    codes = {}
-    for name in ("algorithm", *axes):
-        of_rows, known = pd.factorize(frame[name], use_na_sentinel=False)
-        codes[name] = of_rows, max(1, len(known))
+    codes = {name: _codes(frame[name]) for name in ("algorithm", *axes)}
     numbers = _numbered(codes.values())
     if len(frame) and np.bincount(numbers).max() > 1:
         twice = frame[pd.Series(numbers, frame.index).duplicated(keep=False)].iloc[0]

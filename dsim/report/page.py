@@ -49,7 +49,14 @@ class Page:
     study: str = ""
 
 
-def html(page: Page, panels: Sequence[Panel], script: str = "", *, wide: bool = False) -> str:
+def html(
+    page: Page,
+    panels: Sequence[Panel],
+    script: str = "",
+    *,
+    wide: bool = False,
+    specs: str | None = None,
+) -> str:
     """One HTML page that needs nothing else, not even a network.
 
     Args:
@@ -57,7 +64,10 @@ def html(page: Page, panels: Sequence[Panel], script: str = "", *, wide: bool = 
         panels: charts of the page.
         script: Vega, if there are charts; see :meth:`dsim.report.vega.Vega.script`.
         wide: whether each chart has a row of its own.
+        specs: the specifications of *panels*, where they are known already.
     """
+    if specs is None:
+        specs = page_specifications(panels)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dsim.report", "."), autoescape=True, trim_blocks=False
     )
@@ -68,7 +78,7 @@ def html(page: Page, panels: Sequence[Panel], script: str = "", *, wide: bool = 
         height=HEIGHT_PX,
         version=VERSION,
         specs=base64.b64encode(
-            gzip.compress(page_specifications(panels).encode(), 6, mtime=0)
+            gzip.compress(specs.encode(), 6, mtime=0)
         ).decode(),
         # It may not close the element that it stands in.
         script=markupsafe.Markup(script.replace("</script", "<\\/script")),  # noqa: S704

@@ -51,6 +51,7 @@ class Vega:
 
     def __init__(self, at_work: AtWork) -> None:
         self._script = at_work.script
+        self._known: dict[int, tuple[Panel, dict[str, Any]]] = {}
         self._turn = itertools.cycle(reversed(at_work.lanes))  # the first is at the script
 
     def script(self) -> str:
@@ -67,7 +68,8 @@ class Vega:
         The function raises :class:`dsim.errors.EngineError` where the chart cannot be drawn.
         """
         spec = specification(panel, width=panel.width or WIDTH_PX)
-        spec |= {"title": panel.title, "config": PICTURE_THEME}
+        self._known[id(panel)] = panel, spec
+        spec = spec | {"title": panel.title, "config": PICTURE_THEME}
         asked = next(self._turn).ask(_text(spec), 2)
 
         def wait() -> tuple[bytes, str]:
@@ -79,6 +81,12 @@ class Vega:
             return png, _renumbered(svg)
 
         return wait
+
+
+    def specifications(self, panels: Sequence[Panel]) -> str:
+        """As :func:`page_specifications`, of panels whose pictures are being made."""
+        specs = (self._known[id(panel)][1] for panel in panels)
+        return _text([spec | {"width": "container"} for spec in specs])
 
 
 def specification(panel: Panel, *, width: int | str) -> dict[str, Any]:
@@ -134,7 +142,7 @@ def page_specifications(panels: Sequence[Panel]) -> str:
 def _text(specs: Any) -> str:
     """*specs* as JSON without control characters, at which vl-convert would abort."""
     text = json.dumps(specs, ensure_ascii=False, separators=(",", ":"))
-    return CONTROL.sub("\\1\ufffd", text)
+    return CONTROL.sub("\\1\ufffd", text) if "\\u00" in text else text
 
 
 def _renumbered(svg: str) -> str:

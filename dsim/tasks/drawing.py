@@ -129,7 +129,8 @@ def draw_into(
         if panels:
             vega = Vega(at_work or stack.enter_context(lanes()))
             pictures = [vega.pictures(panel) for panel in panels]
-            text = pages.html(page(), panels, vega.script())
+            specs = vega.specifications(panels)
+            text = pages.html(page(), panels, vega.script(), specs=specs)
             good = []
             for panel, made_pictures in zip(panels, pictures, strict=True):
                 try:
@@ -141,7 +142,8 @@ def draw_into(
                 (folder / f"{panel.name}.png").write_bytes(png)
                 (folder / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
             if len(good) < len(panels):
-                text = pages.html(page(), good, vega.script())
+                specs = vega.specifications(good)
+                text = pages.html(page(), good, vega.script(), specs=specs)
     (folder / "report.html").write_text(text, encoding="utf-8")
     lines = [*(wrapped for told in view.answer for wrapped in textwrap.wrap(told, TEXT_WIDTH))]
     lines += [*shown, *failed, ""]

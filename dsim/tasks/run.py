@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import gzip
 import json
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -89,6 +90,14 @@ def simulate(
     return run_grid(study, executor=executor, store=store, progress=progress)
 
 
+def _load_what_draws() -> None:
+    """Load large libraries, which the end of a run needs, while its cases are simulated."""
+    with contextlib.suppress(ImportError):  # whoever needs it will say so
+        import scipy.special
+
+        import dsim.tasks.drawing  # noqa: F401
+
+
 def run_study(
     study: Study,
     folder: Path,
@@ -122,6 +131,8 @@ def run_study(
         results_folder(folder, resolved, force=force, resume=resume) as store,
         lanes() if study.charts or study.grid else contextlib.nullcontext() as at_work,
     ):
+        if at_work is not None:
+            threading.Thread(target=_load_what_draws, daemon=True).start()
         result = simulate(
             study, executor=executor, store=store, progress=progress, keep_runs=keep_runs
         )

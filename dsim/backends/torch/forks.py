@@ -45,7 +45,7 @@ READ_EARLY = (
     "PYTHON",
     "PYTORCH",
     "TOKENIZERS",
-    "TORCH",
+    "TORCH_",
     "TRANSFORMERS",
     "XDG_",
 )

@@ -24,6 +24,7 @@ def load(parent: int) -> None:
         os.dup2(nowhere, stream)
     os.close(nowhere)
     servers.append(os.getpid())
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # as dsim.backends.torch.decoders.load
     gc.disable()  # what is loaded stays
     try:
         import transformers.models.llama.modeling_llama  # with most of what other models need
