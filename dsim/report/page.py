@@ -77,9 +77,7 @@ def html(
         wide=wide,
         height=HEIGHT_PX,
         version=VERSION,
-        specs=base64.b64encode(
-            gzip.compress(specs.encode(), 6, mtime=0)
-        ).decode(),
+        specs=base64.b64encode(gzip.compress(specs.encode(), 6, mtime=0)).decode(),
         # It may not close the element that it stands in.
         script=markupsafe.Markup(script.replace("</script", "<\\/script")),  # noqa: S704
     )

@@ -82,7 +82,6 @@ class Vega:
 
         return wait
 
-
     def specifications(self, panels: Sequence[Panel]) -> str:
         """As :func:`page_specifications`, of panels whose pictures are being made."""
         specs = (self._known[id(panel)][1] for panel in panels)

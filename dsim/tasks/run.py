@@ -93,7 +93,7 @@ def simulate(
 def _load_what_draws() -> None:
     """Load large libraries, which the end of a run needs, while its cases are simulated."""
     with contextlib.suppress(ImportError):  # whoever needs it will say so
-        import scipy.special
+        import scipy.special  # noqa: F401
 
         import dsim.tasks.drawing  # noqa: F401
 

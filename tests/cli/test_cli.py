@@ -265,21 +265,20 @@ def test_settings_lists_every_setting_from_the_source_of_the_checks():
     assert "\nacceptance.model\n" in "\n" + dsim("settings", "acceptance")
 
 
-def test_studies_that_come_with_dsim_are_listed_copied_and_run_by_name(tmp_path):
-    text = in_process("studies", cwd=tmp_path).stdout
+def test_studies_that_come_with_dsim_are_listed_copied_and_run_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = dsim("studies")
     for path in (ROOT / "studies").glob("*.toml"):
         assert re.search(rf"^{path.stem} +\S", text, re.MULTILINE)
-    copied = in_process("studies", "--copy", "pair", cwd=tmp_path)
-    assert copied.stdout == "copied: pair.toml\ncopied: pair-ships.json\n"
-    again = in_process("studies", "--copy", "pair", cwd=tmp_path)
-    assert (again.returncode, again.stderr) == (2, "error: pair.toml: exists already\n")
+    assert dsim("studies", "--copy", "pair") == "copied: pair.toml\ncopied: pair-ships.json\n"
+    again = dsim("studies", "--copy", "pair", code=2)
+    assert again == "error: pair.toml: exists already\n"
     words = ["run", "sanity", "--set", "repeats=1", "--quiet", "--out", "out"]
     (tmp_path / "sanity").mkdir()  # a folder of that name is no study
-    assert in_process(*words, cwd=tmp_path).returncode == 0
+    assert dsim(*words) == ""
     assert (tmp_path / "out" / "report.html").is_file()
-    wrong = in_process("run", "heatmp", cwd=tmp_path)
-    assert wrong.returncode == 2
-    assert 'no study of this name comes with dsim; did you mean "heatmap"?' in wrong.stderr
+    wrong = dsim("run", "heatmp", code=2)
+    assert 'no study of this name comes with dsim; did you mean "heatmap"?' in wrong
 
 
 def test_a_plugin_is_named_before_or_after_the_command_by_path(tmp_path):
@@ -300,19 +299,20 @@ def test_completion(shell):
     assert "_DSIM_COMPLETE" in dsim("completion", shell)
 
 
-def test_run_writes_where_it_says(tmp_path):
+def test_run_writes_where_it_says(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     study = ROOT / "studies" / "sanity.toml"
     found = in_process("run", str(study), cwd=tmp_path)
     assert found.returncode == 0, found.stderr
     assert "report: results/sanity/report.html" in found.stdout
     assert (tmp_path / "results" / "sanity" / "report.html").is_file()
     assert found.stderr == ""  # no progress bar: this is no terminal
-    found = in_process("run", str(study), "--set", "seed=1", "--quiet", cwd=tmp_path)
-    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+    found = CliRunner().invoke(main, ["run", str(study), "--set", "seed=1", "--quiet"])
+    assert (found.exit_code, found.stdout, found.stderr) == (0, "", "")
     other = [path.name for path in (tmp_path / "results").iterdir() if path.name != "sanity"]
     assert re.fullmatch(r"sanity-[0-9a-f]{8}", other[0])
-    # The interpreter and the same folder again: the same results, without a question.
-    assert in_process("run", str(study), cwd=tmp_path).returncode == 0
+    # The same folder again: the same results, without a question.
+    dsim("run", str(study))
 
 
 def test_a_terminal_sees_a_progress_bar(tmp_path):
@@ -333,12 +333,12 @@ def test_a_terminal_sees_a_progress_bar(tmp_path):
     assert "0 of 11 cases" in seen
 
 
-def test_constraints_are_reported(tmp_path):
+def test_constraints_are_reported(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     study = ROOT / "studies" / "lookahead.toml"
-    found = in_process("run", str(study), cwd=tmp_path)
     expected = "4 DSI cases were left out: they need more than 8 target servers (setting "
     expected += "max_targets)."
-    assert expected in found.stdout
+    assert expected in dsim("run", str(study))
     assert expected in (tmp_path / "results" / "lookahead" / "report.html").read_text()
 
 
@@ -392,11 +392,10 @@ GENERATED = (ROOT / "Makefile").read_text().partition("cog -r ")[2].partition("\
 
 def test_the_readme_shows_current_help():
     """Blocks that a tool writes (cog) are as the tool would write them now."""
-    for name in GENERATED:
-        checked = subprocess.run(
-            [sys.executable, "-m", "cogapp", "--check", name],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        assert checked.returncode == 0, checked.stdout + checked.stderr
+    checked = subprocess.run(
+        [sys.executable, "-m", "cogapp", "--check", *GENERATED],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr

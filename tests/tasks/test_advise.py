@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import json
 import math
@@ -34,6 +35,13 @@ BASE = Question(target_ns=30 * MS, drafter_ns=3 * MS, acceptance=0.8, gpus=4, to
 def few_events(monkeypatch):
     monkeypatch.setattr(search, "MAX_EVENTS", 20_000)
     monkeypatch.setattr(search, "MORE", 4)
+
+
+@functools.cache
+def advice_on(question):
+    """What several tests look at, found once; with the events of :func:`few_events`."""
+    assert search.MORE == 4
+    return advise(question)
 
 
 @given(st.integers(1, 40), st.sampled_from([1, 2, 4]), st.integers(1, 30))
@@ -117,7 +125,7 @@ def test_progress_is_shown_from_the_estimate_to_the_end():
 
 
 def test_requests_that_never_meet_have_an_interval():
-    advice = advise(BASE)
+    advice = advice_on(BASE)
     for one in advice.ranking:
         mean = one.metrics.latency["mean"]
         spread = one.latencies_ms.std(ddof=1) / len(one.latencies_ms) ** 0.5
@@ -128,7 +136,7 @@ def test_requests_that_never_meet_have_an_interval():
 
 def test_what_is_recommended_comes_from_the_event_engine():
     question = dataclasses.replace(BASE, rate_per_s=1.0)
-    best = advise(question).ranking[0]
+    best = advice_on(question).ranking[0]
     deployment = deployment_of(question, best.layout)
     workload = Workload(requests=best.requests, rate_per_s=1.0, output=Length(mean_tokens=40))
     again = measure(deployment, [serve(deployment, workload)], warm_up=0.1)
@@ -136,7 +144,7 @@ def test_what_is_recommended_comes_from_the_event_engine():
 
 
 def test_the_pareto_front_is_one():
-    advice = advise(dataclasses.replace(BASE, rate_per_s=1.0))
+    advice = advice_on(dataclasses.replace(BASE, rate_per_s=1.0))
     points = [
         (one.gpu_seconds_per_token, one.metrics.latency["mean"].value) for one in advice.pareto
     ]
@@ -184,7 +192,7 @@ def test_a_load_that_no_layout_sustains_is_named():
 
 def test_advice_is_reproducible():
     question = dataclasses.replace(BASE, rate_per_s=1.0)
-    assert answer.as_json(advise(question)) == answer.as_json(advise(question))
+    assert answer.as_json(advice_on(question)) == answer.as_json(advise(question))
 
 
 def test_the_command(tmp_path):
@@ -361,7 +369,7 @@ def test_one_layout_is_one_layout():
 
 def test_the_axis_counts_gpu_seconds_per_1000_tokens():
     """Ticks of GPU-seconds per token, five decimals each, ran into each other."""
-    chart = page.pareto_panel(advise(dataclasses.replace(BASE, rate_per_s=1.0))).chart.to_dict()
+    chart = page.pareto_panel(advice_on(dataclasses.replace(BASE, rate_per_s=1.0))).chart.to_dict()
     axis = chart["layer"][0]["encoding"]["x"]
     assert axis["title"] == "GPU-seconds reserved per 1,000 tokens"
     assert axis["axis"]["tickCount"] == 6

@@ -50,7 +50,9 @@ READ_EARLY = (
     "XDG_",
 )
 STREAMS = (1, 2)  # output and errors; nobody reads the input
-_began: list[tuple[int, dict[str, str]]] = []  # process id and variables when the server was started
+_began: list[
+    tuple[int, dict[str, str]]
+] = []  # process id and variables when the server was started
 
 
 class _Name(str):

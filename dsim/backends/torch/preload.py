@@ -27,7 +27,8 @@ def load(parent: int) -> None:
     os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # as dsim.backends.torch.decoders.load
     gc.disable()  # what is loaded stays
     try:
-        import transformers.models.llama.modeling_llama  # with most of what other models need
+        # With most of what other models need.
+        import transformers.models.llama.modeling_llama  # noqa: F401
         from transformers import AutoModelForCausalLM, DynamicCache  # noqa: F401
 
         import dsim.backends.torch.worker  # noqa: F401
