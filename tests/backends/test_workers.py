@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import signal
@@ -46,12 +47,27 @@ PROMPT = [5, 6, 7, 8, 5, 6]
 OUTPUT = [7, 8, 5, 6] * 8  # what looking up makes of it
 
 
-@pytest.fixture
-def workers():
+@contextlib.contextmanager
+def started():
+    """Workers of which none is left."""
     with Workers(PAIR, 2, share=True, watchdog_ns=60 * NS_PER_S) as workers:
         pids = [process.pid for process in workers.processes]
         yield workers
     assert not alive(pids), "a worker is left"
+
+
+@pytest.fixture(scope="module")
+def workers():
+    """For tests that leave them as they were: they answer whatever they have answered before."""
+    with started() as workers:
+        yield workers
+
+
+@pytest.fixture
+def doomed():
+    """For tests after which they are of no use."""
+    with started() as workers:
+        yield workers
 
 
 @pytest.mark.parametrize("algorithm", ["nonsi", "si", "dsi"])
@@ -140,20 +156,20 @@ def test_the_cores_of_all_workers() -> None:
 
 @pytest.mark.parametrize("victim", ["drafter", "target 1"])
 @pytest.mark.parametrize("signal_", [signal.SIGKILL, signal.SIGSEGV])
-def test_a_worker_killed_during_a_pass(workers, victim: str, signal_) -> None:
-    (process,) = (p for p in workers.processes if p.name == f"dsim {victim}")
+def test_a_worker_killed_during_a_pass(doomed, victim: str, signal_) -> None:
+    (process,) = (p for p in doomed.processes if p.name == f"dsim {victim}")
 
     def kill() -> None:
         time.sleep(0.3)
         os.kill(process.pid, signal_)
         os.kill(process.pid, signal.SIGCONT)
 
-    workers.begin(PROMPT, Match(), read=False, tokens=20)
+    doomed.begin(PROMPT, Match(), read=False, tokens=20)
     os.kill(process.pid, signal.SIGSTOP)  # so that it is at a pass when it dies
     killer = threading.Thread(target=kill)
     killer.start()
     with pytest.raises(EngineError, match=f"{victim} (died|failed).*{signal_.name}"):
-        run_begun(workers, "dsi")
+        run_begun(doomed, "dsi")
     killer.join()
 
 
@@ -174,20 +190,20 @@ def test_a_worker_without_a_model_needs_no_torch() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_a_worker_killed_while_idle(workers) -> None:
-    process = workers.processes[2]
+def test_a_worker_killed_while_idle(doomed) -> None:
+    process = doomed.processes[2]
     process.kill()
     process.join()
     with pytest.raises(EngineError, match=r"target 2 died .*SIGKILL"):
-        workers.run("dsi", PROMPT, 20, Match(), lookahead=2)
+        doomed.run("dsi", PROMPT, 20, Match(), lookahead=2)
 
 
-def test_a_worker_that_hangs(workers) -> None:
-    workers.begin(PROMPT, Match(), read=False, tokens=20)
-    workers.watchdog_ns = NS_PER_S // 2
-    os.kill(workers.processes[1].pid, signal.SIGSTOP)
+def test_a_worker_that_hangs(doomed) -> None:
+    doomed.begin(PROMPT, Match(), read=False, tokens=20)
+    doomed.watchdog_ns = NS_PER_S // 2
+    os.kill(doomed.processes[1].pid, signal.SIGSTOP)
     with pytest.raises(EngineError, match=r"target 1 hangs in the pass over 0 tokens.*0\.5 s"):
-        run_begun(workers, "nonsi")
+        run_begun(doomed, "nonsi")
 
 
 def test_workers_end_when_their_parent_is_killed() -> None:
