@@ -46,7 +46,8 @@ def pair_of(options: dict[str, Any]) -> Pair:
     names = ("dtype", "revision", "trust_remote_code")
     more = {name: options[name] for name in names}
     models = specs(options["target"], options["drafter"], **more)
-    if options["devices"] == "cpu" and any(model.has_model for model in models):
+    on_cpu = options["devices"] == "cpu" and not options["compile"]
+    if on_cpu and any(model.has_model for model in models):
         forks.begin()  # it loads torch while this process loads tokenizers
     return load_pair(*models)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from dsim.backends.torch import forks, preload
+from dsim.backends.torch.models import ModelSpec
 from dsim.backends.torch.workers import Workers
 from dsim.errors import EngineError
 from dsim.system import Following
@@ -106,13 +108,18 @@ def test_a_variable_that_libraries_read_early_needs_a_new_process(monkeypatch):
     assert not forks.ready("drafter", SECOND)
 
 
-def test_what_has_no_model_or_another_device_starts_by_itself(monkeypatch):
+def test_what_has_no_model_or_compiles_or_has_another_device_starts_by_itself(monkeypatch):
     monkeypatch.setattr(forks, "ready", lambda *_: pytest.fail("asked for a fork server"))
     with Workers(PAIR, 1, share=True) as workers:
         assert isinstance(workers._context("drafter", SECOND), Following)
     other = object.__new__(Workers)
-    other.pair, other.everywhere = PAIR, ["cuda:0", "cpu"]
-    assert isinstance(other._context("drafter", SECOND), Following)
+    other.pair = dataclasses.replace(PAIR, target=ModelSpec(name="a model"))
+    for everywhere, compiled in ((["cuda:0", "cpu"], False), (["cpu", "cpu"], True)):
+        other.everywhere, other.compiled = everywhere, compiled
+        assert isinstance(other._context("drafter", SECOND), Following)
+    other.compiled = False
+    monkeypatch.setattr(forks, "ready", lambda *_: True)
+    assert isinstance(other._context("drafter", SECOND), forks.Forking)
 
 
 def test_a_thread_starts_no_fork_server():

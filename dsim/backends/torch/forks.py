@@ -3,7 +3,8 @@
 To import torch and transformers takes seconds, most of the start of a worker. On Linux one process
 does so once, Python's fork server, and every worker begins as a copy of it. It computes nothing,
 so there are no threads that a copy would lack, and it never looks for a GPU: workers on GPUs start
-by themselves, and so do all of them where this is not possible.
+by themselves, and so do those that compile, for which that is the least, and all of them where
+copies are not possible.
 
 The fork server ends with dsim and the workers end with the fork server, by the kernel's hand. It
 holds no stream of dsim's: a worker gets dsim's as they are when it starts, and so it gets the
@@ -14,12 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
 from importlib.util import find_spec
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.reduction import DupFd
+from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any
 
 from dsim.backends.torch import preload
@@ -113,12 +116,22 @@ def begin() -> None:
     if not _began:
         _began.append((os.getpid(), _read_early()))
         forkserver.set_forkserver_preload([preload.__name__])
+        Finalize(None, _end, exitpriority=-1)  # after the workers
     os.environ[preload.VARIABLE] = str(os.getpid())
     try:
         with hold_interrupts():
             forkserver.ensure_running()
     finally:
         del os.environ[preload.VARIABLE]
+
+
+def _end() -> None:
+    """End the fork server and wait for it, so that nothing is left when dsim has ended."""
+    server = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    if server is not None and _began[0][0] == os.getpid():
+        with contextlib.suppress(OSError):
+            os.kill(server, signal.SIGKILL)
+            os.waitpid(server, 0)
 
 
 def ready(name: str, timeout_ns: int) -> bool:

@@ -24,7 +24,6 @@ def load(parent: int) -> None:
         os.dup2(nowhere, stream)
     os.close(nowhere)
     servers.append(os.getpid())
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # as dsim.backends.torch.decoders.load
     gc.disable()  # what is loaded stays
     try:
         # With most of what other models need.

@@ -154,7 +154,8 @@ class Workers:
     def _context(self, name: str, load_timeout_ns: int) -> Following | Forking:
         """How to start workers; *name* is the first one, which waits no longer than that."""
         models = any(spec.has_model for spec in (self.pair.target, self.pair.drafter))
-        if models and set(self.everywhere) == {"cpu"} and forks.ready(name, load_timeout_ns):
+        alike = models and set(self.everywhere) == {"cpu"} and not self.compiled
+        if alike and forks.ready(name, load_timeout_ns):
             return Forking()
         return Following()
 
