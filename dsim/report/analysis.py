@@ -118,8 +118,9 @@ def _codes(values: pd.Series[Any]) -> tuple[NDArray[np.int64], int]:
     if found is not None and found.dtype.kind in "if":
         first = np.flatnonzero(np.append(True, found[1:] != found[:-1]))
         if len(first) < len(found) // 8:  # runs of the same: one look at each is enough
-            of_runs, known = pd.factorize(found[first], use_na_sentinel=False)
-            return np.repeat(of_runs, np.diff(first, append=len(found))), max(1, len(known))
+            of_runs, values_of_runs = pd.factorize(found[first], use_na_sentinel=False)
+            lengths = np.diff(first, append=len(found))
+            return np.repeat(of_runs, lengths), max(1, len(values_of_runs))
     of_rows, known = pd.factorize(values, use_na_sentinel=False)
     return of_rows, max(1, len(known))
 
