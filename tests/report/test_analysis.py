@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dsim.report import analysis
 
@@ -128,3 +131,25 @@ def test_what_cannot_be_compared_is_left_open():
     table = analysis.summarise(analysis.best(frame, ["acceptance_rate"], []), [])
     assert table is not None
     assert table.rows[1] == ["DSI", "–", "–", "–", "–"]
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(st.integers(-3, 3), min_size=9, max_size=40),
+    st.sampled_from([1, 12]),
+    st.sampled_from([1, 1 / 3, np.nan, 10**6]),
+)
+def test_rows_are_numbered_alike_where_their_values_are_alike(values, length, factor):
+    """Whichever way is shorter: by the numbers themselves, by runs of the same, or one by one."""
+    column = pd.Series(np.repeat(values, length))
+    if np.isnan(factor):
+        column = column.where(column > 0)
+    else:
+        column = column * factor
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(analysis, "MANY", 8)
+        codes, size = analysis._codes(column)
+    expected, known = pd.factorize(column, use_na_sentinel=False)
+    assert len(codes) == len(column)
+    assert len(set(zip(codes, expected, strict=True))) == len(set(codes)) == len(known)
+    assert 0 <= min(codes) <= max(codes) < size
