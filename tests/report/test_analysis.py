@@ -142,10 +142,7 @@ def test_what_cannot_be_compared_is_left_open():
 def test_rows_are_numbered_alike_where_their_values_are_alike(values, length, factor):
     """Whichever way is shorter: by the numbers themselves, by runs of the same, or one by one."""
     column = pd.Series(np.repeat(values, length))
-    if np.isnan(factor):
-        column = column.where(column > 0)
-    else:
-        column = column * factor
+    column = column.where(column > 0) if np.isnan(factor) else column * factor
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(analysis, "MANY", 8)
         codes, size = analysis._codes(column)
