@@ -127,12 +127,15 @@ class Policy:
         threshold: of the confidence, in 0 … 1.
         quality: how much of the variance of the acceptance draws the confidence explains; see
             :func:`confidences`.
+        recorded: the confidence in the draft for each position, where it is known; none is drawn
+            then.
     """
 
     name: str = "fixed"
     most: int = 20
     threshold: float = 0.4
     quality: float = 0.3
+    recorded: tuple[float, ...] = ()
 
     @property
     def adapts(self) -> bool:
@@ -163,6 +166,8 @@ class Policy:
         """
         if self.name != "confidence":
             return self.plan(lookahead)
+        if self.recorded:
+            return self.plan(lookahead, self.recorded.__getitem__)
         u = Uniforms(seed, (key << 4) + CONFIDENCE, MORE_STREAM).next(len(draws))
         return self.plan(lookahead, confidences(draws, rate, self.quality, u).tolist().__getitem__)
 

@@ -258,7 +258,8 @@ def test_what_was_not_measured_widens_the_interval() -> None:
     other = dataclasses.replace(known, costs=narrow)
     c = found.rows[-1].configuration
     beside = [range(4 * i, 4 * i + 4) for i in range(3)]
-    wide = prediction.predicted(other, c, found.prediction.traces, beside)
+    texts = [(trace, ()) for trace in found.prediction.traces]
+    wide = prediction.predicted(other, c, texts, beside)
     assert wide.beyond_share > 0.3
     assert wide.deviation > found.rows[-1].predicted.deviation + 0.05
     assert found.rows[-1].predicted.beyond_share <= 0.05
@@ -314,15 +315,15 @@ def test_streaks_are_found_and_few_texts_are_not_asked() -> None:
     assert streaks_of(["1111"] * 20).acceptance == Acceptance(rate=1.0)
 
 
-def test_a_lookahead_that_adapts_is_predicted() -> None:
-    more = SMALL | {"lookahead_policy": ["fixed", "aimd"], "lookahead": [3], "repeats": 1}
+@pytest.mark.parametrize(("policy", "bound"), [("aimd", "first"), ("confidence", "most")])
+def test_a_lookahead_that_adapts_is_predicted(policy: str, bound: str) -> None:
+    more = SMALL | {"lookahead_policy": ["fixed", policy], "lookahead": [3], "repeats": 1}
     found = run_validation(settings_of(**more), bench=World())
     by_name = {str(row.configuration): row for row in found.rows}
-    assert {"SI, lookahead 3", "SI, lookahead 3 at first (aimd)"} <= set(by_name)
-    fixed, adapts = (by_name[f"SI, lookahead 3{more}"] for more in ("", " at first (aimd)"))
+    fixed, adapts = (by_name[f"SI, lookahead 3{more}"] for more in ("", f" at {bound} ({policy})"))
     assert fixed.measured_ms.tolist() != adapts.measured_ms.tolist()
     assert adapts.error_replay == pytest.approx(0, abs=1e-9)
-    assert adapts.as_dict["lookahead_policy"] == "aimd"
+    assert adapts.as_dict["lookahead_policy"] == policy
 
 
 def test_the_rate_stays_as_it_was_counted() -> None:

@@ -71,7 +71,7 @@ class World:
         case = Case(
             tokens=30,
             lookahead=configuration.lookahead,
-            policy=Policy(name=configuration.policy),
+            policy=Policy(name=configuration.policy, recorded=self.confidences(text)),
             targets=configuration.targets,
             target=self.target,
             drafter=self.drafter,
@@ -114,6 +114,9 @@ class World:
 
     def quality(self):
         return 0.6
+
+    def confidences(self, text):
+        return tuple(np.random.default_rng(text).uniform(0.2, 1, 30).tolist())
 
     def close(self):
         self.closed += 1

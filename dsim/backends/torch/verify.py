@@ -275,6 +275,11 @@ class Surprise(Match):
 RULES = ("match", "rejection", "lenient", "top-n")
 
 
+def with_confidence(rule: Rule) -> WithConfidence:
+    """*rule*, whose drafts also say how sure the drafter is."""
+    return WithConfidence(rule, rule.name, rule.lossless, rule.any_tree)
+
+
 @dataclasses.dataclass
 class WithConfidence:
     """A rule whose drafts also say how sure the drafter is: the probability of its token.

@@ -20,7 +20,7 @@ from dsim.backends.torch.placement import (
 )
 from dsim.backends.torch.protocol import Begin, Done, FeedNodes, Ready, WorkerSetup
 from dsim.backends.torch.sampling import Candidates
-from dsim.backends.torch.verify import WithConfidence
+from dsim.backends.torch.verify import with_confidence
 from dsim.errors import EngineError, Problem, UserError
 from dsim.model.case import Decoding
 from dsim.model.lookahead import FIXED, Policy
@@ -72,6 +72,7 @@ class Workers:
         compiled: whether the models are compiled.
         sure: of every first candidate that :meth:`ranks` has met, how sure the drafter was of it,
             and whether it was right.
+        probabilities: its probability by the drafter, at temperature 1.
 
     Raises:
         UserError: there are too few cores or GPUs, or there is no compiler.
@@ -112,6 +113,7 @@ class Workers:
         names = ["drafter", *(f"target {i + 1}" for i in range(targets))]
         context = self._context(names[0], load_timeout_ns)
         self.sure: list[tuple[float, bool]] = []
+        self.probabilities: list[float] = []
         self.processes: list[BaseProcess] = []
         self.lines: list[Line] = []
         try:
@@ -284,7 +286,7 @@ class Workers:
         Raises:
             UserError, EngineError: as :meth:`begin`.
         """
-        self.begin(prompt, rule, read=False, tokens=len(text))
+        self.begin(prompt, with_confidence(rule), read=False, tokens=len(text))
         if not self.pair.drafter.is_head:
             return [self._chain_ranks(self.drafter, text, 0, len(text))]
         line, rows = self.targets[0], [[0] * len(text) for _ in range(DEPTHS)]
@@ -309,6 +311,7 @@ class Workers:
         ]
         chances = zip(found, ranks, strict=True)
         self.sure += [(one.chances[0], rank == 1) for one, rank in chances if one.tokens]
+        self.probabilities += [one.more[1] for one in found if one.tokens]
         return ranks
 
     def run(
@@ -355,7 +358,7 @@ class Workers:
         all_cores = all_cores and alone
         together = _takes_turns(algorithm) and self.together
         if policy.name == "confidence":
-            rule = WithConfidence(rule, rule.name, rule.lossless, rule.any_tree)
+            rule = with_confidence(rule)
         self.begin(
             prompt,
             rule,

@@ -10,10 +10,10 @@ import numpy as np
 from dsim.backends.wallclock import Waiters, run_wallclock
 from dsim.engines.simulate import run_events
 from dsim.errors import Problem, UserError
-from dsim.model.acceptance import DEEPER, Acceptance
+from dsim.model.acceptance import DEEPER, OTHER_STREAM, Acceptance, Uniforms
 from dsim.model.case import Case, Decoding
 from dsim.model.latency import Latency
-from dsim.model.lookahead import Policy, quality_of
+from dsim.model.lookahead import Policy, confidences, quality_of
 from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
 from dsim.study.build import drafts_of
 from dsim.system import available_cores
@@ -72,6 +72,12 @@ class Bench(Protocol):
     def quality(self) -> float:
         """What the drafter's confidence tells; see :class:`dsim.model.lookahead.Policy`."""
 
+    def confidences(self, text: int) -> tuple[float, ...]:
+        """How sure the drafter is of its draft for each position of the text, all before it right.
+
+        For a lookahead that goes by them; none where the drafter does not say.
+        """
+
     def cores(self, configuration: Configuration) -> int | None:
         """How many CPU cores *configuration* has; ``None``: it computes on none."""
 
@@ -101,7 +107,7 @@ class WallclockBench:
         case = Case(
             tokens=self.tokens,
             lookahead=configuration.lookahead,
-            policy=Policy(name=configuration.policy),
+            policy=Policy(name=configuration.policy, recorded=self.confidences(text)),
             targets=configuration.targets,
             target=self.latencies["target"],
             drafter=self.latencies["drafter"],
@@ -126,12 +132,18 @@ class WallclockBench:
 
     def trace(self, text: int) -> str:
         """See :class:`Bench`."""
-        ranks = self.acceptance.ranks(self.seed, text + 1, self.tokens)[text, 0]
+        ranks = self.acceptance.ranks(self.seed, 1, self.tokens, text)[0, 0]
         return "".join(map(str, ranks))
 
     def quality(self) -> float:
         """See :class:`Bench`."""
         return Policy.quality
+
+    def confidences(self, text: int) -> tuple[float, ...]:
+        """See :class:`Bench`. They are draws, as those of the acceptance are."""
+        draws = self.acceptance.ranks(self.seed, 1, self.tokens, text)[0, 0] == 1
+        u = Uniforms(self.seed, text, OTHER_STREAM).next(self.tokens)
+        return tuple(confidences(draws, self.acceptance.rate, Policy.quality, u).tolist())
 
     def cores(self, _: Configuration) -> None:
         """See :class:`Bench`."""
@@ -166,6 +178,7 @@ class TorchBench:
         self.tokens = tokens
         self.decoding = decoding
         self.traces: dict[int, str] = {}
+        self.probabilities: dict[int, tuple[float, ...]] = {}
         self.warm: tuple[str, bool] | None = None
 
     def measure(self, text: int, configuration: Configuration) -> Measured:
@@ -204,7 +217,9 @@ class TorchBench:
         if text not in self.traces:
             prompt = self.prompts[text]
             tokens = self.workers.run(REFERENCES[0], prompt, self.tokens, self.rule).output.tokens
+            known = len(self.workers.probabilities)
             ranks = self.workers.ranks(prompt, tokens, self.rule)
+            self.probabilities[text] = tuple(self.workers.probabilities[known:])
             self.traces[text] = DEEPER.join("".join(map(str, row)) for row in ranks)
         self.warm = None
         return self.traces[text]
@@ -213,6 +228,11 @@ class TorchBench:
         """See :class:`Bench`. It is that of the texts whose traces were asked for."""
         sure, accepted = np.array(self.workers.sure or [(0.0, False)]).T
         return quality_of(sure, accepted > 0)
+
+    def confidences(self, text: int) -> tuple[float, ...]:
+        """See :class:`Bench`. The trace of the text must have been asked for."""
+        found = self.probabilities[text]
+        return found if len(found) == self.tokens else ()  # a head drafts each position many times
 
     def cores(self, configuration: Configuration) -> int | None:
         """See :class:`Bench`."""

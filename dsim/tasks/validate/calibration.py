@@ -170,8 +170,8 @@ class Calibration:
         rate: acceptance rate.
         drafts: how many drafts it is the rate of.
         streaks: which acceptance model the drafts follow.
-        quality: what the drafter's confidence tells, for trees by confidence; see
-            :class:`dsim.model.lookahead.Policy`.
+        quality: what the drafter's confidence tells, for trees by confidence and, where a text's
+            own is not known, for the lookahead; see :class:`dsim.model.lookahead.Policy`.
         shape: how drafts are made; see :func:`dsim.study.build.drafts_of`.
     """
 
@@ -230,6 +230,7 @@ class Calibration:
         tokens: int,
         acceptance: Acceptance,
         run: int | None = None,
+        sure: tuple[float, ...] = (),
     ) -> Case:
         """The case whose simulation predicts *configuration*.
 
@@ -238,6 +239,7 @@ class Calibration:
             tokens: ``N``.
             acceptance: its draws are up to the caller.
             run: at the pace of this calibration run; ``None``: at pace 1, without spread.
+            sure: how sure the drafter is of its draft for each position, if it is known.
         """
         latency = {"target": Latency(), "drafter": Latency()}
         for role, cost in self.costs[configuration].items():
@@ -248,7 +250,7 @@ class Calibration:
         return Case(
             tokens=tokens,
             lookahead=configuration.lookahead,
-            policy=Policy(name=configuration.policy, quality=self.quality),
+            policy=Policy(name=configuration.policy, quality=self.quality, recorded=sure),
             targets=configuration.targets,
             target=latency["target"],
             drafter=latency["drafter"],
@@ -265,6 +267,7 @@ class Calibration:
         runs: Sequence[int],
         acceptance: Acceptance,
         ranks: np.ndarray,
+        sure: tuple[float, ...] = (),
     ) -> Simulations:
         """Simulations of a text that is measured once beside each of *runs*.
 
@@ -277,8 +280,9 @@ class Calibration:
             runs: the numbers of the calibration runs.
             acceptance: where *ranks* come from.
             ranks: int8 (simulations, 1, tokens).
+            sure: see :meth:`case`.
         """
-        cases = [self.case(configuration, ranks.shape[2], acceptance, run) for run in runs]
+        cases = [self.case(configuration, ranks.shape[2], acceptance, run, sure) for run in runs]
         simulated = [
             [
                 run_events(case, configuration.algorithm, len(cases) * i + r, row)
@@ -291,12 +295,16 @@ class Calibration:
         return Simulations(np.array(walls_ns, dtype=float), float(np.mean(beyond)))
 
     def from_trace(
-        self, configuration: Configuration, runs: Sequence[int], trace: str
+        self,
+        configuration: Configuration,
+        runs: Sequence[int],
+        trace: str,
+        sure: tuple[float, ...] = (),
     ) -> Simulations:
         """Simulations of a text whose draws are known; see :meth:`simulate`."""
         acceptance = self.replayed(trace)
         ranks = acceptance.ranks(0, TRACE_DRAWS, len(at_depth_1(trace)))
-        return self.simulate(configuration, runs, acceptance, ranks)
+        return self.simulate(configuration, runs, acceptance, ranks, sure)
 
     def replayed(self, trace: str) -> Acceptance:
         """The acceptance model that replays *trace*, of whose later choices the mean is known."""

@@ -73,7 +73,7 @@ class Prediction:
 def predicted(
     calibration: Calibration,
     configuration: Configuration,
-    traces: Sequence[str],
+    texts: Sequence[tuple[str, tuple[float, ...]]],
     beside: Sequence[Sequence[int]],
     apart: float = 1.0,
 ) -> Predicted:
@@ -82,26 +82,26 @@ def predicted(
     Args:
         calibration: what is known.
         configuration: what is going to be measured.
-        traces: the draws of each text.
+        texts: the draws of each, and how sure the drafter was; see :meth:`Calibration.from_trace`.
         beside: for each text, the calibration runs at whose paces it is measured.
         apart: which part of the noise these do not share with what is measured; see
             :meth:`Calibration.apart`.
     """
     found = [
-        calibration.from_trace(configuration, runs, trace)
-        for runs, trace in zip(beside, traces, strict=True)
+        calibration.from_trace(configuration, runs, *text)
+        for runs, text in zip(beside, texts, strict=True)
     ]
     share = float(np.mean([one.beyond_share for one in found]))
     # As much noise again is in what is measured.
     variance = 2 * apart * float(np.mean([one.variance() for one in found]))
     if share > MAX_BEYOND:
-        variance += _beyond_deviation(calibration, configuration, beside[0], traces[0]) ** 2
+        variance += _beyond_deviation(calibration, configuration, beside[0], texts[0][0]) ** 2
     return Predicted(
         texts_ms={
             name: np.array([one.wall_ns(name) for one in found]) / 1e6 for name in STATISTICS
         },
         deviation=math.sqrt(variance),
-        rate_ms=calibration.from_rate(configuration, beside, len(at_depth_1(traces[0]))) / 1e6,
+        rate_ms=calibration.from_rate(configuration, beside, len(at_depth_1(texts[0][0]))) / 1e6,
         beyond_share=share,
     )
 

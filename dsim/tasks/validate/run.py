@@ -94,6 +94,7 @@ class Session:
 
     Attributes:
         known, traces: draws of the calibration texts, and of the others.
+        sure: how sure the drafter was of its drafts of the others; see :meth:`Bench.confidences`.
         seen: the forwards of each calibration run, by configuration.
         found: the measurements of each text, by configuration.
         cores: how many CPU cores each configuration has.
@@ -124,6 +125,7 @@ class Session:
         others = range(settings["calibration_prompts"])
         texts = range(len(others), len(others) + settings["prompts"])
         self.known, self.traces, self.quality = [], [], 0.0
+        self.sure: list[tuple[float, ...]] = []
         self.seen: dict[Configuration, list[list[Forwarded]]] = {c: [] for c in self.wanted}
         self.found: dict[Configuration, list[list[Measured]]] = {
             c: [[] for _ in texts] for c in self.wanted
@@ -134,6 +136,7 @@ class Session:
                 self.traces = [bench.trace(text) for text in texts]
                 self.known = [bench.trace(text) for text in others]
                 self.quality = bench.quality()
+                self.sure = [bench.confidences(text) for text in texts]
             self.cores = {c: bench.cores(c) for c in self.wanted}
             progress("warming up")
             steady = Steady(bench, others[0], self.wanted)
@@ -202,9 +205,10 @@ def _prediction(
     known = session.known, session.quality
     calibration = Calibration.of(session.seen, *known, drafts_of(settings))
     apart = calibration.apart(settings["repeats"]) if at_once else 1.0
+    texts = list(zip(session.traces, session.sure, strict=True))
     return Prediction(
         settings=settings,
-        rows={c: predicted(calibration, c, session.traces, beside, apart) for c in session.wanted},
+        rows={c: predicted(calibration, c, texts, beside, apart) for c in session.wanted},
         calibration=calibration,
         traces=session.traces,
         made=session.times,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsim.errors import Problem, UserError
 from dsim.files import read_text
+from dsim.model import POLICIES
 from dsim.model.lookahead import FIXED
 from dsim.orchestrations import COMPARED, ORCHESTRATIONS, orchestration_of, title_of
 from dsim.study.draft_checks import wrong_paths
@@ -37,7 +38,7 @@ SETTINGS = (
         "str",
         ["fixed"],
         "how the lookahead adapts, from k on",
-        choices=("fixed", "heuristic", "aimd"),
+        choices=POLICIES,
     ),
     _setting("targets[]", "int", [1], "S, target servers of DSI", low=1, high=64),
     _setting("tokens", "int", 50, "N, tokens of each text", low=2),
@@ -143,7 +144,8 @@ class Configuration(NamedTuple):
         name = title_of(self.algorithm)
         if "lookahead" in ORCHESTRATIONS[self.algorithm].reads:
             name += f", lookahead {self.lookahead}"
-            name += "" if self.policy == FIXED.name else f" at first ({self.policy})"
+            bound = "most" if self.policy == "confidence" else "first"
+            name += "" if self.policy == FIXED.name else f" at {bound} ({self.policy})"
         servers = f", {self.targets} targets" if self.targets > 1 else ""
         return f"{name}{servers}{', all cores' * self.all_cores}"
 
