@@ -30,7 +30,17 @@ if TYPE_CHECKING:
 # Options that go with --gpu only, and others that have a meaning there.
 SERVING = ["gpu", "dtype", "trace", "from_s", "for_s", "rate_scale", "prompt_tokens"]
 SERVING += ["slo_ttft_ms", "slo_tpot_ms", "copied", "jobs"]
-SHARED = ("target", "drafter", "acceptance", "gpus", "rate", "tokens", "price", "seed")
+SHARED = (
+    "target",
+    "drafter",
+    "acceptance",
+    "rank_shares",
+    "gpus",
+    "rate",
+    "tokens",
+    "price",
+    "seed",
+)
 
 
 def _option(name: str) -> str:
@@ -102,7 +112,8 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
     "--rank-shares",
     metavar="S2,S3,…",
     help="Where the drafter's first choice is wrong, how often its second, third, … is right, e.g. "
-    "0.45,0.2: what trees live on.  [default: as in the file of --acceptance, else never]",
+    "0.45,0.2: what trees live on.  [default: as in the file of --acceptance, else never; with "
+    "--gpu 0.4,0.2,0.1]",
 )
 @click.option("--gpus", type=Whole(1, 4096), default=8, show_default=True, help="Number of GPUs.")
 @click.option(

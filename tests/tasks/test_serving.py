@@ -105,6 +105,20 @@ def test_a_trial_of_a_preset_drafts_as_the_preset_says(preset):
         assert a_step == pytest.approx(mean + 44 * 0.02 / 9, rel=0.002)
 
 
+def test_trees_live_on_further_choices():
+    """Chains do not."""
+
+    def wait_ms(layout, shares):
+        asked = question(rate=0.001, acceptance=0.6, tokens=55, rank_shares=shares)
+        return trial(asked, Task(layout, 1)).tpot_p50
+
+    tree = Layout(tp=1, replicas=1, drafts=59, preset="eagle3")
+    chain = Layout(tp=1, replicas=1, drafts=3)
+    assert wait_ms(tree, "0.9,0.1") < 0.85 * wait_ms(tree, "0")
+    assert wait_ms(tree, None) == wait_ms(tree, "0.4,0.2,0.1")
+    assert wait_ms(chain, "0.9,0.1") == wait_ms(chain, "0")
+
+
 def test_of_layouts_with_about_the_same_headroom_the_fastest_is_best():
     def one(tp, e2e):
         return dataclasses.replace(base, layout=Layout(tp=tp, replicas=1), e2e_mean=e2e)
@@ -208,6 +222,7 @@ def test_launch_commands_say_what_was_simulated():
         ("--gpu h100 --target yi-34b --objective price", "--objective: has no meaning together"),
         ("--gpu h100 --target yi-34b --trace no.csv", "no.csv: cannot be read"),
         ("--gpu h100 --target yi-34b --acceptance 2", "--acceptance: expected a number from 0 to"),
+        ("--gpu h100 --target yi-34b --rank-shares 0.9,0.2", "--rank-shares: .*at most 1 together"),
         ("--slo-ttft 3", "--slo-ttft: goes together with --gpu"),
         ("--trace no.csv", "--trace: goes together with --gpu"),
         ("--gpu h100 --target yi-34b --from 3", "--from: goes together with --trace"),

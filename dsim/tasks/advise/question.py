@@ -211,7 +211,7 @@ def ask(
     found = _pair(target, drafter, dataset, pair)
     latencies = {"target": target_latency, "drafter": drafter_latency}
     found = _with_numbers(found, latencies, acceptance, problems)
-    shares = _shares(rank_shares, problems)
+    shares = () if rank_shares is None else shares_in(rank_shares, problems)
     if problems:
         raise UserError(*problems)
     assert found.target is not None  # noqa: S101  (_with_numbers sees to it)
@@ -313,9 +313,9 @@ def _with_numbers(
     return dataclasses.replace(pair, **defaults)
 
 
-def _shares(text: str | None, problems: list[Problem]) -> tuple[float, ...]:
-    """The numbers of ``--rank-shares``."""
-    found = [_number(part) for part in (text or "").split(",") if part.strip()]
+def shares_in(text: str, problems: list[Problem]) -> tuple[float, ...]:
+    """The numbers of ``--rank-shares``; what is wrong with them goes to *problems*."""
+    found = [_number(part) for part in text.split(",") if part.strip()]
     shares = tuple(share for share in found if share is not None and 0 <= share <= 1)
     if len(shares) < len(found) or sum(shares) > 1 + 1e-9 or text == "":
         what = f"expected numbers from 0 to 1 with commas between, at most 1 together, got {text!r}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dsim.deployment.serve import serve
 from dsim.deployment.workload import Length, Workload
 from dsim.errors import UserError
+from dsim.model.acceptance import TYPICAL_RANK_SHARES
 from dsim.model.closed_forms import rate_of_length
 from dsim.orchestrations import REFERENCES
 from dsim.report.tables import TextTable
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 HEAD, SMALL = "eagle3", "qwen-2.5-0.5b"  # drafters
 BLOCKS, STATIC_TREE = "dflash", "eagle"  # presets
 PROMPT_TOKENS, TOKENS = 200, 96
-RANK_SHARES = (0.4, 0.2, 0.1)  # where the first choice is wrong: the second, third, fourth is right
 STEP = 0.05
 RATES = tuple(step / 20 for step in range(4, 20))  # that are tried
 LOOKAHEADS = (1, 2, 3, 4, 5)  # that are tried, where none is published
@@ -82,7 +82,7 @@ def tokens_per_s(
         if system.preset:
             algorithm = PRESETS[system.preset].orchestration
             more |= {**PRESETS[system.preset].settings, "confidence_quality": 0.0}
-            more["acceptance.rank_shares"] = list(RANK_SHARES)
+            more["acceptance.rank_shares"] = list(TYPICAL_RANK_SHARES)
     settings: dict[str, Any] = {
         "algorithms": [algorithm],
         "target.model": system.target,

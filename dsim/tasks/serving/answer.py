@@ -111,10 +111,12 @@ def notes(advice: Advice) -> list[str]:
         if gpu.name == "h100"
         else f"the estimate of latencies was fitted on H100, and is a guess on {gpu.name}"
     )
+    shares = ", ".join(f"{share:g}" for share in question.rank_shares)
     lines.append(
         f"The answer depends on the acceptance rate ({question.acceptance:g}, the same at every "
-        f"draft), for n-grams on the copied part of an answer ({question.copied:.0%}), and on the "
-        f"latencies: {trust} (dsim docs latency). Measure both before you buy."
+        f"draft), for trees on how often further choices are right ({shares}: --rank-shares), for "
+        f"n-grams on the copied part of an answer ({question.copied:.0%}), and on the latencies: "
+        f"{trust} (dsim docs latency). Measure both before you buy."
     )
     return lines
 

@@ -12,9 +12,11 @@ from dsim.deployment.request_rows import Text
 from dsim.deployment.workload import Length, Workload
 from dsim.errors import Problem, UserError
 from dsim.files import read_text
+from dsim.model.acceptance import TYPICAL_RANK_SHARES
 from dsim.model.estimate import estimate
 from dsim.model.roofline import possible_tp
 from dsim.model.shape import shape_of, shipped
+from dsim.tasks.advise.question import shares_in
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,6 +40,7 @@ class Question:
         target, drafter, gpu, dtype: names.
         gpus: number of GPUs.
         acceptance: acceptance rate of the drafter.
+        rank_shares: where its first choice is wrong, how often its second, third, … is right.
         copied: the part of answers that repeats earlier text, where n-grams have drafts.
         replay: the requests.
         load: the load in words.
@@ -53,6 +56,7 @@ class Question:
     dtype: str | None
     gpus: int
     acceptance: float
+    rank_shares: tuple[float, ...]
     copied: float
     replay: Replay
     load: str
@@ -88,6 +92,7 @@ def ask(
     gpus: int,
     dtype: str | None = None,
     acceptance: float | None = None,
+    rank_shares: str | None = None,
     copied: float | None = None,
     trace: Path | None = None,
     from_s: float = 0.0,
@@ -106,13 +111,14 @@ def ask(
     Raises:
         UserError: with all problems.
     """
-    problems: list[Problem | str] = []
+    problems: list[Problem] = []
     if target is None:
         problems.append(Problem("--target", "", "is missing: a model's name, or its folder"))
     made = {"--rate": rate, "--prompt-tokens": prompt_tokens, "--tokens": tokens}
     for option, value in made.items():
         if trace is not None and value is not None:
             problems.append(Problem(option, "", "cannot be given together with --trace"))
+    shares = TYPICAL_RANK_SHARES if rank_shares is None else shares_in(rank_shares, problems)
     if problems:
         raise UserError(*problems)
     if trace is not None:
@@ -134,6 +140,7 @@ def ask(
         dtype=dtype,
         gpus=gpus,
         acceptance=DEFAULT_ACCEPTANCE if acceptance is None else acceptance,
+        rank_shares=shares,
         copied=DEFAULT_COPIED if copied is None else copied,
         replay=replay,
         load=load,

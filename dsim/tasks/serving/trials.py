@@ -34,7 +34,6 @@ COPIED_TOKENS = 10.0  # of a stretch that is copied
 # Trees that are tried, by the drafter: presets (dsim presets). MTP drafts chains.
 TREES = {"eagle3": ("eagle3", "sglang"), "medusa": ("medusa",), "mtp": ()}
 TREES_OF_MODELS = ("specinfer",)
-RANK_SHARES = (0.4, 0.2, 0.1)  # where the first choice is wrong: the second, third, fourth is right
 WARM_UP = 0.1
 
 
@@ -180,7 +179,7 @@ def trial(question: Question, task: Task) -> Trial:
     elif layout.preset:
         algorithm = PRESETS[layout.preset].orchestration
         more |= PRESETS[layout.preset].settings
-        more |= {"acceptance.rank_shares": list(RANK_SHARES), "confidence_quality": 0.0}
+        more |= {"acceptance.rank_shares": list(question.rank_shares), "confidence_quality": 0.0}
     settings = {
         "algorithms": [algorithm],
         "seed": question.seed,
