@@ -2,8 +2,9 @@
 
     python benchmarks/lossless.py --target FOLDER --drafter FOLDER --prompts FILE.jsonl ...
 
-SI and DSI by every lookahead in {1, 2, 3, 5, 8}, tree and treedsi by several shapes of trees; where
-there may be several target servers, with 1 and 2 of them; greedy and sampled (temperature 0.8). In
+SI, DSI, PEARL and PipeSpec by every lookahead in {1, 2, 3, 5, 8}, tree and treedsi by several shapes
+of trees; where there may be several target servers, with 1 and 2 of them; greedy and sampled
+(temperature 0.8). ``--lookaheads`` and ``--shapes`` leave some of them out. In
 float32 every text should be the same; in bfloat16 the first difference of each text is shown with
 the gap between the two best logits there, which says whether it was a near tie, and the gaps at
 first differences are compared with those at all positions. With ``--keep FILE`` a run that was
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from dsim.backends.torch.verify import Rule
     from dsim.backends.torch.workers import Workers
 
+LIVE = ("si", "dsi", "tree", "treedsi", "pearl", "pipespec")
 LOOKAHEADS = (1, 2, 3, 5, 8)
 # A chain, a static tree, two trees by confidence.
 TREES: dict[str, dict[str, Any]] = {
@@ -118,9 +120,14 @@ class Configuration(NamedTuple):
         return f"{self.algorithm}, lookahead {self.lookahead}, {self.targets} targets{shape}"
 
 
-def configurations(algorithms: Sequence[str], shapes: Sequence[str]) -> list[Configuration]:
-    """What is run by each of *algorithms*, with trees of *shapes* (nothing: all)."""
-    known = [Configuration("si", k) for k in LOOKAHEADS]
+def configurations(
+    algorithms: Sequence[str], shapes: Sequence[str], lookaheads: Sequence[int]
+) -> list[Configuration]:
+    """What is run by each of *algorithms*, with trees of *shapes* (nothing: all).
+
+    A tree is drafted by levels, so that *lookaheads* do not concern it.
+    """
+    known = [Configuration(name, k) for name in ("si", "pearl", "pipespec") for k in LOOKAHEADS]
     known += [Configuration("dsi", k, targets) for k in LOOKAHEADS for targets in (1, 2)]
     known += [Configuration("tree", shape=shape) for shape in TREES]
     known += [
@@ -130,7 +137,13 @@ def configurations(algorithms: Sequence[str], shapes: Sequence[str]) -> list[Con
         for targets in (1, 2)
     ]
     wanted = (*shapes, "") if shapes else (*TREES, *GROWING, "")
-    return [one for one in known if one.algorithm in algorithms and one.shape in wanted]
+    return [
+        one
+        for one in known
+        if one.algorithm in algorithms
+        and one.shape in wanted
+        and (one.algorithm == "tree" or one.lookahead in lookaheads)
+    ]
 
 
 def text_of(
@@ -164,7 +177,8 @@ def main() -> None:
     options.add_argument("--prompts", required=True, nargs="+")
     options.add_argument("--count", type=int, default=20, help="prompts of each file")
     options.add_argument("--tokens", type=int, default=64)
-    options.add_argument("--algorithms", nargs="+", default=["si", "dsi", "tree", "treedsi"])
+    options.add_argument("--algorithms", nargs="+", choices=LIVE, default=list(LIVE))
+    options.add_argument("--lookaheads", nargs="+", type=int, choices=LOOKAHEADS, default=LOOKAHEADS)
     options.add_argument("--shapes", nargs="+", choices=[*TREES, *GROWING], default=[])
     options.add_argument("--dtype", default="float32")
     options.add_argument("--compile", action="store_true", help="see dsim generate")
@@ -188,7 +202,9 @@ def main() -> None:
     prompts = [encode(pair, text, chat=args.chat) for text in texts]
     exact = load_model(specs(args.target, args.drafter)[0], "cpu")  # float32: gaps without rounding
     compiled = max(map(len, prompts)) + args.tokens if args.compile else 0
-    kept = Kept(args.keep, {k: str(v) for k, v in vars(args).items() if k != "keep"})
+    wanted = configurations(args.algorithms, args.shapes, args.lookaheads)
+    chosen = ("keep", "algorithms", "lookaheads", "shapes")  # every key says them
+    kept = Kept(args.keep, {k: str(v) for k, v in vars(args).items() if k not in chosen})
     workers = Workers(pair, 2, share=True, watchdog_ns=PATIENCE_NS, compiled_tokens=compiled)
     with workers:
         for name, sampling in (
@@ -203,7 +219,7 @@ def main() -> None:
                 expected, _, _ = kept(f"{name} {number}", find)
                 ahead = gaps(exact, prompt, expected, sampling)
                 everywhere += ahead.tolist()
-                for one in configurations(args.algorithms, args.shapes):
+                for one in wanted:
                     found, stood, said = kept(
                         f"{name} {number} {one}", functools.partial(find, one)
                     )

@@ -53,6 +53,7 @@ class GrowingTree:
         """Make *child* of the root the root; :meth:`survey` is to follow."""
         self.root = child
         self._open(child)
+        self._first_choice(child)
 
     def survey(self) -> None:
         """Find what is on the tree below the root, and what of it no draft has read."""
@@ -66,6 +67,7 @@ class GrowingTree:
                 self.unread.append(node)
         self.chain = [self.root]
         self._lengthen()
+        self._prune()
         self.sent = sum(node.since < self.covering for node in self.chain)
 
     def read(self, draft: Forward, level: list[Node]) -> None:
@@ -104,11 +106,30 @@ class GrowingTree:
             node.children.append(Node(node, token, rank, chances[rank - 1], since=self.begun))
         node.opened = count
 
+    def _first_choice(self, node: Node) -> Node | None:
+        """What is behind *node* on the main chain; if it was taken off before, it is back."""
+        if node.children and node.children[0].rank == 1:
+            return node.children[0]
+        if not node.guesses or node.position >= self.last - 1:
+            return None
+        chance = 1.0
+        if self.shape.nodes is not None:
+            depth = node.position + 1 - self.root.position
+            (chance,) = self.guesser.chances_behind(node, depth, 1)
+        child = Node(node, node.guesses[0], 1, chance, since=self.begun)
+        node.children.insert(0, child)
+        return child
+
     def _lengthen(self) -> None:
-        node = self.chain[-1]
-        while node.children:  # the first of them is the first choice: it is never taken off
-            node = node.children[0]
+        node = self._first_choice(self.chain[-1])
+        while node is not None:
+            if node.survey != self.surveys:
+                node.survey = self.surveys
+                self.nodes.append(node)
+                if node.position < self.last - 1:
+                    self.unread.append(node)
             self.chain.append(node)
+            node = self._first_choice(node)
 
     def _prune(self) -> None:
         """Of a tree that is too large the surest nodes stay, the main chain always."""
@@ -116,7 +137,10 @@ class GrowingTree:
         if most is None or len(self.nodes) <= most + 1:
             return
         main = {*self.chain}
-        others = sorted((node for node in self.nodes if node not in main), key=by_chance)
+        others = sorted(
+            (node for node in self.nodes if node not in main),
+            key=lambda node: by_chance(node, self.root),
+        )
         stay = {*self.chain, *others[: max(0, most + 1 - len(main))]}
         for node in self.nodes:
             if node in stay:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, cast
 
-from dsim.events.tree import Node
+from dsim.events.tree import NEVER, Node
 from dsim.orchestrations.declaration import TREE, Orchestration, Traits, Work, least_work
 from dsim.units import to_ms
 
@@ -22,15 +22,27 @@ if TYPE_CHECKING:
     from dsim.model.case import Case, TreeShape
     from dsim.model.script import Script
 
+ROUNDING = 2**10  # units of doubt
+
 
 def tree_backend(servers: ServerPort | PoolPort) -> TreeBackend:
     """What answers the forwards of *servers*, which can be asked about trees."""
     return cast("TreeBackend", servers.backend)
 
 
-def by_chance(node: Node) -> tuple[float, int, tuple[int, ...]]:
-    """A key that sorts the surest nodes first: of equals the less deep, then the lower ranks."""
-    return (-float(f"{node.chance:.12e}"), node.position, node.path)  # equal but for rounding
+def rounded(doubt: int) -> int:
+    """*doubt* without what logarithms may be off by; where there is no chance, all is alike."""
+    return min(doubt, NEVER) + ROUNDING // 2 >> ROUNDING.bit_length() - 1
+
+
+def by_chance(node: Node, root: Node | None = None) -> tuple[int, int, tuple[int, ...]]:
+    """A key that sorts the surest nodes first: of equals the less deep, then the lower ranks.
+
+    Args:
+        node: the node.
+        root: the node from which on chances count; ``None``: the first root.
+    """
+    return rounded(node.doubt - (root.doubt if root else 0)), node.position, node.path
 
 
 class Growth:
