@@ -2,8 +2,8 @@
 
     python benchmarks/lossless.py --target FOLDER --drafter FOLDER --prompts FILE.jsonl ...
 
-SI, DSI, PEARL and PipeSpec by every lookahead in {1, 2, 3, 5, 8}, tree and treedsi by several shapes
-of trees; where there may be several target servers, with 1 and 2 of them; greedy and sampled
+SI, DSI, PEARL and PipeSpec by every lookahead in {1, 2, 3, 5, 8}, tree and treedsi by several
+shapes of trees; where there may be several target servers, with 1 and 2 of them; greedy and sampled
 (temperature 0.8). ``--lookaheads`` and ``--shapes`` leave some of them out. In
 float32 every text should be the same; in bfloat16 the first difference of each text is shown with
 the gap between the two best logits there, which says whether it was a near tie, and the gaps at
@@ -178,7 +178,9 @@ def main() -> None:
     options.add_argument("--count", type=int, default=20, help="prompts of each file")
     options.add_argument("--tokens", type=int, default=64)
     options.add_argument("--algorithms", nargs="+", choices=LIVE, default=list(LIVE))
-    options.add_argument("--lookaheads", nargs="+", type=int, choices=LOOKAHEADS, default=LOOKAHEADS)
+    options.add_argument(
+        "--lookaheads", nargs="+", type=int, choices=LOOKAHEADS, default=LOOKAHEADS
+    )
     options.add_argument("--shapes", nargs="+", choices=[*TREES, *GROWING], default=[])
     options.add_argument("--dtype", default="float32")
     options.add_argument("--compile", action="store_true", help="see dsim generate")
@@ -194,16 +196,23 @@ def main() -> None:
     from dsim.tasks.generate import encode
 
     pair = load_pair(*specs(args.target, args.drafter, dtype=args.dtype))
-    texts = [
-        json.loads(line)["prompt"]
+    prompts = {
+        f"{Path(name).stem} {number}": encode(pair, json.loads(line)["prompt"], chat=args.chat)
         for name in args.prompts
-        for line in Path(name).read_text(encoding="utf-8").splitlines()[: args.count]
-    ]
-    prompts = [encode(pair, text, chat=args.chat) for text in texts]
+        for number, line in enumerate(Path(name).read_text(encoding="utf-8").splitlines())
+        if number < args.count
+    }
     exact = load_model(specs(args.target, args.drafter)[0], "cpu")  # float32: gaps without rounding
-    compiled = max(map(len, prompts)) + args.tokens if args.compile else 0
+    compiled = max(map(len, prompts.values())) + args.tokens if args.compile else 0
     wanted = configurations(args.algorithms, args.shapes, args.lookaheads)
-    chosen = ("keep", "algorithms", "lookaheads", "shapes")  # every key says them
+    chosen = (
+        "keep",
+        "prompts",
+        "count",
+        "algorithms",
+        "lookaheads",
+        "shapes",
+    )  # every key says them
     kept = Kept(args.keep, {k: str(v) for k, v in vars(args).items() if k not in chosen})
     workers = Workers(pair, 2, share=True, watchdog_ns=PATIENCE_NS, compiled_tokens=compiled)
     with workers:
@@ -213,8 +222,8 @@ def main() -> None:
         ):
             rule, same, total, accepted, judged = Match(sampling), 0, 0, 0, 0
             everywhere: list[float] = []
-            parted: dict[tuple[int, int], float] = {}  # by prompt and position
-            for number, prompt in enumerate(prompts):
+            parted: dict[tuple[str, int], float] = {}  # by prompt and position
+            for number, prompt in prompts.items():
                 find = functools.partial(text_of, workers, prompt, args.tokens, rule)
                 expected, _, _ = kept(f"{name} {number}", find)
                 ahead = gaps(exact, prompt, expected, sampling)

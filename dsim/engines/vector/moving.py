@@ -137,7 +137,7 @@ class Run:
         return True
 
     def cancel(self) -> None:
-        """Give up the passes that do not cover the root; see what of the chain the last one does."""
+        """Give up the passes that do not cover the root; see what the last one covers."""
         while self.in_flight and self.in_flight[0] <= self.since:
             self.in_flight.popleft()
             self.wasted += 1

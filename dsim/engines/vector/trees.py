@@ -1,5 +1,7 @@
-"""DSI over trees, run by run; without a limit of nodes (:mod:`~dsim.engines.vector.moving`) or with one
-(:mod:`~dsim.engines.vector.capped`).
+"""DSI over trees, run by run.
+
+Runs without a limit of nodes are in :mod:`~dsim.engines.vector.moving`, those with one in
+:mod:`~dsim.engines.vector.capped`.
 """
 
 from __future__ import annotations
