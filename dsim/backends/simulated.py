@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from heapq import heappush
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from dsim.events.servers import Servers
     from dsim.events.tree import Node
     from dsim.model.script import Script
+
+
+@cache
+def _candidates(count: int, rank: int) -> Sequence[int]:
+    """*count* candidates, of which the one of *rank* is right: 0; below 0: there are none."""
+    return () if rank < 0 else tuple(0 if one == rank else one for one in range(1, count + 1))
 
 
 class Simulated:
@@ -110,16 +117,12 @@ class Simulated:
     def cancel(self, _: Forward) -> None:
         """See :class:`dsim.events.forward.Backend`."""
 
-    def guesses_behind(self, node: Node, depth: int, count: int) -> list[int]:
+    def guesses_behind(self, node: Node, depth: int, count: int) -> Sequence[int]:
         """See :class:`dsim.events.forward.Backend`."""
-        tokens = list(range(1, count + 1))
+        rank = 0
         if node.right and self.script is not None:
             rank = self.script.rank(node.position + 1, depth)
-            if rank < 0:
-                return []
-            if 1 <= rank <= count:
-                tokens[rank - 1] = 0
-        return tokens
+        return _candidates(count, rank if rank <= count else 0)
 
     def chances_behind(self, node: Node, depth: int, count: int) -> list[float]:
         """See :class:`dsim.events.forward.Backend`."""

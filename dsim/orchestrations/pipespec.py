@@ -17,7 +17,7 @@ from dsim.orchestrations.verdict import settle_verdict
 from dsim.units import to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator
+    from collections.abc import Collection
 
     from simpy.events import Event
 
@@ -40,52 +40,60 @@ class PipeSpec:
         self.drafter = setup.drafter()
         self.target = setup.target()
         self.last = self.output.wanted - 1  # the one position that never needs a draft
+        self.ended, self.over = self._drafted, self._judge  # each is called very often: bound once
         self.step: Event | None = None  # the draft under way, or the turn after it
         self.void: Event | None = None  # a draft that stands behind another text by now
+        self.waits = True  # the target, until the drafter has compared, or for drafts
         self._draft()
-        setup.env.process(self._verifying())
 
     def _draft(self, _: Any = None) -> None:
         """Begin the next draft, unless the text is drafted to its end."""
         position = len(self.tokens)
         if position < self.last:
             self.step = draft = self.drafter.forward(position)
-            draft.callbacks.append(self._drafted)
+            draft.callbacks.append(self.ended)
         else:
             self.step = None
+        if self.waits:
+            self._verify()
 
     def _drafted(self, draft: Any) -> None:
         """The draft has ended; unless the target has settled a token of its own, it stands."""
+        env, has_guess = self.env, True
         if draft is not self.void:
             if draft.tokens is None:
                 self.tokens.append(draft.token)
-            elif not add_block(draft.tokens, self.tokens, self.last, None):
-                self.step = None  # it has no guess, and asks again behind the next verdict
-                return
-        if self.env.peek() > self.env._now:
+            else:
+                has_guess = add_block(draft.tokens, self.tokens, self.last, None)
+        if not has_guess:
+            self.step = None  # it asks again behind the next verdict
+        elif env._queue and env._queue[0][0] <= env._now:
+            # A pass that ends at this very instant comes first: its verdict is compared before the
+            # next draft begins.
+            self.step = turn = env.event()
+            turn._ok, turn._value = True, None
+            turn.callbacks.append(self._draft)
+            env.schedule(turn, AFTER_PASSES)  # type: ignore[arg-type]
+        else:
             self._draft()
             return
-        # A pass that ends at this very instant comes first: its verdict is compared before the
-        # next draft begins.
-        self.step = turn = self.env.event()
-        turn._ok, turn._value = True, None
-        turn.callbacks.append(self._draft)
-        self.env.schedule(turn, AFTER_PASSES)  # type: ignore[arg-type]
+        if self.waits:
+            self._verify()
 
-    def _verifying(self) -> Generator[Event]:
-        output, tokens = self.output, self.tokens
-        while not output.finished:
-            settled = output.settled
-            wanted = min(settled + self.plan.tokens - 1, self.last)
-            while self.step is not None and len(tokens) < wanted:
-                yield self.step
-            forward = self.target.forward(settled)
-            yield forward
-            if not settle_verdict(forward, self.target, output, self.plan):
-                self.void = self.step
-            if self.step is not None:
-                yield self.step  # the drafter compares its text with the target's only then
-            else:
+    def _verify(self) -> None:
+        """Begin the next pass, unless there is a draft to wait for."""
+        settled = self.output.settled
+        if self.step is None or len(self.tokens) >= min(settled + self.plan.tokens - 1, self.last):
+            self.waits = False
+            self.target.forward(settled).callbacks.append(self.over)
+
+    def _judge(self, forward: Any) -> None:
+        """A pass has ended; the drafter compares when its step has."""
+        if not settle_verdict(forward, self.target, self.output, self.plan):
+            self.void = self.step
+        if not self.output.finished:
+            self.waits = True
+            if self.step is None:
                 self._draft()
 
 

@@ -44,6 +44,7 @@ class SSD:
         self.feeds: dict[int, list[Sequence[Any]]] = {}  # of the guessing, by its lookahead
         self.left: Iterator[Sequence[Any]] = iter(())  # what its forwards to come are to read
         self.draft: Forward | None = None  # its forward under way
+        self.guessed = self._guess  # called at each of its ends: bound once
         setup.env.process(self._run())
 
     def guesses(self, accepted: int) -> int:
@@ -90,11 +91,12 @@ class SSD:
 
     def _guess(self, _: Any = None) -> None:
         """Begin the next forward of the guessing, if there is one left."""
-        self.draft = None
-        for fed in self.left:
+        fed = next(self.left, None)
+        if fed is None:
+            self.draft = None
+        else:
             self.draft = draft = self.drafter.forward(self.output.settled, 0, None, fed)
-            draft.callbacks.append(self._guess)
-            break
+            draft.callbacks.append(self.guessed)
 
     def _stop_guessing(self) -> None:
         self.left = iter(())

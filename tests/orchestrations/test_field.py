@@ -6,10 +6,10 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsim.engines.simulate import engine_for, run_events, simulate_case
+from dsim.engines.simulate import run_events, simulate_case
 from dsim.events.run import COUNTS
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case, TreeShape
@@ -354,43 +354,6 @@ def test_the_vector_engine_equals_the_event_engine(name, case):
     by_vector, by_events = (simulate_case(case, name, engine) for engine in ("vector", "events"))
     for column in ("settled_ns", "latency_ns", *COUNTS):
         assert getattr(by_vector, column).tolist() == getattr(by_events, column).tolist(), column
-
-
-def test_what_was_taken_off_is_back_on_the_main_chain():
-    """The third choice's own first choice had no room on the tree, until the root moved there."""
-    sure = Acceptance(rate=0.3, rank_shares=(0.5, 0.3))  # of the second choice more than the first
-    shape = TreeShape(branches=3, nodes=4)
-    text = case("312", 4, 11, 2, tree=shape, acceptance=sure, policy=Policy(quality=0.0))
-    run = run_events(text, "treedsi", 0, np.array([[3, 1, 2]], np.int8))
-    assert run.output.settled_ns == [11, 22, 22]
-
-
-@settings(max_examples=150)
-@given(
-    case=vector_cases(),
-    branches=st.integers(1, 4),
-    deviations=st.integers(0, 1),
-    nodes=st.sampled_from([None, 1, 2, 3, 4, 6, 8, 12, 16, 24, 10_000]),
-)
-@example(  # a node is read at the very instant at which a verdict opens what is behind it
-    case("111211221313", 2, 4, 5, 2, patience=4, policy=Policy(quality=0.0)), 4, 1, None
-)
-def test_the_vector_engine_equals_the_event_engine_on_moving_trees(
-    case, branches, deviations, nodes
-):
-    shape = TreeShape(branches=branches, deviations=deviations, nodes=nodes)
-    case = dataclasses.replace(case, tree=shape, block_tokens=1)
-    assert engine_for(case, ["treedsi"]) == "vector"
-    by_vector, by_events = (simulate_case(case, "treedsi", e) for e in ("vector", "events"))
-    for column in ("settled_ns", "latency_ns", *COUNTS):
-        assert getattr(by_vector, column).tolist() == getattr(by_events, column).tolist(), column
-
-
-@pytest.mark.parametrize(("more", "quality"), [({"nodes": 16}, 0.3), ({"deviations": 2}, 0.0)])
-def test_moving_trees_of_other_kinds_are_left_to_events(more, quality):
-    """A limit of nodes by the confidence of single drafts; two deviations."""
-    text = case("1213", 3, 10, tree=TreeShape(**more), policy=Policy(quality=quality))
-    assert engine_for(text, ["treedsi"]) == "events"
 
 
 RANDOM = Latency(model="lognormal", latency_ns=1_000_000, cv=0.5)

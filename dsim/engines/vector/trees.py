@@ -45,7 +45,7 @@ class _Runs:
 
 
 def is_limited(shape: TreeShape, tokens: int) -> bool:
-    """Whether the limit of nodes matters: a tree with one deviation can have so many of them."""
+    """Whether the limit of nodes matters: a tree with one deviation can have that many."""
     return shape.nodes is not None and shape.nodes < shape.branches * tokens**2
 
 
