@@ -164,7 +164,7 @@ class Threads(workers.Workers):
         self.compiled = isinstance(decoders[0]["drafter"], decoding.StaticTransformer)
         self.cores, self.everywhere = [()] * len(decoders), ["cpu"] * len(decoders)
         self.contention, self.together, self.processes, self.lines = "", True, [], []
-        self.running, self.sure = [], []
+        self.running, self.sure, self.probabilities = [], [], []
         for rank, own in enumerate(decoders):
             ours, theirs = map(Pipe, multiprocessing.Pipe())
             thread = threading.Thread(target=worker.serve, args=(theirs, own), daemon=True)

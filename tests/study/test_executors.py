@@ -211,7 +211,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, what, options, w
 
 STARTING = """
 import sys, time
-if "--multiprocessing-fork" in sys.orig_argv:
+if "multiprocessing-fork" in str(sys.orig_argv) or ".forkserver" in str(sys.orig_argv):
     open(STARTED, "w").close()
     time.sleep(1)  # an import that takes long
 """

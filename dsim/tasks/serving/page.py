@@ -72,13 +72,15 @@ def pareto_panel(advice: Advice) -> Panel:
     )
     x: dict[str, Any] = {"title": "TPOT p50 (ms)", "scale": log, "axis": ticks}
     line = base.mark_line(point=True).encode(x=alt.X("tpot:Q", **x), order="scale:Q")
-    bars = base.mark_rule(strokeWidth=1.2).encode(x=alt.X("low:Q", **x), x2="high:Q")
+    layers = [line]
     requests = max(one.requests for curve in advice.curves.values() for one in curve)
     caption = (
         "One line per layout; its points are loads, from half of the given load to eight times as "
         "much. Further up is cheaper, further left is faster. "
     )
-    if frame["high"].notna().any():
+    if frame["high"].notna().any():  # of bars that are nowhere the browser would complain
+        bars = base.mark_rule(strokeWidth=1.2).encode(x=alt.X("low:Q", **x), x2="high:Q")
+        layers.insert(0, bars)
         caption += (
             f"Bars: 95 % intervals of TPOT, each of one run of up to {requests:,} requests. The "
             "throughput has none: every layout gets the very requests of the load. Intervals that "
@@ -90,7 +92,7 @@ def pareto_panel(advice: Advice) -> Panel:
         name="01-pareto",
         title="Throughput of a GPU against time per token",
         caption=caption,
-        chart=alt.layer(bars, line),
+        chart=alt.layer(*layers),
         marks=len(frame),
     )
 
