@@ -33,7 +33,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/cog -r README.md docs/index.md docs/tutorial-drafter.md docs/tutorial-deployment.md docs/tutorial-orchestration.md docs/settings.md docs/api.md docs/gallery.md docs/orchestrations.md docs/other-names.md docs/commands.md docs/results.md docs/house.md docs/gpus-and-models.md docs/presets.md
+	$(BIN)/cog -r README.md docs/index.md docs/tutorial-drafter.md docs/tutorial-deployment.md docs/tutorial-orchestration.md docs/settings.md docs/api.md docs/gallery.md docs/orchestrations.md docs/other-names.md docs/commands.md docs/results.md docs/reliability.md docs/house.md docs/gpus-and-models.md docs/presets.md
 
 site: $(VENV)/.installed-site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
