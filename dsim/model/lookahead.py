@@ -142,6 +142,12 @@ class Policy:
         """Whether the lookahead can change."""
         return self.name != "fixed"
 
+    @property
+    def in_words(self) -> str:
+        """What to say behind a lookahead: which bound it is to this policy, if it adapts."""
+        bound = "most" if self.name == "confidence" else "first"
+        return f" at {bound} ({self.name})" if self.adapts else ""
+
     def plan(
         self, lookahead: int, confidence: Callable[[int], float] = lambda _position: 1.0
     ) -> Plan:

@@ -48,7 +48,7 @@ TIMING_KEYS = {
 CELLS_AT_ONCE = 2**22  # draws of one batch in the vector engine
 TIMINGS_AT_ONCE = 512
 CHUNKS = 256  # into how many pieces, at most, event cases are cut for workers and for resuming
-TASK_TOKENS = 50_000  # simulated by each algorithm, in seconds; a case of more is cut into tasks
+TASK_TOKENS = 50_000  # by each algorithm, in one task, which takes seconds; a longer case is cut
 HERE = Executor()  # in this process
 
 

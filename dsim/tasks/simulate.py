@@ -202,14 +202,12 @@ def describe(case: Case) -> str:
         if case.acceptance.model == "trace"
         else f"acceptance {case.acceptance.rate:g}"
     )
-    bound = "at most" if case.policy.name == "confidence" else "at first"
-    adapting = f" {bound} ({case.policy.name})" if case.policy.adapts else ""
     drafters = [f"{d.latency.latency_ns / 1e6:g} ms at {d.rate:g}" for d in case.more_drafters]
     more = f"; further drafters: {', '.join(drafters)}" if drafters else ""
     return (
         f"{case.tokens} token{'s' if case.tokens > 1 else ''}; "
         f"target {t2:g} ms, drafter {t1:g} ms, {acceptance}; "
-        f"lookahead {case.lookahead}{adapting}, "
+        f"lookahead {case.lookahead}{case.policy.in_words}, "
         f"{case.targets} target server{'s' if case.targets > 1 else ''}"
         f"{'' if case.preemptible else ', not preemptible'}{more}"
     )

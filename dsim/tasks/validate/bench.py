@@ -22,6 +22,8 @@ from dsim.units import to_ns
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from dsim.backends.torch.backend import LiveRun, Span
     from dsim.backends.torch.verify import Rule
     from dsim.backends.torch.workers import Workers
@@ -132,8 +134,7 @@ class WallclockBench:
 
     def trace(self, text: int) -> str:
         """See :class:`Bench`."""
-        ranks = self.acceptance.ranks(self.seed, 1, self.tokens, text)[0, 0]
-        return "".join(map(str, ranks))
+        return "".join(map(str, self._ranks(text)))
 
     def quality(self) -> float:
         """See :class:`Bench`."""
@@ -141,9 +142,13 @@ class WallclockBench:
 
     def confidences(self, text: int) -> tuple[float, ...]:
         """See :class:`Bench`. They are draws, as those of the acceptance are."""
-        draws = self.acceptance.ranks(self.seed, 1, self.tokens, text)[0, 0] == 1
+        draws = self._ranks(text) == 1
         u = Uniforms(self.seed, text, OTHER_STREAM).next(self.tokens)
         return tuple(confidences(draws, self.acceptance.rate, Policy.quality, u).tolist())
+
+    def _ranks(self, text: int) -> NDArray[np.int8]:
+        ranks: NDArray[np.int8] = self.acceptance.ranks(self.seed, 1, self.tokens, text)[0, 0]
+        return ranks
 
     def cores(self, _: Configuration) -> None:
         """See :class:`Bench`."""

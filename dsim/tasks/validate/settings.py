@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dsim.errors import Problem, UserError
 from dsim.files import read_text
 from dsim.model import POLICIES
-from dsim.model.lookahead import FIXED
+from dsim.model.lookahead import FIXED, Policy
 from dsim.orchestrations import COMPARED, ORCHESTRATIONS, orchestration_of, title_of
 from dsim.study.draft_checks import wrong_paths
 from dsim.study.draft_settings import LIVE
@@ -143,9 +143,7 @@ class Configuration(NamedTuple):
     def __str__(self) -> str:
         name = title_of(self.algorithm)
         if "lookahead" in ORCHESTRATIONS[self.algorithm].reads:
-            name += f", lookahead {self.lookahead}"
-            bound = "most" if self.policy == "confidence" else "first"
-            name += "" if self.policy == FIXED.name else f" at {bound} ({self.policy})"
+            name += f", lookahead {self.lookahead}{Policy(name=self.policy).in_words}"
         servers = f", {self.targets} targets" if self.targets > 1 else ""
         return f"{name}{servers}{', all cores' * self.all_cores}"
 
