@@ -24,6 +24,7 @@ from dsim.cli.main import main
 from dsim.errors import EngineError, UserError
 from dsim.study.executors import MAX_DEATHS, SMALL_TOKENS, Executor, Store, _of_worker
 from dsim.study.loader import load
+from tests import said
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs the extra ray"
@@ -187,7 +188,7 @@ def test_a_killed_worker_loses_nothing(tmp_path, what, options, whole):
     wait_for(lambda: victims or victims.extend(workers(process.pid)) or victims, process)
     os.kill(victims[0], signal.SIGKILL)
     _, errors = process.communicate(timeout=900)
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, said(errors)) == (0, "")
     assert contents(tmp_path / "hurt") == whole(what)
 
 
@@ -200,7 +201,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, what, options, w
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=900)
     assert process.returncode == 130
-    assert errors.strip() == "interrupted; go on with: dsim run --resume cut"
+    assert said(errors) == "interrupted; go on with: dsim run --resume cut"
     assert not left_of(below)
     before = {path.name: path.stat().st_mtime_ns for path in kept.glob("part-*")}
     assert before

@@ -13,7 +13,16 @@ from pathlib import Path
 import pytest
 
 from dsim.system import can_end_at_once
-from tests.study.test_executors import LONGER, children, command, half_way, left_of, study, wait_for
+from tests import said
+from tests.study.test_executors import (
+    LONGER,
+    children,
+    command,
+    half_way,
+    left_of,
+    study,
+    wait_for,
+)
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at /proc")
 PROCESSES, RAY = ("--jobs", "2"), ("--executor", "ray", "--jobs", "2")
@@ -119,7 +128,7 @@ def test_signals_end_a_run_whatever_was_inherited(tmp_path, what, name, code, ig
     process.send_signal(getattr(signal, name))
     _, errors = process.communicate(timeout=120)
     assert process.returncode == code
-    assert errors.strip() == "interrupted; go on with: dsim run --resume cut"
+    assert said(errors) == "interrupted; go on with: dsim run --resume cut"
     assert not left_of(below)
 
 

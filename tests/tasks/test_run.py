@@ -29,7 +29,7 @@ from dsim.study.loader import load, loads
 from dsim.study.results import read_results
 from dsim.study.study import points
 from dsim.tasks.run import run_study
-from tests import ROOT
+from tests import ROOT, said
 
 SMALL = """
 title = "Small"
@@ -255,7 +255,7 @@ def test_control_c_says_how_to_go_on(tmp_path):
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.strip() == "interrupted; go on with: dsim run --resume cut"
+    assert said(errors) == "interrupted; go on with: dsim run --resume cut"
 
 
 def test_running_again_is_fine_and_another_study_is_not(tmp_path):
