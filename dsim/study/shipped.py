@@ -31,6 +31,9 @@ def path_of(study: Path | str) -> Path:
         return path
     if path.name not in names():
         hint = nearest(path.name, names())
+        of_docs = [name for name in pages() if path.name in name.split("-")]
+        if of_docs and not hint:
+            hint = f" (dsim docs {of_docs[0]} prints a document)"
         what = f"no study of this name comes with dsim{hint}; dsim studies lists them"
         raise UserError(Problem(path.name, "", what))
     return FOLDER / f"{path.name}.toml"
@@ -72,7 +75,10 @@ def pages() -> dict[str, str]:
 
 
 def page(name: str) -> str:
-    """The text of the document *name*, without the marks of the tool that writes parts of it.
+    """The text of the document *name*, for a terminal.
+
+    The marks of the tool that writes parts of the documents are left out; of a picture its words
+    are shown.
 
     Raises:
         UserError: there is none of this name.
@@ -82,4 +88,5 @@ def page(name: str) -> str:
         hint = nearest(name, list(pages()))
         raise UserError(Problem(name, "", f"no document has this name{hint}; dsim docs lists them"))
     text = read_text(DOCS / f"{name}.md")
-    return re.sub(r"<!-- \[\[\[(cog.*?\]\]\]|end\]\]\]) -->\n", "", text, flags=re.DOTALL)
+    text = re.sub(r"<!-- \[\[\[(cog.*?\]\]\]|end\]\]\]) -->\n", "", text, flags=re.DOTALL)
+    return re.sub(r"!\[([^]]*)\]\([^)]*\)(\{[^}]*\})?", r"(picture: \1)", text)

@@ -279,6 +279,14 @@ def test_studies_that_come_with_dsim_are_listed_copied_and_run_by_name(tmp_path,
     assert (tmp_path / "out" / "report.html").is_file()
     wrong = dsim("run", "heatmp", code=2)
     assert 'no study of this name comes with dsim; did you mean "heatmap"?' in wrong
+    assert "(dsim docs tutorial-" in dsim("run", "tutorial", code=2)
+
+
+def test_documents_are_printed_with_words_for_pictures():
+    page = dsim("docs", "index")
+    assert "(picture: DSI against the better of SI and non-SI: a heat map)" in page
+    for mark in ("![", "{ width", "[[["):
+        assert mark not in page
 
 
 def test_a_plugin_is_named_before_or_after_the_command_by_path(tmp_path):
