@@ -37,6 +37,13 @@ def few_events(monkeypatch):
     monkeypatch.setattr(search, "MORE", 4)
 
 
+@pytest.fixture
+def few_orchestrations(monkeypatch):
+    """For what holds of any of them: most of the time goes into the others."""
+    for name in set(ORCHESTRATIONS) - {"nonsi", "si", "dsi", "pearl"}:
+        monkeypatch.delitem(ORCHESTRATIONS, name)
+
+
 @functools.cache
 def advice_on(question):
     """What several tests look at, found once; with the events of :func:`few_events`."""
@@ -82,6 +89,7 @@ def test_without_load_and_preemptible_the_estimate_is_exact(p, drafter_ms, many)
         assert mean == pytest.approx(one.latency_ns / 1e6, rel=1e-9)
 
 
+@pytest.mark.usefixtures("few_orchestrations")
 def test_the_best_is_best_of_what_was_confirmed():
     for objective in OBJECTIVES:
         question = dataclasses.replace(
@@ -96,8 +104,16 @@ def test_the_best_is_best_of_what_was_confirmed():
 
 
 def test_estimates_far_from_the_simulation_do_not_decide(monkeypatch):
-    """By the estimates SI is best here; it is not, and what is simulated says so of the rest."""
+    """By far too good estimates SI is best here; what is simulated says otherwise of the rest."""
     monkeypatch.setattr(search, "MAX_EVENTS", 20_000)
+    estimate = forecast._forecast
+
+    def favouring_si(question, layout, *rest):
+        found = estimate(question, layout, *rest)
+        factor = 0.4 if layout.algorithm == "si" else 1.0
+        return dataclasses.replace(found, latency_ns=found.latency_ns * factor)
+
+    monkeypatch.setattr(forecast, "_forecast", favouring_si)
     question = dataclasses.replace(
         BASE, target_ns=18 * MS, drafter_ns=MS, acceptance=0.6, gpus=2, tokens=30
     )
@@ -107,7 +123,7 @@ def test_estimates_far_from_the_simulation_do_not_decide(monkeypatch):
     assert forecast.best_algorithm(question, advice.forecasts) == "si" != best.layout.algorithm
     assert not any("Close call" in sentence for sentence in advice.sensitivity)
     factors = search.corrections(question, advice.ranking)
-    assert factors["si"][0] > 1.3 > 1.1 > factors["nonsi"][0]
+    assert factors["si", None][0] > 1.3 > 1.1 > factors["nonsi", None][0]
     right = [search.corrected(one, factors) for one in advice.forecasts]
     assert forecast.best_algorithm(question, right) == best.layout.algorithm
     tried = {one.layout for one in advice.ranking}
@@ -115,6 +131,7 @@ def test_estimates_far_from_the_simulation_do_not_decide(monkeypatch):
     assert all(one.latency_ns * (1 + search.TIE) >= best.latency_ms * MS for one in beside)
 
 
+@pytest.mark.usefixtures("few_orchestrations")
 def test_progress_is_shown_from_the_estimate_to_the_end():
     seen = []
     advice = advise(BASE, lambda done, count: seen.append((done, count)))
@@ -155,6 +172,7 @@ def test_the_pareto_front_is_one():
         assert any(x <= mine[0] and y <= mine[1] for x, y in points)
 
 
+@pytest.mark.usefixtures("few_orchestrations")
 def test_an_orchestration_of_a_plugin_is_advised_like_any_other(monkeypatch):
     """By its traits, its work and its vector form; its name stands nowhere."""
     mine = dataclasses.replace(ORCHESTRATIONS["dsi"], name="mine", title="My own")
@@ -229,6 +247,7 @@ def test_numbers_that_are_not_finite_are_refused(option, value):
     assert f"{option}: expected a number" in result.output
 
 
+@pytest.mark.usefixtures("few_orchestrations")
 def test_enough_requests_are_sent_to_notice_a_growing_queue():
     # Long texts: the bound on events alone would leave too few.
     question = dataclasses.replace(BASE, tokens=300, rate_per_s=0.01, gpus=1)
@@ -250,6 +269,27 @@ def test_a_drafter_on_the_targets_gpus_takes_its_share():
     (forecast,) = forecasts(question, [layout])
     (apart,) = forecasts(question, [dataclasses.replace(layout, drafter_gpus=1)])
     assert forecast.most_per_s < apart.most_per_s
+
+
+@pytest.mark.parametrize(
+    ("rate_per_s", "batch", "lookahead", "degree"),
+    [(5.0, 16, 3, 8), (2.0, 8, 2, 8), (2.0, 8, 5, 4), (8.0, 32, 5, 4), (0.3, 1, 3, 1)],
+)
+def test_an_estimate_knows_that_models_on_the_same_gpus_slow_each_other(
+    rate_per_s, batch, lookahead, degree
+):
+    """Without that most were 0.5 to 0.7 times what is simulated."""
+    question = dataclasses.replace(
+        BASE, gpus=8, tokens=60, batch=batch, rate_per_s=rate_per_s, sequence_ns=MS // 3
+    )
+    layout = Layout(
+        algorithm="si", lookahead=lookahead, targets=8 // degree, degree=degree, drafter_gpus=0
+    )
+    deployment = deployment_of(question, layout)
+    workload = Workload(rate_per_s=rate_per_s, requests=300, output=Length(mean_tokens=60))
+    simulated = measure(deployment, [serve(deployment, workload)]).latency["mean"].value
+    (found,) = forecasts(question, [layout])
+    assert 0.75 < found.latency_ns / MS / simulated < 1.35
 
 
 def test_second_choices_are_what_trees_live_on():
@@ -311,6 +351,7 @@ def advised(*args):
     return CliRunner().invoke(main, ["advise", *map(str, args)])
 
 
+@pytest.mark.usefixtures("few_orchestrations")
 def test_energy_where_watts_are_given():
     options = ("--tokens", "30", "--gpus", "3", "--json")
     rows = json.loads(advised(*options).stdout)["ranking"]
@@ -328,6 +369,7 @@ def test_energy_where_watts_are_given():
     assert "expected at most 5 (--watts), got 6" in result.output
 
 
+@pytest.mark.usefixtures("few_orchestrations")
 def test_the_answer_names_the_batch_size():
     """It decides how much load a layout sustains, and is 1 unless an option says otherwise."""
     options = ("--tokens", "20", "--gpus", "2", "--rate", "1")
@@ -345,6 +387,7 @@ def test_an_slo_that_nothing_asks_for_is_refused():
     assert "--slo: is for --objective slo only" in result.output
 
 
+@pytest.mark.usefixtures("few_orchestrations")
 def test_units_price_and_slo_are_shown(tmp_path):
     out = tmp_path / "a.html"
     common = ("--tokens", "20", "--gpus", "2", "--price", "2.5")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dsim.deployment.queueing import erlang_c
 from dsim.engines import vector
 from dsim.model.acceptance import Acceptance
-from dsim.tasks.advise.layouts import candidates, pass_latency
+from dsim.tasks.advise.layouts import SHARED, candidates, pass_latency
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -127,8 +127,9 @@ def _forecast(
     question: Question, layout: Layout, work: Work, min_passes: float, drafter_ns: int
 ) -> Forecast:
     alone_ns, passes, drafts = work
+    slow_pass = 1.0
     traits = layout.orchestration.traits
-    t2, b = _block_ns(question, layout), question.batch
+    t2, t1, b = float(_block_ns(question, layout)), float(drafter_ns), question.batch
     full_ns = pass_latency(question, layout.degree).at_width(b * layout.width)
     share_ns = (full_ns + (b - 1) * question.sequence_ns) / b  # one sequence's, of a full batch
     shared = traits.drafts and not layout.drafter_gpus
@@ -136,7 +137,7 @@ def _forecast(
     least = min_passes if traits.overlaps else passes
     least_drafts = question.tokens - min_passes if traits.overlaps else drafts
     target_ns = least * share_ns / layout.targets
-    draft_ns = least_drafts * drafter_ns / b / drafters if traits.drafts else 0.0
+    draft_ns = least_drafts * t1 / b / drafters if traits.drafts else 0.0
     most_per_s = NS_PER_S / (target_ns + draft_ns if shared else max(target_ns, draft_ns))
     rate = question.rate_per_s
     if rate is None:
@@ -147,24 +148,29 @@ def _forecast(
         gpu_s = layout.gpus / (rate * question.tokens)
     if rate is not None and rate < most_per_s:
         per_ns = rate / NS_PER_S
-        alone_ns += least * (_batch_ns(question, layout, per_ns * passes) - t2)
+        if shared:  # each computes more slowly while the other does
+            passing = per_ns * passes / layout.targets
+            drafting = per_ns * drafts / drafters
+            share_ns *= _slowdowns(passing * share_ns, drafting * t1 / b, batches=False)[0]
+            slow_pass, slow_draft = _slowdowns(passing * t2, drafting * t1, batches=b > 1)
+            alone_ns += least * (slow_pass - 1) * t2 + least_drafts * (slow_draft - 1) * t1
+            t2, t1 = t2 * slow_pass, t1 * slow_draft
+        alone_ns += least * (_batch_ns(question, layout, per_ns * passes, slow_pass) - t2)
         if traits.overlaps:
             # Idle servers are given more passes than are needed; busy ones are not.
             room = min(1.0, layout.targets / (per_ns * passes * share_ns))
             passes = max(least, passes * room)
-            room = min(1.0, b * drafters / (per_ns * drafts * drafter_ns)) if drafts else 1.0
+            room = min(1.0, b * drafters / (per_ns * drafts * t1)) if drafts else 1.0
             drafts = max(least_drafts, drafts * room)
         latency_ns = (
             alone_ns
             + least * _wait_ns(per_ns * passes * share_ns, layout.targets, t2)
-            + least_drafts * _wait_ns(per_ns * drafts * drafter_ns / b, drafters, drafter_ns)
+            + least_drafts * _wait_ns(per_ns * drafts * t1 / b, drafters, t1)
         )
         if b > 1:  # a batch that computes is not joined
             latency_ns += least * traits.drafts * _rest_ns(per_ns * passes * t2, layout.targets, t2)
-            busy = per_ns * drafts * drafter_ns
-            latency_ns += least * traits.drafts * _rest_ns(busy, drafters, drafter_ns)
-            if shared:  # each waits for the other, or slows it
-                latency_ns += least * _rest_ns(per_ns * passes * t2, drafters, drafter_ns)
+            busy = per_ns * drafts * t1
+            latency_ns += least * traits.drafts * _rest_ns(busy, drafters, t1)
     return Forecast(
         layout=layout,
         latency_ns=latency_ns,
@@ -181,24 +187,49 @@ def _wait_ns(offered: float, servers: int, service_ns: float) -> float:
     return erlang_c(servers, offered) * service_ns / (servers - offered) / 2
 
 
-def _batch_ns(question: Question, layout: Layout, passes_per_ns: float) -> float:
+def _slowdowns(pass_load: float, draft_load: float, *, batches: bool) -> tuple[float, float]:
+    """How many times as long passes and drafts take on GPUs that they share.
+
+    Args:
+        pass_load: passes offered to a server, in times what it could do alone.
+        draft_load: drafts offered to a server, likewise.
+        batches: whether forwards that come meanwhile are taken together.
+    """
+    slow_pass = slow_draft = 1.0
+    for _ in range(BATCH_ROUNDS):
+        of_pass = _busy(pass_load * slow_pass) if batches else min(1.0, pass_load * slow_pass)
+        of_draft = _busy(draft_load * slow_draft) if batches else min(1.0, draft_load * slow_draft)
+        slow_pass = SHARED[0] + (SHARED[1] - SHARED[0]) * of_draft
+        slow_draft = SHARED[0] + (SHARED[1] - SHARED[0]) * of_pass
+    return slow_pass, slow_draft
+
+
+def _batch_ns(
+    question: Question, layout: Layout, passes_per_ns: float, slowdown: float = 1.0
+) -> float:
     """How long a pass over the mean batch takes: of what comes while a batch computes."""
     latency, found = pass_latency(question, layout.degree), float(_block_ns(question, layout))
     for _ in range(BATCH_ROUNDS):
         size = min(float(question.batch), max(1.0, passes_per_ns * found / layout.targets))
         found = latency.at_width(round(size * layout.width)) + (size - 1) * question.sequence_ns
+        found *= slowdown
     return found
 
 
 def _rest_ns(offered: float, servers: int, batch_ns: float) -> float:
-    """Mean rest of the batch that computes when a forward comes, where batches have no bound.
+    """Mean rest of the batch that computes when a forward comes, where batches have no bound."""
+    return _busy(offered / servers) * batch_ns / 2 if servers else 0.0
+
+
+def _busy(offered: float) -> float:
+    """The share of the time that a server is busy whose batches have no bound.
 
     While a batch of length ``t`` computes, the next has come with ``1 - exp(-a)``; so servers are
     busy for ``a exp(a) / (1 + a exp(a))`` of the time, with ``a`` of the offered load each.
     """
-    each = min(offered / servers, 50.0) if servers else 0.0
-    busy = each * math.exp(each)
-    return busy / (1 + busy) * batch_ns / 2
+    busy = min(offered, 50.0)
+    busy *= math.exp(busy)
+    return busy / (1 + busy)
 
 
 def worth(question: Question, one: Forecast) -> tuple[float, ...]:

@@ -24,7 +24,7 @@ from dsim.tasks.advise.layouts import candidates, deployment_of, layouts
 from dsim.units import NS_PER_MS, NS_PER_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from dsim.tasks.advise.layouts import Layout
     from dsim.tasks.advise.question import Question
 
+Corrections = dict[tuple[str, bool | None], tuple[float, float]]
 MAX_EVENTS = 700_000  # of all confirmations together
 MIN_REQUESTS, MAX_REQUESTS = 60, 1000
 BUSY_TOKENS, MIN_TOKENS = 60_000, 40  # of all answers of users who never pause, and of one
@@ -178,24 +179,26 @@ def ranked(question: Question, confirmed: Sequence[Confirmed]) -> list[Confirmed
     return sorted(confirmed, key=lambda one: (value(question, one), one.layout))
 
 
-def corrections(
-    question: Question, confirmed: Sequence[Confirmed]
-) -> dict[str, tuple[float, float]]:
-    """By orchestration, what its forecasts of latency and highest rate have to be multiplied by.
+def corrections(question: Question, confirmed: Sequence[Confirmed]) -> Corrections:
+    """What the forecasts of latency and highest rate have to be multiplied by.
 
-    So that they say what the simulation of its best layout said.
+    So that they say what the simulation of the orchestration's best layout said: of those with the
+    drafter on the targets' GPUs, of those with GPUs for drafters, and (``None``) of both.
     """
-    factors: dict[str, tuple[float, float]] = {}
+    factors: Corrections = {}
     for one in ranked(question, confirmed):
         latency = one.latency_ms * NS_PER_MS / one.forecast.latency_ns
         rate = one.most_per_s / one.forecast.most_per_s
-        factors.setdefault(one.layout.algorithm, (latency, 1.0 if math.isnan(rate) else rate))
+        factor = (latency, 1.0 if math.isnan(rate) else rate)
+        for apart in (bool(one.layout.drafter_gpus), None):
+            factors.setdefault((one.layout.algorithm, apart), factor)
     return factors
 
 
-def corrected(one: Forecast, factors: Mapping[str, tuple[float, float]]) -> Forecast:
+def corrected(one: Forecast, factors: Corrections) -> Forecast:
     """The forecast *one* with the :func:`corrections`."""
-    latency, rate = factors.get(one.layout.algorithm, (1.0, 1.0))
+    name, apart = one.layout.algorithm, bool(one.layout.drafter_gpus)
+    latency, rate = factors.get((name, apart)) or factors.get((name, None)) or (1.0, 1.0)
     return dataclasses.replace(
         one, latency_ns=one.latency_ns * latency, most_per_s=one.most_per_s * rate
     )
