@@ -19,6 +19,7 @@ from dsim.tasks.advise.search import (
     TIE,
     corrected,
     corrections,
+    favoured,
     kwh_per_million,
     pareto,
     price_per_million,
@@ -189,7 +190,8 @@ def _sensitivity(
         count += 1
         progress(count)
         found = forecasts(question, wanted, **other)
-        return best_algorithm(question, [corrected(one, factors) for one in found])
+        right = [corrected(one, factors) for one in found]
+        return best_algorithm(question, [favoured(one, now) for one in right])
 
     expected = best_of()
     if expected != now:

@@ -192,7 +192,7 @@ def _slowdowns(pass_load: float, draft_load: float, *, batches: bool) -> tuple[f
 
     Args:
         pass_load: passes offered to a server, in times what it could do alone.
-        draft_load: drafts offered to a server, likewise.
+        draft_load: the same of drafts.
         batches: whether forwards that come meanwhile are taken together.
     """
     slow_pass = slow_draft = 1.0
