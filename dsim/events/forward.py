@@ -119,6 +119,10 @@ class Forward(Event):
         start_ns, end_ns: when it began and ended, if the servers keep a history.
     """
 
+    # All forwards have these. In the dictionary of each object they would cost more, the more
+    # other orchestrations of the same process have put there.
+    __slots__ = ("callbacks", "end", "first", "servers")
+
     # Few forwards ever change these, so they cost nothing until they do.
     _ok = True
     _value = None

@@ -44,7 +44,7 @@ class SSD:
         self.feeds: dict[int, list[Sequence[Any]]] = {}  # of the guessing, by its lookahead
         self.left: Iterator[Sequence[Any]] = iter(())  # what its forwards to come are to read
         self.draft: Forward | None = None  # its forward under way
-        self.guessed = self._guess  # called at each of its ends: bound once
+        self.ask, self.guessed = self.drafter.forward, self._guess  # for each draft: bound once
         setup.env.process(self._run())
 
     def guesses(self, accepted: int) -> int:
@@ -95,7 +95,7 @@ class SSD:
         if fed is None:
             self.draft = None
         else:
-            self.draft = draft = self.drafter.forward(self.output.settled, 0, None, fed)
+            self.draft = draft = self.ask(self.output.settled, 0, None, fed)
             draft.callbacks.append(self.guessed)
 
     def _stop_guessing(self) -> None:
