@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from dsim.report import lanes
+from tests.lanes import KeptLane
 from tests.pages import CHROMIUM
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -19,6 +21,15 @@ settings.register_profile("thorough", deadline=None, max_examples=10_000)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_lanes():
+    """One pair of processes that draw for all pages of a test process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lanes, "Lane", KeptLane.take)
+        yield
+        KeptLane.end_all()
 
 
 @pytest.fixture(scope="module")

@@ -25,6 +25,7 @@ from dsim.errors import EngineError, UserError
 from dsim.study.executors import MAX_DEATHS, SMALL_TOKENS, Executor, Store, _of_worker
 from dsim.study.loader import load
 from tests import said
+from tests.lanes import DRAW_NOTHING
 
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="needs the extra ray"
@@ -36,7 +37,6 @@ BOTH = [
     pytest.param("load", PROCESSES, id="load-processes"),
     pytest.param("load", RAY, id="load-ray", marks=needs_ray),
 ]
-LONGER = 2
 LARGE = 1 << 20  # bytes; more than a pipe holds
 RUN = """
 tokens = 150
@@ -49,14 +49,14 @@ lookahead = { start = 1, stop = 8, step = 1 }
 acceptance.rate = { start = 0.1, stop = 0.9, step = 0.05 }
 """
 LOAD = """
-tokens = 40
+tokens = 20
 repeats = 3
 [target]
 latency_ms = 30.0
 [drafter]
 latency_ms = 3.0
 [workload]
-requests = 150
+requests = 100
 [cluster]
 targets = 4
 [grid]
@@ -69,7 +69,7 @@ def contents(folder):
 
 
 # Who is started in the background by a shell ignores Ctrl-C, and so would what it starts.
-DSIM = (
+DSIM = DRAW_NOTHING + (
     "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
     "from dsim.cli.main import main; main(prog_name='dsim')"
 )
@@ -79,12 +79,9 @@ def command(what, *more):
     return [sys.executable, "-c", DSIM, what, "study.toml", "--quiet", *map(str, more)]
 
 
-def study(tmp_path, what, longer=1):
-    text = RUN if what == "run" else LOAD
-    text = text.replace("tokens = 150", f"tokens = {150 * longer}")
-    text = text.replace("requests = 150", f"requests = {150 * longer}")
-    (tmp_path / "study.toml").write_text(text)
-    tokens = 17 * 8 * 3 * 150 if what == "run" else 6 * 3 * 3 * 150 * 40
+def study(tmp_path, what):
+    (tmp_path / "study.toml").write_text(RUN if what == "run" else LOAD)
+    tokens = 17 * 8 * 3 * 150 if what == "run" else 6 * 3 * 3 * 100 * 20
     assert tokens > SMALL_TOKENS  # or no worker would be started
 
 
@@ -137,33 +134,36 @@ def workers(pid):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """The results of a long study that nothing disturbed."""
+    """The results of a study by processes that nothing disturbed."""
 
     @functools.cache
     def run(what):
         folder = tmp_path_factory.mktemp(what)
-        study(folder, what, longer=LONGER)
-        subprocess.run(command("run", *PROCESSES, "--out", "whole"), cwd=folder, check=True)
+        study(folder, what)
+        ran = subprocess.run(
+            command("run", *PROCESSES, "--out", "whole"),
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert (ran.stdout, ran.stderr) == ("", "")
         return contents(folder / "whole")
 
     return run
 
 
 @pytest.mark.parametrize("what", ["run", "load"])
-def test_results_are_the_same_bytes_whoever_runs_them(tmp_path, what):
+def test_results_are_the_same_bytes_whoever_runs_them(tmp_path, what, whole):
+    """Ray: below, with a death and with a cluster that is there."""
     study(tmp_path, what)
-    ways = {"1": ("--jobs", "1"), "2": PROCESSES}
-    if what == "run" and importlib.util.find_spec("ray") is not None:
-        ways["ray"] = RAY
-    for name, options in ways.items():
-        ran = subprocess.run(
-            command("run", *options, "--out", name), cwd=tmp_path, capture_output=True, text=True
-        )
-        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    ran = subprocess.run(
+        command("run", "--jobs", "1", "--out", "1"), cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
     first = contents(tmp_path / "1")
     assert {"results.parquet", "report.html", "provenance.json"} <= set(first)
-    for name in ways:
-        assert contents(tmp_path / name) == first
+    assert first == whole(what)
 
 
 def half_way(tmp_path, out, options):
@@ -182,7 +182,7 @@ def half_way(tmp_path, out, options):
 
 @pytest.mark.parametrize(("what", "options"), BOTH)
 def test_a_killed_worker_loses_nothing(tmp_path, what, options, whole):
-    study(tmp_path, what, longer=LONGER)
+    study(tmp_path, what)
     process, _ = half_way(tmp_path, "hurt", options)
     victims: list[int] = []  # Ray's workers are idle for a moment between two parts
     wait_for(lambda: victims or victims.extend(workers(process.pid)) or victims, process)
@@ -195,7 +195,7 @@ def test_a_killed_worker_loses_nothing(tmp_path, what, options, whole):
 @pytest.mark.parametrize(("what", "options"), BOTH)
 def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, what, options, whole):
     """Ctrl-C reaches the whole process group, as from a terminal; no child outlives it."""
-    study(tmp_path, what, longer=LONGER)
+    study(tmp_path, what)
     process, kept = half_way(tmp_path, "cut", options)
     below = children(process.pid)
     os.killpg(process.pid, signal.SIGINT)
@@ -468,19 +468,16 @@ def cluster(monkeypatch):
 
 
 @needs_ray
-def test_a_cluster_that_is_there_gives_the_same_bytes(tmp_path, cluster):
+def test_a_cluster_that_is_there_gives_the_same_bytes(tmp_path, cluster, whole):
     """Two runs: the first leaves the cluster as it was."""
     for what in ("run", "load"):
         folder = tmp_path / what
         folder.mkdir()
         study(folder, what)
-        there = ("--executor", "ray", "--ray-address", cluster)
-        for name, options in (("processes", PROCESSES), ("there", there)):
-            ran = subprocess.run(
-                command("run", *options, "--out", name), cwd=folder, capture_output=True, text=True
-            )
-            assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
-        assert contents(folder / "there") == contents(folder / "processes")
+        there = ("--executor", "ray", "--ray-address", cluster, "--out", "there")
+        ran = subprocess.run(command("run", *there), cwd=folder, capture_output=True, text=True)
+        assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+        assert contents(folder / "there") == whole(what)
 
 
 @needs_ray

@@ -14,8 +14,8 @@ import pytest
 
 from dsim.system import can_end_at_once
 from tests import said
+from tests.lanes import DRAW_NOTHING
 from tests.study.test_executors import (
-    LONGER,
     children,
     command,
     half_way,
@@ -50,7 +50,7 @@ if any("forkserver" in word or "multiprocessing-fork" in word for word in sys.or
 )
 def test_workers_end_with_a_killed_parent(tmp_path, what, options):
     """Nobody closes the pipe behind dsim but the last process that holds it."""
-    study(tmp_path, what, longer=LONGER)
+    study(tmp_path, what)
     process, _ = half_way(tmp_path, "cut", options)
     below = children(process.pid)
     assert len(below) >= 2
@@ -93,6 +93,7 @@ def test_the_watchdog_covers_loading(tmp_path):
 
 
 INHERITED = """
+{draw_nothing}
 import signal
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
 for number in {ignored}:
@@ -114,9 +115,14 @@ main(prog_name="dsim")
 )
 def test_signals_end_a_run_whatever_was_inherited(tmp_path, what, name, code, ignored):
     """Only the parent gets the signal. Under ``nohup`` SIGHUP is not one that ends."""
-    study(tmp_path, what, longer=LONGER)
+    study(tmp_path, what)
     places = ", ".join(f"signal.{one}" for one in ignored.split(", "))
-    words = [INHERITED.format(ignored=f"[{places}]"), *command("run")[3:], *PROCESSES, "--out=cut"]
+    words = [
+        INHERITED.format(ignored=f"[{places}]", draw_nothing=DRAW_NOTHING),
+        *command("run")[3:],
+        *PROCESSES,
+        "--out=cut",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-c", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
     )

@@ -30,6 +30,7 @@ from dsim.study.results import read_results
 from dsim.study.study import points
 from dsim.tasks.run import run_study
 from tests import ROOT, said
+from tests.lanes import DRAW_NOTHING
 
 SMALL = """
 title = "Small"
@@ -174,7 +175,7 @@ def test_every_row_is_in_its_place(study):
 
 
 def test_the_number_of_workers_changes_nothing(tmp_path):
-    study = loads(RANDOM, overrides=["tokens=300"])  # enough work for workers to be started
+    study = loads(RANDOM, overrides=["tokens=240"])  # enough work for workers to be started
     for jobs in (1, 2):
         run_study(study, tmp_path / str(jobs), executor=Executor(jobs=jobs))
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
@@ -224,7 +225,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(tmp_path, text, monkeypatc
 
 def test_a_killed_run_goes_on_to_the_same_bytes(tmp_path):
     """SIGKILL, in the middle, with workers."""
-    (tmp_path / "study.toml").write_text(RANDOM.replace("tokens = 30", "tokens = 500"))
+    (tmp_path / "study.toml").write_text(RANDOM.replace("tokens = 30", "tokens = 250"))
     command = [sys.executable, "-m", "dsim", "run", "study.toml", "--jobs", "2", "--quiet"]
     process = subprocess.Popen([*command, "--out", "cut"], cwd=tmp_path, start_new_session=True)
     unfinished = tmp_path / "cut" / ".unfinished"
@@ -342,7 +343,7 @@ def test_a_full_disk_keeps_what_was_finished(tmp_path, monkeypatch):
 def test_a_real_full_disk(tmp_path):
     """A limit on the size of files: the system itself refuses."""
     (tmp_path / "study.toml").write_text(SMALL)
-    code = (
+    code = DRAW_NOTHING + (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000)); "
         "sys.argv[0] = 'dsim'; from dsim.cli.main import main; main()"
     )
