@@ -118,16 +118,20 @@ class AtWork(NamedTuple):
         script: the bundle of Vega for a page, once it is there.
     """
 
-    lanes: tuple[Lane, Lane]
+    lanes: tuple[Lane, ...]
     script: Future[list[bytes]]
 
 
 @contextlib.contextmanager
-def lanes() -> Iterator[AtWork]:
-    """Two lanes, ended with the block: the bundle of Vega and pictures are made side by side."""
-    both = Lane(), Lane()
+def lanes(*, draws: bool = True) -> Iterator[AtWork]:
+    """Two lanes, ended with the block: the bundle of Vega and pictures are made side by side.
+
+    Args:
+        draws: pictures are wanted, not the bundle alone, for which one lane is enough.
+    """
+    started = tuple(Lane() for _ in range(1 + draws))
     try:
-        yield AtWork(both, both[0].ask(SCRIPT, 1))
+        yield AtWork(started, started[0].ask(SCRIPT, 1))
     finally:
-        for lane in both:
+        for lane in started:
             lane.close()

@@ -100,6 +100,6 @@ def write(
     """
     script = ""
     if panels:
-        with lanes() as at_work:
+        with lanes(draws=False) as at_work:
             script = Vega(at_work).script()
     write_whole(path, html(page, panels, script, wide=wide), option)
