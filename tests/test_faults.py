@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from dsim.report import lanes
 from tests import ROOT
+from tests.lanes import DRAW_NOTHING, NO_PICTURES
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at /proc")
 
@@ -21,6 +23,13 @@ def faults():
     module = importlib.util.module_from_spec(spec)
     sys.modules["faults_"] = module
     spec.loader.exec_module(module)
+    main = "from dsim.cli.main import main; main(prog_name='dsim')"
+    module.command = lambda *words: [sys.executable, "-c", DRAW_NOTHING + main, *words]
+    # Long enough for two runs to meet; those that are killed have to be long enough for workers.
+    text, more = module.KILLS["run-1"]
+    module.RUN = text.replace("tokens = 200", "tokens = 50")
+    assert text != module.RUN
+    module.KILLS["run-1"] = module.RUN, more
     return module
 
 
@@ -35,8 +44,9 @@ def test_a_small_campaign(faults, kind, number):
 
 
 @pytest.mark.parametrize("name", ["SMALL", "SMALL_LOAD"])
-def test_what_is_mutated_is_right_itself(faults, tmp_path, name):
+def test_what_is_mutated_is_right_itself(faults, tmp_path, name, monkeypatch):
     """Or every mutant would be refused at once."""
+    monkeypatch.setattr(lanes, "PROGRAM", NO_PICTURES)
     (tmp_path / "study.toml").write_text(getattr(faults, name))
     words = ["run", "study.toml", "--out", "out", "--jobs", "1"]
     assert faults.in_child(words, tmp_path) == "ok exit code 0"
@@ -46,6 +56,7 @@ def test_what_is_mutated_is_right_itself(faults, tmp_path, name):
 
 def test_memory_counts_from_where_the_fork_began(faults, tmp_path, monkeypatch):
     """The process that tests may itself hold much; what a command takes beyond that is its own."""
+    monkeypatch.setattr(lanes, "PROGRAM", NO_PICTURES)
     (tmp_path / "study.toml").write_text("tokens = 1\nrepeats = 1\n")
     words = ["run", "study.toml", "--out", "out", "--jobs", "1"]
     before = faults.held_bytes()
