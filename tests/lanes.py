@@ -25,6 +25,8 @@ while task := sys.stdin.buffer.read(int(sys.stdin.buffer.readline() or 0)):
 """
 # For processes that tests start: the first line of what they run.
 DRAW_NOTHING = f"import dsim.report.lanes; dsim.report.lanes.PROGRAM = {NO_PICTURES!r}\n"
+# dsim, so: ``python -c DSIM run study.toml``.
+DSIM = f"{DRAW_NOTHING}from dsim.cli.main import main; main(prog_name='dsim')"
 
 
 class KeptLane(lanes.Lane):

@@ -12,7 +12,7 @@ import pytest
 
 from dsim.report import lanes
 from tests import ROOT
-from tests.lanes import DRAW_NOTHING, NO_PICTURES
+from tests.lanes import DSIM, NO_PICTURES
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="looks at /proc")
 
@@ -23,8 +23,7 @@ def faults():
     module = importlib.util.module_from_spec(spec)
     sys.modules["faults_"] = module
     spec.loader.exec_module(module)
-    main = "from dsim.cli.main import main; main(prog_name='dsim')"
-    module.command = lambda *words: [sys.executable, "-c", DRAW_NOTHING + main, *words]
+    module.command = lambda *words: [sys.executable, "-c", DSIM, *words]
     # Long enough for two runs to meet; those that are killed have to be long enough for workers.
     text, more = module.KILLS["run-1"]
     module.RUN = text.replace("tokens = 200", "tokens = 50")

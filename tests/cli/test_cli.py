@@ -19,7 +19,7 @@ from click.testing import CliRunner
 from dsim.cli.main import main
 from dsim.study.settings import SETTINGS
 from tests import ROOT
-from tests.lanes import DRAW_NOTHING
+from tests.lanes import DSIM
 
 
 def dsim(*words, code=0):
@@ -328,9 +328,8 @@ def test_a_terminal_sees_a_progress_bar(tmp_path):
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     study = str(ROOT / "studies" / "sanity.toml")
-    code = f"{DRAW_NOTHING}from dsim.cli.main import main; main(prog_name='dsim')"
     subprocess.run(
-        [sys.executable, "-c", code, "run", study, "--out", "out"],
+        [sys.executable, "-c", DSIM, "run", study, "--out", "out"],
         cwd=tmp_path,
         stdout=subprocess.DEVNULL,
         stderr=theirs,

@@ -13,7 +13,7 @@ import click
 import pytest
 
 from dsim.cli.main import main
-from tests.lanes import DRAW_NOTHING
+from tests.lanes import DSIM
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,7 +72,7 @@ simulate --tokens 20 --repeats 2
 settings lookahead
 completion bash
 check nonsi
-advise --target-latency 18 --drafter-latency 1 --acceptance 0.75 --gpus 2 --rate 0.1 --tokens 20
+advise --target-latency 18 --drafter-latency 1 --acceptance 0.75 --gpus 1 --rate 0.1 --tokens 5
 run sanity --set repeats=1 --out small --quiet
 compare a=small b=small
 plot small
@@ -81,7 +81,6 @@ plot small
 
 def test_commands_run_from_a_wheel(installed):
     """Without pictures, which the test of a study has."""
-    start = ("-c", f"{DRAW_NOTHING}from dsim.cli.main import main; main(prog_name='dsim')")
     for words in COMMANDS.strip().splitlines():
-        found = installed(*words.split(), start=start)
+        found = installed(*words.split(), start=("-c", DSIM))
         assert found.returncode == 0, words + found.stderr

@@ -10,6 +10,7 @@ import pytest
 
 from dsim.orchestrations import Orchestration
 from tests import ROOT
+from tests.lanes import DSIM
 
 PAGE = ROOT / "docs" / "orchestrations.md"
 
@@ -25,7 +26,7 @@ def folder(tmp_path):
 
 
 def dsim(folder, *words):
-    command = [sys.executable, "-P", "-m", "dsim", *words]
+    command = [sys.executable, "-P", "-c", DSIM, *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 

@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 from dsim.study.executors import SMALL_TOKENS
+from tests import said
+from tests.lanes import DSIM
 
 # One draft, one pass, and again: SI that heeds no lookahead.
 MINE = """
@@ -59,7 +61,7 @@ def folder(tmp_path):
 
 
 def dsim(folder, *words):
-    command = [sys.executable, "-P", "-m", "dsim", *words]
+    command = [sys.executable, "-P", "-c", DSIM, *words]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
@@ -135,7 +137,7 @@ def test_studies_take_it_in_worker_processes_too(folder) -> None:
     assert SMALL_TOKENS < 17 * 75 * 40  # or no worker would be started
     for jobs in ("1", "2"):
         found = dsim(folder, "--plugin", "mine", "run", "study.toml", "--out", jobs, "--jobs", jobs)
-        assert (found.returncode, found.stderr) == (0, "")
+        assert (found.returncode, said(found.stderr)) == (0, "")
     files = {path.name: path.read_bytes() for path in (folder / "1").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (folder / "2").iterdir()}
     assert b"careful SI" in files["report.html"]
