@@ -166,7 +166,8 @@ def test_what_noisy_forwards_teach_is_never_absurd() -> None:
         # The forwards of each run, at their costs, add up to what they took.
         total = np.mean(cost.spread)
         for run, pace in zip(runs, paces, strict=True):
-            said = sum(at_pace(cost, pace).at_width(f.width) for f in run) * total
+            own = at_pace(cost, pace)
+            said = sum(own.at_width(f.width) for f in run) * total
             assert 1 / 3 < said / sum(f.took_ns for f in run) < 3
 
 
