@@ -10,7 +10,7 @@ import pandas as pd
 
 from dsim.orchestrations import REFERENCES, title_of
 from dsim.report.analysis import in_order, interval_of, is_number
-from dsim.study.labels import label, words
+from dsim.study.labels import label, sentence, words
 from dsim.words import plural
 
 if TYPE_CHECKING:
@@ -49,9 +49,9 @@ def of_texts(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
         part = frame[frame["algorithm"] == winner]
         speed, slower = part[column].dropna(), int(part[f"slower_than_{reference}"].sum())
         told.append(
-            f"{title_of(winner)} is {speed.min():.2f}× to {speed.max():.2f}× as fast as "
+            f"{sentence(title_of(winner))} is {speed.min():.2f}× to {speed.max():.2f}× as fast as "
             f"{title_of(reference)} (median {speed.median():.2f}×), and significantly slower at "
-            f"{slower:,} of {plural(len(speed), 'point')}."
+            f"{f'{slower:,}' if slower else 'none'} of {plural(len(speed), 'point')}."
         )
     return told
 

@@ -111,7 +111,7 @@ def _over_time(backlogs: Sequence[Backlog], number: int) -> Panel:
         name=f"{number:02d}-backlog",
         title=f"Backlog over time{f' ({points[0]})' if same and points[0] else ''}",
         caption="Requests in the system when another one arrives, averaged over each hundredth of "
-        "the run. Of each line of the charts above, the last point that was simulated.",
+        f"the run.{' Of each line of the charts above, the last point.' * any(points)}",
         chart=chart,
         marks=len(table),
     )

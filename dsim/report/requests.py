@@ -141,8 +141,11 @@ def notes(
     lines = [*(skipped if refusals is None else refusals), *growing]
     if known := [count for count in short if math.isfinite(count)]:
         most = float(f"{max(known):.1e}")
+        some = len(short) < len(frame)
+        which = f"{len(short)} of {len(frame)}" if some else f"All {len(frame)}"
+        cases = f"{which} cases have" if len(frame) > 1 else "The one case has"
         lines.append(
-            f"{len(short)} of {len(frame)} cases have too few requests for a 95 % interval. An "
+            f"{cases} too few requests for a 95 % interval. An "
             f"interval of the mean takes up to {most:,.0f} requests per run (column "
             "interval_requests) or more repeats; one of the p99 takes 10 times as many."
         )

@@ -228,5 +228,7 @@ def describe(name: str, value: Any) -> str:
     if name == "variant":
         return str(value)
     shown = f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, int) and value >= 10_000:
+        shown = f"{value:,}"
     unit = label(name).partition(" (")[2].removesuffix(")")
     return f"{words(name)} {shown}{f' {unit}' if unit in SHORT_UNITS else ''}"
