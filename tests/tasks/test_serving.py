@@ -39,7 +39,7 @@ def test_an_answer_that_is_not_the_fastest_names_the_fastest(advice):
         for layout, e2e in ((Layout(tp=1, replicas=2), 900.0), (Layout(tp=2, replicas=1), 300.0))
     )
     rooms = {slow.layout: 3.0, fast.layout: 2.0}
-    found = dataclasses.replace(advice, ranking=[slow, fast], headroom=rooms)
+    found = dataclasses.replace(advice, ranking=[slow, fast], headroom=rooms, others={})
     assert (
         f"At this load {fast.layout} is 3 times as fast (mean E2E 300 ms), and keeps the SLO up to "
         "2 × the load." in answer.verdict(found)

@@ -105,6 +105,7 @@ def notes(advice: Advice) -> list[str]:
             f"{advice.crossover * question.rate_per_s:.3g} requests/s (TP {best.layout.tp}, mean "
             "E2E); above it, plain decoding is faster."
         )
+    lines += [*_at_other_rates(advice), *_at_the_edge(advice)]
     gpu = gpu_of(question.gpu)
     trust = (
         "on H100 the estimate of latencies is off by 5 % (ITL) to 8 % (TTFT) in the median"
@@ -119,6 +120,55 @@ def notes(advice: Advice) -> list[str]:
         f"{trust} (dsim docs latency). Measure both before you buy."
     )
     return lines
+
+
+def _seconds(one: Trial) -> str:
+    return f"{one.e2e_mean / 1e3:.2f} s"
+
+
+def _at_other_rates(advice: Advice) -> list[str]:
+    """At which acceptance rates another way to speculate is the best."""
+    bounded = advice.has_slo
+    found = []
+    for flip in advice.flips:
+        wins, stays = flip.wins, flip.stays
+        more = ""
+        if bounded and stays.slack > 1:
+            more = ", which does not keep the SLO" if wins.slack <= 1 else ", further from the SLO"
+        found.append(
+            f"of {flip.rate:g}: {wins.layout.method} ({_seconds(wins)} against {_seconds(stays)} "
+            f"of {stays.layout.method}{more})"
+        )
+    if not found:
+        return []
+    count = advice.ways[0].requests
+    return [
+        f"With an acceptance rate {'; '.join(found)}. Mean E2E at TP {advice.best.layout.tp}, "
+        f"{_part(advice, count)}."
+    ]
+
+
+def _at_the_edge(advice: Advice) -> list[str]:
+    """Whether still more drafts would be better, where the best layout has the most."""
+    best, beyond = advice.best.layout, advice.beyond
+    if beyond is None:
+        return []
+    same = next(one for one in advice.screened if one.layout == best)
+    change = beyond.e2e_mean / same.e2e_mean - 1
+    says = f"{abs(change):.0%} {'faster' if change < 0 else 'slower'}"
+    return [
+        f"{best.drafts} drafts a step are the most that were compared. {beyond.layout.drafts} "
+        f"would be {says if abs(change) >= 0.005 else 'as fast'} ({_seconds(beyond)} against "
+        f"{_seconds(same)}, mean E2E), if drafts that far ahead were accepted as often as the "
+        "first."
+    ]
+
+
+def _part(advice: Advice, count: int) -> str:
+    """*count* requests in words: a part of the load, or all of it."""
+    if count >= len(advice.question.replay.requests):
+        return f"of all {count:,} requests"
+    return f"of the {count:,} requests that come closest together"
 
 
 def rows(advice: Advice) -> list[list[str]]:
@@ -219,7 +269,7 @@ def as_text(advice: Advice) -> list[str]:
 def reading(advice: Advice) -> str:
     """How the table of the finalists is to be read."""
     return (
-        f"Times in ms, of the {advice.best.requests:,} requests that come closest together. TPOT: "
+        f"Times in ms, {_part(advice, advice.best.requests)}. TPOT: "
         "time per token of a request, after its first one. batch: requests in a step, mean. up to: "
         "the load up to which the SLO is kept, in multiples of the given one, roughly."
     )
@@ -250,6 +300,15 @@ def as_json(advice: Advice) -> str:
         "keeps_slo": best.slack <= 1 if advice.has_slo else None,
         "rate_per_s": advice.question.rate_per_s,
         "max_load": finite(advice.headroom[best.layout]) if advice.has_slo else None,
+        "acceptance": advice.question.acceptance,
+        "flips": [
+            {"acceptance": one.rate, "wins": plain(one.wins), "stays": plain(one.stays)}
+            for one in advice.flips
+        ],
+        "other_acceptance": {
+            f"{rate:g}": [plain(one) for one in trials] for rate, trials in advice.others.items()
+        },
+        "more_drafts": None if advice.beyond is None else plain(advice.beyond),
         "crossover": None if advice.crossover is None else finite(advice.crossover),
         "ranking": [plain(one) for one in advice.ranking],
         "screened": [plain(one) for one in advice.screened],

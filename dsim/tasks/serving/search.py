@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from dsim.study.executors import Executor, Store
-from dsim.tasks.serving.trials import Layout, Task, Trial, layouts, prepare, split
+from dsim.tasks.serving.trials import BEYOND, Layout, Task, Trial, layouts, prepare, split
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -24,6 +24,8 @@ BELOW = 0.99  # headroom of what does not keep the SLO at the load itself
 TIE = 0.15  # of the headroom, within which the faster layout is better
 MAX_HEADROOM = 1e6  # in place of an infinite one
 BISECTIONS = 3
+OTHER_RATES = (-0.2, -0.1, 0.1, 0.2)  # added to the acceptance rate, to see whether it matters
+SAME = 0.01  # of the mean E2E latency: ways that are closer than that are as fast
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,10 @@ class Advice:
         headroom: for each finalist, at how many times the load it keeps the SLO, about; 0: not even
             at half; infinite: at all that were tried.
         fewer: trials of the best layout with fewer replicas, fewest first.
+        others: trials of all ways to speculate at the degree of the best layout, by other
+            acceptance rates.
+        beyond: a trial of the best layout with more drafts than are otherwise tried; ``None``: the
+            best layout drafts fewer than the most.
         crossover: at how many times the load plain decoding gets faster than the best layout's
             speculation; ``None``: at none that was tried; NaN: nothing to compare.
     """
@@ -48,6 +54,8 @@ class Advice:
     curves: dict[Layout, list[Trial]]
     headroom: dict[Layout, float]
     fewer: Sequence[Trial]
+    others: dict[float, list[Trial]]
+    beyond: Trial | None
     crossover: float | None
 
     @property
@@ -59,6 +67,49 @@ class Advice:
     def has_slo(self) -> bool:
         """Whether there is a bound to keep."""
         return self.question.slo_ttft_ms is not None or self.question.slo_tpot_ms is not None
+
+    @property
+    def ways(self) -> list[Trial]:
+        """Every way to speculate at the degree of the best layout, under a little of the load."""
+        return _ways(self.screened, self.best.layout)
+
+    def _is_better(self, one: Trial, other: Trial) -> bool:
+        """Whether *one* is clearly closer to the SLO than *other*, or keeps it and is faster."""
+        if self.has_slo and max(one.slack, other.slack) > 1:
+            return one.slack <= 1 or one.slack < (1 - SAME) * other.slack
+        return one.e2e_mean < (1 - SAME) * other.e2e_mean
+
+    @property
+    def flips(self) -> list[Flip]:
+        """The acceptance rates at which another way to speculate is the best, lowest first."""
+        here = _best(self.ways)[0]
+        chosen = _as_one(self.best.layout, self.question.gpus)
+        # The table may have several that are as good as the answer, or another for little load.
+        at_home = next((one for one in self.ways if one.layout == chosen), here)
+        if self._is_better(here, at_home):
+            at_home = here
+        found = []
+        for rate, trials in sorted(self.others.items()):
+            stays = next(one for one in trials if one.layout == at_home.layout)
+            wins = _best(trials)[0]
+            if self._is_better(wins, stays):
+                found.append(Flip(rate, wins, stays))
+        return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Flip:
+    """An acceptance rate at which another way to speculate is the best.
+
+    Attributes:
+        rate: the acceptance rate.
+        wins: the best way at it.
+        stays: the way that is the best at the rate that was asked, at this one.
+    """
+
+    rate: float
+    wins: Trial
+    stays: Trial
 
 
 def advise(question: Question, executor: Executor, progress: Progress) -> Advice:
@@ -114,8 +165,38 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
         curves=curves,
         headroom=headroom,
         fewer=run([Task(layout, SCREENED) for layout in fewer]) if slo else [],
+        others=_others(run, question, _ways(screened, best)),
+        beyond=_beyond(run, best),
         crossover=_crossover(curves, best),
     )
+
+
+def _as_one(layout: Layout, gpus: int) -> Layout:
+    """The same without replicas for prompts only, which the ways to speculate are compared with."""
+    return dataclasses.replace(layout, readers=0, replicas=gpus // layout.tp)
+
+
+def _ways(screened: Sequence[Trial], best: Layout) -> list[Trial]:
+    return [one for one in screened if one.layout.tp == best.tp and not one.layout.readers]
+
+
+def _others(
+    run: Callable[[Sequence[Task]], list[Trial]], question: Question, ways: Sequence[Trial]
+) -> dict[float, list[Trial]]:
+    """The same ways to speculate at other acceptance rates; those that know no rate stay."""
+    rates = [round(question.acceptance + more, 6) for more in OTHER_RATES]
+    rates = [rate for rate in rates if 0 < rate < 1]
+    drafting = [one.layout for one in ways if one.layout.uses_acceptance]
+    alike = [one for one in ways if not one.layout.uses_acceptance]
+    made = iter(run([Task(layout, SCREENED, 1.0, rate) for rate in rates for layout in drafting]))
+    return {rate: [*alike, *(next(made) for _ in drafting)] for rate in rates}
+
+
+def _beyond(run: Callable[[Sequence[Task]], list[Trial]], best: Layout) -> Trial | None:
+    """The best layout with more drafts, if it has the most that are tried."""
+    if not best.is_at_edge:
+        return None
+    return run([Task(dataclasses.replace(best, drafts=BEYOND), SCREENED)])[0]
 
 
 def _best(trials: Sequence[Trial]) -> list[Trial]:

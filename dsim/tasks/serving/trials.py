@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DRAFTS = (1, 2, 3, 5, 7)
 MAX_DRAFTS = 7  # of the policy that chooses in every step
+BEYOND = 10  # drafts that are tried only to say whether more than the most would be faster
 NGRAM = "ngram"
 NGRAM_DRAFTS = (3, 5)
 NGRAM_US = 20.0  # of a draft
@@ -57,6 +58,16 @@ class Layout:
     drafts: int = 0
     chooses: bool = False
     preset: str = ""
+
+    @property
+    def uses_acceptance(self) -> bool:
+        """Whether the acceptance rate matters: n-grams and plain decoding do not know it."""
+        return self.drafts > 0 and self.preset != NGRAM
+
+    @property
+    def is_at_edge(self) -> bool:
+        """Whether it drafts a chain of as many tokens as are tried."""
+        return self.drafts == max(DRAFTS) and not self.preset
 
     @property
     def gpus(self) -> int:
@@ -122,11 +133,17 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A trial to be made: a layout, how many requests, and how often they come."""
+    """A trial to be made: a layout, how many requests, and how often they come.
+
+    Attributes:
+        layout, requests, scale: as in :class:`Trial`.
+        acceptance: acceptance rate of the drafter; ``None``: as asked.
+    """
 
     layout: Layout
     requests: int
     scale: float = 1.0
+    acceptance: float | None = None
 
 
 def layouts(question: Question) -> list[Layout]:
@@ -187,7 +204,7 @@ def trial(question: Question, task: Task) -> Trial:
         "gpu": question.gpu,
         "tp": layout.tp,
         **({"dtype": question.dtype} if question.dtype else {}),
-        "acceptance.rate": question.acceptance,
+        "acceptance.rate": question.acceptance if task.acceptance is None else task.acceptance,
         **more,
         "lookahead": layout.drafts if layout.drafts and layout.preset in ("", NGRAM) else 1,
         "replica.count": layout.replicas,
