@@ -434,3 +434,35 @@ def test_labels_of_the_front_do_not_overlap(points):
     shown = [one.latency_ms for one, text in zip(front, texts, strict=True) if text]
     least = page.APART * max(ms for _, ms in points)
     assert all(above - below > least for above, below in itertools.pairwise(shown))
+
+
+def test_the_tree_is_searched_and_named(monkeypatch):
+    """Which tree pays depends on what width costs; who asks must be able to build it."""
+    for name in set(ORCHESTRATIONS) - {"nonsi", "tree"}:
+        monkeypatch.delitem(ORCHESTRATIONS, name)
+    question = dataclasses.replace(BASE, acceptance=0.7, drafter_ns=2 * MS, rank_shares=(0.5,))
+    best = {}
+    for per_token_ms in (0, 3):
+        table = ((1, 30 * MS), (64, (30 + 63 * per_token_ms) * MS))
+        advice = advise(dataclasses.replace(question, target_table=table))
+        layout = best[per_token_ms] = advice.ranking[0].layout
+        assert f"Run a tree of {layout.nodes} nodes and depth {layout.depth} on" in advice.verdict
+        row = answer.as_rows(advice)[0]
+        assert (row["nodes"], row["depth"]) == (layout.nodes, layout.depth)
+        heads, rows = answer.table(advice)
+        assert rows[0][heads.index("nodes, depth")] == f"{layout.nodes}, {layout.depth}"
+        assert deployment_of(question, layout).tree.nodes == layout.nodes
+    assert best[3].nodes < best[0].nodes
+
+
+def test_what_more_gpus_gain_may_change_the_answer():
+    """Without a gain, GPUs are better used by DSI than by tensor parallelism."""
+    question = dataclasses.replace(BASE, acceptance=0.9, tp_gain=1.9, preemptible=True)
+    advice = advise(question)
+    said = [one for one in advice.sensitivity if "times as fast on twice the GPUs" in one]
+    assert len(said) == 1
+    gain = float(said[0].split("only ")[1].split()[0])
+    named = said[0].split("probably be ")[1].rstrip(".")
+    again = advise(dataclasses.replace(question, tp_gain=gain))
+    assert again.ranking[0].layout.orchestration.title == named
+    assert advice.ranking[0].layout.orchestration.title != named

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 RATES = tuple(round(0.05 * i, 2) for i in range(21))  # acceptance rates tried for the sensitivity
 FACTORS = (1.4, 2.0, 4.0, 8.0)  # speeds of drafts tried, up and down
-MAX_TRIED = len(RATES) + 2 * len(FACTORS)
+GAINS = (1.0, 1.15, 1.3, 1.5, 1.7, 2.0)  # of tensor parallelism, likewise
+MAX_TRIED = len(RATES) + 2 * len(FACTORS) + len(GAINS)
 TEXT_WIDTH = 100  # of text on a terminal
 
 
@@ -176,7 +177,7 @@ def _sensitivity(
     ranking: Sequence[Confirmed],
     progress: Callable[[int], None],
 ) -> list[str]:
-    """What acceptance rate or drafter latency would change the answer.
+    """What acceptance rate, drafter latency or gain of more GPUs would change the answer.
 
     By the forecasts, with the corrections that the simulations give.
     """
@@ -185,11 +186,11 @@ def _sensitivity(
     now, factors = ranking[0].layout.algorithm, corrections(question, ranking)
     count = 0
 
-    def best_of(**other: Any) -> str | None:
+    def best_of(asked: Question = question, **other: Any) -> str | None:
         nonlocal count
         count += 1
         progress(count)
-        found = forecasts(question, wanted, **other)
+        found = forecasts(asked, wanted, **other)
         right = [corrected(one, factors) for one in found]
         return best_algorithm(question, [favoured(one, now) for one in right])
 
@@ -204,7 +205,7 @@ def _sensitivity(
 
     def add(what: str, best: str | None) -> None:
         answer = title_of(best) if best else "that no layout sustains this load"
-        sentences.append(f"{what}, the answer would be {answer}.")
+        sentences.append(f"{what}, the answer would probably be {answer}.")
 
     for step, more in ((-1, "or less"), (1, "or more")):
         for p in [p for p in RATES if (p - question.acceptance) * step > 1e-9][::step]:
@@ -220,10 +221,18 @@ def _sensitivity(
                 what = f"{factor:g} times as {'fast' if speed else 'slow'}"
                 add(f"With drafts {what} ({to_ms(drafter_ns):.3g} ms each)", best)
                 break
+    least = question.gpus_per_target
+    several = any(layout.degree > least for layout in wanted)
+    for step, how in ((-1, "only "), (1, "")) if several else ():
+        for gain in [gain for gain in GAINS if (gain - question.tp_gain) * step > 1e-9][::step]:
+            best = best_of(dataclasses.replace(question, tp_gain=gain))
+            if best != now:
+                add(f"With passes {how}{gain:g} times as fast on twice the GPUs (--tp-gain)", best)
+                break
     if not sentences:
         sentences.append(
-            f"No other acceptance rate, and no drafts up to {FACTORS[-1]:g} times as fast or as "
-            "slow, would change the algorithm."
+            f"No other acceptance rate, no drafts up to {FACTORS[-1]:g} times as fast or as slow"
+            f"{', and no other gain by more GPUs for a pass' * several} would change the algorithm."
         )
     return sentences
 
@@ -290,6 +299,8 @@ def table(advice: Advice) -> tuple[list[str], list[list[str]]]:
     q = advice.question
     front = {one.layout for one in advice.pareto}
 
+    trees = any(one.layout.nodes for one in advice.ranking)
+
     def row(one: Confirmed) -> dict[str, str]:
         m, layout = one.metrics, one.layout
         mean = m.latency["mean"]
@@ -297,6 +308,7 @@ def table(advice: Advice) -> tuple[list[str], list[list[str]]]:
         cells = {
             "algorithm": layout.orchestration.title,
             "lookahead": str(layout.lookahead or "–"),
+            **({"nodes, depth": _tree(layout)} if trees else {}),
             "targets": str(layout.targets),
             "GPUs each": str(layout.degree),
             "drafter GPUs": str(layout.drafter_gpus)
@@ -326,6 +338,10 @@ def table(advice: Advice) -> tuple[list[str], list[list[str]]]:
     return list(rows[0]) if rows else [], [list(cells.values()) for cells in rows]
 
 
+def _tree(layout: Layout) -> str:
+    return f"{layout.nodes}, {layout.depth}" if layout.nodes else "–"
+
+
 def as_text(advice: Advice) -> list[str]:
     """The answer in lines for people."""
     facts = ", ".join(f"{name} {value}" for name, value in advice.question.facts())
@@ -344,7 +360,7 @@ def reading(advice: Advice) -> str:
     beyond = beyond_note(most, "these simulations")
     return (
         f"{estimated} {was} estimated, and {this} simulated{_intervals(advice)} "
-        "The sensitivity is by the estimates, corrected by the simulations."
+        "What would change the answer is estimated, not simulated: ask again with it to be sure."
         f"{' ' * bool(beyond)}{beyond}"
     )
 

@@ -91,6 +91,7 @@ class _Works:
             target_ns=_block_ns(self.question, layout),
             lookahead=max(1, layout.lookahead),
             targets=layout.targets if several else 1,
+            tree=layout.tree,
         )
 
 

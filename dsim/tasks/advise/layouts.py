@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LOOKAHEADS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20)
 DRAFTER_GPUS = (0, 1, 2, 4)  # 0: on the GPUs of the targets
-TREE_SHAPE = TreeShape()  # of orchestrations that draft a tree
+TREES = tuple((nodes, depth) for nodes in (4, 8, 16, 32) for depth in (3, 5, 8))
 SHARED = (1.0, 2.0)  # slowdown of target and drafter on the same GPUs, alone and both at once
 
 
@@ -36,6 +36,7 @@ class Layout:
     Attributes:
         algorithm: name of the orchestration.
         lookahead: ``k`` (0 for an orchestration that has none).
+        nodes, depth: of the tree, at most (0 for an orchestration whose tree has no such limits).
         targets: number of target servers.
         degree: GPUs of each target server (tensor parallelism).
         drafter_gpus: number of GPUs that hold drafters; 0: each target's GPUs hold one, too.
@@ -46,6 +47,8 @@ class Layout:
     targets: int
     degree: int
     drafter_gpus: int
+    nodes: int = 0
+    depth: int = 0
 
     @property
     def orchestration(self) -> Orchestration:
@@ -55,10 +58,12 @@ class Layout:
     @property
     def width(self) -> int:
         """Tokens of a pass over all that was drafted."""
-        reads = self.orchestration.reads
-        if TREE[0] not in reads or LOOKAHEAD[0] in reads:
-            return self.lookahead + 1
-        return sum(TREE_SHAPE.branches**level for level in range(TREE_SHAPE.depth + 1))
+        return (self.nodes or self.lookahead) + 1
+
+    @property
+    def tree(self) -> TreeShape:
+        """The tree of drafts, of an orchestration that has one."""
+        return TreeShape(nodes=self.nodes, depth=self.depth) if self.nodes else TreeShape()
 
     @property
     def gpus(self) -> int:
@@ -74,6 +79,8 @@ class Layout:
         gpus = f"and {plural(self.drafter_gpus, 'GPU')} for drafters"
         gpus = gpus if self.drafter_gpus else "with a drafter on the same GPUs"
         how = f"{title} with lookahead {self.lookahead}" if self.lookahead else title
+        if self.nodes:
+            how = f"a {title} of {self.nodes} nodes and depth {self.depth}"
         return f"{how} on {on} {gpus}"
 
 
@@ -86,24 +93,28 @@ def layouts(question: Question) -> list[Layout]:
     degree = question.gpus_per_target
     while degree <= question.gpus:
 
-        def layout(name: str, k: int, targets: int, gpus: int, degree: int = degree) -> Layout:
-            return Layout(
-                algorithm=name, lookahead=k, targets=targets, degree=degree, drafter_gpus=gpus
-            )
+        def layout(
+            name: str, targets: int, gpus: int, degree: int = degree, **drafts: int
+        ) -> Layout:
+            servers = {"targets": targets, "degree": degree, "drafter_gpus": gpus}
+            return Layout(algorithm=name, **{"lookahead": 0, **servers, **drafts})
 
         for targets, name in itertools.product(_steps(question.gpus // degree), plain):
-            found.append(layout(name, 0, targets, 0))
+            found.append(layout(name, targets, 0))
         for gpus in DRAFTER_GPUS:
             steps = _steps((question.gpus - gpus) // degree)
-            for targets, name, k in itertools.product(steps, speculative, lookaheads):
+            for targets, name in itertools.product(steps, speculative):
+                reads = ORCHESTRATIONS[name].reads
                 # Where drafting and passes overlap they would only be in each other's way.
                 if not gpus and ORCHESTRATIONS[name].traits.overlaps:
                     continue
-                if LOOKAHEAD[0] not in ORCHESTRATIONS[name].reads:
-                    if k == lookaheads[0]:
-                        found.append(layout(name, 0, targets, gpus))
-                    continue
-                found.append(layout(name, k, targets, gpus))
+                if LOOKAHEAD[0] in reads:
+                    found += [layout(name, targets, gpus, lookahead=k) for k in lookaheads]
+                elif TREE[0] in reads:
+                    trees = [(n, d) for n, d in TREES if n >= d] if lookaheads else []
+                    found += [layout(name, targets, gpus, nodes=n, depth=d) for n, d in trees]
+                elif lookaheads:
+                    found.append(layout(name, targets, gpus))
         degree *= 2
     return found
 
@@ -142,6 +153,7 @@ def deployment_of(question: Question, layout: Layout) -> Deployment:
         acceptance=Acceptance(rate=question.acceptance, rank_shares=question.rank_shares),
         seed=question.seed,
         preemptible=question.preemptible,
+        tree=layout.tree,
         targets=FleetSpec(
             servers=layout.targets,
             max_batch=question.batch,

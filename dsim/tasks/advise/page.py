@@ -35,6 +35,7 @@ def labels(advice: Advice) -> list[str]:
         text = f"{layout.targets}×{layout.degree}"
         text += f"+{layout.drafter_gpus}" if layout.drafter_gpus else ""
         text += f", k={layout.lookahead}" if layout.lookahead else ""
+        text += f", {layout.nodes} nodes" if layout.nodes else ""
         fits = last_ms - one.latency_ms > APART * highest
         found.append(text if fits else "")
         last_ms = one.latency_ms if fits else last_ms

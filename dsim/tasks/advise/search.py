@@ -237,14 +237,19 @@ def _promising(
         if _is_sustained(question, one.layout):
             return one
     alike = [one for one in expected if servers_of(one.layout) == servers_of(best.layout)]
-    alike.sort(key=lambda one: one.layout.lookahead)
+    alike.sort(key=lambda one: _drafts(one.layout))
     at = [one.layout for one in alike].index(best.layout)
     beside = [one for one in alike[max(0, at - 1) : at + 2] if one in left]
     return next((one for one in beside if _is_sustained(question, one.layout)), None)
 
 
+def _drafts(layout: Layout) -> tuple[int, ...]:
+    """What layouts on the same servers are sorted by."""
+    return layout.lookahead, layout.depth, layout.nodes
+
+
 def servers_of(layout: Layout) -> tuple[object, ...]:
-    """What layouts that differ in the lookahead alone have in common."""
+    """What layouts that differ in the lookahead or the tree alone have in common."""
     return layout.algorithm, layout.targets, layout.degree, layout.drafter_gpus
 
 
@@ -261,7 +266,7 @@ def _is_sustained(question: Question, layout: Layout) -> bool:
 def _finalists(expected: Sequence[Forecast]) -> list[Forecast]:
     """The best, the best of each orchestration, and what may be on the Pareto front.
 
-    Of layouts that differ in the lookahead alone only the best is taken.
+    Of layouts that differ in the lookahead or the tree alone only the best is taken.
     """
     best: dict[tuple[object, ...], Forecast] = {}
     for one in expected:
