@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsim.errors import UserError
+from dsim.errors import Problem, UserError
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.words import nearest
 
@@ -207,6 +207,17 @@ def numbers_in(option: str, text: object) -> list[int] | None:
     if not all(part.strip().isdecimal() for part in parts):
         raise UserError(f"{option}: expected whole numbers like 2,1,1, got {text!r}")
     return [int(part) for part in parts]
+
+
+def shares_in(text: object) -> list[float] | None:
+    """Shares of ``--rank-shares``, with commas between them."""
+    if text is None:
+        return None
+    try:
+        return [float(part) for part in str(text).split(",")]
+    except ValueError:
+        what = f"expected shares like 0.45,0.2, got {text!r}"
+        raise UserError(Problem("--rank-shares", "", what)) from None
 
 
 def paths_in(text: object) -> list[list[int]] | None:

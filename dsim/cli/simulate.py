@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from dsim.cli.options import Number, OrchestrationName, Whole, Word, numbers_in, paths_in
+from dsim.cli.options import Number, OrchestrationName, Whole, Word, numbers_in, paths_in, shares_in
 from dsim.cli.shared import (
     acceptance_option,
     draft_options,
@@ -48,6 +48,7 @@ OPTIONS = {
     "target_first_latency": "target.first_latency_ms",
     "drafter_first_latency": "drafter.first_latency_ms",
     "acceptance": "acceptance.rate",
+    "rank_shares": "acceptance.rank_shares",
     "accepts": "acceptance.trace",
     "repeats": "repeats",
     "seed": "seed",
@@ -140,6 +141,12 @@ def by_option(error: UserError) -> UserError:
 )
 @acceptance_option(".  [default: 0.8]", type=Number(0, 1), metavar="P")
 @click.option(
+    "--rank-shares",
+    metavar="S2,S3,…",
+    help="Where the drafter's first choice is wrong, how often its second, third, … is right, e.g. "
+    "0.45,0.2: what trees live on.  [default: never]",
+)
+@click.option(
     "--accepts",
     metavar="110101…",
     help="Use these draws instead, by position: 1 accepted, 0 rejected; 2, 3, …: the target's "
@@ -186,6 +193,7 @@ def simulate(
         raise UserError("give either --acceptance or --accepts")
     options["tree_paths"] = paths_in(options["tree_paths"])
     options["ssd_fanout"] = numbers_in("--ssd-fanout", options["ssd_fanout"])
+    options["rank_shares"] = shares_in(options["rank_shares"])
     if options["method"] is not None:
         for name in ("lookahead",):  # a default that the method's own takes the place of
             if click.get_current_context().get_parameter_source(name) == ParameterSource.DEFAULT:

@@ -207,7 +207,9 @@ class Outcome(engine_room.Outcome):
         head = ["", "mean", "± 95 %", "smallest", "largest"]
         title = ORCHESTRATIONS[self.algorithm].title
         repeats = plural(len(latency_ms), "repeat")
-        first = f"{title}, {repeats} ({self.engine} engine): {describe(self.case)}"
+        first = (
+            f"{title}, {repeats} ({self.engine} engine): {describe(self.case, [self.algorithm])}"
+        )
         return "\n".join([first, *text_table(head, rows)])
 
     def _repr_mimebundle_(self, *args: Any, **kwargs: Any) -> Any:

@@ -16,6 +16,7 @@ from dsim.study.columns import BEYOND
 from dsim.study.loader import make_study, of_one_case
 from dsim.study.pairs import by_name
 from dsim.study.presets import PRESETS
+from dsim.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -148,7 +149,7 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
     engines = ", ".join(sorted({o.engine for o in results}))
     return "\n".join(
         [
-            describe(case),
+            describe(case, [one.algorithm for one in results]),
             "",
             *text_table(head, rows),
             "",
@@ -190,12 +191,12 @@ def _without_second_choices(case: Case, results: Sequence[Outcome]) -> list[str]
         return []
     return [
         f"{' and '.join(names)}: the drafter's second choices are never right here; say how often "
-        "they are: --set acceptance.rank_shares=[0.45,0.2]"
+        "they are: --rank-shares 0.45,0.2"
     ]
 
 
-def describe(case: Case) -> str:
-    """The case in one line."""
+def describe(case: Case, algorithms: Sequence[str]) -> str:
+    """The case in one line, with what *algorithms* make of it."""
     t1, t2 = case.drafter.latency_ns / 1e6, case.target.latency_ns / 1e6
     acceptance = (
         "recorded draws"
@@ -204,6 +205,11 @@ def describe(case: Case) -> str:
     )
     drafters = [f"{d.latency.latency_ns / 1e6:g} ms at {d.rate:g}" for d in case.more_drafters]
     more = f"; further drafters: {', '.join(drafters)}" if drafters else ""
+    if any("tree.nodes" in ORCHESTRATIONS[name].reads for name in algorithms):
+        shape = case.tree
+        limit = f", at most {plural(shape.nodes, 'node')}" if shape.nodes else ""
+        grown = f"{shape.branches} branches, depth {shape.depth}{limit}"
+        more += f"; tree: {f'{len(shape.paths)} paths' if shape.paths else grown}"
     return (
         f"{case.tokens} token{'s' if case.tokens > 1 else ''}; "
         f"target {t2:g} ms, drafter {t1:g} ms, {acceptance}; "
@@ -267,6 +273,6 @@ def write_timeline(case: Case, algorithms: Sequence[str], path: Path) -> None:
         for number, (algorithm, run) in enumerate(runs.items(), 1)
     ]
     facts = [(title_of(algorithm), f"{ms:.1f} ms") for algorithm, ms in latency_ms.items()]
-    description = describe(case) + ". First repeat."
+    description = describe(case, list(runs)) + ". First repeat."
     made = page.Page(title="Who did what when", description=description, facts=facts)
     page.write(path, made, panels, option="--timeline", wide=True)

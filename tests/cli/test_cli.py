@@ -411,3 +411,16 @@ def test_the_readme_shows_current_help():
         text=True,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def test_second_choices_are_given_to_simulate_as_to_advise():
+    words = "simulate --algorithm si --algorithm tree --tokens 40 --repeats 3 --json".split()
+    shares = json.loads(dsim(*words, "--rank-shares", "0.5,0.2"))["cases"]
+    by_key = json.loads(dsim(*words, "--set", "acceptance.rank_shares=[0.5,0.2]"))["cases"]
+    none = json.loads(dsim(*words))["cases"]
+    assert shares == by_key != none
+    wrong = dsim("simulate", "--rank-shares", "half", code=2)
+    assert wrong == "error: --rank-shares: expected shares like 0.45,0.2, got 'half'\n"
+    head = dsim("simulate", "--algorithm", "tree", "--tree-nodes", "9").splitlines()[0]
+    assert head.endswith("; tree: 2 branches, depth 5, at most 9 nodes")
+    assert "tree:" not in dsim("simulate", "--algorithm", "si").splitlines()[0]

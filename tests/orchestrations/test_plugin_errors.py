@@ -142,3 +142,13 @@ def test_the_verdict_gives_no_reason_for_what_it_does_not_know(monkeypatch) -> N
     assert found.startswith("Mine is fastest, ")
     assert found.endswith("× as fast as non-SI.")
     assert ":" not in found
+
+
+def test_what_a_setup_has_is_said_to_who_looks_for_something_else(monkeypatch) -> None:
+    def wrong(setup):
+        yield setup.target().forward(0)
+        setup.case  # noqa: B018
+
+    own(monkeypatch, wrong)
+    with pytest.raises(PluginError, match=r"no 'case': it has env, .*decoding, drafter\(\)"):
+        run_events(CASE, "mine", 0)
