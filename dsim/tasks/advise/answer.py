@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 RATES = tuple(round(0.05 * i, 2) for i in range(21))  # acceptance rates tried for the sensitivity
 FACTORS = (1.4, 2.0, 4.0, 8.0)  # speeds of drafts tried, up and down
-GAINS = (1.0, 1.15, 1.3, 1.5, 1.7, 2.0)  # of tensor parallelism, likewise
+GAINS = (1.0, 1.15, 1.3, 1.5, 1.7, 2.0)  # of a pass by twice the GPUs, tried up and down
 MAX_TRIED = len(RATES) + 2 * len(FACTORS) + len(GAINS)
 TEXT_WIDTH = 100  # of text on a terminal
 
