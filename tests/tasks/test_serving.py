@@ -39,7 +39,8 @@ def test_an_answer_that_is_not_the_fastest_names_the_fastest(advice):
         for layout, e2e in ((Layout(tp=1, replicas=2), 900.0), (Layout(tp=2, replicas=1), 300.0))
     )
     rooms = {slow.layout: 3.0, fast.layout: 2.0}
-    found = dataclasses.replace(advice, ranking=[slow, fast], headroom=rooms, others={})
+    found = dataclasses.replace(advice, ranking=[slow, fast], screened=[slow, fast], others={})
+    found = dataclasses.replace(found, headroom=rooms)
     assert (
         f"At this load {fast.layout} is 3 times as fast (mean E2E 300 ms), and keeps the SLO up to "
         "2 × the load." in answer.verdict(found)
@@ -155,7 +156,8 @@ def test_the_answer(advice):
     assert advice.headroom[best.layout] >= max(kept)
     text = "\n".join(answer.as_text(advice))
     assert "meta-llama/Llama-3.2-1B-Instruct" in text
-    assert all(f"\n{method}  " in text for method in ("none", "tree of 59", "n-grams, k = 5"))
+    assert all(f"\n{method}  " in text for method in ("none", "tree of 59 drafts a step"))
+    assert "\n5 drafts a step, by n-grams  " in text
     assert "depends on the acceptance rate (0.8" in text
     document = json.loads(answer.as_json(advice))
     assert document["keeps_slo"] is True

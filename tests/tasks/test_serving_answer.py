@@ -9,8 +9,8 @@ import json
 import pytest
 
 from dsim.study.executors import Executor
-from dsim.tasks.serving import answer, search
-from dsim.tasks.serving.trials import BEYOND, DRAFTS, Layout, Task, trial
+from dsim.tasks.serving import answer, launch, page, search
+from dsim.tasks.serving.trials import BEYOND, DRAFTS, Layout, Task, layouts, split, trial
 from tests.tasks.test_serving import question
 
 CHAIN = Layout(tp=1, replicas=2, drafts=7)
@@ -58,8 +58,8 @@ def test_acceptance_rates_are_named_at_which_the_answer_is_another(made):
     """At 0.7 the tree is 0.6 % faster, which is no other answer."""
     found, table = made
     text = notes(found)
-    assert "With an acceptance rate of 0.6: tree of 7 " in text
-    assert "(1.90 s against 2.11 s of " in text
+    flip = "of 0.6: tree of 7 drafts a step (1.90 s against 2.11 s of 7 drafts a step). Mean E2E"
+    assert f"With an acceptance rate {flip}" in text
     assert "of 0.7" not in text
     assert "of 0.9" not in text
     (flip,) = json.loads(answer.as_json(found))["flips"]
@@ -123,3 +123,108 @@ def test_times_of_the_whole_load_are_not_those_of_a_part(made):
         dataclasses.replace(found, ranking=[whole])
     )
     assert "of the 12 requests that come closest together." in answer.reading(found)
+
+
+def test_a_load_that_is_kept_is_the_same_arrivals_faster(made):
+    found, _ = made
+    rate = f"{1.3 * found.question.rate_per_s:.3g} requests/s in the mean"
+    text = answer.verdict(found)
+    assert f"up to 1.3 × the load (the same arrivals, sped up: {rate}" in text
+
+
+def test_plain_decoding_that_carries_more_load_is_named_beside_speculation_that_is_faster(made):
+    found, _ = made
+    found = dataclasses.replace(found, crossover=None)
+    clash = "Yet plain decoding keeps the SLO up to more load, 1.41 × against 1.3 × with 7 drafts"
+    assert "Speculation is faster than plain decoding (mean E2E) at every load tried" in notes(
+        found
+    )
+    assert clash in notes(found)
+    assert clash in notes(dataclasses.replace(found, crossover=2.0))
+    for plain in (1.3, 1.2):
+        alike = dataclasses.replace(found, headroom={CHAIN: 1.3, PLAIN: plain})
+        assert "Yet plain" not in notes(alike)
+    free = dataclasses.replace(found.question, slo_ttft_ms=None, slo_tpot_ms=None)
+    assert "Yet plain" not in notes(dataclasses.replace(found, question=free))
+
+
+def test_two_times_of_one_layout_are_connected(made):
+    """The best of 400 requests and of all: the smaller table is of the busiest."""
+    found, _ = made
+    assert "are the busiest of" not in answer.methods_reading(found)
+    more = dataclasses.replace(found.best, requests=80, ttft_p99=362.0)
+    here = dataclasses.replace(found.screened[0], ttft_p99=483.0)
+    found = dataclasses.replace(found, ranking=[more], screened=[here, *found.screened[1:]])
+    assert (
+        "These 12 requests are the busiest of the 80 above: the p99 TTFT with 7 drafts a step is "
+        "483 ms here and 362 ms there." in answer.methods_reading(found)
+    )
+
+
+def test_the_best_of_each_way_to_share_out_the_gpus_says_why_it_lost(made):
+    found, _ = made
+    mine = found.screened[0]
+
+    def loser(tp, replicas, **more):
+        return dataclasses.replace(mine, layout=Layout(tp=tp, replicas=replicas), **more)
+
+    late = loser(2, 1, slack=1.5, ttft_p99=450.0, tpot_p99=10.0)
+    slow = loser(4, 1, e2e_mean=2498.0)
+    full = loser(8, 1, served=0.9, slack=9.0)
+    weak = loser(16, 1, e2e_mean=900.0)
+    found = dataclasses.replace(
+        found,
+        screened=[*found.screened, late, slow, full, weak, loser(2, 1, slack=2.0)],
+        headroom={CHAIN: 1.3, weak.layout: 1.1},
+    )
+    assert {row[0]: row[-1] for row in answer.bests(found)} == {
+        "TP 1, 2 replicas, 7 drafts a step": "the answer",
+        "TP 2, 1 replica, no speculation": "misses the SLO (TTFT)",
+        "TP 4, 1 replica, no speculation": "slower (2 times the E2E)",
+        "TP 8, 1 replica, no speculation": "refuses 10% of the requests",
+        "TP 16, 1 replica, no speculation": "keeps the SLO only up to 1.1 ×",
+    }
+    assert answer.bests(found)[0][-1] == "the answer"
+    assert "\nThe best of each TP × replicas, " in "\n".join(answer.as_text(found))
+    names = [one["why_not"] for one in json.loads(answer.as_json(found))["best_of_each"]]
+    assert sorted(names)[-1] == "the answer"
+
+
+def test_where_vllm_has_no_tree_its_best_other_way_is_launched(made):
+    found, table = made
+    tree = next(one for one in found.screened if one.layout == TREE)
+    found = dataclasses.replace(found, ranking=[tree], screened=table(1400.0, 1000.0))
+    found = dataclasses.replace(found, headroom={TREE: 1.0})
+    rows = launch.launch(found, TREE)
+    assert [server for server, _ in rows] == ["vLLM", "vLLM", "vLLM", "SGLang"]
+    assert rows[0][1].startswith("# vLLM has no flags for this tree")
+    assert rows[1][1].startswith("# best that vLLM can launch: 7 drafts a step, 40% slower")
+    assert rows[2][1] == launch.commands(found.question, CHAIN)[0]
+    assert '"num_speculative_tokens": 7' in rows[2][1]
+    assert json.loads(answer.as_json(found))["commands"]["vllm_instead"] == rows[2][1]
+    assert [server for server, _ in launch.launch(found, CHAIN)] == ["vLLM", "SGLang"]
+
+
+def test_sglang_has_the_same_limits_and_a_head_has_a_source(made):
+    found, _ = made
+    vllm, sglang = launch.commands(found.question, CHAIN)
+    assert "--max-num-seqs 128 --max-num-batched-tokens 2048" in vllm
+    assert "--max-running-requests 128 --chunked-prefill-size 2048" in sglang
+    (remark,) = launch.remarks(found, CHAIN)
+    assert "PATH-OF-EAGLE3-HEAD" in sglang
+    assert remark.startswith("PATH-OF-EAGLE3-HEAD")
+    assert "huggingface.co/yuhuili" in remark
+    assert launch.remarks(found, PLAIN) == []
+
+
+def test_a_legend_on_a_phone_holds_every_layout(advice):
+    """A phone of 390 pixels has 240 for names, 6.4 a letter; longer ones are broken."""
+    asked = question(gpu="h100", gpus=64, target="llama-3.1-8b")
+    every = [one for whole in layouts(asked) for one in (whole, *split(whole))]
+    names = {one.short for one in every}
+    assert len(names) == len(every)
+    assert max(map(len, names)) <= (240 - 26) / 6.4
+    assert {"TP 4 × 16: 7 drafts", "TP 4 × 8 + 8: 7 drafts"} <= names
+    chart = page.pareto_panel(advice).chart.to_dict()
+    (rows,) = chart["datasets"].values()
+    assert {row["layout"] for row in rows} == {one.short for one in advice.curves}

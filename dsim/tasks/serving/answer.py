@@ -5,26 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import shlex
 from typing import TYPE_CHECKING, Any
 
 from dsim.model.gpu import gpu_of
 from dsim.report.tables import text_table
-from dsim.study.presets import PRESETS
-from dsim.tasks.serving.search import BELOW, SCALES
-from dsim.tasks.serving.trials import NGRAM
+from dsim.tasks.serving.launch import commands, instead, launch, remarks, spoken
+from dsim.tasks.serving.search import BELOW, SCALES, TIE, closest
 from dsim.words import plural
 
 if TYPE_CHECKING:
     from dsim.tasks.serving.question import Question
     from dsim.tasks.serving.search import Advice
-    from dsim.tasks.serving.trials import Layout, Trial
+    from dsim.tasks.serving.trials import Trial
 
 METHODS_HEAD = ("speculation", "TTFT p99", "TPOT p50", "p99", "E2E")
 HEAD = ("layout", "TTFT p50", "p99", "TPOT p50", "p99", "E2E", "tok/s/GPU", "batch", "up to")
-MAX_SEQS, MAX_BATCHED_TOKENS = 128, 2048
-METHODS = {"eagle3": "EAGLE3", "mtp": "NEXTN", NGRAM: "NGRAM"}  # in SGLang
-PROMPT_LOOKUP_MAX = 4  # of vLLM: words that are looked up
+BEST_HEAD = ("layout", "TTFT p99", "TPOT p99", "E2E", "why not")
 
 
 def _slo(question: Question) -> str:
@@ -59,7 +55,8 @@ def verdict(advice: Advice) -> str:
     limit = f" It keeps the SLO at every load tried, up to {max(SCALES):g} × this one"
     if math.isfinite(room):
         limit = f" It keeps the SLO up to {times(room)} the load"
-        limit += f" ({room * question.rate_per_s:.3g} requests/s)"
+        limit += " (the same arrivals, sped up: "
+        limit += f"{room * question.rate_per_s:.3g} requests/s in the mean, more in busy stretches)"
     return f"Run {best.layout}: {found} ({_slo(question)}).{limit}.{_faster(advice)}"
 
 
@@ -96,14 +93,15 @@ def notes(advice: Advice) -> list[str]:
         lines.append("With fewer replicas it does not keep the SLO.")
     if advice.crossover is None:
         lines.append(
-            f"Speculation pays at every load tried, up to {max(SCALES):g} × this one "
-            f"(TP {best.layout.tp}, mean E2E)."
+            "Speculation is faster than plain decoding (mean E2E) at every load tried, up to "
+            f"{max(SCALES):g} × this one (TP {best.layout.tp}).{_clash(advice)}"
         )
     elif not math.isnan(advice.crossover):
         lines.append(
-            f"Speculation stops paying at about {advice.crossover:.2g} × this load, "
-            f"{advice.crossover * question.rate_per_s:.3g} requests/s (TP {best.layout.tp}, mean "
-            "E2E); above it, plain decoding is faster."
+            "Speculation is faster than plain decoding (mean E2E) up to about "
+            f"{advice.crossover:.2g} × this load, {advice.crossover * question.rate_per_s:.3g} "
+            f"requests/s in the mean (TP {best.layout.tp}); above it, plain decoding is faster."
+            f"{_clash(advice)}"
         )
     lines += [*_at_other_rates(advice), *_at_the_edge(advice)]
     gpu = gpu_of(question.gpu)
@@ -120,6 +118,24 @@ def notes(advice: Advice) -> list[str]:
         f"{trust} (dsim docs latency). Measure both before you buy."
     )
     return lines
+
+
+def _clash(advice: Advice) -> str:
+    """Plain decoding keeps the SLO at more load than the speculation that is faster."""
+    alike = {one: room for one, room in advice.headroom.items() if one.tp == advice.best.layout.tp}
+    plain = max((room for one, room in alike.items() if not one.drafts), default=0.0)
+    drafting = {one: room for one, room in alike.items() if one.drafts}
+    if not advice.has_slo or not drafting:
+        return ""
+    first = advice.best.layout
+    other = first if first in drafting else max(drafting, key=lambda one: drafting[one])
+    if times(plain) == times(drafting[other]) or plain < drafting[other]:
+        return ""
+    room = times(drafting[other])
+    return (
+        f" Yet plain decoding keeps the SLO up to more load, {times(plain)} against "
+        f"{'none' if room == '–' else room} with {other.method}."
+    )
 
 
 def _seconds(one: Trial) -> str:
@@ -205,47 +221,53 @@ def methods(advice: Advice) -> list[list[str]]:
     ]
 
 
-def commands(question: Question, layout: Layout) -> list[str]:
-    """Launch commands of vLLM and SGLang that mean the same."""
-    hub, drafter = question.hub, question.drafter
-    lengths = f"--max-num-seqs {MAX_SEQS} --max-num-batched-tokens {MAX_BATCHED_TOKENS}"
-    vllm = f"vllm serve {hub} --tensor-parallel-size {layout.tp} {lengths}"
-    sglang = f"python -m sglang.launch_server --model-path {hub} --tp {layout.tp}"
-    if question.dtype == "fp8":
-        vllm, sglang = f"{vllm} --quantization fp8", f"{sglang} --quantization fp8"
-    if layout.preset == NGRAM:
-        config: dict[str, Any] = {"method": NGRAM, "num_speculative_tokens": layout.drafts}
-        config["prompt_lookup_max"] = PROMPT_LOOKUP_MAX
-        vllm += f" --speculative-config {shlex.quote(json.dumps(config))}"
-        sglang += f" --speculative-algorithm {METHODS[NGRAM]}"
-        sglang += f" --speculative-num-draft-tokens {layout.drafts + 1}"
-    elif layout.preset:
-        settings = PRESETS[layout.preset].settings
-        vllm = f"# vLLM has no flags for this tree ({layout.preset} of dsim presets)"
-        sglang += f" --speculative-algorithm {METHODS.get(drafter, 'EAGLE')}"
-        sglang += f" --speculative-draft-model-path PATH-OF-{drafter.upper()}-HEAD"
-        sglang += (
-            f" --speculative-num-steps {settings.get('tree.depth', len(settings))}"
-            f" --speculative-eagle-topk {settings.get('tree.branches', 1)}"
-            f" --speculative-num-draft-tokens {layout.drafts + 1}"
-        )
-    elif layout.drafts:
-        config = {"num_speculative_tokens": layout.drafts}
-        if drafter in ("eagle3", "medusa"):
-            config = {"method": drafter, "model": f"PATH-OF-{drafter.upper()}-HEAD", **config}
-        elif drafter == "mtp":
-            config = {"method": "mtp", **config}
-        else:
-            config = {"model": drafter, **config}
-        vllm += f" --speculative-config {shlex.quote(json.dumps(config))}"
-        sglang += f" --speculative-algorithm {METHODS.get(drafter, 'STANDALONE')}"
-        if drafter != "mtp":
-            sglang += f" --speculative-draft-model-path {config.get('model', drafter)}"
-        sglang += (
-            f" --speculative-num-steps {layout.drafts} --speculative-eagle-topk 1"
-            f" --speculative-num-draft-tokens {layout.drafts + 1}"
-        )
-    return [vllm, sglang]
+def bests(advice: Advice) -> list[list[str]]:
+    """The best layout of each way to share out the GPUs, the answer first, with why it lost."""
+    kinds: dict[str, list[Trial]] = {}
+    for one in closest(advice.screened):
+        kinds.setdefault(one.layout.sharing, []).append(one)
+    chosen = advice.best.layout
+    mine = next(one for one in kinds.pop(chosen.sharing) if one.layout == chosen)
+    found = [mine, *(trials[0] for trials in kinds.values())]
+    return [
+        [
+            str(one.layout),
+            f"{one.ttft_p99:,.0f}",
+            f"{one.tpot_p99:,.1f}",
+            f"{one.e2e_mean:,.0f}",
+            why_not(advice, one, mine),
+        ]
+        for one in found
+    ]
+
+
+def why_not(advice: Advice, one: Trial, mine: Trial) -> str:
+    """Why *one* is not the answer, *mine*."""
+    if one.layout == mine.layout:
+        kept = one.slack > 1 >= advice.best.slack
+        return "the answer (keeps the SLO over all)" if kept else "the answer"
+    question = advice.question
+    if one.served < 1:
+        return f"refuses {1 - one.served:.0%} of the requests"
+    room, best = (advice.headroom.get(a.layout, math.nan) for a in (one, mine))
+    if advice.has_slo and one.slack > 1:
+        late = [
+            ("TTFT", one.ttft_p99, question.slo_ttft_ms),
+            ("TPOT", one.tpot_p99, question.slo_tpot_ms),
+        ]
+        names = [name for name, value, bound in late if bound is not None and value > bound]
+        return f"misses the SLO ({' and '.join(names)})"
+    slower = one.e2e_mean / mine.e2e_mean
+    if advice.has_slo and room * (1 + TIE) < best:
+        return f"keeps the SLO only up to {times(room)}"
+    if slower > 1:
+        return f"slower ({slower:.2g} times the E2E)"
+    return "slower on more of the load" if one.layout in advice.headroom else "about as good"
+
+
+def bests_title(advice: Advice) -> str:
+    """What the table of the ways to share out the GPUs has."""
+    return f"The best of each TP × replicas, {_part(advice, advice.screened[0].requests)}"
 
 
 def as_text(advice: Advice) -> list[str]:
@@ -254,31 +276,69 @@ def as_text(advice: Advice) -> list[str]:
     load = f"{question.load}; {question.rate_per_s:.3g} requests/s in the mean"
     lines = [verdict(advice), "", f"Load: {load}.", "", *text_table(HEAD, rows(advice)), ""]
     lines += [reading(advice), "", f"{compared(advice)}:", ""]
-    lines += [*text_table(METHODS_HEAD, methods(advice)), "", *notes(advice), "", "One replica:"]
-    lines += [f"  {command}" for command in commands(question, best)]
-    if best.chooses:
-        lines.append("  (neither chooses k in every step by goodput; this is its upper bound)")
-    if best.readers:
-        lines.append(f"  ({plural(best.readers, 'replica')} only for prompts: see their documents)")
+    lines += [*text_table(METHODS_HEAD, methods(advice)), "", methods_reading(advice), ""]
+    if len(others := bests(advice)) > 1:
+        lines += [f"{bests_title(advice)}:", "", *text_table(BEST_HEAD, others), ""]
+    lines += [*notes(advice), "", "One replica:"]
+    lines += [f"  {command}" for _, command in launch(advice, best)]
+    lines += [f"  ({remark})" for remark in remarks(advice, best)]
     if other := faster(advice):
         lines += ["", f"One replica of the fastest, {other.layout}:"]
-        lines += [f"  {command}" for command in commands(question, other.layout)]
+        lines += [f"  {command}" for _, command in launch(advice, other.layout)]
     return lines
 
 
 def reading(advice: Advice) -> str:
     """How the table of the finalists is to be read."""
-    return (
-        f"Times in ms, {_part(advice, advice.best.requests)}. TPOT: "
-        "time per token of a request, after its first one. batch: requests in a step, mean. up to: "
-        "the load up to which the SLO is kept, in multiples of the given one, roughly."
+    text = (
+        f"Times in ms, {_part(advice, advice.best.requests)}. TPOT: time per token of a request, "
+        "after its first one. batch: requests in a step, mean."
     )
+    if advice.has_slo:
+        swept = max(
+            (one.requests for trials in advice.curves.values() for one in trials), default=0
+        )
+        text += (
+            " up to: the load up to which the SLO is kept, in multiples of the given one, roughly, "
+            f"{_part(advice, swept).replace('of', 'by', 1)}."
+        )
+    return text
 
 
 def compared(advice: Advice) -> str:
     """What the table of the ways to speculate compares."""
-    tp = advice.best.layout.tp
-    return f"Ways to speculate at TP {tp}, on the 400 requests that come closest together"
+    part = _part(advice, advice.ways[0].requests).replace("of", "on", 1)
+    return f"Ways to speculate at TP {advice.best.layout.tp}, {part}"
+
+
+def methods_reading(advice: Advice) -> str:
+    """How the table of the ways to speculate is to be read, beside the one before it."""
+    best, found = advice.best, []
+    here = next((one for one in advice.screened if one.layout == best.layout), best)
+    if here.requests < best.requests:
+        found.append(
+            f"These {here.requests:,} requests are the busiest of the {best.requests:,} above: "
+            f"the p99 TTFT with {spoken(best.layout)} is {here.ttft_p99:.0f} ms here and "
+            f"{best.ttft_p99:.0f} ms there."
+        )
+    layouts = [one.layout for one in advice.ways]
+    if any(one.chooses for one in layouts):
+        found.append(
+            "chosen: every step drafts as many tokens as promise the most accepted tokens a second "
+            "(goodput)."
+        )
+    if any(one.preset and one.uses_acceptance for one in layouts):
+        found.append("tree: the drafts of a step are alternatives as well as successors.")
+    return " ".join(found)
+
+
+def _commands(advice: Advice) -> dict[str, str]:
+    """Commands by server; where vLLM cannot launch the answer, also what it can."""
+    layout = advice.best.layout
+    found = dict(zip(("vllm", "sglang"), commands(advice.question, layout), strict=True))
+    if other := instead(advice, layout):
+        found["vllm_instead"] = commands(advice.question, other.layout)[0]
+    return found
 
 
 def as_json(advice: Advice) -> str:
@@ -314,8 +374,10 @@ def as_json(advice: Advice) -> str:
         "screened": [plain(one) for one in advice.screened],
         "curves": [plain(one) for curve in advice.curves.values() for one in curve],
         "fewer": [plain(one) for one in advice.fewer],
-        "commands": dict(
-            zip(("vllm", "sglang"), commands(advice.question, best.layout), strict=True)
-        ),
+        "best_of_each": [
+            dict(zip(("name", "ttft_p99", "tpot_p99", "e2e_mean", "why_not"), row, strict=True))
+            for row in bests(advice)
+        ],
+        "commands": _commands(advice),
     }
     return json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)

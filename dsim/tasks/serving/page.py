@@ -13,16 +13,20 @@ from dsim.report.charts import Panel
 from dsim.report.style import NUMBER, PALETTE, legend
 from dsim.report.tables import TextTable
 from dsim.tasks.serving.answer import (
+    BEST_HEAD,
     HEAD,
     METHODS_HEAD,
-    commands,
+    bests,
+    bests_title,
     compared,
     methods,
+    methods_reading,
     notes,
     reading,
     rows,
     verdict,
 )
+from dsim.tasks.serving.launch import launch, remarks
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,11 +36,11 @@ if TYPE_CHECKING:
 
 def pareto_panel(advice: Advice) -> Panel:
     """Throughput of a GPU against the time per token, a line for each finalist over the load."""
-    names = [str(layout) for layout in advice.curves]
+    names = [layout.short for layout in advice.curves]
     frame = pd.DataFrame(
         [
             {
-                "layout": str(layout),
+                "layout": layout.short,
                 "load": f"{one.scale:g} ×",
                 "scale": one.scale,
                 "tpot": one.tpot_p50,
@@ -75,16 +79,18 @@ def pareto_panel(advice: Advice) -> Panel:
     layers = [line]
     requests = max(one.requests for curve in advice.curves.values() for one in curve)
     caption = (
-        "One line per layout; its points are loads, from half of the given load to eight times as "
-        "much. Further up is cheaper, further left is faster. "
+        "One line per layout (TP × replicas: speculation); its points are loads, from half of the "
+        "given load to eight times as much. Further up is cheaper, further left is faster. "
     )
     if frame["high"].notna().any():  # of bars that are nowhere the browser would complain
         bars = base.mark_rule(strokeWidth=1.2).encode(x=alt.X("low:Q", **x), x2="high:Q")
         layers.insert(0, bars)
         caption += (
             f"Bars: 95 % intervals of TPOT, each of one run of up to {requests:,} requests. The "
-            "throughput has none: every layout gets the very requests of the load. Intervals that "
-            "reach 0 are cut at a tenth of the value."
+            "throughput has none: all layouts are given the same requests. A wide bar: "
+            "requests that come one after another fared alike, as under overload, and the times "
+            "of one run say little of others. Intervals that reach 0 are cut at a tenth of the "
+            "value."
         )
     else:
         caption += f"No 95 % intervals: {requests:,} requests are too few."
@@ -114,20 +120,23 @@ def write_page(advice: Advice, path: Path) -> None:
         ),
         TextTable(
             title=compared(advice),
-            caption="Times in ms.",
+            caption=f"Times in ms. {methods_reading(advice)}",
             head=METHODS_HEAD,
             rows=methods(advice),
             numbers=True,
         ),
         TextTable(
+            title=bests_title(advice),
+            caption="Times in ms.",
+            head=BEST_HEAD,
+            rows=bests(advice),
+            numbers=True,
+        ),
+        TextTable(
             title="Launch commands of one replica",
+            caption=" ".join(remarks(advice, advice.best.layout)),
             head=("server", "command"),
-            rows=[
-                [server, command]
-                for server, command in zip(
-                    ("vLLM", "SGLang"), commands(question, advice.best.layout), strict=True
-                )
-            ],
+            rows=[list(row) for row in launch(advice, advice.best.layout)],
         ),
     ]
     page = report.Page(

@@ -82,7 +82,7 @@ class Advice:
     @property
     def flips(self) -> list[Flip]:
         """The acceptance rates at which another way to speculate is the best, lowest first."""
-        here = _best(self.ways)[0]
+        here = closest(self.ways)[0]
         chosen = _as_one(self.best.layout, self.question.gpus)
         # The table may have several that are as good as the answer, or another for little load.
         at_home = next((one for one in self.ways if one.layout == chosen), here)
@@ -91,7 +91,7 @@ class Advice:
         found = []
         for rate, trials in sorted(self.others.items()):
             stays = next(one for one in trials if one.layout == at_home.layout)
-            wins = _best(trials)[0]
+            wins = closest(trials)[0]
             if self._is_better(wins, stays):
                 found.append(Flip(rate, wins, stays))
         return found
@@ -135,7 +135,7 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
         return [found[number] for number in range(len(tasks))]
 
     screened = run([Task(layout, SCREENED) for layout in layouts(question)])
-    more = [other for one in _best(screened)[:1] for other in split(one.layout)]
+    more = [other for one in closest(screened)[:1] for other in split(one.layout)]
     screened += run([Task(layout, SCREENED) for layout in more])
     finalists = _finalists(screened)
     swept = run([Task(layout, SWEPT, scale) for layout in finalists for scale in SCALES])
@@ -199,7 +199,7 @@ def _beyond(run: Callable[[Sequence[Task]], list[Trial]], best: Layout) -> Trial
     return run([Task(dataclasses.replace(best, drafts=BEYOND), SCREENED)])[0]
 
 
-def _best(trials: Sequence[Trial]) -> list[Trial]:
+def closest(trials: Sequence[Trial]) -> list[Trial]:
     """Those that keep the SLO, the fastest first, then others by how far they are from it."""
     return sorted(trials, key=_worth)
 
@@ -226,8 +226,8 @@ def _finalists(screened: Sequence[Trial]) -> list[Layout]:
     for one in screened:
         if not one.layout.readers:
             kinds.setdefault((one.layout.tp, one.layout.drafts > 0), []).append(one)
-    chosen = [one.layout for trials in kinds.values() for one in _best(trials)[:1]]
-    chosen += [one.layout for one in _best(screened)[:2]]
+    chosen = [one.layout for trials in kinds.values() for one in closest(trials)[:1]]
+    chosen += [one.layout for one in closest(screened)[:2]]
     return list(dict.fromkeys(chosen))[:MAX_FINALISTS]
 
 

@@ -79,18 +79,33 @@ class Layout:
         """The speculation in words."""
         if not self.drafts:
             return "none"
+        drafts = f"{plural(self.drafts, 'draft')} a step"
         if self.preset == NGRAM:
-            return f"n-grams, k = {self.drafts}"
+            return f"{drafts}, by n-grams"
         if self.preset:
-            return f"tree of {self.drafts}"
-        return f"k ≤ {self.drafts}, by goodput" if self.chooses else f"k = {self.drafts}"
+            return f"tree of {drafts}"
+        return f"up to {drafts}, chosen" if self.chooses else drafts
 
-    def __str__(self) -> str:
-        """The layout in words."""
+    @property
+    def short(self) -> str:
+        """The layout in few words, which a legend on a phone holds."""
+        count = f"{self.replicas} + {self.readers}" if self.readers else f"{self.replicas}"
+        drafts = plural(self.drafts, "draft") if self.drafts else "plain"
+        if self.preset:
+            drafts = f"{'n-grams,' if self.preset == NGRAM else 'tree of'} {self.drafts}"
+        return f"TP {self.tp} × {count}: {'up to ' if self.chooses else ''}{drafts}"
+
+    @property
+    def sharing(self) -> str:
+        """How the GPUs are shared out, in words."""
         decode = plural(self.replicas, "replica")
         if self.readers:
             decode = f"{decode} + {self.readers} for prompts"
-        return f"TP {self.tp}, {decode}, speculation: {self.method}"
+        return f"TP {self.tp}, {decode}"
+
+    def __str__(self) -> str:
+        """The layout in words."""
+        return f"{self.sharing}, {self.method if self.drafts else 'no speculation'}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
