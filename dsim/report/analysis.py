@@ -206,8 +206,9 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
 
     Returns:
         The keys, ``speedup``, ``other`` (title of what *show* is compared with), ``slower``
-        (whether by more than the 95 % interval of both, where it is known), and, unless they are
-        keys, ``lookahead`` and ``servers`` of *show*, and ``other_lookahead``.
+        (whether by more than the 95 % interval of both, where it is known), ``unclear`` (whether
+        the difference is within it), and, unless they are keys, ``lookahead`` and ``servers`` of
+        *show*, and ``other_lookahead``.
     """
     keys = list(keys)
 
@@ -229,7 +230,9 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
         noises = [rows[interval].fillna(0.0).to_numpy()[both] for rows in others.values()]
         theirs = np.choose(better, noises)
         noise = np.hypot(theirs, mine[interval].fillna(0.0).to_numpy())
-        table["slower"] = own - latencies.min(axis=0) > noise
+        difference = own - latencies.min(axis=0)
+        table["slower"] = difference > noise
+        table["unclear"] = np.abs(difference) <= noise
     table["other"] = np.array([title_of(name) for name in others], object)[better]
     if "lookahead" in frame and "lookahead" not in keys:
         table["lookahead"] = mine["lookahead"].to_numpy()

@@ -6,19 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 import numpy as np
+import pandas as pd
 
 from dsim.orchestrations import REFERENCES, title_of
 from dsim.report.analysis import BEST, compare, drafts
-from dsim.report.style import BLUE, PALE_BLUE, PALE_PINK, PINK, ticks
+from dsim.report.style import BLUE, EQUAL, INK, PALE_BLUE, PALE_PINK, PINK, ticks
 from dsim.study.columns import column_of
 from dsim.study.labels import label, words
+from dsim.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import pandas as pd
-
     from dsim.study.study import Chart
+
+
+OVERLAP = 0.1  # the part of a cell that reaches under its neighbours
+MOST_DOTS = 600  # cells of a map, above which dots in them would make its page slow
+BELOW = 0.9996  # the slowest that is shown as 1.000, and so is equal
 
 
 def other_of(chart: Chart) -> str:
@@ -28,18 +33,23 @@ def other_of(chart: Chart) -> str:
     return f"the better of {' and '.join(map(title_of, REFERENCES))}"
 
 
-def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
-    """How many times as fast one algorithm is as another: chart, caption and number of cells."""
+def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart | alt.LayerChart, str, int]:
+    """How many times as fast one algorithm is as another: chart, caption and number of cells.
+
+    Its colours are up to :func:`on_one_scale`.
+    """
     x, y = column_of(chart.x), column_of(chart.y)
     table = compare(frame, chart.show, chart.against, [x, y]).dropna(subset=["speedup"])
     if table.empty:
         return alt.Chart(table), "", 0
     edges = cells(table, x, y)
-    table["speedup"] = table["speedup"].round(4)
-    low, high = float(table["speedup"].min()), float(table["speedup"].max())
+    equal = table["speedup"].round(3) == 1
+    table["speedup"] = table["speedup"].round(4).mask(equal, 1.0)
+    high = float(table["speedup"].max())
     slower = f"{(table['speedup'] < 1).mean():.1%} of the map"
     if "slower" in table:
         slower += f"; {table.pop('slower').mean():.1%} by more than the 95 % interval"
+    unclear = table.pop("unclear") & ~equal if "unclear" in table else equal & False
     show, against = title_of(chart.show), other_of(chart)
     tooltip = [
         alt.Tooltip("speedup:Q", title=f"speed-up of {show}", format=".3f"),
@@ -62,46 +72,92 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
             **places(frame, x, y, edges),
             color=alt.Color(
                 "speedup:Q",
-                scale=_scale(low, high),
-                legend=alt.Legend(
-                    title=f"{show} is … × as fast",
-                    orient="top",
-                    gradientLength=220,
-                    format=".2~f",
-                ),
+                title=f"{show} is … × as fast",
+                condition={"test": "datum.speedup === 1", "value": EQUAL},
             ),
             tooltip=tooltip,
         )
     )
-    if high < 1:
+    if equal.all():
+        verdict = f"Grey: both are equally fast, at {_all_of(len(table))}."
+    elif high < 1:
         verdict = f"{show} is slower everywhere: the darker the pink, the slower."
-    elif low < 1:
-        verdict = f"Pink: {show} is slower ({slower}); blue: {show} is faster."
-    elif high == 1:
-        verdict = f"{show} is as fast everywhere."
+    elif (table["speedup"] < 1).any():
+        verdict = f"Pink: {show} is slower ({slower})"
+        verdict += f"; blue: {show} is faster." if high > 1 else "; nowhere is it faster."
     else:
         verdict = f"The darker the blue, the faster; {show} is nowhere slower."
+    if equal.any() and not equal.all():
+        verdict += f" Grey: equally fast, at {equal.sum():,} of {plural(len(table), 'point')}."
+    layers: alt.Chart | alt.LayerChart = drawn
+    if unclear.any() and len(table) <= MOST_DOTS:
+        layers = drawn + _dots(table[unclear], frame, x, y, edges)
+        verdict += (
+            f" A dot: faster or slower by no more than the 95 % interval ({unclear.sum():,} of "
+            f"{plural(len(table), 'point')})."
+        )
+    elif unclear.any():
+        verdict += f" {unclear.mean():.1%} differ by no more than the 95 % interval."
     caption = (
         f"Latency of {against} divided by the latency of {show}, at most {high:.2f}×. {verdict} "
         "Hover over a cell for its numbers, click to mark it in every map."
     )
-    return drawn, caption, len(table)
+    return layers, caption, len(table)
+
+
+def _all_of(count: int) -> str:
+    return f"all {plural(count, 'point')}" if count > 1 else "its only point"
+
+
+def _dots(
+    table: pd.DataFrame, frame: pd.DataFrame, x: str, y: str, edges: Mapping[str, list[float]]
+) -> alt.Chart:
+    """A dot in the middle of each of the cells of *table*, to be seen on every colour."""
+    middles = pd.DataFrame(
+        {
+            f"{name}m": (upper - (upper - lower) * OVERLAP / (1 + OVERLAP) + lower).round(9) / 2
+            for name in ("x", "y")
+            for lower, upper in [(table[f"{name}0"], table[f"{name}1"])]
+        }
+    )
+    at = places(frame, x, y, edges)
+    across, upwards = at["x"].copy(), at["y"].copy()
+    across["shorthand"], upwards["shorthand"] = "xm:Q", "ym:Q"
+    dots: alt.Chart = (
+        alt.Chart(middles)
+        .mark_text(text="●", fontSize=6, fill="white", stroke=INK, strokeWidth=0.8, aria=False)
+        .encode(x=across, y=upwards)
+    )
+    return dots
 
 
 def on_one_scale(charts: Sequence[Any]) -> None:
-    """Give the panels of one heat map the same colours for the same speed-ups."""
-    domains = [chart.encoding.color["scale"]["domain"] for chart in charts]
-    low = min((domain[0] for domain in domains), default=1)
-    top = max((domain[-1] for domain in domains), default=1)
-    for chart in charts:
-        chart.encoding.color["scale"] = _scale(low, top)
+    """Give the panels of one heat map their colours: the same for the same speed-ups.
+
+    The scale ends where the speed-ups do; of a single colour there is nothing to tell.
+    """
+    maps: list[Any] = [getattr(chart, "layer", [chart])[0] for chart in charts]
+    low = min((float(one.data["speedup"].min()) for one in maps), default=1.0)
+    high = max((float(one.data["speedup"].max()) for one in maps), default=1.0)
+    for one in maps:
+        colour = one.encoding.color
+        colour["scale"] = _scale(low, high)
+        colour["legend"] = None
+        if low < high:
+            colour["legend"] = alt.Legend(
+                orient="top", gradientLength=220, format=".2~f" if high > 1.1 * low else ".3~f"
+            )
 
 
-def _scale(low: float, top: float) -> alt.Scale:
-    """Pink below 1, blue above; the scale needs some length."""
-    domain, colours = [1, max(top, 1.01)], [PALE_BLUE, BLUE]
+def _scale(low: float, high: float) -> alt.Scale:
+    """Pink below 1, blue above; pale next to 1."""
+    if low == high:  # a scale needs some length
+        low, high = min(low, 1.0), max(high, 1.0) if low != 1 else 2.0
+    domain, colours = [], []
     if low < 1:
-        domain, colours = [low, 0.9999, *domain], [PINK, PALE_PINK, *colours]
+        domain, colours = [low, min(high, BELOW)], [PINK, PALE_PINK]
+    if high > 1:
+        domain, colours = [*domain, max(low, 1.0), high], [*colours, PALE_BLUE, BLUE]
     return alt.Scale(type="log", domain=domain, range=colours, clamp=True)
 
 
@@ -157,7 +213,7 @@ def _edges(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.round(low, 9), np.round(high, 9)
 
 
-def cells(table: pd.DataFrame, x: str, y: str, overlap: float = 0.1) -> dict[str, list[float]]:
+def cells(table: pd.DataFrame, x: str, y: str, overlap: float = OVERLAP) -> dict[str, list[float]]:
     """Give *table* the edges of its cells, ``x0``, ``x1``, ``y0``, ``y1``; those of the map.
 
     Args:

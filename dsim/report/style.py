@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 INK, GREY = "#1b2430", "#9aa4b0"
 PINK, PALE_PINK, PALE_BLUE, BLUE = "#d6317f", "#f9cfe1", "#dbe8f3", "#0b4f8f"
+EQUAL = "rgb(185, 189, 194)"  # neither pink nor blue, and darker than the palest of them
 # For names that no orchestration claims, and for further variants of one that does.
 PALETTE = ("#8b5fbf", "#c0504d", "#b8860b", "#4bacc6", "#2e8b62", "#7a6a53", "#d6317f")
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right")

@@ -91,6 +91,63 @@ def test_a_map_counts_slower_cells_as_the_table_does(above_ms, certain):
     assert f"slower (33.3% of the map; {certain} by more than the 95 % interval)" in panel.caption
 
 
+def map_of(*speedups, half_ms=0.5):
+    """A heat map of DSI against non-SI with these speed-ups, one a column."""
+    frame = pd.DataFrame(
+        [
+            (name, x, 0.5, 100.0 if name == "nonsi" else 100.0 / speedup, half_ms)
+            for x, speedup in enumerate(speedups)
+            for name in ("nonsi", "dsi")
+        ],
+        columns=CELLS.columns,
+    )
+    axes = ["drafter_latency_ms", "acceptance_rate"]
+    (panel,) = charts.draw(HEATMAP, analysis.best(frame, axes, []), axes)
+    spec = specification(panel, width=400)
+    return panel, spec, spec["layer"][0] if "layer" in spec else spec
+
+
+@pytest.mark.parametrize("almost", [1.0, 1 + 1e-9, 1.0004, 0.9996])
+def test_what_is_equally_fast_is_neither_pink_nor_blue(almost):
+    panel, _, cells = map_of(almost, 1.2, 0.9)
+    color = cells["encoding"]["color"]
+    assert color["condition"] == {"test": "datum.speedup === 1", "value": style.EQUAL}
+    assert [row["speedup"] for row in cells["data"]["values"]] == [1.0, 1.2, 0.9]
+    assert "Grey: equally fast, at 1 of 3 points." in panel.caption
+    assert "slower (33.3% of the map" in panel.caption
+    panel, _, _ = map_of(1.0006, 1.2)
+    assert "Grey" not in panel.caption
+
+
+@pytest.mark.parametrize("speedups", [(0.5, 0.9), (0.5, 1.0), (0.9, 1.2), (1.0, 1.003), (1.2, 3.0)])
+def test_the_colours_of_a_map_end_where_its_values_do(speedups):
+    _, _, cells = map_of(*speedups)
+    domain = cells["encoding"]["color"]["scale"]["domain"]
+    assert (domain[0], domain[-1]) == (speedups[0], min(speedups[1], domain[-1]))
+    assert domain == sorted(set(domain))
+    assert domain[-1] == pytest.approx(speedups[1], abs=5e-4)
+
+
+def test_a_map_of_a_single_colour_has_no_legend():
+    panel, _, cells = map_of(1.0, 1.0)
+    assert cells["encoding"]["color"]["legend"] is None
+    assert "Grey: both are equally fast, at all 2 points." in panel.caption
+    assert "blue" not in panel.caption.lower()
+
+
+def test_cells_within_the_interval_have_a_dot():
+    panel, spec, _ = map_of(1.002, 1.2, 0.999, 1.0)
+    (dots,) = spec["layer"][1:]
+    assert [(row["xm"], row["ym"]) for row in dots["data"]["values"]] == [(0, 0.5), (2, 0.5)]
+    assert "A dot: faster or slower by no more than the 95 % interval (2 of 4" in panel.caption
+    panel, spec, _ = map_of(1.2, 0.9)
+    assert "layer" not in spec
+    assert "dot" not in panel.caption
+    panel, spec, _ = map_of(*np.linspace(1.002, 1.2, 700))  # so many would make a page slow
+    assert "layer" not in spec
+    assert "differ by no more than the 95 % interval" in panel.caption
+
+
 def test_sentences_keep_names():
     assert labels.sentence("speed-up over SI") == "Speed-up over SI"
     assert labels.sentence("p99 latency") == "p99 latency"
@@ -117,7 +174,7 @@ def test_few_values_are_the_ticks():
     assert style.ticks(pd.Series([6.0, 1.5, 3.0])).to_dict()["values"] == [1.5, 3.0, 6.0]
     assert "values" not in style.ticks(pd.Series(range(40))).to_dict()
     (panel,) = charts.draw(HEATMAP, CELLS, ["drafter_latency_ms", "acceptance_rate"])
-    axes = specification(panel, width=400)["encoding"]
+    axes = specification(panel, width=400)["layer"][0]["encoding"]
     assert axes["x"]["axis"]["values"] == [1.5, 3.0, 6.0]
     assert axes["y"]["axis"]["values"] == [0.2, 0.8]
 

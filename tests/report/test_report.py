@@ -89,6 +89,8 @@ def test_slowdowns_are_pink_and_speedups_blue(browser, heatmap):
     rgb = [tuple(map(int, re.findall(r"\d+", fill))) for fill in fills]
     pink = [r > b + 10 and r > g + 30 for r, g, b in rgb]
     assert sum(pink) == int((slower["speedup"].round(4) < 1).sum()) > 100
+    grey = [max(colour) - min(colour) < 12 for colour in rgb]
+    assert sum(grey) == int((slower["speedup"].round(3) == 1).sum()) > 0
 
 
 @needs_browser
