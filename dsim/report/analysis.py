@@ -10,9 +10,10 @@ import numpy as np
 import pandas as pd
 
 from dsim.errors import UserError
-from dsim.orchestrations import DEFAULT, LOOKAHEAD, ORCHESTRATIONS, REFERENCES, title_of
+from dsim.orchestrations import DEFAULT, ORCHESTRATIONS, READABLE, REFERENCES, title_of
 from dsim.report.tables import TextTable
 from dsim.study.columns import BY_NAME, column_of
+from dsim.study.labels import words
 from dsim.study.study import Chart
 from dsim.words import plural
 
@@ -281,7 +282,7 @@ def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> TextTable | None:
 
     Args:
         frame: results from :func:`best`.
-        minimise: the axes over which the best was taken, in words.
+        minimise: the columns over which the best was taken.
 
     Returns:
         The table; nothing where the first reference was not simulated.
@@ -290,12 +291,11 @@ def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> TextTable | None:
     if frame[f"speedup_vs_{first}"].isna().all():
         return None
     more = [name for name in more if frame[f"speedup_vs_{name}"].notna().any()]
-    head = ["algorithm", f"slower than {title_of(first)}", "median speed-up", "largest speed-up"]
-    head.append("smallest")
+    tuned = ["at its best"] if len(minimise) > 1 else [f"best {words(n)}" for n in minimise]
+    head = ["algorithm", *tuned]  # the answer comes first, where no page is too narrow for it
+    head += [f"slower than {title_of(first)}", "median speed-up", "largest speed-up", "smallest"]
     for name in more:
-        head += [f"slower than {title_of(name)}", f"largest over {title_of(name)}"]
-    tuned = LOOKAHEAD[0] in minimise
-    head += ["best lookahead"] * tuned
+        head += [f"slower than {title_of(name)}", f"as fast as {title_of(name)}, at most"]
     rows = []
     points = 0
     for algorithm in in_order(frame["algorithm"]):
@@ -304,19 +304,22 @@ def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> TextTable | None:
         speed = part[f"speedup_vs_{first}"]
         row = [
             title_of(algorithm),
+            *([_tuned(part, algorithm, minimise)] if minimise else []),
             _share(part, first),
             *(_times(value) for value in (speed.median(), speed.max(), speed.min())),
         ]
         for name in more:
             row += [_share(part, name), _times(part[f"speedup_vs_{name}"].max())]
-        rows.append([*row, _lookaheads(part, algorithm)] if tuned else row)
-    at_best = f", with each algorithm at its best {' and '.join(minimise)}" if minimise else ""
+        rows.append(row)
+    over = " and ".join(map(words, minimise))
+    at_best = f", with each algorithm at its best {over}" if minimise else ""
     known = interval_of("latency_mean_ms", frame.columns)
     noise = ", by more than the 95 % interval" if known else ""
     return TextTable(
         title="At a glance",
         caption=f"Over the {plural(points, 'grid point')} shown{at_best}: how often it is "
-        f"slower{noise}, and its speed-up (other latency ÷ own latency).",
+        f"slower{noise}, and its speed-up (other latency ÷ own latency; below 1× it is "
+        "the slower one).",
         head=head,
         rows=rows,
         numbers=True,
@@ -329,13 +332,23 @@ def _share(part: pd.DataFrame, reference: str) -> str:
     return "–" if math.isnan(share) else f"{share:.1%}"
 
 
-def _lookaheads(part: pd.DataFrame, algorithm: str) -> str:
-    """The smallest and the largest lookahead at which *algorithm* is at its best."""
+def _tuned(part: pd.DataFrame, algorithm: str, minimise: Sequence[str]) -> str:
+    """The values at which *algorithm* is at its best, of the settings that matter to it."""
     known = ORCHESTRATIONS.get(algorithm)
-    if known is not None and LOOKAHEAD[0] not in known.reads:
-        return "–"
-    least, most = part[LOOKAHEAD[0]].min(), part[LOOKAHEAD[0]].max()
-    return f"{least:g}" if least == most else f"{least:g} to {most:g}"
+    keys = {column_of(key): key for key in READABLE}
+    found = []
+    for name in minimise:
+        if known is not None and name in keys and keys[name] not in known.reads:
+            continue
+        values = sorted(part[name].dropna().unique())
+        least, most = (
+            f"{value:g}" if is_number(part[name]) else str(value)
+            for value in (values[0], values[-1])
+        )
+        what = keys.get(name, words(name)).rpartition(".")[2].replace("_", " ")
+        value = least if least == most else f"{least} to {most}"
+        found.append(f"{what} {value}" if len(minimise) > 1 else value)
+    return ", ".join(found) or "–"
 
 
 def _times(factor: float) -> str:

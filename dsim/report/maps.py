@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 OVERLAP = 0.1  # the part of a cell that reaches under its neighbours
-MOST_DOTS = 600  # cells of a map, above which dots in them would make its page slow
+MAX_DOTS = 600  # cells of a map, above which dots in them would make its page slow
 BELOW = 0.9996  # the slowest that is shown as 1.000, and so is equal
 
 
@@ -90,7 +90,7 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart | alt.LayerCha
     if equal.any() and not equal.all():
         verdict += f" Grey: equally fast, at {equal.sum():,} of {plural(len(table), 'point')}."
     layers: alt.Chart | alt.LayerChart = drawn
-    if unclear.any() and len(table) <= MOST_DOTS:
+    if unclear.any() and len(table) <= MAX_DOTS:
         layers = drawn + _dots(table[unclear], frame, x, y, edges)
         verdict += (
             f" A dot: faster or slower by no more than the 95 % interval ({unclear.sum():,} of "

@@ -215,7 +215,7 @@ def _of_texts(frame: pd.DataFrame, study: Study | None, left_out: int) -> View:
     over = [words(axis) for axis in minimise]
     if over:
         facts.append(("each algorithm at its best", ", ".join(over)))
-    summary = analysis.summarise(at_best, over)
+    summary = analysis.summarise(at_best, minimise)
     return View(
         title="Results of dsim",
         facts=facts,

@@ -95,11 +95,45 @@ def test_the_best_lookaheads_are_in_the_table():
     at_best = analysis.best(frame, ["acceptance_rate", "lookahead"], ["lookahead"])
     table = analysis.summarise(at_best, ["lookahead"])
     assert table is not None
-    assert table.head[-1] == "best lookahead"
-    assert [row[-1] for row in table.rows] == ["–", "2 to 4", "2 to 4"]
+    assert table.head[:2] == ["algorithm", "best lookahead"]
+    assert [row[1] for row in table.rows] == ["–", "2 to 4", "2 to 4"]
     table = analysis.summarise(at_best[at_best["acceptance_rate"] == 0.1], ["lookahead"])
-    assert [row[-1] for row in table.rows] == ["–", "2", "2"]
+    assert [row[1] for row in table.rows] == ["–", "2", "2"]
     assert "best lookahead" not in analysis.summarise(at_best, []).head
+
+
+def test_every_axis_that_was_tuned_is_in_the_table():
+    """Of each orchestration those that it reads."""
+    columns = ["lookahead", "tree_depth", "tree_nodes"]
+    frame = pd.DataFrame(
+        [
+            (name, p, k, depth, nodes, 100 + abs(k - 2) + abs(depth - 5) + abs(nodes - 8 - 8 * p))
+            for name in ("nonsi", "si", "tree")
+            for p in (0, 1)
+            for k in (1, 2)
+            for depth in (3, 5)
+            for nodes in (8, 16)
+        ],
+        columns=["algorithm", "acceptance_rate", *columns, "latency_mean_ms"],
+    )
+    axes = ["acceptance_rate", *columns]
+    table = analysis.summarise(analysis.best(frame, axes, columns), columns)
+    assert table is not None
+    assert table.head[1] == "at its best"
+    found = {row[0]: row[1] for row in table.rows}
+    assert found == {
+        "non-SI": "–",
+        "SI": "lookahead 2",
+        "tree": "depth 5, nodes 8 to 16",
+    }
+    table = analysis.summarise(analysis.best(frame, axes, columns[1:2]), columns[1:2])
+    assert table is not None
+    assert table.head[1] == "best depth of the tree"
+    assert {row[0]: row[1] for row in table.rows} == {
+        "non-SI": "–",
+        "SI": "–",
+        "tree": "5",
+    }
 
 
 def test_names_that_no_orchestration_claims_are_summarised_last():
