@@ -217,6 +217,20 @@ def test_sglang_has_the_same_limits_and_a_head_has_a_source(made):
     assert launch.remarks(found, PLAIN) == []
 
 
+def test_commands_name_what_a_server_can_load():
+    """SGLang serves EAGLE's trees and small models, by their names on the hub; no Medusa."""
+    asked = question(drafter="llama-3.2-1b", target="llama-3.1-8b", gpu="h100")
+    for command in launch.commands(asked, CHAIN):
+        assert "meta-llama/Llama-3.2-1B-Instruct" in command
+    assert "--speculative-algorithm STANDALONE" in launch.commands(asked, CHAIN)[1]
+    tree = dataclasses.replace(CHAIN, preset="specinfer", drafts=20)
+    assert all(command.startswith("# ") for command in launch.commands(asked, tree))
+    medusa = dataclasses.replace(asked, drafter="medusa")
+    vllm, sglang = launch.commands(medusa, CHAIN)
+    assert '"method": "medusa", "model": "PATH-OF-MEDUSA-HEAD"' in vllm
+    assert sglang == "# SGLang does not serve Medusa's heads"
+
+
 def test_a_legend_on_a_phone_holds_every_layout(advice):
     """A phone of 390 pixels has 240 for names, 6.4 a letter; longer ones are broken."""
     asked = question(gpu="h100", gpus=64, target="llama-3.1-8b")

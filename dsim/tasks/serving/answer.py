@@ -138,8 +138,8 @@ def _clash(advice: Advice) -> str:
     )
 
 
-def _seconds(one: Trial) -> str:
-    return f"{one.e2e_mean / 1e3:.2f} s"
+def _wait(one: Trial) -> str:
+    return f"{one.e2e_mean / 1e3:.2f} s" if one.e2e_mean >= 1000 else f"{one.e2e_mean:.0f} ms"
 
 
 def _at_other_rates(advice: Advice) -> list[str]:
@@ -152,7 +152,7 @@ def _at_other_rates(advice: Advice) -> list[str]:
         if bounded and stays.slack > 1:
             more = ", which does not keep the SLO" if wins.slack <= 1 else ", further from the SLO"
         found.append(
-            f"of {flip.rate:g}: {wins.layout.method} ({_seconds(wins)} against {_seconds(stays)} "
+            f"of {flip.rate:g}: {wins.layout.method} ({_wait(wins)} against {_wait(stays)} "
             f"of {stays.layout.method}{more})"
         )
     if not found:
@@ -174,8 +174,8 @@ def _at_the_edge(advice: Advice) -> list[str]:
     says = f"{abs(change):.0%} {'faster' if change < 0 else 'slower'}"
     return [
         f"{best.drafts} drafts a step are the most that were compared. {beyond.layout.drafts} "
-        f"would be {says if abs(change) >= 0.005 else 'as fast'} ({_seconds(beyond)} against "
-        f"{_seconds(same)}, mean E2E), if drafts that far ahead were accepted as often as the "
+        f"would be {says if abs(change) >= 0.005 else 'as fast'} ({_wait(beyond)} against "
+        f"{_wait(same)}, mean E2E), if drafts that far ahead were accepted as often as the "
         "first."
     ]
 
@@ -316,11 +316,13 @@ def methods_reading(advice: Advice) -> str:
     best, found = advice.best, []
     here = next((one for one in advice.screened if one.layout == best.layout), best)
     if here.requests < best.requests:
-        found.append(
-            f"These {here.requests:,} requests are the busiest of the {best.requests:,} above: "
-            f"the p99 TTFT with {spoken(best.layout)} is {here.ttft_p99:.0f} ms here and "
-            f"{best.ttft_p99:.0f} ms there."
-        )
+        text = f"These {here.requests:,} requests are the busiest of the {best.requests:,} above"
+        ttft = [f"{one.ttft_p99:.0f} ms" for one in (here, best)]
+        if ttft[0] != ttft[1]:
+            text += (
+                f": the p99 TTFT with {spoken(best.layout)} is {ttft[0]} here and {ttft[1]} there"
+            )
+        found.append(f"{text}.")
     layouts = [one.layout for one in advice.ways]
     if any(one.chooses for one in layouts):
         found.append(

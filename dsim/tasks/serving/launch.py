@@ -6,6 +6,7 @@ import json
 import shlex
 from typing import TYPE_CHECKING, Any
 
+from dsim.model.shape import shape_of, shipped
 from dsim.study.presets import PRESETS
 from dsim.tasks.serving.trials import NGRAM
 from dsim.words import plural
@@ -26,6 +27,13 @@ HEADS = {
 }
 
 
+def _model(drafter: str) -> str:
+    """Name of the drafter on the hub; of a head, what is to be filled in."""
+    if drafter in HEADS:
+        return f"PATH-OF-{drafter.upper()}-HEAD"
+    return str(shipped().get(shape_of(drafter).name, {}).get("hub", drafter))
+
+
 def commands(question: Question, layout: Layout) -> list[str]:
     """Launch commands of vLLM and SGLang that mean the same."""
     hub, drafter = question.hub, question.drafter
@@ -41,32 +49,29 @@ def commands(question: Question, layout: Layout) -> list[str]:
         vllm += f" --speculative-config {shlex.quote(json.dumps(config))}"
         sglang += f" --speculative-algorithm {METHODS[NGRAM]}"
         sglang += f" --speculative-num-draft-tokens {layout.drafts + 1}"
-    elif layout.preset:
-        settings = PRESETS[layout.preset].settings
-        vllm = f"# vLLM has no flags for this tree ({layout.preset} of dsim presets)"
-        sglang += f" --speculative-algorithm {METHODS.get(drafter, 'EAGLE')}"
-        sglang += f" --speculative-draft-model-path PATH-OF-{drafter.upper()}-HEAD"
+    elif layout.drafts:
+        config = {}
+        model = None if drafter == "mtp" else _model(drafter)
+        if drafter in ("eagle3", "medusa", "mtp"):
+            config["method"] = drafter
+        if model:
+            config["model"] = model
+        config["num_speculative_tokens"] = layout.drafts
+        vllm += f" --speculative-config {shlex.quote(json.dumps(config))}"
+        sglang += f" --speculative-algorithm {METHODS.get(drafter, 'STANDALONE')}"
+        sglang += f" --speculative-draft-model-path {model}" if model else ""
+        settings = PRESETS[layout.preset].settings if layout.preset else {}
         sglang += (
-            f" --speculative-num-steps {settings.get('tree.depth', len(settings))}"
+            f" --speculative-num-steps {settings.get('tree.depth', layout.drafts)}"
             f" --speculative-eagle-topk {settings.get('tree.branches', 1)}"
             f" --speculative-num-draft-tokens {layout.drafts + 1}"
         )
-    elif layout.drafts:
-        config = {"num_speculative_tokens": layout.drafts}
-        if drafter in ("eagle3", "medusa"):
-            config = {"method": drafter, "model": f"PATH-OF-{drafter.upper()}-HEAD", **config}
-        elif drafter == "mtp":
-            config = {"method": "mtp", **config}
-        else:
-            config = {"model": drafter, **config}
-        vllm += f" --speculative-config {shlex.quote(json.dumps(config))}"
-        sglang += f" --speculative-algorithm {METHODS.get(drafter, 'STANDALONE')}"
-        if drafter != "mtp":
-            sglang += f" --speculative-draft-model-path {config.get('model', drafter)}"
-        sglang += (
-            f" --speculative-num-steps {layout.drafts} --speculative-eagle-topk 1"
-            f" --speculative-num-draft-tokens {layout.drafts + 1}"
-        )
+        if layout.preset:
+            vllm = f"# vLLM has no flags for this tree ({layout.preset} of dsim presets)"
+        if drafter == "medusa":
+            sglang = "# SGLang does not serve Medusa's heads"
+        elif layout.preset and "tree.depth" not in settings:
+            sglang = f"# SGLang has no flags for this tree ({layout.preset} of dsim presets)"
     return [vllm, sglang]
 
 
