@@ -196,6 +196,13 @@ def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> p
     return frame
 
 
+def other_of(against: str) -> str:
+    """What :func:`compare` compares with, in words."""
+    if against != BEST:
+        return title_of(against)
+    return f"the better of {' and '.join(map(title_of, REFERENCES))}"
+
+
 def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -> pd.DataFrame:
     """One row for each point of *keys* where both were simulated: how much faster *show* is.
 

@@ -9,22 +9,26 @@ import numpy as np
 import pandas as pd
 
 from dsim.orchestrations import REFERENCES, title_of
-from dsim.report.analysis import in_order, interval_of, is_number
+from dsim.report.analysis import compare, in_order, interval_of, is_number, other_of
 from dsim.study.labels import label, sentence, words
 from dsim.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from dsim.study.study import Chart
+
 LATENCY = "latency_mean_ms"
 
 
-def of_texts(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
+def of_texts(frame: pd.DataFrame, axes: Sequence[str], charts: Sequence[Chart] = ()) -> list[str]:
     """How the algorithms compare over the points of a study of single requests.
 
     Args:
         frame: results from :func:`dsim.report.analysis.best`.
         axes: the columns that tell its points apart.
+        charts: those of the study: the first two that one of them compares are what its author
+            asks about.
     """
     algorithms = in_order(frame["algorithm"])
     if len(algorithms) < 2:
@@ -37,23 +41,50 @@ def of_texts(frame: pd.DataFrame, axes: Sequence[str]) -> list[str]:
     best = points.idxmin(axis=1)
     wins = best.value_counts()
     clear = _clearly_fastest(points, noise).value_counts()
-    parts = [
-        f"{title_of(name)} at {wins[name]:,} ({clear.get(name, 0):,} beyond the 95 % interval)"
-        for name in sorted(wins.index, key=lambda name: -wins[name])
-    ]
-    told = [f"Fastest of {plural(len(points), 'grid point')}: {', '.join(parts)}."]
+    of_all = f" of {plural(len(points), 'grid point')}"
+    parts: list[str] = []
+    for name in sorted(wins.index, key=lambda name: -wins[name]):
+        whole = "" if parts else of_all
+        count = f"at {wins[name]:,}{whole}"
+        sure = f"at {_number(clear.get(name, 0))} by more than the 95 % interval"
+        parts.append(f"{title_of(name)}{'' if parts else ' is the fastest'} {count} ({sure})")
+    told = [f"{sentence(', '.join(parts))}."]
+    asked = next(((one.show, one.against) for one in charts if one.kind == "heatmap"), ("", ""))
+    told += _asked(frame, axes, *asked) if asked[0] else []
     reference = REFERENCES[0]
     winner = wins.index[0] if wins.index[0] != reference else ""
     column = f"speedup_vs_{reference}"
-    if winner and frame[column].notna().any():
+    if winner and (winner, reference) != asked and frame[column].notna().any():
         part = frame[frame["algorithm"] == winner]
         speed, slower = part[column].dropna(), int(part[f"slower_than_{reference}"].sum())
         told.append(
             f"{sentence(title_of(winner))} is {speed.min():.2f}× to {speed.max():.2f}× as fast as "
             f"{title_of(reference)} (median {speed.median():.2f}×), and significantly slower at "
-            f"{f'{slower:,}' if slower else 'none'} of {plural(len(speed), 'point')}."
+            f"{_number(slower)} of {plural(len(speed), 'point')}."
         )
     return told
+
+
+def _asked(frame: pd.DataFrame, axes: Sequence[str], show: str, against: str) -> list[str]:
+    """How *show* compares with *against*, over the points where both were simulated."""
+    table = compare(frame, show, against, axes).dropna(subset=["speedup"])
+    if table.empty:
+        return []
+    speed, other = table["speedup"], other_of(against)
+    equal = speed.round(3) == 1
+    title = sentence(title_of(show))
+    if equal.all():
+        return [f"{title} is as fast as {other} at all of {plural(len(speed), 'point')}."]
+    known = "unclear" in table
+    sure = ~equal & ~table["unclear"] if known else ~equal
+    counts = f"faster at {_number(((speed > 1) & sure).sum())}"
+    counts += f", slower at {_number(((speed < 1) & sure).sum())}"
+    counts += f", and equally fast at {_number(equal.sum())}" if equal.any() else ""
+    return [
+        f"{title} is {speed.min():.2f}× to {speed.max():.2f}× as fast as {other} (median "
+        f"{speed.median():.2f}×). Of {plural(len(speed), 'point')} it is "
+        f"{'significantly ' * known}{counts}."
+    ]
 
 
 def _one_point(frame: pd.DataFrame, interval: str) -> str:
@@ -146,6 +177,10 @@ def _with(row: Mapping[Any, Any], column: str, interval: str) -> str:
     digits = 0 if row[column] >= 1000 else 1
     known = "" if half is None or math.isnan(half) else f" ± {half:,.{digits}f}"
     return f"{row[column]:,.{digits}f}{known}"
+
+
+def _number(count: int) -> str:
+    return f"{count:,}" if count else "none"
 
 
 def _unit(column: str) -> str:

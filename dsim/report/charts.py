@@ -12,7 +12,7 @@ import pandas as pd
 
 from dsim.orchestrations import COMPARED, title_of
 from dsim.report import maps, winners
-from dsim.report.analysis import in_order, interval_of, is_number
+from dsim.report.analysis import in_order, interval_of, is_number, other_of
 from dsim.report.style import GREY, INK, PINK, along, colour, colours, legend, shape
 from dsim.study.columns import BY_NAME, STATUS, column_of
 from dsim.study.labels import describe, label, sentence, words
@@ -128,7 +128,7 @@ def _slug(chart: Chart) -> str:
 def _default_title(chart: Chart) -> str:
     show, what = title_of(chart.show), label(chart.y)
     if chart.kind == "heatmap":
-        return f"{show} against {maps.other_of(chart)}"
+        return f"{show} against {other_of(chart.against)}"
     if chart.kind == "map":
         return f"{show}: {maps.value_of(chart)}"
     if chart.kind == "winners":

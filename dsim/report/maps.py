@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dsim.orchestrations import REFERENCES, title_of
-from dsim.report.analysis import BEST, compare, drafts
+from dsim.report.analysis import BEST, compare, drafts, other_of
 from dsim.report.style import BLUE, EQUAL, INK, PALE_BLUE, PALE_PINK, PINK, ticks
 from dsim.study.columns import column_of
 from dsim.study.labels import label, words
@@ -24,13 +24,6 @@ if TYPE_CHECKING:
 OVERLAP = 0.1  # the part of a cell that reaches under its neighbours
 MAX_DOTS = 600  # cells of a map, above which dots in them would make its page slow
 BELOW = 0.9996  # the slowest that is shown as 1.000, and so is equal
-
-
-def other_of(chart: Chart) -> str:
-    """What a heat map compares with, in words."""
-    if chart.against != BEST:
-        return title_of(chart.against)
-    return f"the better of {' and '.join(map(title_of, REFERENCES))}"
 
 
 def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart | alt.LayerChart, str, int]:
@@ -50,7 +43,7 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart | alt.LayerCha
     if "slower" in table:
         slower += f"; {table.pop('slower').mean():.1%} by more than the 95 % interval"
     unclear = table.pop("unclear") & ~equal if "unclear" in table else equal & False
-    show, against = title_of(chart.show), other_of(chart)
+    show, against = title_of(chart.show), other_of(chart.against)
     tooltip = [
         alt.Tooltip("speedup:Q", title=f"speed-up of {show}", format=".3f"),
         alt.Tooltip(f"{x}:Q", title=label(x)),

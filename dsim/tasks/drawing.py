@@ -220,7 +220,7 @@ def _of_texts(frame: pd.DataFrame, study: Study | None, left_out: int) -> View:
         title="Results of dsim",
         facts=facts,
         notes=notes,
-        answer=answers.of_texts(at_best, shown),
+        answer=answers.of_texts(at_best, shown, study.charts if study else ()),
         tables=[summary] if summary else (),
         charts=[
             (n, lambda n=n, chart=chart: charts.draw(chart, at_best, shown, n))  # type: ignore[misc]

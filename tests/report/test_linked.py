@@ -125,3 +125,15 @@ def test_a_cell_that_is_marked_in_one_map_is_marked_in_all(browser, reports):
 
 def _shown(page):
     return page.locator("figure:visible .chart").evaluate_all("all => all.map(one => one.id)")
+
+
+@needs_browser
+def test_the_table_of_a_study_fits_a_laptop(browser, reports):
+    """Its answer is what each algorithm's best lookahead is."""
+    page = Page(browser, reports / "maps" / "report.html").page
+    table = page.locator(".scroll").first
+    heads = table.locator("th").all_inner_texts()
+    assert heads[:2] == ["algorithm", "best lookahead"]
+    assert len(heads) == 8
+    wide, room = table.evaluate("box => [box.scrollWidth, box.clientWidth]")
+    assert wide <= room

@@ -1,0 +1,60 @@
+"""The sentences that open a report."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from dsim.report import analysis, answers
+from dsim.study.study import Chart
+
+AXES = ["acceptance_rate"]
+
+
+def sentences(*rows, half_ms=0.5, show="si", against="nonsi"):
+    """What is told of points with the latencies of non-SI, SI and DSI in *rows*."""
+    frame = pd.DataFrame(
+        [
+            (name, float(x), ms, half_ms)
+            for x, row in enumerate(rows)
+            for name, ms in zip(("nonsi", "si", "dsi"), row, strict=True)
+        ],
+        columns=["algorithm", *AXES, "latency_mean_ms", "latency_ci95_ms"],
+    )
+    chart = Chart(kind="heatmap", x="acceptance.rate", y="lookahead", show=show, against=against)
+    charts = [Chart(kind="lines", x="acceptance.rate", y="latency_mean_ms"), chart] * bool(show)
+    return answers.of_texts(analysis.best(frame, AXES, []), AXES, charts)
+
+
+ROWS = ((100.0, 50.0, 40.0), (100.0, 100.0, 90.0), (100.0, 125.0, 99.9), (100.0, 100.2, 101.0))
+
+
+def test_the_fastest_at_how_many_points():
+    first, *_ = sentences(*ROWS)
+    assert first == (
+        "DSI is the fastest at 3 of 4 grid points (at 2 by more than the 95 % interval), "
+        "non-SI at 1 (at none by more than the 95 % interval)."
+    )
+
+
+def test_what_the_first_map_asks_is_told_second():
+    _, asked, *more = sentences(*ROWS)
+    assert asked == (
+        "SI is 0.80× to 2.00× as fast as non-SI (median 1.00×). Of 4 points it is significantly "
+        "faster at 1, slower at 1, and equally fast at 1."
+    )
+    assert [one.split(" is ")[0] for one in more] == ["DSI"]
+    _, asked = sentences(*ROWS[:2], show="dsi", against="nonsi")  # once is enough
+    assert asked.startswith("DSI is 1.11× to 2.50× as fast as non-SI")
+    _, asked, _ = sentences(*ROWS, show="dsi", against="best")
+    assert "as fast as the better of non-SI and SI" in asked
+
+
+def test_equal_everywhere_is_told_in_a_word():
+    _, asked, _ = sentences((50.0, 50.0, 40.0), (60.0, 60.0, 40.0))
+    assert asked == "SI is as fast as non-SI at all of 2 points."
+
+
+@pytest.mark.parametrize("show", ["", "multidsi"])
+def test_nothing_is_told_of_what_was_not_asked_or_not_simulated(show):
+    assert len(sentences(*ROWS, show=show)) == 2
