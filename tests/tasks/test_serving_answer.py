@@ -70,6 +70,18 @@ def test_acceptance_rates_are_named_at_which_the_answer_is_another(made):
     assert "With an acceptance rate" not in notes(dataclasses.replace(found, others={}))
 
 
+def test_the_page_and_the_terminal_say_where_the_answer_is_another(made, advice, tmp_path):
+    other = dataclasses.replace(advice.best, layout=Layout(tp=2, replicas=1))
+    screened = [*made[0].screened, other]
+    found = dataclasses.replace(made[0], curves=advice.curves, screened=screened)
+    path = tmp_path / "advice.html"
+    page.write_page(found, path)
+    for text in (path.read_text("utf-8"), "\n".join(answer.as_text(found))):
+        assert "With an acceptance rate of 0.6: tree of 7 drafts a step" in text
+        assert "The best of each TP × replicas" in text
+        assert "PATH-OF-EAGLE3-HEAD: a folder" in text
+
+
 def test_an_answer_that_is_not_the_best_of_the_table_flips_only_where_the_table_does(made):
     """Plain decoding is the answer, because it carries more load; the chain leads the table."""
     found, _ = made

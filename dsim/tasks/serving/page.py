@@ -126,19 +126,21 @@ def write_page(advice: Advice, path: Path) -> None:
             numbers=True,
         ),
         TextTable(
-            title=bests_title(advice),
-            caption="Times in ms.",
-            head=BEST_HEAD,
-            rows=bests(advice),
-            numbers=True,
-        ),
-        TextTable(
             title="Launch commands of one replica",
             caption=" ".join(remarks(advice, advice.best.layout)),
             head=("server", "command"),
             rows=[list(row) for row in launch(advice, advice.best.layout)],
         ),
     ]
+    if len(others := bests(advice)) > 1:
+        best = TextTable(
+            title=bests_title(advice),
+            caption="Times in ms.",
+            head=BEST_HEAD,
+            rows=others,
+            numbers=True,
+        )
+        tables.insert(2, best)
     page = report.Page(
         title="How should I serve it?",
         description=f"{question.target} on {question.gpus} × {question.gpu}; {question.load}.",
