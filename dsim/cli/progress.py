@@ -16,11 +16,20 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 FIRST_LOG_S, LOG_EVERY_S = 10.0, 30.0
-BAR = "{l_bar}{bar}| {n:,.0f} of {total:,.0f} {unit} [{elapsed}<{remaining}]"
+EARLY_BAR = "{l_bar}{bar}| {n:,.0f} of {total:,.0f} {unit} [{elapsed}]"
+BAR = EARLY_BAR.replace("]", "<{remaining}]")
+# From when on it can be told how long the rest takes: any of these. The first cases may be the
+# longest, and what starts up is in their time.
+MIN_DONE, MIN_SHARE, MIN_S = 5, 0.1, 60.0
+
+
+def can_be_told(spent_s: float, done: float, count: float) -> bool:
+    """Whether enough is done to tell how long the rest takes."""
+    return done >= min(MIN_DONE, MIN_SHARE * count) or spent_s >= MIN_S
 
 
 def counting(what: str) -> Callable[[float, float], None]:
-    """What shows how many of how many are done, and about how long the rest will take.
+    """What shows how many of how many are done, and, in time, how long the rest will take.
 
     On a terminal a bar, which is gone at the end; in a log a line after ten seconds, then
     one every half minute.
@@ -40,8 +49,10 @@ def counting(what: str) -> Callable[[float, float], None]:
         if sys.stderr.isatty():
             from tqdm import tqdm as drawn
 
-            bar = bar or drawn(total=count, unit=what, bar_format=BAR, leave=False)
+            bar = bar or drawn(total=count, unit=what, bar_format=EARLY_BAR, leave=False)
             bar.total = count
+            told = can_be_told(time.monotonic() - begin_s, done, count)
+            bar.bar_format = BAR if told else EARLY_BAR
             bar.update(done - bar.n)
             if done >= count:
                 bar.close()
@@ -49,7 +60,9 @@ def counting(what: str) -> Callable[[float, float], None]:
         now_s = time.monotonic()
         if done < count and now_s - last_s >= LOG_EVERY_S:
             last_s = now_s
-            left = time_left(now_s - begin_s, done, count)
+            spent_s = now_s - begin_s
+            told = can_be_told(spent_s, done, count)
+            left = time_left(spent_s, done, count) if told else ""
             click.echo(f"{done:,.0f} of {count:,.0f} {what}{left}", err=True)
 
     return progress

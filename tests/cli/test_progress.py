@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from dsim.cli import progress
@@ -24,6 +26,37 @@ def test_a_log_has_a_line_now_and_then(clock, capsys):
     assert capsys.readouterr().err == (
         "1 of 4 trials simulated, about 33 s left\n2 of 4 trials simulated, about 41 s left\n"
     )
+
+
+def test_the_time_left_is_told_once_enough_is_done(clock, capsys):
+    for done, now_s, left in ((1, 11, ""), (4, 59, ""), (1, 61, ", about 2 hours left")):
+        clock.now_s = 0.0
+        told = progress.counting("cases")
+        clock.now_s = now_s
+        told(done, 135)
+        assert capsys.readouterr().err == f"{done} of 135 cases{left}\n"
+    for done, now_s, left in (
+        (5, 20, ", about 9 minutes left"),
+        (14, 40, ", about 6 minutes left"),
+    ):
+        clock.now_s = 0.0
+        told = progress.counting("cases")
+        clock.now_s = now_s
+        told(done, 135)
+        assert capsys.readouterr().err == f"{done} of 135 cases{left}\n"
+
+
+def test_a_bar_tells_the_time_left_once_enough_is_done(clock, capsys, monkeypatch):
+    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
+    told = progress.counting("cases")
+    clock.now_s = 5.0
+    told(1, 135)
+    assert "<" not in capsys.readouterr().err
+    clock.now_s = 30.0
+    time.sleep(0.15)  # it is drawn ten times a second
+    told(20, 135)
+    assert "<" in capsys.readouterr().err
+    told(135, 135)
 
 
 def test_a_terminal_has_a_bar_that_is_gone_at_the_end(clock, capsys, monkeypatch):
