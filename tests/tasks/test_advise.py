@@ -419,6 +419,26 @@ def test_the_axis_counts_gpu_seconds_per_1000_tokens():
     assert chart["layer"][2]["encoding"]["shape"]["legend"] is not None
 
 
+@pytest.mark.parametrize("factor", [1.0, 1.3, 2.0, 9.0, 500.0])
+def test_the_axis_has_room_for_labels_but_nothing_below_zero(factor):
+    """With room in pixels an axis on a phone began at -50 GPU-seconds, its marks in a heap."""
+    advice = advice_on(dataclasses.replace(BASE, rate_per_s=1.0))
+    first = advice.ranking[0]
+    costs = (first.gpu_seconds_per_token, first.gpu_seconds_per_token * factor)
+    ranking = [dataclasses.replace(first, gpu_seconds_per_token=cost) for cost in costs]
+    panel = page.pareto_panel(dataclasses.replace(advice, ranking=ranking))
+    scale = panel.chart.to_dict()["layer"][0]["encoding"]["x"]["scale"]
+    ends, marks = scale["domain"], [1000 * cost for cost in costs]
+    assert 0 < ends[0] < min(marks) <= max(marks) < ends[1]
+    if scale.get("type") == "log":
+        ends, marks = ([math.log(one) for one in values] for values in (ends, marks))
+    left = (min(marks) - ends[0]) / (ends[1] - ends[0])
+    assert left > 0.4  # 76 of 190 pixels
+    if factor > 1.1:
+        assert (max(marks) - min(marks)) / (ends[1] - ends[0]) > 0.4
+    assert "where there is room" in panel.caption
+
+
 @given(st.lists(st.tuples(st.floats(0.1, 9), st.floats(1, 999)), min_size=1, max_size=12))
 def test_labels_of_the_front_do_not_overlap(points):
     """Each is at the lower left of its mark, where no mark is, and apart from the label before."""

@@ -15,12 +15,14 @@ from dsim.tasks.advise.answer import as_rows, reading, table
 from dsim.tasks.advise.layouts import candidates
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from dsim.tasks.advise.answer import Advice
 
 
 APART = 0.06  # of the height: labels closer than that would overlap
+ROOM = 0.9  # for the leftmost label, of what the marks take
 
 
 def labels(advice: Advice) -> list[str]:
@@ -42,6 +44,20 @@ def labels(advice: Advice) -> list[str]:
     return found
 
 
+def _with_room(values: Sequence[float]) -> alt.Scale:
+    """A scale over *values*, with room for a label at the left, also on a phone.
+
+    It does not reach below zero: where the room would, the steps are of a factor.
+    """
+    low, high = min(values), max(values)
+    span = max(high - low, 0.1 * high)
+    if low > ROOM * span:
+        return alt.Scale(domain=[low - ROOM * span, high + 0.1 * span], nice=False, zero=False)
+    factor = max(high / low, 1.1)
+    domain = [low / factor**ROOM, high * factor**0.1]
+    return alt.Scale(type="log", domain=domain, nice=False)
+
+
 def pareto_panel(advice: Advice) -> Panel:
     """Latency against the GPU time reserved per token, one mark per simulated layout."""
     frame = pd.DataFrame(as_rows(advice))
@@ -51,7 +67,7 @@ def pareto_panel(advice: Advice) -> Panel:
     frame["layout"] = [str(one.layout) for one in advice.ranking]
     frame["kind"] = frame["pareto"].map({True: "Pareto-optimal", False: "dominated"})
     ticks = alt.Axis(tickCount=6, labelExpr=NUMBER, labelOverlap="greedy")
-    room = alt.Scale(zero=False, padding=80)  # for labels
+    room = _with_room(frame["gpu_s"].tolist())
     x = alt.X("gpu_s:Q", title="GPU-seconds reserved per 1,000 tokens", axis=ticks, scale=room)
     latency = "mean latency of a request (ms)"
     y = alt.Y("latency_mean_ms:Q", title=latency)
@@ -105,8 +121,9 @@ def pareto_panel(advice: Advice) -> Panel:
         title="Latency against GPU time",
         caption="Simulated layouts; lower is faster, further left is cheaper. Dots on the dashed "
         "line are Pareto-optimal: no other layout is as good in both and better in one. Crosses "
-        "are dominated by such a layout. Labels: target servers × GPUs each "
-        f"+ GPUs for drafters, lookahead k. {noise} Hover over a mark for its layout.",
+        "are dominated by such a layout. Labels, of those on the line where there is room for one: "
+        f"target servers × GPUs each + GPUs for drafters, lookahead k. {noise} "
+        "Hover over a mark for its layout.",
         chart=front + points + bars if len(known) else front + points,
         marks=len(frame),
     )
