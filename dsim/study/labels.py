@@ -21,7 +21,7 @@ LABELS = {
     "ms_per_token": "time per token (ms)",
     "speedup_vs_nonsi": "speed-up over non-SI",
     "speedup_vs_si": "speed-up over SI",
-    "peak_targets": "peak busy target servers",
+    "peak_targets": "most target servers busy at once",
     "workload_rate_per_s": "request rate (requests / s)",
     "workload_users": "concurrent users",
     "replica_max_seqs": "largest batch (requests)",

@@ -155,7 +155,7 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
             "",
             f"latency: time to the last token, mean{' ± 95 % interval' if case.repeats > 1 else ''}"
             f" over {case.repeats} repeat{'s' if case.repeats > 1 else ''} ({engines} engine); "
-            "busy: peak busy target servers",
+            "busy: most target servers busy at once",
             "",
             verdict(case, results),
             *falling_notes({"target": case.target, "drafter": case.drafter}),

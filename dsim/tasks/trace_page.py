@@ -77,8 +77,8 @@ def _lengths(found: Summary) -> Panel:
     return Panel(
         name="02-lengths",
         title="Lengths of prompts and answers",
-        caption=f"Shares of the requests in {LENGTH_BINS} ranges, each as much longer than the one "
-        "before.",
+        caption=f"How large a share of the requests falls into each of {LENGTH_BINS} ranges of "
+        "length. The axis is logarithmic, and the ranges are equally wide on it.",
         chart=chart,
         marks=len(rows),
     )

@@ -92,7 +92,13 @@ def test_simulate_with_no_options_says_who_is_fastest_and_why():
     text = dsim("simulate")
     assert "DSI is fastest" in text
     assert re.search(r"^DSI +[\d.]+ ± [\d.]+ ms", text, re.MULTILINE)
-    for words in ("passes", "drafts", "busy", "95 % interval over 20 repeats", "vector engine"):
+    for words in (
+        "passes",
+        "drafts",
+        "busy at once",
+        "95 % interval over 20 repeats",
+        "vector engine",
+    ):
         assert words in text
 
 

@@ -65,7 +65,7 @@ def test_a_tooltip_appears_on_hover(browser, heatmap):
     for words in (
         "speed-up of DSI",
         "best lookahead of DSI",
-        "peak busy target servers",
+        "most target servers busy at once",
         "acceptance rate",
         "compared with",
     ):

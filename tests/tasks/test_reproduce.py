@@ -237,7 +237,7 @@ def test_a_map_shows_the_value_at_the_best(tmp_path):
     assert panel.caption.startswith("The best lookahead of SI, from 1 to 9.")
     chart = Chart(kind="map", x=shown[0], y=shown[1], show="dsi", value="peak_targets")
     (panel,) = charts.draw(chart, at_best, shown)
-    assert panel.title == "DSI: peak busy target servers"
+    assert panel.title == "DSI: most target servers busy at once"
 
 
 @pytest.mark.parametrize(

@@ -176,6 +176,11 @@ def test_intervals_are_drawn_where_requests_are_enough(advice):
     rows = next(iter(panel.chart.to_dict()["datasets"].values()))
     for row, one in zip(rows, points, strict=True):
         assert row["high"] - row["low"] == pytest.approx(2 * one.tpot_p50_ci95)
+    points = [dataclasses.replace(one, tpot_p50_ci95=2 * one.tpot_p50) for one in points]
+    panel = page.pareto_panel(dataclasses.replace(advice, curves={layout: points}))
+    rows = next(iter(panel.chart.to_dict()["datasets"].values()))
+    assert [row["low"] for row in rows] == pytest.approx([one.tpot_p50 / 10 for one in points])
+    assert "reaches down to 0, which is not on this axis, is drawn down to a tenth" in panel.caption
 
 
 def test_workers_change_nothing(advice, monkeypatch):

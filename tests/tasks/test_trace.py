@@ -84,6 +84,11 @@ def test_the_charts_show_every_request():
     frame = rate.chart.layer[0].data if hasattr(rate.chart, "layer") else rate.chart.data
     assert math.isclose(frame["rate"].sum() * found.bin_s, 40)
     assert lengths.chart.data.groupby("kind")["share"].sum().tolist() == pytest.approx([1, 1])
+    for _, part in lengths.chart.data.groupby("kind"):
+        steps = part["tokens"].map(math.log).diff().dropna()
+        assert steps.tolist() == pytest.approx([steps.mean()] * 40)
+    assert "40 ranges of length. The axis is logarithmic" in lengths.caption
+    assert "equally wide" in lengths.caption
     assert set(gaps.chart.data["kind"]) == {"trace", "Poisson"}
 
 

@@ -89,8 +89,8 @@ def pareto_panel(advice: Advice) -> Panel:
             f"Bars: 95 % intervals of TPOT, each of one run of up to {requests:,} requests. The "
             "throughput has none: all layouts are given the same requests. A wide bar: "
             "requests that come one after another fared alike, as under overload, and the times "
-            "of one run say little of others. Intervals that reach 0 are cut at a tenth of the "
-            "value."
+            "of one run say little of others. An interval that reaches down to 0, which "
+            "is not on this axis, is drawn down to a tenth of the value."
         )
     else:
         caption += f"No 95 % intervals: {requests:,} requests are too few."
