@@ -41,14 +41,12 @@ def of_texts(frame: pd.DataFrame, axes: Sequence[str], charts: Sequence[Chart] =
     best = points.idxmin(axis=1)
     wins = best.value_counts()
     clear = _clearly_fastest(points, noise).value_counts()
-    of_all = f" of {plural(len(points), 'grid point')}"
     parts: list[str] = []
     for name in sorted(wins.index, key=lambda name: -wins[name]):
-        whole = "" if parts else of_all
-        count = f"at {wins[name]:,}{whole}"
+        count = f"at {wins[name]:,}"
         sure = f"at {_number(clear.get(name, 0))} by more than the 95 % interval"
         parts.append(f"{title_of(name)}{'' if parts else ' is the fastest'} {count} ({sure})")
-    told = [f"{sentence(', '.join(parts))}."]
+    told = [f"Of {plural(len(points), 'grid point')}, {', '.join(parts)}."]
     asked = next(((one.show, one.against) for one in charts if one.kind == "heatmap"), ("", ""))
     told += _asked(frame, axes, *asked) if asked[0] else []
     reference = REFERENCES[0]

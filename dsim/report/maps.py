@@ -118,7 +118,9 @@ def _dots(
     across["shorthand"], upwards["shorthand"] = "xm:Q", "ym:Q"
     dots: alt.Chart = (
         alt.Chart(middles)
-        .mark_text(text="●", fontSize=6, fill="white", stroke=INK, strokeWidth=0.8, aria=False)
+        .mark_arc(
+            radius=3, theta=0, theta2=6.2832, fill="white", stroke=INK, strokeWidth=1, aria=False
+        )
         .encode(x=across, y=upwards)
     )
     return dots

@@ -32,7 +32,7 @@ ROWS = ((100.0, 50.0, 40.0), (100.0, 100.0, 90.0), (100.0, 125.0, 99.9), (100.0,
 def test_the_fastest_at_how_many_points():
     first, *_ = sentences(*ROWS)
     assert first == (
-        "DSI is the fastest at 3 of 4 grid points (at 2 by more than the 95 % interval), "
+        "Of 4 grid points, DSI is the fastest at 3 (at 2 by more than the 95 % interval), "
         "non-SI at 1 (at none by more than the 95 % interval)."
     )
 
