@@ -16,6 +16,7 @@ from dsim.deployment.shares import FleetShare, SharedPool, SharedServer
 from dsim.deployment.workload import NETWORK, request_key, uniforms
 from dsim.events.order import DRAFT, PASS
 from dsim.events.output import Output
+from dsim.events.ports import SetupParts
 from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM, Uniforms
 from dsim.model.script import script_of
 from dsim.orchestrations import ORCHESTRATIONS
@@ -138,7 +139,7 @@ class Cluster:
         return lambda server: max(1, round(links[server] * draw())) if links[server] else 0
 
 
-class Request:
+class Request(SetupParts):
     """One request, as an orchestration starts from it: its text and its shares of the fleets.
 
     See :class:`dsim.events.ports.Setup`.

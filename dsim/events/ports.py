@@ -126,3 +126,18 @@ class Setup(Protocol):
 
     def targets(self) -> PoolPort:
         """The target servers, for an orchestration that has several passes under way at once."""
+
+
+class SetupParts:
+    """What every setup says to who wrote an orchestration that looks for something else."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Say what there is.
+
+        Raises:
+            AttributeError: always.
+        """
+        raise AttributeError(
+            f"a setup has no {name!r}: it has {', '.join(Setup.__annotations__)}, drafter(), "
+            "target(), targets() (settings are in decoding)"
+        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dsim.errors import EngineError, PluginError, UserError
 from dsim.events.order import DRAFT, PASS
 from dsim.events.output import Output
-from dsim.events.ports import Setup
+from dsim.events.ports import SetupParts
 from dsim.events.servers import Pool, Server, Servers
 from dsim.model.case import Decoding
 from dsim.orchestrations.registry import orchestration_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dsim.model.lookahead import Plan
 
 
-class PrivateSetup:
+class PrivateSetup(SetupParts):
     """Servers of its own for one run; see :class:`dsim.events.ports.Setup`."""
 
     def __init__(
@@ -65,18 +65,6 @@ class PrivateSetup:
             "priority": PASS,
             "keep_history": keep_history,
         }
-
-    def __getattr__(self, name: str) -> Any:
-        """Say what there is, to who wrote an orchestration.
-
-        Raises:
-            AttributeError: always.
-        """
-        what = ", ".join(one for one in Setup.__annotations__)
-        raise AttributeError(
-            f"a setup has no {name!r}: it has {what}, drafter(), target(), targets() (settings are "
-            "in decoding)"
-        )
 
     def drafter(self, number: int = 0) -> Server:
         """See :class:`dsim.events.ports.Setup`."""

@@ -203,6 +203,11 @@ def other_of(against: str) -> str:
     return f"the better of {' and '.join(map(title_of, REFERENCES))}"
 
 
+def is_equal(speedup: pd.Series[float]) -> pd.Series[bool]:
+    """Where a speed-up is shown as 1.000: a difference that nobody sees is none."""
+    return speedup.round(3) == 1
+
+
 def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -> pd.DataFrame:
     """One row for each point of *keys* where both were simulated: how much faster *show* is.
 

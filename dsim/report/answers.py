@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dsim.orchestrations import REFERENCES, title_of
-from dsim.report.analysis import compare, in_order, interval_of, is_number, other_of
+from dsim.report.analysis import compare, in_order, interval_of, is_equal, is_number, other_of
 from dsim.study.labels import label, sentence, words
 from dsim.words import plural
 
@@ -69,7 +69,7 @@ def _asked(frame: pd.DataFrame, axes: Sequence[str], show: str, against: str) ->
     if table.empty:
         return []
     speed, other = table["speedup"], other_of(against)
-    equal = speed.round(3) == 1
+    equal = is_equal(speed)
     title = sentence(title_of(show))
     if equal.all():
         return [f"{title} is as fast as {other} at all of {plural(len(speed), 'point')}."]

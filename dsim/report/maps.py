@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dsim.orchestrations import REFERENCES, title_of
-from dsim.report.analysis import BEST, compare, drafts, other_of
+from dsim.report.analysis import BEST, compare, drafts, is_equal, other_of
 from dsim.report.style import BLUE, EQUAL, INK, PALE_BLUE, PALE_PINK, PINK, ticks
 from dsim.study.columns import column_of
 from dsim.study.labels import label, words
@@ -36,7 +36,7 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart | alt.LayerCha
     if table.empty:
         return alt.Chart(table), "", 0
     edges = cells(table, x, y)
-    equal = table["speedup"].round(3) == 1
+    equal = is_equal(table["speedup"])
     table["speedup"] = table["speedup"].round(4).mask(equal, 1.0)
     high = float(table["speedup"].max())
     slower = f"{(table['speedup'] < 1).mean():.1%} of the map"

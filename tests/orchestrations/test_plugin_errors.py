@@ -152,3 +152,5 @@ def test_what_a_setup_has_is_said_to_who_looks_for_something_else(monkeypatch) -
     own(monkeypatch, wrong)
     with pytest.raises(PluginError, match=r"no 'case': it has env, .*decoding, drafter\(\)"):
         run_events(CASE, "mine", 0)
+    with pytest.raises(PluginError, match=r"no 'case': it has env, .*decoding, drafter\(\)"):
+        serve(Deployment(algorithm="mine"), Workload(arrivals="trace", trace=((0, 0, 4),)))

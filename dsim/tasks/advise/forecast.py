@@ -196,12 +196,14 @@ def _slowdowns(pass_load: float, draft_load: float, *, batches: bool) -> tuple[f
         draft_load: the same of drafts.
         batches: whether forwards that come meanwhile are taken together.
     """
+
+    def slowdown(load: float) -> float:
+        busy = _busy(load) if batches else min(1.0, load)
+        return SHARED[0] + (SHARED[1] - SHARED[0]) * busy
+
     slow_pass = slow_draft = 1.0
-    for _ in range(BATCH_ROUNDS):
-        of_pass = _busy(pass_load * slow_pass) if batches else min(1.0, pass_load * slow_pass)
-        of_draft = _busy(draft_load * slow_draft) if batches else min(1.0, draft_load * slow_draft)
-        slow_pass = SHARED[0] + (SHARED[1] - SHARED[0]) * of_draft
-        slow_draft = SHARED[0] + (SHARED[1] - SHARED[0]) * of_pass
+    for _ in range(BATCH_ROUNDS):  # of a fixed point: each by how busy the other is
+        slow_pass, slow_draft = slowdown(draft_load * slow_draft), slowdown(pass_load * slow_pass)
     return slow_pass, slow_draft
 
 

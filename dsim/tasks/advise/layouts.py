@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LOOKAHEADS = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20)
 DRAFTER_GPUS = (0, 1, 2, 4)  # 0: on the GPUs of the targets
-TREES = tuple((nodes, depth) for nodes in (4, 8, 16, 32) for depth in (3, 5, 8))
+TREES = tuple((nodes, depth) for nodes in (4, 8, 16, 32) for depth in (3, 5, 8) if depth <= nodes)
 SHARED = (1.0, 2.0)  # slowdown of target and drafter on the same GPUs, alone and both at once
 
 
@@ -43,7 +43,7 @@ class Layout:
     """
 
     algorithm: str
-    lookahead: int
+    lookahead: int = 0
     targets: int
     degree: int
     drafter_gpus: int
@@ -87,20 +87,13 @@ class Layout:
 def layouts(question: Question) -> list[Layout]:
     """Every layout that the GPUs allow, larger numbers of servers in steps."""
     found = []
-    speculative = [one.name for one in candidates() if one.traits.drafts]
-    plain = [one.name for one in candidates() if not one.traits.drafts]
     lookaheads = [k for k in LOOKAHEADS if k < question.tokens]
+    speculative = [one.name for one in candidates() if one.traits.drafts and lookaheads]
+    plain = [one.name for one in candidates() if not one.traits.drafts]
     degree = question.gpus_per_target
     while degree <= question.gpus:
-
-        def layout(
-            name: str, targets: int, gpus: int, degree: int = degree, **drafts: int
-        ) -> Layout:
-            servers = {"targets": targets, "degree": degree, "drafter_gpus": gpus}
-            return Layout(algorithm=name, **{"lookahead": 0, **servers, **drafts})
-
         for targets, name in itertools.product(_steps(question.gpus // degree), plain):
-            found.append(layout(name, targets, 0))
+            found.append(Layout(algorithm=name, targets=targets, degree=degree, drafter_gpus=0))
         for gpus in DRAFTER_GPUS:
             steps = _steps((question.gpus - gpus) // degree)
             for targets, name in itertools.product(steps, speculative):
@@ -108,13 +101,13 @@ def layouts(question: Question) -> list[Layout]:
                 # Where drafting and passes overlap they would only be in each other's way.
                 if not gpus and ORCHESTRATIONS[name].traits.overlaps:
                     continue
+                one = Layout(algorithm=name, targets=targets, degree=degree, drafter_gpus=gpus)
                 if LOOKAHEAD[0] in reads:
-                    found += [layout(name, targets, gpus, lookahead=k) for k in lookaheads]
+                    found += [dataclasses.replace(one, lookahead=k) for k in lookaheads]
                 elif TREE[0] in reads:
-                    trees = [(n, d) for n, d in TREES if n >= d] if lookaheads else []
-                    found += [layout(name, targets, gpus, nodes=n, depth=d) for n, d in trees]
-                elif lookaheads:
-                    found.append(layout(name, targets, gpus))
+                    found += [dataclasses.replace(one, nodes=n, depth=d) for n, d in TREES]
+                else:
+                    found.append(one)
         degree *= 2
     return found
 

@@ -160,7 +160,7 @@ def _at_other_rates(advice: Advice) -> list[str]:
     count = advice.ways[0].requests
     return [
         f"With an acceptance rate {'; '.join(found)}. Mean E2E at TP {advice.best.layout.tp}, "
-        f"{_part(advice, count)}."
+        f"of {_part(advice, count)}."
     ]
 
 
@@ -183,8 +183,8 @@ def _at_the_edge(advice: Advice) -> list[str]:
 def _part(advice: Advice, count: int) -> str:
     """*count* requests in words: a part of the load, or all of it."""
     if count >= len(advice.question.replay.requests):
-        return f"of all {count:,} requests"
-    return f"of the {count:,} requests that come closest together"
+        return f"all {count:,} requests"
+    return f"the {count:,} requests that come closest together"
 
 
 def rows(advice: Advice) -> list[list[str]]:
@@ -267,7 +267,7 @@ def why_not(advice: Advice, one: Trial, mine: Trial) -> str:
 
 def bests_title(advice: Advice) -> str:
     """What the table of the ways to share out the GPUs has."""
-    return f"The best of each TP × replicas, {_part(advice, advice.screened[0].requests)}"
+    return f"The best of each TP × replicas, of {_part(advice, advice.screened[0].requests)}"
 
 
 def as_text(advice: Advice) -> list[str]:
@@ -291,8 +291,8 @@ def as_text(advice: Advice) -> list[str]:
 def reading(advice: Advice) -> str:
     """How the table of the finalists is to be read."""
     text = (
-        f"Times in ms, {_part(advice, advice.best.requests)}. TPOT: time per token of a request, "
-        "after its first one. batch: requests in a step, mean."
+        f"Times in ms, of {_part(advice, advice.best.requests)}. TPOT: time per token of a "
+        "request, after its first one. batch: requests in a step, mean."
     )
     if advice.has_slo:
         swept = max(
@@ -300,15 +300,15 @@ def reading(advice: Advice) -> str:
         )
         text += (
             " up to: the load up to which the SLO is kept, in multiples of the given one, roughly, "
-            f"{_part(advice, swept).replace('of', 'by', 1)}."
+            f"by {_part(advice, swept)}."
         )
     return text
 
 
 def compared(advice: Advice) -> str:
     """What the table of the ways to speculate compares."""
-    part = _part(advice, advice.ways[0].requests).replace("of", "on", 1)
-    return f"Ways to speculate at TP {advice.best.layout.tp}, {part}"
+    part = _part(advice, advice.ways[0].requests)
+    return f"Ways to speculate at TP {advice.best.layout.tp}, on {part}"
 
 
 def methods_reading(advice: Advice) -> str:
