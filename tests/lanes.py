@@ -18,6 +18,8 @@ import hashlib, sys
 from dsim.system import end_with_parent
 end_with_parent(int(sys.argv[1]), at_once=sys.argv[2] == "True")
 while task := sys.stdin.buffer.read(int(sys.stdin.buffer.readline() or 0)):
+    if task == b"warm up":
+        continue
     answer = b"" if task == b"script" else hashlib.sha256(task).hexdigest().encode()
     for data in [b"no script"] if task == b"script" else [b"<svg>%s</svg>" % answer, answer]:
         sys.stdout.buffer.write(b"%d\\n" % len(data) + data)

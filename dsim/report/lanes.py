@@ -19,20 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from concurrent.futures import Future
 
-# What a process runs: it answers SCRIPT with the bundle of Vega, and each specification with an SVG
-# and a PNG, or with an error. Every message is its length in a line, then its bytes.
-SCRIPT = "script"
+# What a process runs: it answers SCRIPT with the bundle of Vega, WARM_UP with nothing, and each
+# specification with an SVG and a PNG, or with an error. Every message is its length in a line, then
+# its bytes.
+SCRIPT, WARM_UP = "script", "warm up"
 SCHEMA = "vegalite/v*/schema/__init__.py"
 PROGRAM = """
 import sys
 from dsim.system import end_with_parent
 end_with_parent(int(sys.argv[1]), at_once=sys.argv[2] == "True")
 import vl_convert
+from dsim.report.bundle import kept
 from dsim.report.lanes import schema_version
 wanted = ".".join(schema_version().lstrip("v").split(".")[:2])
 known = vl_convert.get_vegalite_versions()
 version = wanted if wanted in known else str(known[-1])  # the newest for Altair's charts
-vl_convert.vegalite_to_svg('{"mark": "point"}', vl_version=version)  # the first one is slow
+name = f"vega-{vl_convert.__version__}-{version}.js"
 def say(data):
     sys.stdout.buffer.write(b"%d\\n" % len(data) + data)
     sys.stdout.buffer.flush()
@@ -40,7 +42,10 @@ def read():
     return sys.stdin.buffer.read(int(sys.stdin.buffer.readline() or 0)).decode()
 while task := read():
     if task == "script":
-        say(vl_convert.javascript_bundle(vl_version=version).encode())
+        say(kept(name, lambda: vl_convert.javascript_bundle(vl_version=version).encode()))
+        continue
+    if task == "warm up":
+        vl_convert.vegalite_to_svg('{"mark": "point"}', vl_version=version)
         continue
     try:
         svg = vl_convert.vegalite_to_svg(task, vl_version=version)
@@ -126,12 +131,17 @@ class AtWork(NamedTuple):
 def lanes(*, draws: bool = True) -> Iterator[AtWork]:
     """Two lanes, ended with the block: the bundle of Vega and pictures are made side by side.
 
+    The first picture of a process takes a second, so each is asked for one that nobody wants.
+
     Args:
         draws: pictures are wanted, not the bundle alone, for which one lane is enough.
     """
     started = tuple(Lane() for _ in range(1 + draws))
     try:
-        yield AtWork(started, started[0].ask(SCRIPT, 1))
+        script = started[0].ask(SCRIPT, 1)
+        for lane in started if draws else ():
+            lane.ask(WARM_UP, 0)
+        yield AtWork(started, script)
     finally:
         for lane in started:
             lane.close()
