@@ -18,8 +18,9 @@ from dsim.errors import UserError
 from dsim.model.acceptance import Acceptance, log_likelihood
 from dsim.tasks.validate import calibration, prediction
 from dsim.tasks.validate.calibration import rate_of
-from dsim.tasks.validate.claims import by_chance
+from dsim.tasks.validate.claims import by_chance, claims_of, expected_error
 from dsim.tasks.validate.page import as_json, as_text
+from dsim.tasks.validate.result import Texts
 from dsim.tasks.validate.run import predict
 from dsim.tasks.validate.run import validate as run_validation
 from dsim.tasks.validate.streaks import FORMS, streaks_of
@@ -243,6 +244,43 @@ def test_a_single_noisy_configuration_is_named() -> None:
     claim = next(c for c in found.claims if c.claim.endswith("trace"))
     assert claim.holds is None
     assert claim.detail.startswith("repeats of non-SI differ by ")
+
+
+def judged(off: float, deviation: float):
+    """The claim about traces where one of the configurations is *off*, with so wide intervals."""
+    wanted = settings_of(**SMALL | {"prompts": 4})
+    found = run_validation(wanted, bench=World(**RISING))
+    first, *others = found.rows
+    wide = dataclasses.replace(first.predicted, deviation=deviation)
+    texts = {
+        name: Texts(t.measured_ms * (1 + off), t.measured_ms) for name, t in first.texts.items()
+    }
+    rows = [dataclasses.replace(first, predicted=wide, texts=texts), *others]
+    return next(c for c in claims_of(wanted, found.calibration, rows) if c.claim.endswith("trace"))
+
+
+def test_an_error_whose_interval_reaches_into_the_tolerance_cannot_be_told() -> None:
+    assert judged(0.04, 0.0).holds is True
+    assert judged(0.08, 0.0).holds is False  # the tolerance is 5 %
+    assert judged(0.08, 0.02).holds is False  # ± 2 %, of four texts
+    unsure = judged(0.08, 0.06)
+    assert unsure.holds is None
+    assert "95 % interval up to ±6.1%, which reaches into the tolerance" in unsure.detail
+    assert judged(0.04, 0.06).holds is True
+
+
+def test_what_is_expected_of_a_right_prediction_is_its_own_noise() -> None:
+    found = run_validation(settings_of(**SMALL), bench=World(**RISING))
+    predicted = [dataclasses.replace(row.predicted, deviation=0.05) for row in found.rows]
+    rows = [dataclasses.replace(r, predicted=p) for r, p in zip(found.rows, predicted, strict=True)]
+    assert expected_error(rows) == pytest.approx(0.6745 * 0.05, rel=0.03)
+    claim = next(
+        c for c in claims_of(found.settings, found.calibration, rows) if c.claim.endswith("trace")
+    )
+    assert claim.holds is None
+    said = "calibration and repeats differ so much that a right prediction is off by 3.4% (tol"
+    assert claim.detail.startswith(said)
+    assert expected_error(found.rows) < 0.01
 
 
 def test_what_was_not_measured_widens_the_interval() -> None:

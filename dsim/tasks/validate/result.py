@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dsim.model.latency import MAX_BEYOND
 from dsim.model.statistics import half_width
 from dsim.tasks.validate.calibration import COUNTS, MIN_REPEATS, RESAMPLES, STATISTICS, fast_half
 from dsim.tasks.validate.prediction import NORMAL_95
@@ -116,6 +117,17 @@ class Row:
         half = NORMAL_95 * self.predicted.deviation / math.sqrt(len(self.errors))
         mean = float(self.predicted_replay_ms.mean())
         return None if math.isnan(half) else (mean * math.exp(-half), mean * math.exp(half))
+
+    @property
+    def noise_deviation(self) -> float:
+        """The deviation of the prediction, if noise alone makes it; otherwise 0."""
+        noise = self.predicted.beyond_share <= MAX_BEYOND
+        return self.predicted.deviation if noise and self.predicted.deviation > 0 else 0.0
+
+    @property
+    def error_half_width(self) -> float:
+        """Half the width of the 95 % interval of the relative error of the mean, for noise."""
+        return math.expm1(NORMAL_95 * self.noise_deviation / math.sqrt(len(self.errors)))
 
     @property
     def as_dict(self) -> dict[str, Any]:
