@@ -19,6 +19,7 @@ from dsim.cli.shared import (
     page_option,
     plugin_option,
     preemptible_option,
+    rank_shares_option,
     seed_option,
     trace_part_options,
 )
@@ -108,13 +109,7 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
 @acceptance_option(
     "; or the file that dsim measure acceptance --json printed.  [default: 0.8]", metavar="P|FILE"
 )
-@click.option(
-    "--rank-shares",
-    metavar="S2,S3,…",
-    help="Where the drafter's first choice is wrong, how often its second, third, … is right, e.g. "
-    "0.45,0.2: what trees live on.  [default: as in the file of --acceptance, else never; with "
-    "--gpu 0.4,0.2,0.1]",
-)
+@rank_shares_option("as in the file of --acceptance, else never; with --gpu 0.4,0.2,0.1")
 @click.option("--gpus", type=Whole(1, 4096), default=8, show_default=True, help="Number of GPUs.")
 @click.option(
     "--gpus-per-target",

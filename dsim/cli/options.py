@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsim.errors import Problem, UserError
+from dsim.errors import UserError
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.words import nearest
 
@@ -92,6 +92,23 @@ class Number(click.FloatRange):
         if not math.isfinite(number):
             self.fail(_expected("a number", self, value), param, ctx)
         return number
+
+
+class Shares(click.ParamType):  # type: ignore[type-arg]  # of click 8.5 on
+    """Parts of a whole, with commas between them."""
+
+    name = "shares"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The numbers that *value* says."""
+        try:
+            shares = [float(part) for part in value.split(",")]
+        except ValueError:
+            shares = [math.nan]
+        if not all(0 <= share <= 1 for share in shares) or sum(shares) > 1 + 1e-9:
+            what = "numbers from 0 to 1 with commas between, at most 1 together"
+            self.fail(f"expected {what}, got {value!r}", param, ctx)
+        return shares
 
 
 class Word(click.Choice):  # type: ignore[type-arg]  # of click 8.5 on
@@ -207,17 +224,6 @@ def numbers_in(option: str, text: object) -> list[int] | None:
     if not all(part.strip().isdecimal() for part in parts):
         raise UserError(f"{option}: expected whole numbers like 2,1,1, got {text!r}")
     return [int(part) for part in parts]
-
-
-def shares_in(text: object) -> list[float] | None:
-    """Shares of ``--rank-shares``, with commas between them."""
-    if text is None:
-        return None
-    try:
-        return [float(part) for part in str(text).split(",")]
-    except ValueError:
-        what = f"expected shares like 0.45,0.2, got {text!r}"
-        raise UserError(Problem("--rank-shares", "", what)) from None
 
 
 def paths_in(text: object) -> list[list[int]] | None:

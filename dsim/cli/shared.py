@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsim.cli.options import Number, Whole, Word
+from dsim.cli.options import Number, Shares, Whole, Word
 from dsim.model import POLICIES
 
 if TYPE_CHECKING:
@@ -218,6 +218,21 @@ def acceptance_option(more: str, **how: Any) -> Callable[..., Any]:
     """
     what = f"Probability that the target accepts a draft token{more}"
     return click.option("--acceptance", help=what, **how)
+
+
+def rank_shares_option(default: str) -> Callable[..., Any]:
+    """``--rank-shares``.
+
+    Args:
+        default: what holds without the option.
+    """
+    return click.option(
+        "--rank-shares",
+        type=Shares(),
+        metavar="S2,S3,…",
+        help="Where the drafter's first choice is wrong, how often its second, third, … is right, "
+        f"e.g. 0.45,0.2: what trees live on.  [default: {default}]",
+    )
 
 
 lookahead_options = with_options(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from dsim.cli.options import Number, OrchestrationName, Whole, Word, numbers_in, paths_in, shares_in
+from dsim.cli.options import Number, OrchestrationName, Whole, Word, numbers_in, paths_in
 from dsim.cli.shared import (
     acceptance_option,
     draft_options,
@@ -20,6 +20,7 @@ from dsim.cli.shared import (
     named_drafter_option,
     plugin_option,
     preemptible_option,
+    rank_shares_option,
     seed_option,
     set_option,
     timeline_option,
@@ -140,12 +141,7 @@ def by_option(error: UserError) -> UserError:
     help="Latency of the drafter's first forward (prefill), in ms.",
 )
 @acceptance_option(".  [default: 0.8]", type=Number(0, 1), metavar="P")
-@click.option(
-    "--rank-shares",
-    metavar="S2,S3,…",
-    help="Where the drafter's first choice is wrong, how often its second, third, … is right, e.g. "
-    "0.45,0.2: what trees live on.  [default: never]",
-)
+@rank_shares_option("never")
 @click.option(
     "--accepts",
     metavar="110101…",
@@ -193,7 +189,6 @@ def simulate(
         raise UserError("give either --acceptance or --accepts")
     options["tree_paths"] = paths_in(options["tree_paths"])
     options["ssd_fanout"] = numbers_in("--ssd-fanout", options["ssd_fanout"])
-    options["rank_shares"] = shares_in(options["rank_shares"])
     if options["method"] is not None:
         for name in ("lookahead",):  # a default that the method's own takes the place of
             if click.get_current_context().get_parameter_source(name) == ParameterSource.DEFAULT:

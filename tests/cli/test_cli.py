@@ -425,8 +425,16 @@ def test_second_choices_are_given_to_simulate_as_to_advise():
     by_key = json.loads(dsim(*words, "--set", "acceptance.rank_shares=[0.5,0.2]"))["cases"]
     none = json.loads(dsim(*words))["cases"]
     assert shares == by_key != none
-    wrong = dsim("simulate", "--rank-shares", "half", code=2)
-    assert wrong == "error: --rank-shares: expected shares like 0.45,0.2, got 'half'\n"
     head = dsim("simulate", "--algorithm", "tree", "--tree-nodes", "9").splitlines()[0]
     assert head.endswith("; tree: 2 branches, depth 5, at most 9 nodes")
     assert "tree:" not in dsim("simulate", "--algorithm", "si").splitlines()[0]
+
+
+@pytest.mark.parametrize("shares", ["half", "0.8,0.3", "-0.1", "0.4,,0.2", "0.4,", "nan", ""])
+def test_wrong_second_choices_are_wrong_in_the_same_words(shares):
+    asked = ("simulate",), ("advise",), ("advise", "--gpu", "h100", "--target", "yi-34b")
+    for words in asked:
+        assert dsim(*words, "--rank-shares", shares, code=2) == (
+            "error: --rank-shares: expected numbers from 0 to 1 with commas between, at most 1 "
+            f"together, got {shares!r}\n"
+        )

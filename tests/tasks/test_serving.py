@@ -110,14 +110,15 @@ def test_trees_live_on_further_choices():
     """Chains do not."""
 
     def wait_ms(layout, shares):
-        asked = question(rate=0.001, acceptance=0.6, tokens=55, rank_shares=shares)
+        more = {} if shares is None else {"rank_shares": shares}
+        asked = question(rate=0.001, acceptance=0.6, tokens=55, **more)
         return trial(asked, Task(layout, 1)).tpot_p50
 
     tree = Layout(tp=1, replicas=1, drafts=59, preset="eagle3")
     chain = Layout(tp=1, replicas=1, drafts=3)
-    assert wait_ms(tree, "0.9,0.1") < 0.85 * wait_ms(tree, "0")
-    assert wait_ms(tree, None) == wait_ms(tree, "0.4,0.2,0.1")
-    assert wait_ms(chain, "0.9,0.1") == wait_ms(chain, "0")
+    assert wait_ms(tree, (0.9, 0.1)) < 0.85 * wait_ms(tree, (0.0,))
+    assert wait_ms(tree, None) == wait_ms(tree, (0.4, 0.2, 0.1))
+    assert wait_ms(chain, (0.9, 0.1)) == wait_ms(chain, (0.0,))
 
 
 def test_of_layouts_with_about_the_same_headroom_the_fastest_is_best():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dsim.errors import Problem, UserError
 from dsim.model.latency import Latency
@@ -13,6 +13,9 @@ from dsim.study import pairs, profile
 from dsim.study.deployment_settings import MIN_RATE_PER_S
 from dsim.study.profile import AcceptanceProfile, ModelProfile, Profile
 from dsim.units import NS_PER_MS, to_ms, to_ns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 OBJECTIVES = ("latency", "p99", "throughput", "price", "slo")
 MAX_NUMBER = 1e9  # of any option
@@ -133,7 +136,7 @@ def ask(
     target_latency: str | None = None,
     drafter_latency: str | None = None,
     acceptance: str | None = None,
-    rank_shares: str | None = None,
+    rank_shares: Sequence[float] | None = None,
     gpus: int = 8,
     gpus_per_target: int = 1,
     tp_gain: float = 1.7,
@@ -161,8 +164,8 @@ def ask(
         target_latency: latency of a target pass in ms, or a file with measured ones.
         drafter_latency: latency of one draft in ms, or a file with measured ones.
         acceptance: acceptance rate, or a file with a measured one.
-        rank_shares: how often the second, third, … choice is right where the first is wrong, with
-            commas between; ``None``: what the measured acceptance says, if anything.
+        rank_shares: how often the second, third, … choice is right where the first is wrong;
+            ``None``: what the measured acceptance says, if anything.
         gpus: number of GPUs.
         gpus_per_target: the smallest number of GPUs that hold one copy of the target.
         tp_gain: speed of a pass on twice as many GPUs, relative to before (1 … 2).
@@ -212,7 +215,6 @@ def ask(
     found = _pair(target, drafter, dataset, pair)
     latencies = {"target": target_latency, "drafter": drafter_latency}
     found = _with_numbers(found, latencies, acceptance, problems)
-    shares = () if rank_shares is None else shares_in(rank_shares, problems)
     if problems:
         raise UserError(*problems)
     assert found.target is not None  # noqa: S101  (_with_numbers sees to it)
@@ -232,7 +234,7 @@ def ask(
             Latency(table=drafts).at_width(1) if drafts else to_ns(found.drafter.latency_ms)
         ),
         acceptance=found.acceptance.rate,
-        rank_shares=found.acceptance.rank_shares if rank_shares is None else shares,
+        rank_shares=tuple(found.acceptance.rank_shares if rank_shares is None else rank_shares),
         source=_described(found),
         gpus=gpus,
         gpus_per_target=gpus_per_target,
@@ -312,16 +314,6 @@ def _with_numbers(
                 problems.append(Problem(option, "", what))
     defaults = {part: getattr(DEFAULT_PAIR, part) for part in PARTS if not getattr(pair, part)}
     return dataclasses.replace(pair, **defaults)
-
-
-def shares_in(text: str, problems: list[Problem]) -> tuple[float, ...]:
-    """The numbers of ``--rank-shares``; what is wrong with them goes to *problems*."""
-    found = [_number(part) for part in text.split(",") if part.strip()]
-    shares = tuple(share for share in found if share is not None and 0 <= share <= 1)
-    if len(shares) < len(found) or sum(shares) > 1 + 1e-9 or text == "":
-        what = f"expected numbers from 0 to 1 with commas between, at most 1 together, got {text!r}"
-        problems.append(Problem("--rank-shares", "", what))
-    return shares
 
 
 def _number(text: str) -> float | None:

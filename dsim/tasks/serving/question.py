@@ -16,9 +16,9 @@ from dsim.model.acceptance import TYPICAL_RANK_SHARES
 from dsim.model.estimate import estimate
 from dsim.model.roofline import possible_tp
 from dsim.model.shape import shape_of, shipped
-from dsim.tasks.advise.question import shares_in
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from dsim.model.estimate import Estimate
@@ -92,7 +92,7 @@ def ask(
     gpus: int,
     dtype: str | None = None,
     acceptance: float | None = None,
-    rank_shares: str | None = None,
+    rank_shares: Sequence[float] = TYPICAL_RANK_SHARES,
     copied: float | None = None,
     trace: Path | None = None,
     from_s: float = 0.0,
@@ -118,7 +118,6 @@ def ask(
     for option, value in made.items():
         if trace is not None and value is not None:
             problems.append(Problem(option, "", "cannot be given together with --trace"))
-    shares = TYPICAL_RANK_SHARES if rank_shares is None else shares_in(rank_shares, problems)
     if problems:
         raise UserError(*problems)
     if trace is not None:
@@ -140,7 +139,7 @@ def ask(
         dtype=dtype,
         gpus=gpus,
         acceptance=DEFAULT_ACCEPTANCE if acceptance is None else acceptance,
-        rank_shares=shares,
+        rank_shares=tuple(rank_shares),
         copied=DEFAULT_COPIED if copied is None else copied,
         replay=replay,
         load=load,
