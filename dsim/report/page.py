@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import gzip
+import re
 from typing import TYPE_CHECKING
 
 import jinja2
@@ -71,6 +72,7 @@ def html(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("dsim.report", "."), autoescape=True, trim_blocks=False
     )
+    environment.filters["marks"] = marks
     return environment.get_template("page.html.jinja").render(
         **vars(page),
         panels=panels,
@@ -81,6 +83,15 @@ def html(
         # It may not close the element that it stands in.
         script=markupsafe.Markup(script.replace("</script", "<\\/script")),  # noqa: S704
     )
+
+
+def marks(text: str, *, wanted: bool = True) -> markupsafe.Markup:
+    """*text* as HTML, with ``*emphasis*`` and `` `code` `` as Markdown has them, if *wanted*."""
+    escaped = str(markupsafe.escape(text))
+    if wanted:
+        escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
+        escaped = re.sub(r"(?<!\w)\*(\w[^*]*)\*(?!\w)", r"<em>\1</em>", escaped)
+    return markupsafe.Markup(escaped)  # noqa: S704
 
 
 def write(

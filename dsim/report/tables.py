@@ -23,6 +23,7 @@ class TextTable:
         head, rows: column names, and one sequence of cells per row.
         numbers: whether all columns but the first hold numbers, which are aligned on the right.
         exact: whether the same command gives the same numbers on every machine.
+        marked: whether caption and cells have Markdown's marks for emphasis and code.
     """
 
     title: str = ""
@@ -31,6 +32,7 @@ class TextTable:
     rows: Sequence[Sequence[str]]
     numbers: bool = False
     exact: bool = True
+    marked: bool = False
 
 
 def text_table(head: Sequence[str], rows: Sequence[Sequence[Any]], *, left: int = 1) -> list[str]:

@@ -404,3 +404,10 @@ def test_names_stay_in_the_order_of_the_study():
     found = analysis.best(frame, analysis.axes_in(frame), ["lookahead"])
     si = found[found["algorithm"] == "si"]
     assert list(si["target_latency_model"]) == ["lognormal", "constant", "gamma"]
+
+
+def test_marks_of_markdown_become_html_and_nothing_else_does():
+    said = "by *other* rows, `p = 1 − 1/MAT`, 2 * 3 * 4 and <b>"
+    html = "by <em>other</em> rows, <code>p = 1 − 1/MAT</code>, 2 * 3 * 4 and &lt;b&gt;"
+    assert reports.marks(said) == html
+    assert reports.marks(said, wanted=False) == said.replace("<b>", "&lt;b&gt;")

@@ -314,3 +314,15 @@ def test_the_pairs_of_others_are_those_of_the_tables():
     assert len(known) == 27
     for name, numbers in known.items():
         assert numbers == pytest.approx(expected[name], abs=6e-4), name
+
+
+def test_a_run_of_vllm_is_named_in_words() -> None:
+    row = {"model": "meta-llama/Llama-2-7b-hf", "workload": "codegen"}
+    stages = {"stages": "5.0req/s x600s|12.5req/s x600s"}
+    assert served.label({**row, **stages, "stage": "all"}) == (
+        "Llama-2-7b-hf, codegen, 5, then 12.5 requests/s"
+    )
+    assert served.label({**row, **stages, "stage": "1"}) == (
+        "Llama-2-7b-hf, codegen, 12.5 requests/s"
+    )
+    assert served.label({**row, "stages": "as it came", "stage": ""}).endswith("as it came requests/s")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 from dsim.errors import Problem, UserError
@@ -234,8 +235,20 @@ def write_report(found: Sequence[Found], path: Path, *, whole: bool = True) -> N
     )
     given = TextTable(
         title="What dsim is given, and what was filled in",
-        head=("source", "what was measured", "given", "filled in", "the rest"),
-        rows=[[g.name, g.what, g.given, g.filled, g.rest] for g in groups],
+        caption="For each source: what was measured, what dsim is given, what was filled in, and "
+        "what its rows do not tell.",
+        head=("source", "", "in words"),
+        rows=[
+            [group.name, what, said]
+            for group in groups
+            for what, said in (
+                ("measured", group.what),
+                ("given", group.given),
+                ("filled in", group.filled),
+                ("the rest", group.rest),
+            )
+            if said
+        ],
     )
     wishes = TextTable(
         title="What any paper should print", head=("what",), rows=[[wish] for wish in WISHES]
@@ -252,7 +265,10 @@ def write_report(found: Sequence[Found], path: Path, *, whole: bool = True) -> N
         ]
         if off
         else (),
-        after=[verdicts, given, *rows, *(further(found) if whole else ()), wishes],
+        after=[
+            dataclasses.replace(table, marked=True)
+            for table in (verdicts, given, *rows, *(further(found) if whole else ()), wishes)
+        ],
     )
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from dsim.tasks.vllm import MEASURES, predict_vllm
 if TYPE_CHECKING:
     from dsim.tasks.field.source import Row, Rows
 
+RATE = re.compile(r"([\d.]+?)(?:\.0)?req/s ")
 LEFT_OUT = "roofline_left_out.toml"
 FITTED = "The constants of the roofline are fitted to 16 runs of others."
 NOT_SEEN = "The constants of the roofline are fitted to the runs of the other models."
@@ -53,6 +55,17 @@ def predict(row: Row, _others: Rows) -> Prediction:
         raise CannotError(str(error)) from None
 
 
+def label(row: Row) -> str:
+    """The run in words: model, workload, and the rates of its stages one after the other."""
+    stages = text(row, "stages").split("|")
+    if (stage := text(row, "stage")).isdecimal() and int(stage) < len(stages):
+        stages = [stages[int(stage)]]
+    rates = [found[1] if (found := RATE.match(stage)) else stage for stage in stages]
+    model = text(row, "model").rpartition("/")[2]
+    known = [model, text(row, "workload"), f"{', then '.join(rates)} requests/s"]
+    return ", ".join(filter(None, known))
+
+
 SOURCE = Source(
     name="vLLM",
     file="vllm_measured.csv",
@@ -62,6 +75,6 @@ SOURCE = Source(
     unit="ms",
     predict=predict,
     group=lambda row: GROUPS[f"served_{row['measure']}"],
-    label=lambda row: ", ".join(text(row, c) for c in ("model", "workload", "stages", "stage")),
+    label=label,
     split=split,
 )
