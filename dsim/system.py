@@ -20,11 +20,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
+CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
+
+
 def available_cores() -> list[int]:
     """The CPU cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
+
+
+def memory_bytes() -> int | None:
+    """The memory that this process may use at most, if the system tells."""
+    limits = []
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with contextlib.suppress(ValueError, OSError):  # "max", or no cgroups of version 2
+        limits.append(int(CGROUP_LIMIT.read_text()))
+    return min(limits, default=None)
 
 
 # What ends a run as Ctrl-C does. Workers do not receive these signals where they reach all

@@ -19,13 +19,14 @@ FIRST_LOG_S, LOG_EVERY_S = 10.0, 30.0
 EARLY_BAR = "{l_bar}{bar}| {n:,.0f} of {total:,.0f} {unit} [{elapsed}]"
 BAR = EARLY_BAR.replace("]", "<{remaining}]")
 # From when on it can be told how long the rest takes: any of these. The first cases may be the
-# longest, and what starts up is in their time.
-MIN_DONE, MIN_SHARE, MIN_S = 5, 0.1, 60.0
+# longest, and what starts up is in their time; but parts of one case are alike.
+MIN_DONE, MIN_SHARE, MIN_S, MIN_PARTS = 5, 0.1, 60.0, 2
 
 
-def can_be_told(spent_s: float, done: float, count: float) -> bool:
-    """Whether enough is done to tell how long the rest takes."""
-    return done >= min(MIN_DONE, MIN_SHARE * count) or spent_s >= MIN_S
+def can_be_told(spent_s: float, done: float, count: float, parts: int = 0) -> bool:
+    """Whether enough is done, in so many parts, to tell how long the rest takes."""
+    in_parts = parts >= MIN_PARTS and done < parts and spent_s >= FIRST_LOG_S
+    return done >= min(MIN_DONE, MIN_SHARE * count) or spent_s >= MIN_S or in_parts
 
 
 def counting(what: str) -> Callable[[float, float], None]:
@@ -43,15 +44,17 @@ def counting(what: str) -> Callable[[float, float], None]:
     begin_s = time.monotonic()
     last_s = begin_s + FIRST_LOG_S - LOG_EVERY_S
     bar: tqdm[Any] | None = None
+    parts, known = 0, 0.0
 
     def progress(done: float, count: float) -> None:
-        nonlocal last_s, bar
+        nonlocal last_s, bar, parts, known
+        parts, known = parts + (done > known), done
         if sys.stderr.isatty():
             from tqdm import tqdm as drawn
 
             bar = bar or drawn(total=count, unit=what, bar_format=EARLY_BAR, leave=False)
             bar.total = count
-            told = can_be_told(time.monotonic() - begin_s, done, count)
+            told = can_be_told(time.monotonic() - begin_s, done, count, parts)
             bar.bar_format = BAR if told else EARLY_BAR
             bar.update(done - bar.n)
             if done >= count:
@@ -61,7 +64,7 @@ def counting(what: str) -> Callable[[float, float], None]:
         if done < count and now_s - last_s >= LOG_EVERY_S:
             last_s = now_s
             spent_s = now_s - begin_s
-            told = can_be_told(spent_s, done, count)
+            told = can_be_told(spent_s, done, count, parts)
             left = time_left(spent_s, done, count) if told else ""
             click.echo(f"{done:,.0f} of {count:,.0f} {what}{left}", err=True)
 

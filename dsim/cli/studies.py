@@ -87,6 +87,7 @@ OF_DEPLOYMENTS = {
     "requests_file": "it has no requests",
     "as_json": "dsim simulate --json prints a single case",
 }
+LONG_S = 30.0  # of simulation, from which on a word is said before it begins
 OF_SIMULATION = ("executor", "jobs", "ray_address")
 
 
@@ -140,7 +141,7 @@ def _run(
     quiet: bool,
 ) -> None:
     from dsim.study import loader as studies
-    from dsim.study import requests
+    from dsim.study import request_size, requests
     from dsim.study.deployment_settings import DEPLOYMENT
     from dsim.study.folder import RunInterrupted, unfinished_study
     from dsim.tasks import waits
@@ -187,8 +188,12 @@ def _run(
             write_trace(found, trace, say)
         click.echo(requests.as_json(found))
         return
-    cases = len(list(loaded.cases())) if of_requests else loaded.case_count
-    total = float(cases)
+    every = list(loaded.cases()) if of_requests else []
+    total = float(len(every) if of_requests else loaded.case_count)
+    if every and not quiet:
+        needed_s = request_size.needed_s(every, workers.jobs, loaded.settings["max_load"])
+        if needed_s >= LONG_S:
+            click.echo(f"… about {duration(needed_s)} of simulation", err=True)
     if wallclock:
         total = waits.check(loaded, yes=yes or resume is not None)
         if not quiet:

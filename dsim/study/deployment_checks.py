@@ -12,6 +12,7 @@ from dsim.study.build import at_number, replay_of
 from dsim.study.columns import DEPLOYMENT_COLUMNS
 from dsim.study.deployment_settings import MAX_WORKLOAD_S, MORE_KEYS
 from dsim.study.replica_settings import any_on_fleets, check_replicas
+from dsim.system import memory_bytes
 from dsim.words import nearest, show
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from dsim.study.setting import Problems
     from dsim.study.study import Study
+
+REQUEST_BYTES = 860  # of a run and its report; measured, see docs/reliability.md
 
 
 def check_deployment_charts(problems: Problems, study: Study) -> None:
@@ -58,6 +61,13 @@ def check_deployment(problems: Problems, study: Study) -> None:
             problems.add(
                 f"{where}workload.rate_per_s",
                 f"this number of requests takes {lasts_s:.1e} s, more than {MAX_WORKLOAD_S:.0e}",
+            )
+        needed, there = max(of["workload.requests"]) * REQUEST_BYTES, memory_bytes()
+        if there is not None and needed > there:
+            problems.add(
+                f"{where}workload.requests",
+                f"this number of requests takes about {needed / 1e9:,.0f} GB of memory, and this "
+                f"machine has {there / 1e9:,.0f} GB; several shorter runs (repeats) take less",
             )
         if "trace" in of["acceptance.model"] and any(of["workload.acceptance_drift"]):
             problems.add(f"{where}workload.acceptance_drift", "has no meaning for a trace")

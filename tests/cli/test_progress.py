@@ -46,6 +46,14 @@ def test_the_time_left_is_told_once_enough_is_done(clock, capsys):
         assert capsys.readouterr().err == f"{done} of 135 cases{left}\n"
 
 
+def test_of_parts_of_a_case_two_are_enough(clock, capsys):
+    told = progress.counting("cases")
+    for now_s, done in ((6, 0.1), (12, 0.2)):
+        clock.now_s = now_s
+        told(done, 4)
+    assert capsys.readouterr().err == "0 of 4 cases, about 4 minutes left\n"
+
+
 def test_a_bar_tells_the_time_left_once_enough_is_done(clock, capsys, monkeypatch):
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
     told = progress.counting("cases")
