@@ -421,7 +421,8 @@ def in_child(words: list[str], folder: Path) -> Outcome:
         time.sleep(0.01)
     code, said = os.waitstatus_to_exitcode(found[1]), (folder / "said").read_text(errors="replace")
     if code in (-signal.SIGKILL, -signal.SIGXCPU):
-        if " left\n" in said or " of simulation\n" in said:  # much was asked for, and dsim says how long it will take
+        # Much was asked for, and dsim says how long it will take.
+        if " left\n" in said or " of simulation\n" in said:
             return "ok long, and says how long"
         return f"SLOW over {MAX_CPU_S} s of CPU time"
     if code not in (0, 2) or "Traceback" in said:
