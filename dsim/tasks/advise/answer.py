@@ -6,26 +6,22 @@ import dataclasses
 import json
 import math
 import textwrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dsim.deployment import intervals
 from dsim.model.latency import beyond_note
-from dsim.orchestrations import title_of
 from dsim.report.tables import text_table
 from dsim.study.columns import BEYOND
-from dsim.tasks.advise.forecast import best_algorithm, forecasts
 from dsim.tasks.advise.layouts import candidates
 from dsim.tasks.advise.search import (
     TIE,
-    corrected,
-    corrections,
-    favoured,
     kwh_per_million,
     pareto,
     price_per_million,
     search,
     value,
 )
+from dsim.tasks.advise.sensitivity import MAX_TRIED, sensitivity
 from dsim.units import to_ms
 from dsim.words import plural
 
@@ -37,10 +33,6 @@ if TYPE_CHECKING:
     from dsim.tasks.advise.question import Question
     from dsim.tasks.advise.search import Confirmed
 
-RATES = tuple(round(0.05 * i, 2) for i in range(21))  # acceptance rates tried for the sensitivity
-FACTORS = (1.4, 2.0, 4.0, 8.0)  # speeds of drafts tried, up and down
-GAINS = (1.0, 1.15, 1.3, 1.5, 1.7, 2.0)  # of a pass by twice the GPUs, tried up and down
-MAX_TRIED = len(RATES) + 2 * len(FACTORS) + len(GAINS)
 TEXT_WIDTH = 100  # of text on a terminal
 
 
@@ -87,14 +79,14 @@ def advise(
 
     expected, ranking = search(question, searched)
     wanted = sorted(one.layout for one in expected)
-    sensitivity = _sensitivity(question, wanted, ranking, tried)
+    change = sensitivity(question, wanted, ranking, tried)
     tried(MAX_TRIED)
     return Advice(
         question=question,
         ranking=ranking,
         forecasts=expected,
         pareto=pareto(ranking),
-        sensitivity=sensitivity,
+        sensitivity=change,
         verdict=_verdict(question, ranking, expected),
     )
 
@@ -169,72 +161,6 @@ def _is_close(question: Question, best: Confirmed, other: Confirmed) -> bool:
     if question.objective == "price":
         return other.gpu_seconds_per_token < (1 + TIE) * best.gpu_seconds_per_token
     return value(question, best)[:3] == value(question, other)[:3]
-
-
-def _sensitivity(
-    question: Question,
-    wanted: Sequence[Layout],
-    ranking: Sequence[Confirmed],
-    progress: Callable[[int], None],
-) -> list[str]:
-    """What acceptance rate, drafter latency or gain of more GPUs would change the answer.
-
-    By the forecasts, with the corrections that the simulations give.
-    """
-    if not ranking:
-        return []
-    now, factors = ranking[0].layout.algorithm, corrections(question, ranking)
-    count = 0
-
-    def best_of(asked: Question = question, **other: Any) -> str | None:
-        nonlocal count
-        count += 1
-        progress(count)
-        found = forecasts(asked, wanted, **other)
-        right = [corrected(one, factors) for one in found]
-        return best_algorithm(question, [favoured(one, now) for one in right])
-
-    expected = best_of()
-    if expected != now:
-        favours = f"favours {title_of(expected)}" if expected else "says that nothing sustains it"
-        return [
-            f"Close call: the analytical estimate {favours}, the simulation {title_of(now)}, so no "
-            "sensitivity analysis is shown."
-        ]
-    sentences = []
-
-    def add(what: str, best: str | None) -> None:
-        answer = title_of(best) if best else "that no layout sustains this load"
-        sentences.append(f"{what}, the answer would probably be {answer}.")
-
-    for step, more in ((-1, "or less"), (1, "or more")):
-        for p in [p for p in RATES if (p - question.acceptance) * step > 1e-9][::step]:
-            best = best_of(acceptance=p)
-            if best != now:
-                add(f"At an acceptance rate of {p:g}{f' {more}' if 0 < p < 1 else ''}", best)
-                break
-    for speed in (False, True):
-        for factor in FACTORS:
-            drafter_ns = max(1, round(question.drafter_ns * (1 / factor if speed else factor)))
-            best = best_of(drafter_ns=drafter_ns)
-            if best != now:
-                what = f"{factor:g} times as {'fast' if speed else 'slow'}"
-                add(f"With drafts {what} ({to_ms(drafter_ns):.3g} ms each)", best)
-                break
-    least = question.gpus_per_target
-    several = any(layout.degree > least for layout in wanted)
-    for step, how in ((-1, "only "), (1, "")) if several else ():
-        for gain in [gain for gain in GAINS if (gain - question.tp_gain) * step > 1e-9][::step]:
-            best = best_of(dataclasses.replace(question, tp_gain=gain))
-            if best != now:
-                add(f"With passes {how}{gain:g} times as fast on twice the GPUs (--tp-gain)", best)
-                break
-    if not sentences:
-        sentences.append(
-            f"No other acceptance rate, no drafts up to {FACTORS[-1]:g} times as fast or as slow"
-            f"{', and no other gain by more GPUs for a pass' * several} would change the algorithm."
-        )
-    return sentences
 
 
 def as_rows(advice: Advice) -> list[dict[str, object]]:

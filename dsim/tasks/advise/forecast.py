@@ -55,10 +55,9 @@ class Work(NamedTuple):
 class _Works:
     """The work of a request on any layout, by the vector engine."""
 
-    def __init__(self, question: Question, acceptance: float, drafter_ns: int) -> None:
+    def __init__(self, question: Question) -> None:
         self.question = question
-        self.drafter_ns = drafter_ns
-        drawn = Acceptance(rate=acceptance, rank_shares=question.rank_shares)
+        drawn = Acceptance(rate=question.acceptance, rank_shares=question.rank_shares)
         ranks = drawn.ranks(question.seed, REPEATS, question.tokens)[:, 0]
         self.branches = vector.Branches.of(ranks, [drawn])
         # Where drafting overlaps passes, one pass per rejection and one more are enough.
@@ -87,7 +86,7 @@ class _Works:
     def _timing(self, layout: Layout) -> vector.Timing:
         several = layout.orchestration.traits.several_targets
         return vector.Timing(
-            drafter_ns=self.drafter_ns,
+            drafter_ns=self.question.drafter_ns,
             target_ns=_block_ns(self.question, layout),
             lookahead=max(1, layout.lookahead),
             targets=layout.targets if several else 1,
@@ -100,37 +99,25 @@ def _block_ns(question: Question, layout: Layout) -> int:
     return pass_latency(question, layout.degree).at_width(layout.width)
 
 
-def forecasts(
-    question: Question,
-    wanted: Sequence[Layout],
-    *,
-    acceptance: float | None = None,
-    drafter_ns: int | None = None,
-) -> list[Forecast]:
+def forecasts(question: Question, wanted: Sequence[Layout]) -> list[Forecast]:
     """What each layout is expected to do.
 
     Args:
         question: what is given.
         wanted: the layouts.
-        acceptance: an acceptance rate in place of the given one.
-        drafter_ns: a latency of a draft in place of the given one.
     """
-    p = question.acceptance if acceptance is None else acceptance
-    t1 = drafter_ns or question.drafter_ns
-    works = _Works(question, p, t1)
+    works = _Works(question)
     return [
-        _forecast(question, layout, work, works.min_passes, t1)
+        _forecast(question, layout, work, works.min_passes)
         for layout, work in zip(wanted, works.of(wanted), strict=True)
     ]
 
 
-def _forecast(
-    question: Question, layout: Layout, work: Work, min_passes: float, drafter_ns: int
-) -> Forecast:
+def _forecast(question: Question, layout: Layout, work: Work, min_passes: float) -> Forecast:
     alone_ns, passes, drafts = work
     slow_pass = 1.0
     traits = layout.orchestration.traits
-    t2, t1, b = float(_block_ns(question, layout)), float(drafter_ns), question.batch
+    t2, t1, b = float(_block_ns(question, layout)), float(question.drafter_ns), question.batch
     full_ns = pass_latency(question, layout.degree).at_width(b * layout.width)
     share_ns = (full_ns + (b - 1) * question.sequence_ns) / b  # one sequence's, of a full batch
     shared = traits.drafts and not layout.drafter_gpus
