@@ -10,8 +10,9 @@ kills      SIGKILL or SIGTERM to the parent of a run at a random moment, or a co
            resumed, or written afresh, to the bytes of a run that nothing disturbed
            (kills-run-1, kills-run-2, kills-load-1, kills-load-2, kills-ray; and without a folder
            kills-measure, kills-validate)
-workers    SIGKILL or SIGSTOP to a worker of real models at a random moment, while loading too: an
-           error that names the worker, within 10 s or the watchdog, and no process is left
+workers    SIGKILL or SIGSTOP to a worker of real models, or to the process that loads for all, at a
+           random moment: an error that names the worker, within 10 s or the watchdog, or (when the
+           process that loads is killed) the text all the same; and no process is left
 studies    mutated studies through the whole command, charts included: exit code 0 or 2, at most
            20 s of CPU time (or a word on how long it will take) and 1 GiB more than what was
            loaded before
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 GONE_S, TOLD_S, WATCHDOG_S = 2.0, 10.0, 20
+WORKER_S, AGAIN_S = 6.0, 120.0
 CHUNK_S = 60.0  # of trials that a line of the log has
 MAX_BYTES, MAX_CPU_S, MAX_S = 1 << 30, 20, 600.0
 RUN = """
@@ -317,34 +319,42 @@ def worker(_: str, chance: random.Random, folder: Path) -> Outcome:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    workers: list[int] = []
-    while process.poll() is None and len(workers) < 4:  # three, and the resource tracker
-        time.sleep(0.05)
-        workers = below(process.pid)
-    time.sleep(chance.uniform(0.0, 8.0))
+    least = chance.choice([1, 2])  # the process that loads is there first, then its copies
+    while process.poll() is None and len(model_workers(process.pid)) < least:
+        time.sleep(0.02)
+    time.sleep(chance.uniform(0.0, WORKER_S))
     how = chance.choice(["SIGKILL", "SIGSTOP"])
-    spawned = [pid for pid in below(process.pid) if b"spawn_main" in cmdline(pid)]
-    if process.poll() is not None or not spawned:
+    workers, of_models = below(process.pid), model_workers(process.pid)
+    if process.poll() is not None or not of_models:
         error = process.communicate()[1].decode()
         if process.returncode == 3 and "(while loading)" in error:
             return "ok the machine was too slow for the watchdog"
         return "ok over before" if process.returncode == 0 else f"WRONG {error[-300:]}"
-    victim = chance.choice(spawned)
+    victim = chance.choice(of_models)
+    what = f"{how} to {'a worker' if victim != of_models[0] else 'the process that loads'}"
+    others_start = victim == of_models[0] and how == "SIGKILL"  # workers that load by themselves
     os.kill(victim, getattr(signal, how))
+    limit_s = AGAIN_S if others_start else TOLD_S + (WATCHDOG_S if how == "SIGSTOP" else 0)
     try:
-        _, error = process.communicate(timeout=TOLD_S + (WATCHDOG_S if how == "SIGSTOP" else 0))
+        _, error = process.communicate(timeout=limit_s)
     except subprocess.TimeoutExpired:
         left([process.pid, *workers], 0)
         process.communicate()
-        return f"WRONG {how}: not a word in time"
+        return f"WRONG {what}: not a word in time"
     if stay := left(workers, GONE_S):
-        return f"WRONG {how}: {len(stay)} processes left"
+        return f"WRONG {what}: {len(stay)} processes left"
     if process.returncode == 0:
-        return f"ok {how}, over before"
+        return f"ok {what}, {'went on' if others_start else 'over before'}"
     said = error.decode()
     if process.returncode == 3 and any(w in said for w in ("target", "drafter")):
-        return f"ok {how}, named"
-    return f"WRONG {how}: exit code {process.returncode}: {said[-300:]}"
+        return f"ok {what}, named"
+    return f"WRONG {what}: exit code {process.returncode}: {said[-300:]}"
+
+
+def model_workers(pid: int) -> list[int]:
+    """The workers of real models below *pid*, and the process that they are copies of."""
+    kinds = b"multiprocessing.forkserver", b"spawn_main"
+    return [one for one in below(pid) if any(kind in cmdline(one) for kind in kinds)]
 
 
 def cmdline(pid: int) -> bytes:
