@@ -33,7 +33,7 @@ def counting(what: str) -> Callable[[float, float], None]:
     """What shows how many of how many are done, and, in time, how long the rest will take.
 
     On a terminal a bar, which is gone at the end; in a log a line after ten seconds, then
-    one every half minute.
+    one every half minute, and one as soon as the time left can be told.
 
     Args:
         what: what is counted, in words.
@@ -44,10 +44,10 @@ def counting(what: str) -> Callable[[float, float], None]:
     begin_s = time.monotonic()
     last_s = begin_s + FIRST_LOG_S - LOG_EVERY_S
     bar: tqdm[Any] | None = None
-    parts, known = 0, 0.0
+    parts, known, asked = 0, 0.0, False  # asked: the last line could not tell the time left
 
     def progress(done: float, count: float) -> None:
-        nonlocal last_s, bar, parts, known
+        nonlocal last_s, bar, parts, known, asked
         parts, known = parts + (done > known), done
         if sys.stderr.isatty():
             from tqdm import tqdm as drawn
@@ -61,10 +61,11 @@ def counting(what: str) -> Callable[[float, float], None]:
                 bar.close()
             return
         now_s = time.monotonic()
-        if done < count and now_s - last_s >= LOG_EVERY_S:
-            last_s = now_s
-            spent_s = now_s - begin_s
-            told = can_be_told(spent_s, done, count, parts)
+        spent_s = now_s - begin_s
+        told = can_be_told(spent_s, done, count, parts)
+        due = now_s - last_s >= LOG_EVERY_S or (asked and told)
+        if done < count and due:
+            last_s, asked = now_s, not told
             left = time_left(spent_s, done, count) if told else ""
             click.echo(f"{done:,.0f} of {count:,.0f} {what}{left}", err=True)
 

@@ -54,6 +54,18 @@ def test_of_parts_of_a_case_two_are_enough(clock, capsys):
     assert capsys.readouterr().err == "0 of 4 cases, about 4 minutes left\n"
 
 
+def test_a_line_comes_as_soon_as_the_time_left_can_be_told(clock, capsys):
+    told = progress.counting("cases")
+    for now_s, done in ((11, 1), (12, 2), (13, 5), (14, 6), (44, 7)):
+        clock.now_s = now_s
+        told(done, 100)
+    assert capsys.readouterr().err.splitlines() == [
+        "1 of 100 cases",
+        "5 of 100 cases, about 4 minutes left",
+        "7 of 100 cases, about 10 minutes left",
+    ]
+
+
 def test_a_bar_tells_the_time_left_once_enough_is_done(clock, capsys, monkeypatch):
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: True, raising=False)
     told = progress.counting("cases")
