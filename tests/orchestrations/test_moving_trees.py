@@ -35,6 +35,12 @@ def test_what_was_taken_off_is_back_on_the_main_chain():
 @example(  # a node is read at the very instant at which a verdict opens what is behind it
     case("111211221313", 2, 4, 5, 2, patience=4, policy=Policy(quality=0.0)), 4, 1, None
 )
+@example(  # the drafter, idle, has more to read once a verdict moves the root to a deviation
+    case("2000", 1, 3, 1, 1, policy=Policy(quality=0.0)), 2, 1, None
+)
+@example(  # a deviation is opened at the very instant at which it is read
+    case("220", 1, 2, 1, 3, policy=Policy(quality=0.0)), 2, 1, None
+)
 def test_the_vector_engine_equals_the_event_engine_on_moving_trees(
     case, branches, deviations, nodes
 ):
