@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dsim.engines import vector
 from dsim.engines.simulate import COUNTS, engine_for, run_events, simulate_case
 from dsim.model.acceptance import Acceptance
 from dsim.model.case import TreeShape
@@ -57,3 +58,37 @@ def test_moving_trees_of_other_kinds_are_left_to_events(more, quality):
     """A limit of nodes by the confidence of single drafts; two deviations."""
     text = case("1213", 3, 10, tree=TreeShape(**more), policy=Policy(quality=quality))
     assert engine_for(text, ["treedsi"]) == "events"
+
+
+@settings(max_examples=100)
+@given(
+    tokens=st.integers(1, 40),
+    rate=st.sampled_from([0, 0.4, 0.8, 1]),
+    drafter_ns=st.integers(1, 30),
+    timing=st.tuples(st.integers(1, 30), st.integers(1, 10), st.integers(1, 7)),
+    branches=st.integers(1, 3),
+    patience=st.sampled_from([0, 0, 1, 2, 5]),
+)
+def test_where_no_second_choice_is_right_dsi_over_trees_is_dsi(
+    tokens, rate, drafter_ns, timing, branches, patience
+):
+    """Then its totals are those of DSI; a text with a second choice has all go run by run."""
+    ranks = Acceptance(rate=rate).ranks(3, 4, tokens)[:, 0]
+    target_ns, lookahead, targets = timing
+    one = vector.Timing(
+        drafter_ns=drafter_ns,
+        target_ns=target_ns,
+        lookahead=lookahead,
+        targets=targets,
+        patience=patience,
+        tree=TreeShape(branches=branches),
+    )
+    form = vector.form_of("treedsi")
+    quick = form.totals([one], vector.Branches.of(ranks.copy()))
+    second = np.full((1, tokens), 2, np.int8)
+    walked = form.totals([one], vector.Branches.of(np.vstack([ranks, second])))
+    assert np.array_equal(quick.latency_ns(), walked.latency_ns()[:, :-1])
+    counts = "target_passes", "wasted_passes", "drafts", "wasted_drafts", "peak_targets"
+    for name in counts:
+        (a,), (b,) = (getattr(found, name)[found.row] for found in (quick, walked))
+        assert np.array_equal(a, b[:-1]), name

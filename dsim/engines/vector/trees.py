@@ -12,6 +12,7 @@ import numpy as np
 
 from dsim.engines.vector.capped import CappedRun, Trees
 from dsim.engines.vector.moving import Run
+from dsim.engines.vector.overlapping import dsi
 from dsim.engines.vector.timing import Form, Totals
 
 if TYPE_CHECKING:
@@ -61,8 +62,19 @@ def _lookahead(timing: Timing) -> int:
     return min(timing.lookahead, most)
 
 
+def _is_chain(timing: Timing, branches: Branches) -> bool:
+    """Whether the tree is as good as its main chain, and so all is as in DSI.
+
+    Where no second choice is ever right, deviations cost nothing: a forward reads all of a level.
+    """
+    never = int(branches.ranked.ranks.max(initial=0)) <= 1
+    return never and not is_limited(timing.tree, branches.tokens)
+
+
 def treedsi(timings: Sequence[Timing], branches: Branches) -> Totals:
     """Totals of DSI over trees for every timing, over the runs whose branches are given."""
+    if all(_is_chain(t, branches) for t in timings):
+        return dsi(timings, branches)
     every = _Runs(branches.ranked)
     number: dict[tuple[object, ...], int] = {}
     row, found = [], []

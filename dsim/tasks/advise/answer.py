@@ -78,8 +78,7 @@ def advise(
         progress(steps + count, steps + MAX_TRIED)
 
     expected, ranking = search(question, searched)
-    wanted = sorted(one.layout for one in expected)
-    change = sensitivity(question, wanted, ranking, tried)
+    change = sensitivity(question, expected, ranking, tried)
     tried(MAX_TRIED)
     return Advice(
         question=question,

@@ -69,17 +69,17 @@ class _Works:
         found: dict[Layout, Work] = {}
         for orchestration in candidates():
             own = [layout for layout in wanted if layout.algorithm == orchestration.name]
-            keys = {self._timing(layout): None for layout in own}
-            if not keys:
+            if not own:
                 continue
-            timings = list(keys)
+            by = [self._timing(layout) for layout in own]
+            timings = list(dict.fromkeys(by))
             totals = vector.form_of(orchestration.name).totals(timings, self.branches)
             latency = totals.latency_ns().mean(axis=1)
             passes = totals.target_passes[totals.row].mean(axis=1)
             drafts = totals.drafts[totals.row].mean(axis=1)
             at = {timing: i for i, timing in enumerate(timings)}
-            for layout in own:
-                i = at[self._timing(layout)]
+            for layout, timing in zip(own, by, strict=True):
+                i = at[timing]
                 found[layout] = Work(float(latency[i]), float(passes[i]), float(drafts[i]))
         return [found[layout] for layout in wanted]
 
@@ -199,8 +199,12 @@ def _batch_ns(
 ) -> float:
     """How long a pass over the mean batch takes: of what comes while a batch computes."""
     latency, found = pass_latency(question, layout.degree), float(_block_ns(question, layout))
+    size = 0.0
     for _ in range(BATCH_ROUNDS):
+        before = size
         size = min(float(question.batch), max(1.0, passes_per_ns * found / layout.targets))
+        if size == before:
+            break
         found = latency.at_width(round(size * layout.width)) + (size - 1) * question.sequence_ns
         found *= slowdown
     return found

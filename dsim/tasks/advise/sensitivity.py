@@ -16,7 +16,7 @@ from dsim.units import to_ms
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from dsim.tasks.advise.layouts import Layout
+    from dsim.tasks.advise.forecast import Forecast
     from dsim.tasks.advise.question import Question
     from dsim.tasks.advise.search import Confirmed
 
@@ -74,7 +74,7 @@ def what_ifs(question: Question, *, several_degrees: bool) -> list[list[WhatIf]]
 
 def sensitivity(
     question: Question,
-    wanted: Sequence[Layout],
+    expected: Sequence[Forecast],
     ranking: Sequence[Confirmed],
     progress: Callable[[int], None],
 ) -> list[str]:
@@ -82,34 +82,34 @@ def sensitivity(
 
     Args:
         question: what is given.
-        wanted: all layouts.
+        expected: the forecasts of all layouts for it.
         ranking: the simulated ones, the best first.
-        progress: called with how many estimates have begun.
+        progress: called with how many what-ifs have begun.
     """
     if not ranking:
         return []
     now, factors = ranking[0].layout.algorithm, corrections(question, ranking)
     count = 0
 
-    def best_of(asked: Question) -> str | None:
-        nonlocal count
-        count += 1
-        progress(count)
-        right = [corrected(one, factors) for one in forecasts(asked, wanted)]
+    def best_of(asked: Question, found: Sequence[Forecast]) -> str | None:
+        right = [corrected(one, factors) for one in found]
         return best_algorithm(asked, [favoured(one, now) for one in right])
 
-    expected = best_of(question)
-    if expected != now:
-        favours = f"favours {title_of(expected)}" if expected else "says that nothing sustains it"
+    estimated = best_of(question, expected)
+    if estimated != now:
+        favours = f"favours {title_of(estimated)}" if estimated else "says that nothing sustains it"
         return [
             f"Close call: the analytical estimate {favours}, the simulation {title_of(now)}, so no "
             "sensitivity analysis is shown."
         ]
+    wanted = sorted(one.layout for one in expected)
     several = any(layout.degree > question.gpus_per_target for layout in wanted)
     sentences = []
     for direction in what_ifs(question, several_degrees=several):
         for one in direction:
-            best = best_of(one.question)
+            count += 1
+            progress(count)
+            best = best_of(one.question, forecasts(one.question, wanted))
             if best != now:
                 answer = title_of(best) if best else "that no layout sustains this load"
                 sentences.append(f"{one.words}, the answer would probably be {answer}.")
