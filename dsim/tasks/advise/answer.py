@@ -188,6 +188,7 @@ def as_rows(advice: Advice) -> list[dict[str, object]]:
                 "stable": m.stable,
                 "pareto": one.layout in front,
                 "requests": one.requests,
+                "same_with_drafter_gpus": sorted(more.drafter_gpus for more in one.with_idle),
                 BEYOND.name: m.beyond_table_share,
             }
         )
@@ -283,8 +284,14 @@ def reading(advice: Advice) -> str:
     this = "this one" if len(advice.ranking) == 1 else f"these {len(advice.ranking)}"
     most = max(one.metrics.beyond_table_share for one in advice.ranking)
     beyond = beyond_note(most, "these simulations")
+    idle = ""
+    if count := sum(len(one.with_idle) for one in advice.ranking):
+        idle = (
+            f" {plural(count, 'more layout')} {'is' if count == 1 else 'are'} not shown: the same "
+        )
+        idle += "as one of these, with more GPUs for drafters, which would stay idle."
     return (
-        f"{estimated} {was} estimated, and {this} simulated{_intervals(advice)} "
+        f"{estimated} {was} estimated, and {this} simulated{_intervals(advice)}{idle} "
         "What would change the answer is estimated, not simulated: ask again with it to be sure."
         f"{' ' * bool(beyond)}{beyond}"
     )

@@ -56,6 +56,8 @@ class Confirmed:
             in the long run.
         requests: number of requests that were simulated.
         latencies_ms: latency of each request after the warm-up; all layouts serve the same ones.
+        drafters_busy: the largest number of drafter servers that were busy at once.
+        with_idle: layouts that are the same with more GPUs for drafters, which would stay idle.
     """
 
     layout: Layout
@@ -65,6 +67,8 @@ class Confirmed:
     gpu_seconds_per_token: float
     requests: int
     latencies_ms: NDArray[np.float64]
+    drafters_busy: int = 0
+    with_idle: tuple[Layout, ...] = ()
 
     @property
     def latency_ms(self) -> float:
@@ -86,7 +90,7 @@ def confirm(question: Question, one: Forecast, requests: int) -> Confirmed:
         workload = Workload(arrivals="closed", users=1, requests=requests, output=output)
     else:
         workload = Workload(requests=requests, rate_per_s=question.rate_per_s, output=output)
-    most_per_s, part = math.nan, 1.0
+    most_per_s, part, drafters_busy = math.nan, 1.0, 0
     if question.objective == "throughput":
         users = 2 * one.layout.targets * question.batch
         busy = Workload(arrivals="closed", users=users, requests=max(requests, 4 * users))
@@ -94,6 +98,7 @@ def confirm(question: Question, one: Forecast, requests: int) -> Confirmed:
         tokens = min(question.tokens, max(MIN_TOKENS, BUSY_TOKENS // busy.requests))
         busy = dataclasses.replace(busy, output=Length(mean_tokens=tokens))
         run = serve(deployment, busy)
+        drafters_busy = run.drafter.peak_busy
         # From the time when all are at work to the time when the first has no more to send.
         finished = np.sort(run.done_ns)[users:-users]
         per_s = float((len(finished) - 1) / (finished[-1] - finished[0]) * NS_PER_S)
@@ -127,6 +132,7 @@ def confirm(question: Question, one: Forecast, requests: int) -> Confirmed:
         gpu_seconds_per_token=gpu_s,
         requests=requests,
         latencies_ms=latencies,
+        drafters_busy=max(drafters_busy, run.drafter.peak_busy),
     )
 
 
@@ -160,18 +166,50 @@ def search(
     )
     finalists = _finalists([one for one in expected if math.isfinite(one.latency_ns)])
     requests = _requests(question, finalists)
-    confirmed = []
-    for number, one in enumerate(finalists):
+    confirmed: list[Confirmed] = []
+    # Those with few GPUs first: they say where more would stay idle.
+    for number, one in enumerate(sorted(finalists, key=lambda one: one.layout.gpus)):
         progress(1 + number, 1 + len(finalists))
         if _is_sustained(question, one.layout):
-            confirmed.append(confirm(question, one, requests))
+            _add(question, confirmed, one, requests)
     for _ in range(MORE if confirmed else 0):
         another = _promising(question, expected, confirmed)
         if another is None:
             break
-        confirmed.append(confirm(question, another, requests))
+        _add(question, confirmed, another, requests)
     progress(1 + len(finalists), 1 + len(finalists))
     return expected, ranked(question, confirmed)
+
+
+def _add(question: Question, confirmed: list[Confirmed], one: Forecast, requests: int) -> None:
+    """Add the layout *one* to those that were simulated, as itself or as another with idle GPUs."""
+    like = [other for other in confirmed if _but_for_drafters(one.layout, other.layout)]
+    for other in like:
+        servers = other.layout.drafter_gpus * question.drafters_per_gpu
+        if other.layout.gpus < one.layout.gpus and other.drafters_busy < servers:
+            _merge(confirmed, other, one.layout)
+            return
+    found = confirm(question, one, requests)
+    confirmed.append(found)
+    for other in like:
+        if np.array_equal(found.latencies_ms, other.latencies_ms):
+            few, many = sorted([found, other], key=lambda one: one.layout.gpus)
+            confirmed[:] = [one for one in confirmed if one is not many]
+            _merge(confirmed, few, many.layout, *many.with_idle)
+            return
+
+
+def _but_for_drafters(one: Layout, other: Layout) -> bool:
+    """Whether layouts differ in nothing but in how many GPUs of their own drafters have."""
+    if not (one.drafter_gpus and other.drafter_gpus):
+        return False
+    return dataclasses.replace(one, drafter_gpus=other.drafter_gpus) == other
+
+
+def _merge(confirmed: list[Confirmed], one: Confirmed, *idle: Layout) -> None:
+    """Say of *one* of those simulated that *idle* are the same, with GPUs that stay idle."""
+    at = next(number for number, other in enumerate(confirmed) if other is one)
+    confirmed[at] = dataclasses.replace(one, with_idle=(*one.with_idle, *idle))
 
 
 def ranked(question: Question, confirmed: Sequence[Confirmed]) -> list[Confirmed]:
@@ -217,7 +255,7 @@ def _promising(
 ) -> Forecast | None:
     """A layout that may be better than all that were simulated; ``None``: there is none."""
     best, factors = ranked(question, confirmed)[0], corrections(question, confirmed)
-    known = {one.layout for one in confirmed}
+    known = {layout for one in confirmed for layout in (one.layout, *one.with_idle)}
     left = [one for one in expected if math.isfinite(one.latency_ns) and one.layout not in known]
     least = worth(question, corrected(best.forecast, factors))
 
