@@ -84,7 +84,7 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart | alt.LayerCha
         verdict += f" Grey: equally fast, at {equal.sum():,} of {plural(len(table), 'point')}."
     layers: alt.Chart | alt.LayerChart = drawn
     if unclear.any() and len(table) <= MAX_DOTS:
-        layers = drawn + _dots(table[unclear], frame, x, y, edges)
+        layers = drawn + dots(table[unclear], frame, x, y, edges)
         verdict += (
             f" A dot: faster or slower by no more than the 95 % interval ({unclear.sum():,} of "
             f"{plural(len(table), 'point')})."
@@ -102,13 +102,18 @@ def _all_of(count: int) -> str:
     return f"all {plural(count, 'point')}" if count > 1 else "its only point"
 
 
-def _dots(
-    table: pd.DataFrame, frame: pd.DataFrame, x: str, y: str, edges: Mapping[str, list[float]]
+def dots(
+    table: pd.DataFrame,
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    edges: Mapping[str, list[float]],
+    overlap: float = OVERLAP,
 ) -> alt.Chart:
-    """A dot in the middle of each of the cells of *table*, to be seen on every colour."""
+    """A dot in the middle of each of the :func:`cells` of *table*, to be seen on every colour."""
     middles = pd.DataFrame(
         {
-            f"{name}m": (upper - (upper - lower) * OVERLAP / (1 + OVERLAP) + lower).round(9) / 2
+            f"{name}m": (upper - (upper - lower) * overlap / (1 + overlap) + lower).round(9) / 2
             for name in ("x", "y")
             for lower, upper in [(table[f"{name}0"], table[f"{name}1"])]
         }
@@ -116,14 +121,14 @@ def _dots(
     at = places(frame, x, y, edges)
     across, upwards = at["x"].copy(), at["y"].copy()
     across["shorthand"], upwards["shorthand"] = "xm:Q", "ym:Q"
-    dots: alt.Chart = (
+    marks: alt.Chart = (
         alt.Chart(middles)
         .mark_arc(
             radius=3, theta=0, theta2=6.2832, fill="white", stroke=INK, strokeWidth=1, aria=False
         )
         .encode(x=across, y=upwards)
     )
-    return dots
+    return marks
 
 
 def on_one_scale(charts: Sequence[Any]) -> None:

@@ -9,20 +9,21 @@ import numpy as np
 import pandas as pd
 
 from dsim.orchestrations import ORCHESTRATIONS, REFERENCES, title_of
-from dsim.report.analysis import in_order
-from dsim.report.maps import cells, places
+from dsim.report.analysis import in_order, interval_of, is_equal
+from dsim.report.maps import MAX_DOTS, cells, dots, places
 from dsim.report.style import colour
 from dsim.study.columns import column_of
 from dsim.study.labels import label
+from dsim.words import plural
 
 if TYPE_CHECKING:
     from dsim.study.study import Chart
 
-TIE = 1.005  # a lead of less hardly counts
 
-
-def winners(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
+def winners(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart | alt.LayerChart, str, int]:
     """The fastest orchestration of each cell, and its lead: chart, caption and number of cells.
+
+    A cell whose best two are as fast, or differ by no more than the 95 % interval, has a dot.
 
     Args:
         chart: with ``value`` = ``per_device``, the tokens per second of each device count.
@@ -31,6 +32,8 @@ def winners(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
     x, y = column_of(chart.x), column_of(chart.y)
     per_device = chart.value == "per_device"
     found = frame.dropna(subset=["latency_mean_ms"]).copy()
+    interval = interval_of("latency_mean_ms", frame.columns)
+    found["half"] = found[interval].fillna(0.0) if interval else 0.0
     found["algorithm"] = found["algorithm"].astype(str)
     names = in_order(found["algorithm"])
     if per_device:
@@ -40,18 +43,28 @@ def winners(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
             for name, targets in zip(found["algorithm"], found["targets"], strict=True)
         ]
         found["latency_mean_ms"] *= devices
-    wide = found.pivot_table(index=[x, y], columns="algorithm", values="latency_mean_ms")[names]
+        found["half"] *= devices
+    both = found.pivot_table(index=[x, y], columns="algorithm", values=["latency_mean_ms", "half"])
+    wide = both["latency_mean_ms"][names]
     if wide.empty or len(names) < 2:
         return alt.Chart(pd.DataFrame({x: [], y: []})), "", 0
     times = wide.fillna(np.inf).to_numpy()
     order = np.sort(times, axis=1)
     table = wide.index.to_frame(index=False)
-    table["winner"] = [title_of(names[i]) for i in times.argmin(axis=1)]
+    first, second = times.argsort(axis=1, kind="stable")[:, :2].T
+    table["winner"] = [title_of(names[i]) for i in first]
+    table["next"] = [title_of(names[i]) for i in second]
     table["lead"] = (order[:, 1] / order[:, 0]).round(4)
+    halves, at = both["half"][names].fillna(0.0).to_numpy(), np.arange(len(table))
+    noise = np.hypot(halves[at, first], halves[at, second])
+    unclear = is_equal(table["lead"]) | (order[:, 1] - order[:, 0] <= noise)
+    table["sure"] = np.where(unclear, "no: within the 95 % interval", "yes")
     base = times[:, names.index(REFERENCES[0])] if REFERENCES[0] in names else order[:, 0]
     tooltip = [
         alt.Tooltip("winner:N", title="first"),
+        alt.Tooltip("next:N", title="next"),
         alt.Tooltip("lead:Q", title="times as good as the next", format=".3f"),
+        alt.Tooltip("sure:N", title="a clear lead"),
         alt.Tooltip(f"{x}:Q", title=label(x)),
         alt.Tooltip(f"{y}:Q", title=label(y)),
     ]
@@ -72,18 +85,37 @@ def winners(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart, str, int]:
             opacity=alt.Opacity(
                 "lead:Q",
                 scale=alt.Scale(domain=[1, top], range=[0.25, 1], clamp=True),
-                legend=alt.Legend(title="… × as good as the next", orient="top", format=".2~f"),
+                legend=alt.Legend(
+                    title="… × as good as the next", orient="top", format=".2~f", tickCount=3
+                ),
             ),
             tooltip=tooltip,
         )
     )
-    shares = table["winner"].value_counts(normalize=True)
-    parts = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    close = (table["lead"] < TIE).mean()
+    layers: alt.Chart | alt.LayerChart = drawn
+    if unclear.any() and len(table) <= MAX_DOTS:
+        layers = drawn + dots(table[unclear], frame, x, y, edges, overlap=0.0)
     what = "most tokens per second and device" if per_device else "lowest latency"
     caption = (
-        f"The {what}, each at its best: share of cells won: {parts}. The paler, the smaller the "
-        f"lead; in {close:.0%} of the cells it is below {TIE - 1:.1%}. "
-        "Hover over a cell for all, click to mark it in every map."
+        f"The algorithm of the {what}, each at its best. {_counted(table['winner'], unclear)} The "
+        "paler, the smaller the lead. Hover over a cell for all, click to mark it in every map."
     )
-    return drawn, caption, len(table)
+    return layers, caption, len(table)
+
+
+def _counted(winner: pd.Series[str], unclear: pd.Series[bool]) -> str:
+    """How many cells each has won, how many of them clearly, and what a dot means."""
+    won, clearly = winner.value_counts(), winner[~unclear].value_counts()
+    count = len(winner)
+    if not unclear.any():
+        parts = ", ".join(f"{name} {of / count:.0%}" for name, of in won.items())
+        return f"Share of points won: {parts}."
+    parts, by_more = "", " by more than the 95 % interval"
+    for name, of in won.items():
+        parts += f", {name} {of / count:.0%} ({clearly.get(name, 0) / count:.0%}{by_more})"
+        by_more = ""
+    mark = "A dot" if count <= MAX_DOTS else "The others"
+    return (
+        f"Share of points won: {parts[2:]}. {mark}: the best two differ by no more than that "
+        f"interval ({unclear.sum():,} of {plural(count, 'point')}), so either may be the best."
+    )

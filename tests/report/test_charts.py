@@ -278,3 +278,50 @@ def test_steps_of_a_factor_get_a_logarithmic_axis(values, multiples):
     frame = pd.DataFrame({"workload_users": values})
     scale = style.along(frame, "workload_users").to_dict()["scale"]
     assert (scale.get("type") == "log") == multiples
+
+
+def winners_of(*points, value="latency_mean_ms"):
+    """The map of winners where non-SI, SI and DSI take these times; its panel and its spec."""
+    rows = [
+        (name, number, 0.5, 3, ms, 0.04)  # a difference is known to 0.04 times the root of 2
+        for number, times in enumerate(points)
+        for name, ms in zip(("nonsi", "si", "dsi"), times, strict=True)
+    ]
+    columns = [*CELLS.columns[:3], "targets", *CELLS.columns[3:]]
+    chart = Chart(kind="winners", x=HEATMAP.x, y=HEATMAP.y, value=value)
+    (panel,) = charts.draw(chart, pd.DataFrame(rows, columns=columns), [])
+    return panel, specification(panel, width=400)
+
+
+def test_winners_within_the_interval_have_the_dot_of_other_maps():
+    panel, spec = winners_of((9, 8, 6), (9, 6.05, 6), (9, 6.07, 6), (9, 6, 6))
+    cells, dots = spec["layer"]
+    found = cells["data"]["values"]
+    assert [row["winner"] for row in found] == ["DSI", "DSI", "DSI", "SI"]
+    assert [row["next"] for row in found] == ["SI", "SI", "SI", "DSI"]
+    assert [row["sure"][:3] for row in found] == ["yes", "no:", "yes", "no:"]
+    middles = [((row["x0"] + row["x1"]) / 2, (row["y0"] + row["y1"]) / 2) for row in found]
+    marked = [(row["xm"], row["ym"]) for row in dots["data"]["values"]]
+    assert marked == [middles[1], middles[3]]
+    assert dots["mark"] == map_of(1.002, 1.2)[1]["layer"][1]["mark"]
+    titles = [field["title"] for field in cells["encoding"]["tooltip"]]
+    assert titles[:4] == ["first", "next", "times as good as the next", "a clear lead"]
+    counted = "won: DSI 75% (50% by more than the 95 % interval), SI 25% (0%). A dot: the best two"
+    assert counted in panel.caption
+    assert "by no more than that interval (2 of 4 points)" in panel.caption
+    panel, spec = winners_of((9, 8, 6), (9, 5, 6))
+    assert "layer" not in spec
+    assert "Share of points won: DSI 50%, SI 50%." in panel.caption
+
+
+def test_the_interval_of_winners_per_device_is_per_device():
+    """Four devices for 6 ± 0.04 ms are 24 ± 0.16, and 24.1 ± 0.04 is not clearly more."""
+    panel, _ = winners_of((24.1, 30, 6), (24.2, 30, 6), value="per_device")
+    assert "DSI 100% (50% by more than the 95 % interval). A dot" in panel.caption
+
+
+def test_winners_at_so_many_points_that_dots_would_be_slow_are_counted_in_words():
+    panel, spec = winners_of(*[(9, 8, 6), (9, 6, 6)] * 350)
+    assert "layer" not in spec
+    words = "The others: the best two differ by no more than that interval (350 of 700 points)"
+    assert words in panel.caption
