@@ -3,7 +3,7 @@
 ``python benchmarks/faults.py [KIND…] [--number N] [--log FILE]`` runs N trials of each kind and
 prints what came of them. Trial n of a kind is the same on every machine, but for the moment at
 which a signal arrives. With ``--log`` a campaign goes on where it was interrupted, but for the last
-minute. Linux only.
+minute, and ``--again`` tries once more what was not ok. Linux only.
 
 kills      SIGKILL or SIGTERM to the parent of a run at a random moment, or a copy of its folder at
            that moment (as a power cut leaves it): no process is left after 2 s, and the folder is
@@ -609,9 +609,7 @@ def campaign(kinds: list[str], number: int, log: Path | None = None) -> dict[str
             ]
         chunk, began = Chunk(kind, len(outcomes)), time.monotonic()
         for trial in range(len(outcomes), number):
-            with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-                chance = random.Random(f"{kind} {trial}")  # noqa: S311
-                outcome = KINDS[kind](kind.removeprefix("kills-"), chance, Path(folder))
+            outcome = one(kind, trial)
             outcomes.append(outcome)
             chunk.add(trial, outcome)
             if log is not None and (trial + 1 == number or time.monotonic() - began > CHUNK_S):
@@ -619,6 +617,32 @@ def campaign(kinds: list[str], number: int, log: Path | None = None) -> dict[str
                     file.write(chunk.line() + "\n")
                 chunk, began = Chunk(kind, trial + 1), time.monotonic()
     return found
+
+
+def again(log: Path) -> None:
+    """Try once more what was not ok in *log*, and write there what comes of it now."""
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    for line in lines:
+        for trial, before in list(line.get("not ok", {}).items()):
+            now = one(line["kind"], int(trial))
+            print(f"{line['kind']} {trial}: {before}; now {now}", flush=True)
+            counts = collections.Counter(line["outcomes"])
+            counts.subtract([before])
+            counts[now] += 1
+            line["outcomes"] = {outcome: count for outcome, count in counts.items() if count}
+            del line["not ok"][trial]
+            if not now.startswith("ok"):
+                line["not ok"][trial] = now
+        if not line.get("not ok", True):
+            del line["not ok"]
+    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def one(kind: str, trial: int) -> Outcome:
+    """What comes of trial number *trial* of *kind*."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        chance = random.Random(f"{kind} {trial}")  # noqa: S311
+        return KINDS[kind](kind.removeprefix("kills-"), chance, Path(folder))
 
 
 class Chunk:
@@ -670,7 +694,11 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=10, help="trials of each kind")
     parser.add_argument("--log", type=Path, help="where outcomes are kept, to go on from")
     parser.add_argument("--table", action="store_true", help="print what the log has, run nothing")
+    parser.add_argument("--again", action="store_true", help="try what was not ok once more")
     options = parser.parse_args()
+    if options.again:
+        again(options.log)
+        return
     if options.table:
         print(table(options.log))
         return

@@ -76,3 +76,13 @@ def test_a_campaign_goes_on_where_it_was(faults, tmp_path, monkeypatch):
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     assert [(line["first"], line["outcomes"]) for line in lines] == [(0, {"ok": 3}), (3, {"ok": 2})]
     assert "| `data` | 5 | 5 ok |" in faults.table(log)
+
+
+def test_what_was_not_ok_is_tried_again(faults, tmp_path, monkeypatch):
+    log, outcomes = tmp_path / "log", iter(["ok", "WRONG a", "WRONG b", "ok", "ok", "WRONG b"])
+    monkeypatch.setitem(faults.KINDS, "data", lambda *_: next(outcomes))
+    faults.campaign(["data"], 4, log)
+    faults.again(log)
+    (line,) = [json.loads(line) for line in log.read_text().splitlines()]
+    assert line["outcomes"] == {"ok": 3, "WRONG b": 1}
+    assert line["not ok"] == {"2": "WRONG b"}
