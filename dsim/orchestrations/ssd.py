@@ -91,12 +91,11 @@ class SSD:
 
     def _guess(self, _: Any = None) -> None:
         """Begin the next forward of the guessing, if there is one left."""
-        fed = next(self.left, None)
-        if fed is None:
-            self.draft = None
-        else:
+        for fed in self.left:
             self.draft = draft = self.ask(self.output.settled, 0, None, fed)
             draft.callbacks.append(self.guessed)
+            return
+        self.draft = None
 
     def _stop_guessing(self) -> None:
         self.left = iter(())
