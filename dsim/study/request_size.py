@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dsim.study.study import DeploymentCase
 
 PILOT_REQUESTS, PILOT_CASES = 300, 4
+PILOT_TOKENS = 200  # of an answer, at most
 MANY_TOKENS = 1_000_000  # in all, from which on a run takes long enough for a word
 
 
@@ -40,8 +41,20 @@ def needed_s(cases: Sequence[DeploymentCase], jobs: int, max_load: float) -> flo
 
 
 def _pilot_s(case: DeploymentCase, count: int, max_load: float) -> float:
-    """Seconds that the first *count* requests of *case* take."""
-    first = dataclasses.replace(case.workload, requests=count, trace=case.workload.trace[:count])
+    """Seconds that the first *count* requests of *case* take, from shorter answers if need be."""
+    whole = case.workload
+    first = whole.trace[:count]
+    short = dataclasses.replace(
+        whole,
+        requests=count,
+        trace=tuple((at, prompt, min(answer, PILOT_TOKENS)) for at, prompt, answer in first),
+        output=dataclasses.replace(
+            whole.output, mean_tokens=min(whole.output.mean_tokens, PILOT_TOKENS)
+        ),
+    )
+    longer = max(1.0, whole.output.mean_tokens / PILOT_TOKENS)
+    if first:
+        longer = sum(row[2] for row in first) / sum(row[2] for row in short.trace)
     began_s = time.perf_counter()
-    replicate(dataclasses.replace(case, workload=first), 0, max_load)
-    return time.perf_counter() - began_s
+    replicate(dataclasses.replace(case, workload=short), 0, max_load)
+    return longer * (time.perf_counter() - began_s)

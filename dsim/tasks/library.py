@@ -399,7 +399,8 @@ def run(
     """Run a study: its whole grid of cases.
 
     Args:
-        study: path of a study, a study, or a dictionary with the structure of its file.
+        study: path of a study, the name of one that ships, a study, or a dictionary with the
+            structure of its file.
         set: settings to override, by key; not for a :class:`Study`, which takes them when it is
             made.
         jobs: number of worker processes. In a script, more than 1 needs

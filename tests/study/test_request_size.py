@@ -9,7 +9,7 @@ from dsim import system
 from dsim.cli.main import main
 from dsim.errors import UserError
 from dsim.study import deployment_checks, request_size
-from dsim.study.loader import load
+from dsim.study.loader import load, loads
 
 STUDY = """
 tokens = 4
@@ -62,6 +62,21 @@ def test_the_time_of_a_large_deployment_is_told_from_its_first_requests(study, m
     assert needed_s(200_000) == pytest.approx(200_000 * 2 * 0.003)
     assert needed_s(200_000, jobs=2) == pytest.approx(200_000 * 0.003)
     assert max(seen) == request_size.PILOT_REQUESTS
+
+
+def test_long_answers_make_no_long_pilot(study, monkeypatch):
+    seen = []
+
+    def replicate(case, *_):
+        seen.append(case.workload.output.mean_tokens)
+
+    monkeypatch.setattr(request_size, "replicate", replicate)
+    (case,) = loads(STUDY.format(requests=30).replace("tokens = 4", "tokens = 1000000")).cases()
+    request_size.needed_s([case], 1, 1.0)
+    assert set(seen) == {request_size.PILOT_TOKENS}
+    clock = iter([0.0, 2.0])
+    monkeypatch.setattr(request_size.time, "perf_counter", lambda: next(clock))
+    assert request_size._pilot_s(case, 30, 1.0) == 2.0 * 1_000_000 / request_size.PILOT_TOKENS
 
 
 def test_the_command_says_so_before_it_begins(study, monkeypatch, tmp_path):
