@@ -8,9 +8,10 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from dsim.errors import EngineError
 from dsim.system import can_end_at_once
@@ -78,11 +79,15 @@ class Lane:
     """A process that works off tasks for Vega one after the other, while this one goes on."""
 
     def __init__(self) -> None:
+        try:
+            self._errors: IO[bytes] | None = tempfile.TemporaryFile()  # noqa: SIM115
+        except OSError:  # no folder to write to: the run needs none
+            self._errors = None
         self._process = subprocess.Popen(
             [sys.executable, "-c", PROGRAM, str(os.getpid()), str(can_end_at_once())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._errors or subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C goes to this process, which ends that one
         )
         self._asker = ThreadPoolExecutor(1)
@@ -99,6 +104,8 @@ class Lane:
         self._process.kill()
         self._asker.shutdown(cancel_futures=True)
         self._process.communicate()
+        if self._errors is not None:
+            self._errors.close()
 
     def _ask(self, task: bytes, answers: int) -> list[bytes]:
         assert self._process.stdin is not None  # noqa: S101
@@ -111,8 +118,18 @@ class Lane:
         assert self._process.stdout is not None  # noqa: S101
         length = self._process.stdout.readline()
         if not length:
-            raise EngineError("vl-convert ended before the report was drawn")
+            why = self._last_words()
+            raise EngineError(f"vl-convert ended before the report was drawn{why}")
         return self._process.stdout.read(int(length))
+
+    def _last_words(self) -> str:
+        """The last line of what the process said of an error, for the end of a sentence."""
+        lines: list[str] = []
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it is closed
+            if self._errors is not None:
+                self._errors.seek(0)
+                lines = self._errors.read().decode(errors="replace").strip().splitlines()
+        return f" ({lines[-1]})" if lines else ""
 
 
 class AtWork(NamedTuple):
