@@ -77,14 +77,14 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
     asked = question.ask(**{"target": None, "drafter": None, "gpus": 8, **options})
 
     advice = search.advise(asked, Executor(jobs=jobs), counting("trials simulated"))
-    if out is not None:
+    for line in [answer.as_json(advice)] if as_json else answer.as_text(advice):
+        click.echo(line)
+    if out is not None:  # after the answer, which a page that cannot be drawn must not cost
         from dsim.tasks.serving.page import write_page
 
         write_page(advice, out)
-    for line in [answer.as_json(advice)] if as_json else answer.as_text(advice):
-        click.echo(line)
-    if out is not None and not as_json:
-        click.echo(f"page: {out}")
+        if not as_json:
+            click.echo(f"page: {out}")
 
 
 @click.command()
@@ -246,12 +246,11 @@ def advise(*, as_json: bool, out: Path | None, **options: Any) -> None:
     from dsim.tasks.advise import answer, question
 
     advice = answer.advise(question.ask(**options), counting("steps"))
+    for line in [answer.as_json(advice)] if as_json else answer.as_text(advice):
+        click.echo(line)
     if out is not None:
         from dsim.tasks.advise import page
 
         page.write_page(advice, out)
-    lines = [answer.as_json(advice)] if as_json else answer.as_text(advice)
-    for line in lines:
-        click.echo(line)
-    if out is not None and not as_json:
-        click.echo(f"page: {out}")
+        if not as_json:
+            click.echo(f"page: {out}")

@@ -79,13 +79,13 @@ def latency(
         names=NAMES,
     )
     out = out or (Path("latency.html") if open_ else None)
+    for line in [task.as_json(found)] if as_json else task.as_text(found):
+        click.echo(line)
     if out is not None:
         from dsim.tasks.latency_page import write_page
 
         write_page(found, out)
-    for line in [task.as_json(found)] if as_json else task.as_text(found):
-        click.echo(line)
-    if out is not None and not as_json:
-        click.echo(f"page: {out}")
+        if not as_json:
+            click.echo(f"page: {out}")
     if open_:
         click.launch(str(out))

@@ -136,13 +136,11 @@ def generate(prompt: str, **options: Any) -> None:
             ignore_eos=options["ignore_eos"],
             write=None if quiet else lambda piece: click.echo(piece, nl=False),
         )
+        text = generation.as_text(made, rule, workers)
+        click.echo(generation.as_json(made) if quiet else f"\n\n{text}")
         if options["timeline"] is not None:
             described = f"{pair.target}, {pair.drafter}; {options['tokens']} tokens."
             generation.write_timeline(made, options["timeline"], described)
-        if quiet:
-            click.echo(generation.as_json(made))
-            return
-        click.echo("\n\n" + generation.as_text(made, rule, workers))
 
 
 @click.command()
@@ -215,9 +213,9 @@ def validate(
         known = prediction.read(against)
         prediction.check_study(known, loaded, against)
     found = run.validate(loaded, against=known, progress=progress)
+    click.echo(page.as_json(found) if as_json else page.as_text(found))
     if report is not None:
         page.write_report(found, report)
-    click.echo(page.as_json(found) if as_json else page.as_text(found))
     if found.holds is not True:
         raise click.exceptions.Exit(TOO_NOISY if found.holds is None else CLAIM_FAILED)
 

@@ -85,15 +85,16 @@ def reproduce(
     if as_json:
         click.echo(field_rows.as_json(found))
         return
+    text = field_page.as_text(found) if claims is None else page.as_text(claims)
+    if not quiet:
+        click.echo(text)
     report = out / "field.html"
     field_page.write_report(found, report, whole=own is None)
     if claims is None:
         page.seal(out)
-        text = field_page.as_text(found)
     else:
         report = out / "report.html"
         page.write_report(claims, report)
-        text = page.as_text(claims)
     if markdown is not None:
         what = " --field" if field else ""
         command = f"dsim reproduce --fast{what} --markdown {markdown.as_posix()}"
@@ -102,7 +103,6 @@ def reproduce(
         )
         write_whole(markdown, content, "--markdown")
     if not quiet:
-        click.echo(text)
         click.echo(f"\nreport: {report}")
     if open_:
         click.launch(str(report))

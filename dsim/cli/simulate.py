@@ -203,12 +203,12 @@ def simulate(
         raise by_option(error) from None
     names = task.in_order(algorithms, str(options["method"] or ""))
     outcomes = task.outcomes(case, names, str(options["engine"] or "auto"))
-    if timeline is not None:
-        task.write_timeline(case, names, timeline)
     if as_json:
         with_settled = settled or options["accepts"] is not None
         click.echo(task.as_json(case, outcomes, settled=with_settled))
-        return
-    click.echo(task.as_text(case, outcomes))
+    else:
+        click.echo(task.as_text(case, outcomes))
     if timeline is not None:
-        click.echo(f"timeline: {timeline}")
+        task.write_timeline(case, names, timeline)
+        if not as_json:
+            click.echo(f"timeline: {timeline}")

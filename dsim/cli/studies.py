@@ -27,6 +27,8 @@ from dsim.words import duration
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from dsim.tasks.drawing import Drawn
+
 DIFFERENT = 1  # exit code of dsim verify
 
 
@@ -286,8 +288,7 @@ def plot(results: tuple[str, ...], out: Path | None, open_: bool) -> None:
     if len(results) > 1 or results[0].endswith(".json"):
         _compare(results, out or Path(COMPARISON), open_=open_)
         return
-    report, lines = draw_again(Path(results[0]), out)
-    _say(report, lines, open_=open_)
+    _say(*draw_again(Path(results[0]), out), open_=open_)
 
 
 COMPARISON = "results/comparison"
@@ -320,16 +321,17 @@ def compare(results: tuple[str, ...], out: Path, open_: bool) -> None:
 def _compare(results: Sequence[str], out: Path, *, open_: bool) -> None:
     from dsim.tasks.compare import compare as side_by_side
 
-    report, lines = side_by_side(results, out)
-    _say(report, lines, open_=open_)
+    _say(*side_by_side(results, out), open_=open_)
 
 
-def _say(report: Path, lines: Sequence[str], *, open_: bool) -> None:
-    for line in lines:
+def _say(report: Path, drawn: Drawn, *, open_: bool) -> None:
+    for line in drawn.lines:
         click.echo(line)
     click.echo(f"report: {report}")
     if open_:
         click.launch(str(report))
+    if drawn.failed:
+        raise EngineError(f"the report is not complete: {' '.join(drawn.failed)}")
 
 
 @click.command()

@@ -33,13 +33,13 @@ def trace(
 
     found = task.summary(task.read(file, from_s=from_s, for_s=for_s, rate_scale=rate_scale))
     out = out or (Path("trace.html") if open_ else None)
+    for line in [task.as_json(found)] if as_json else task.as_text(found):
+        click.echo(line)
     if out is not None:
         from dsim.tasks.trace_page import write_page
 
         write_page(found, file.name, out)
-    for line in [task.as_json(found)] if as_json else task.as_text(found):
-        click.echo(line)
-    if out is not None and not as_json:
-        click.echo(f"page: {out}")
+        if not as_json:
+            click.echo(f"page: {out}")
     if open_:
         click.launch(str(out))

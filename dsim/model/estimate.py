@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 DTYPES = tuple(DTYPE_BYTES)
 KV_DTYPES = ("bf16", "fp16", "fp8")
+PADDED = 1.02  # times as many tokens: one vocabulary, filled up to a round number
 MAX_TP = 64  # looked through for one at which a model fits
 
 
@@ -39,6 +40,22 @@ class Estimate:
     drafter: Roofline | None
     memory: Memory
     is_head: bool = False
+
+    @property
+    def warning(self) -> str:
+        """A sentence where the drafter's tokens cannot be the target's; else empty."""
+        if self.drafter is None or self.is_head:
+            return ""
+        one, other = (part.shape for part in (self.target, self.drafter))
+        few, many = sorted((one.vocabulary, other.vocabulary))
+        if many <= PADDED * few:
+            return ""
+        return (
+            f"{one.name} has {one.vocabulary:,} tokens in its vocabulary and {other.name} "
+            f"{other.vocabulary:,}: its drafts are not tokens of the target, and vLLM and SGLang "
+            "refuse the pair. The numbers are of a drafter of that size with the target's own "
+            "vocabulary."
+        )
 
 
 def estimate(

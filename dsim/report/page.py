@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import gzip
 import re
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 import jinja2
 import markupsafe
 
+from dsim.errors import EngineError
 from dsim.files import write_whole
 from dsim.report.lanes import lanes
 from dsim.report.style import HEIGHT_PX
@@ -18,10 +20,11 @@ from dsim.report.vega import Vega, page_specifications
 from dsim.version import VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from dsim.report.charts import Panel
+    from dsim.report.lanes import AtWork
     from dsim.report.tables import TextTable
 
 
@@ -114,3 +117,54 @@ def write(
         with lanes(draws=False) as at_work:
             script = Vega(at_work).script()
     write_whole(path, html(page, panels, script, wide=wide), option)
+
+
+def write_report(
+    folder: Path,
+    panels: Sequence[Panel],
+    page: Callable[[Sequence[str]], Page],
+    at_work: AtWork | None = None,
+) -> list[str]:
+    """Write ``report.html`` and the pictures of its charts into *folder*.
+
+    A chart that cannot be drawn is named on the page, and takes nothing else with it.
+
+    Args:
+        folder: where to write; it exists.
+        panels: the charts.
+        page: makes the page, of sentences on charts that could not be drawn.
+        at_work: the processes that draw; started here if need be.
+
+    Returns:
+        Those sentences.
+    """
+    failed: list[str] = []
+    report = folder / "report.html"
+    if not panels:
+        report.write_text(html(page(failed), panels), encoding="utf-8")
+        return failed
+    with contextlib.ExitStack() as stack:
+        vega = Vega(at_work or stack.enter_context(lanes()))
+        pictures = [vega.pictures(panel) for panel in panels]
+        specs, script = vega.specifications(panels), ""
+        try:
+            script = vega.script()
+        except EngineError as error:
+            failed.append(f"The page has no charts: {error}.")
+        else:
+            text = html(page(failed), panels, script, specs=specs)
+        good = []
+        for panel, made in zip(panels, pictures, strict=True):
+            try:
+                png, svg = made()
+            except EngineError as error:
+                failed.append(f"Chart “{panel.title}” cannot be drawn: {error}.")
+                continue
+            good.append(panel)
+            (folder / f"{panel.name}.png").write_bytes(png)
+            (folder / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
+        if failed:
+            good = good if script else []
+            text = html(page(failed), good, script, specs=vega.specifications(good))
+    report.write_text(text, encoding="utf-8")
+    return failed

@@ -101,6 +101,14 @@ def estimate_of(values: Mapping[str, Any], source: str) -> Estimate | None:
     )
 
 
+def warning_of(values: Mapping[str, Any]) -> str:
+    """A sentence where the models that settings by key name do not go together; else empty."""
+    if not all(values.get(key) for key in (*MODELS, "gpu")):
+        return ""
+    found = estimate_of(values, "")
+    return found.warning if found else ""
+
+
 def profile_of(roofline: Roofline, prompt_tokens: int, context: int) -> ModelProfile:
     """What measuring the model of *roofline* would have found.
 

@@ -11,15 +11,14 @@ from dsim.errors import Problem, UserError
 from dsim.report import analysis, comparison
 from dsim.report import page as pages
 from dsim.report.comparison import Source
-from dsim.report.lanes import lanes
 from dsim.report.tables import text_table
-from dsim.report.vega import Vega
 from dsim.study import loader as studies
 from dsim.study.columns import STATUS, column_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.folder import charts_folder
 from dsim.study.measurements import read_measurements
 from dsim.study.results import of_deployments, read_results, write_csv
+from dsim.tasks.drawing import Drawn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +74,7 @@ def source(text: str, taken: Sequence[str] = ()) -> Source:
     return Source(name=name, frame=frame.reset_index(drop=True), axes=axes, settings=settings)
 
 
-def compare(texts: Sequence[str], out: Path) -> tuple[Path, list[str]]:
+def compare(texts: Sequence[str], out: Path) -> tuple[Path, Drawn]:
     """Compare results with the first of them, on one page.
 
     Args:
@@ -83,11 +82,10 @@ def compare(texts: Sequence[str], out: Path) -> tuple[Path, list[str]]:
         out: folder for the page, the charts and ``comparison.csv``.
 
     Returns:
-        The report and the summary.
+        The report, and what was drawn.
 
     Raises:
         UserError: results cannot be read, or *out* holds something else.
-        EngineError: a chart cannot be drawn.
     """
     sources: list[Source] = []
     for text in texts:
@@ -99,26 +97,22 @@ def compare(texts: Sequence[str], out: Path) -> tuple[Path, list[str]]:
     at_a_glance = comparison.glance(one, [(other, table) for other, table, _ in found])
     details = [comparison.detail(one, other, table, keys) for other, table, keys in found]
     panels = comparison.panels(sources)
-    page = pages.Page(
-        title=" against ".join(s.name for s in reversed(sources))
-        if len(sources) == 2
-        else f"{len(sources)} results compared"
-        if others
-        else f"Results in {one.name}",
-        answer=answer,
-        notes=notes,
-        facts=[(s.name, f"{len(s.frame):,} rows") for s in sources],
-        after=[table for table in (at_a_glance, *details) if table],
-    )
-    with charts_folder(out, ours={"report.html", CSV}) as new, lanes() as at_work:
-        vega = Vega(at_work)
-        pictures = [vega.pictures(panel) for panel in panels]
-        text = pages.html(page, panels, vega.script() if panels else "")
-        (new / "report.html").write_text(text, encoding="utf-8")
-        for panel, made in zip(panels, pictures, strict=True):
-            png, svg = made()
-            (new / f"{panel.name}.png").write_bytes(png)
-            (new / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
+
+    def page(of_charts: Sequence[str]) -> pages.Page:
+        return pages.Page(
+            title=" against ".join(s.name for s in reversed(sources))
+            if len(sources) == 2
+            else f"{len(sources)} results compared"
+            if others
+            else f"Results in {one.name}",
+            answer=answer,
+            notes=[*notes, *of_charts],
+            facts=[(s.name, f"{len(s.frame):,} rows") for s in sources],
+            after=[table for table in (at_a_glance, *details) if table],
+        )
+
+    with charts_folder(out, ours={"report.html", CSV}) as new:
+        failed = pages.write_report(new, panels, page)
         if found:
             import pyarrow as pa
 
@@ -128,4 +122,4 @@ def compare(texts: Sequence[str], out: Path) -> tuple[Path, list[str]]:
     lines = [*answer, *notes]
     if at_a_glance:
         lines += ["", *text_table(at_a_glance.head, at_a_glance.rows)]
-    return out / "report.html", lines
+    return out / "report.html", Drawn(lines, failed)

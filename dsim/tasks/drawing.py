@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
-from dsim.errors import EngineError
 from dsim.model.latency import MAX_BEYOND, beyond_note
 from dsim.report import analysis, answers, charts, deployments
 from dsim.report import page as pages
 from dsim.report import requests as request_tables
-from dsim.report.lanes import lanes
 from dsim.report.tables import TextTable, settings_rows, text_table
-from dsim.report.vega import Vega
 from dsim.study.build import falling_notes, tables_of
 from dsim.study.columns import BEYOND, DEPLOYMENT_SETTINGS, column_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.labels import words
+from dsim.study.named import warning_of
 from dsim.study.results import of_deployments
 from dsim.study.settings import SETTINGS
 from dsim.tasks import waits
@@ -111,12 +108,12 @@ def draw_into(
             shown.append(f"Chart {number} has nothing to show: no such case was simulated.")
     settings = DEPLOYMENT.settings if of_deployments(frame) else SETTINGS
 
-    def page() -> pages.Page:
+    def page(of_charts: Sequence[str]) -> pages.Page:
         return pages.Page(
             title=(study.settings["title"] if study else title) or view.title,
             description=study.settings["description"] if study else "",
             facts=view.facts,
-            notes=[*shown, *failed],
+            notes=[*shown, *failed, *of_charts],
             answer=view.answer,
             after=view.tables,
             settings=settings_rows(settings, study) if study else (),
@@ -124,27 +121,7 @@ def draw_into(
             study=study.to_toml() if study else "",
         )
 
-    with contextlib.ExitStack() as stack:
-        text = "" if panels else pages.html(page(), panels)
-        if panels:
-            vega = Vega(at_work or stack.enter_context(lanes()))
-            pictures = [vega.pictures(panel) for panel in panels]
-            specs = vega.specifications(panels)
-            text = pages.html(page(), panels, vega.script(), specs=specs)
-            good = []
-            for panel, made_pictures in zip(panels, pictures, strict=True):
-                try:
-                    png, svg = made_pictures()
-                except EngineError as error:
-                    failed.append(f"Chart “{panel.title}” cannot be drawn: {error}.")
-                    continue
-                good.append(panel)
-                (folder / f"{panel.name}.png").write_bytes(png)
-                (folder / f"{panel.name}.svg").write_text(svg, encoding="utf-8")
-            if len(good) < len(panels):
-                specs = vega.specifications(good)
-                text = pages.html(page(), good, vega.script(), specs=specs)
-    (folder / "report.html").write_text(text, encoding="utf-8")
+    failed += pages.write_report(folder, panels, page, at_work)
     lines = [*(wrapped for told in view.answer for wrapped in textwrap.wrap(told, TEXT_WIDTH))]
     lines += [*shown, *failed, ""]
     for table in view.tables:
@@ -155,11 +132,14 @@ def draw_into(
 
 
 def table_notes(frame: pd.DataFrame, study: Study | None) -> list[str]:
-    """Sentences on latency tables that fall, and on forwards wider than them."""
+    """Sentences on latency tables that fall, models that do not go together, and wide forwards."""
     notes = []
     if study is not None:
         tables = [tables_of(study.of_variant(number)) for number in range(len(study.variants))]
-        notes = list(dict.fromkeys(note for pair in tables for note in falling_notes(pair)))
+        notes = [note for pair in tables for note in falling_notes(pair)]
+        variants = map(study.of_variant, range(len(study.variants)))
+        notes += filter(None, map(warning_of, variants))
+        notes = list(dict.fromkeys(notes))
     if BEYOND.name in frame:
         of = f"{(frame[BEYOND.name] > MAX_BEYOND).sum():,} of {len(frame):,} rows"
         notes += filter(None, [beyond_note(frame[BEYOND.name].max(), of)])

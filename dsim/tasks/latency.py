@@ -68,6 +68,7 @@ def as_json(estimate: Estimate) -> str:
         "kv_blocks": memory.kv_blocks(BLOCK_TOKENS),
         "constants": vars(target.constants),
         "rows": rows_of(estimate),
+        "warning": estimate.warning or None,
     }
     return json.dumps(found, indent=1)
 
@@ -123,4 +124,5 @@ def as_text(estimate: Estimate) -> list[str]:
         lines += ["", f"Reading a prompt: {read}."]
     lines += ["", "–: the KV cache does not hold so many tokens.", *facts(estimate)]
     lines += ["Estimated by a roofline (dsim docs latency); nothing was measured on this machine."]
+    lines += [estimate.warning] if estimate.warning else []
     return lines

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from dsim.deployment import perfetto
 from dsim.deployment.serve import serve
-from dsim.errors import EngineError, Problem, UserError
+from dsim.errors import Problem, UserError
 from dsim.files import write_whole
 from dsim.report.lanes import lanes
 from dsim.study import loader as studies
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from dsim.study.requests import CaseResult
     from dsim.study.results import StudyResult
     from dsim.study.study import Study
+    from dsim.tasks.drawing import Drawn
 
 MAX_TRACED = 12
 
@@ -192,7 +193,7 @@ def write_results(
     )
 
 
-def plot(path: Path, out: Path | None = None) -> tuple[Path, list[str]]:
+def plot(path: Path, out: Path | None = None) -> tuple[Path, Drawn]:
     """Draw stored results again, without simulating.
 
     Args:
@@ -200,11 +201,10 @@ def plot(path: Path, out: Path | None = None) -> tuple[Path, list[str]]:
         out: where to; by default the results folder itself, or ``NAME-charts`` beside the file.
 
     Returns:
-        The report and the summary.
+        The report, and what was drawn.
 
     Raises:
         UserError: there are no results, or they cannot be read.
-        EngineError: a chart cannot be drawn.
     """
     from dsim.tasks.drawing import draw_into
 
@@ -241,9 +241,7 @@ def plot(path: Path, out: Path | None = None) -> tuple[Path, list[str]]:
         )
         if folder == path and "files" in json.loads(stored or "{}"):
             (new / PROVENANCE).write_text(sealed(stored, new), encoding="utf-8")
-    if drawn.failed:
-        raise EngineError("; ".join(drawn.failed))
-    return folder / "report.html", drawn.lines
+    return folder / "report.html", drawn
 
 
 def write_trace(

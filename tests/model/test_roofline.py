@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dsim.errors import UserError
 from dsim.model.drafter_shapes import HEADS, drafter_shape
+from dsim.model.estimate import estimate
 from dsim.model.gpu import Gpu, gpu_of, gpus
 from dsim.model.roofline import Constants, Roofline, memory_of, possible_tp
 from dsim.model.shape import Shape, shape_of, shipped
@@ -291,3 +292,16 @@ def test_beyond_what_can_be_served_steps_are_those_of_a_full_batch(gpu, most):
 def test_a_load_that_cannot_be_served_is_called_so():
     roofline = Roofline(shape=shape_of("llama-3.1-8b"), gpu=gpu_of("l4"))
     assert not steady(roofline, 50, 1000, 500).stable
+
+
+def test_models_of_two_vocabularies_are_named():
+    """A vocabulary that is filled up to a round number is the same one."""
+    one = estimate("llama-3.3-70b", "h100", tp=8, drafter="vicuna-68m")
+    assert one.warning.startswith("llama-3.3-70b has 128,256 tokens in its vocabulary and vicuna-")
+    for target, drafter in (
+        ("qwen2.5-72b", "qwen2.5-0.5b"),
+        ("llama-3.3-70b", "llama-3.2-1b"),
+        ("llama-3.3-70b", "medusa"),
+        ("llama-3.3-70b", None),
+    ):
+        assert estimate(target, "h100", tp=8, drafter=drafter).warning == ""

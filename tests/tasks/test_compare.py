@@ -218,7 +218,7 @@ workload.rate_per_s = [1, 2]
 
 def test_measured_and_simulated_on_one_page(tmp_path, simulated):
     path = written(tmp_path, "bench", VLLM | DETAILED)
-    report, lines = compare([f"my vLLM={path}", str(simulated)], tmp_path / "out")
+    report, (lines, _) = compare([f"my vLLM={path}", str(simulated)], tmp_path / "out")
     page = report.read_text()
     assert lines[0].startswith("simulated: the mean latency is lower than in my vLLM in")
     for words in ("my vLLM", "mean TTFT (ms)", "mean TPOT (ms)", "measured | DSI"):

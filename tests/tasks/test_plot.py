@@ -17,7 +17,7 @@ from tests.tasks.test_run import SMALL, contents
 
 
 def test_plot_draws_a_folder_again(small, tmp_path):
-    report, lines = plot(small, tmp_path / "again")
+    report, (lines, _) = plot(small, tmp_path / "again")
     again = contents(tmp_path / "again")
     for name, content in contents(small).items():
         if name.startswith("01-") or name == "report.html":
@@ -108,7 +108,7 @@ def test_one_repeat_has_no_interval_and_can_be_drawn_again(tmp_path):
 def test_results_in_which_nothing_varies_have_no_chart(tmp_path):
     path = tmp_path / "one.csv"
     path.write_text("algorithm,lookahead,latency_mean_ms\nsi,1,3\ndsi,1,2\n")
-    _, lines = plot(path)
+    _, (lines, _) = plot(path)
     assert "There is no chart: no setting varies that could be an axis." in lines
 
 

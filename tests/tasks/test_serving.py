@@ -27,7 +27,7 @@ def question(**more):
 @pytest.fixture(scope="module")
 def advice():
     with pytest.MonkeyPatch.context() as patch:
-        for name, count in (("SCREENED", 40), ("SWEPT", 40), ("CONFIRMED", 80)):
+        for name, count in (("SCREENED", 40), ("SWEPT", 40), ("LIMITED", 40), ("CONFIRMED", 80)):
             patch.setattr(search, name, count)
         asked = question(slo_ttft_ms=300.0, slo_tpot_ms=40.0)
         return search.advise(asked, Executor(), lambda *_: None)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.model.gpu import gpu_of
 from dsim.report.tables import text_table
-from dsim.tasks.serving.launch import commands, instead, launch, remarks, spoken
-from dsim.tasks.serving.search import BELOW, SCALES, TIE, closest
+from dsim.tasks.serving.launch import MAX_SEQS, commands, instead, launch, remarks, spoken
+from dsim.tasks.serving.search import BELOW, RESERVE, SAME, SCALES, TIE, closest
 from dsim.words import plural
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 METHODS_HEAD = ("speculation", "TTFT p99", "TPOT p50", "p99", "E2E")
 HEAD = ("layout", "TTFT p50", "p99", "TPOT p50", "p99", "E2E", "tok/s/GPU", "batch", "up to")
+CLEARLY = 1.05  # times the load of another, before it counts as more
+PRICE_HEAD = "price/M tok"
 BEST_HEAD = ("layout", "TTFT p99", "TPOT p99", "E2E", "why not")
 
 
@@ -34,7 +36,7 @@ def times(value: float) -> str:
         return "under 1 ×"
     if math.isinf(value):
         return f"{max(SCALES):g} × or more"
-    return f"{value:.3g} ×" if value else "–"
+    return f"{value:.3g} ×" if value else f"under {min(SCALES):g} ×"
 
 
 def verdict(advice: Advice) -> str:
@@ -57,7 +59,9 @@ def verdict(advice: Advice) -> str:
         limit = f" It keeps the SLO up to {times(room)} the load"
         limit += " (the same arrivals, sped up: "
         limit += f"{room * question.rate_per_s:.3g} requests/s in the mean, more in busy stretches)"
-    return f"Run {best.layout}: {found} ({_slo(question)}).{limit}.{_faster(advice)}"
+        limit += ", which is little reserve" if room < RESERVE else ""
+    others = _faster(advice) or _roomier(advice)
+    return f"Run {best.layout}: {found} ({_slo(question)}).{limit}.{others}"
 
 
 def faster(advice: Advice) -> Trial | None:
@@ -74,15 +78,28 @@ def _faster(advice: Advice) -> str:
         return ""
     room = times(advice.headroom[other.layout])
     return (
-        " It is chosen because it keeps the SLO up to the highest load. At this load "
+        f" It is chosen for its reserve. At this load "
         f"{other.layout} is {best.e2e_mean / other.e2e_mean:.2g} times as fast (mean E2E "
         f"{other.e2e_mean:,.0f} ms), and keeps the SLO up to {room} the load."
     )
 
 
+def _roomier(advice: Advice) -> str:
+    """The layout that carries the most load, where the best is a faster one."""
+    best, room = advice.best, advice.headroom
+    other = max(advice.ranking, key=lambda one: room[one.layout])
+    if other.slack > 1 or room[other.layout] <= (1 + TIE) * room[best.layout]:
+        return ""
+    return (
+        f" {other.layout} keeps it up to {times(room[other.layout])} the load, at "
+        f"{other.e2e_mean / best.e2e_mean:.2g} times the mean E2E ({other.e2e_mean:,.0f} ms)."
+    )
+
+
 def notes(advice: Advice) -> list[str]:
     """What else was found, and what the answer hangs on."""
-    question, best, lines = advice.question, advice.best, []
+    question = advice.question
+    lines = [found] if (found := question.estimate(advice.best.layout.tp).warning) else []
     enough = next((one for one in advice.fewer if one.slack <= 1), None)
     if enough is not None:
         lines.append(
@@ -91,18 +108,7 @@ def notes(advice: Advice) -> list[str]:
         )
     elif advice.fewer:
         lines.append("With fewer replicas it does not keep the SLO.")
-    if advice.crossover is None:
-        lines.append(
-            "Speculation is faster than plain decoding (mean E2E) at every load tried, up to "
-            f"{max(SCALES):g} × this one (TP {best.layout.tp}).{_clash(advice)}"
-        )
-    elif not math.isnan(advice.crossover):
-        lines.append(
-            "Speculation is faster than plain decoding (mean E2E) up to about "
-            f"{advice.crossover:.2g} × this load, {advice.crossover * question.rate_per_s:.3g} "
-            f"requests/s in the mean (TP {best.layout.tp}); above it, plain decoding is faster."
-            f"{_clash(advice)}"
-        )
+    lines += [*_as_good(advice), *_crossover(advice)]
     lines += [*_at_other_rates(advice), *_at_the_edge(advice)]
     gpu = gpu_of(question.gpu)
     trust = (
@@ -120,21 +126,70 @@ def notes(advice: Advice) -> list[str]:
     return lines
 
 
+def _as_good(advice: Advice) -> list[str]:
+    """Other ways to speculate that are as good as the answer."""
+    best = advice.best.layout
+    (here, *_) = (one for one in advice.screened if one.layout == best)
+    alike = [
+        one
+        for one in closest(advice.screened, advice.allowed)
+        if one.layout != best
+        and not one.layout.chooses
+        and one.slack <= max(advice.allowed, here.slack)
+        if abs(one.e2e_mean / here.e2e_mean - 1) < SAME and advice.headroom.get(one.layout, 1) >= 1
+    ]
+    if not alike:
+        return []
+    names = "; ".join(f"{one.layout} ({_wait(one)})" for one in alike[:3])
+    return [
+        f"As fast within {SAME:.0%} (mean E2E {_wait(here)}, of "
+        f"{_part(advice, here.requests)}): {names}. What sets them apart is less than what "
+        "the estimate is off by: measure them."
+    ]
+
+
+def _crossover(advice: Advice) -> list[str]:
+    """Up to which load speculation is faster than plain decoding."""
+    found, tp = advice.crossover, advice.best.layout.tp
+    if found is None:
+        return []
+    first = "Speculation is faster than plain decoding (mean E2E)"
+    clash = _clash(advice)
+    if found.batch > MAX_SEQS / 2:
+        clash += f" A replica runs at most {MAX_SEQS} requests at once here; with more at once, "
+        clash += "plain decoding gains more than speculation."
+    if found.scale is None:
+        above = "" if found.compared >= max(SCALES) else "; above it requests pile up with both"
+        return [
+            f"{first} at every load that was compared, up to {found.compared:g} × this one "
+            f"(TP {tp}){above}.{clash}"
+        ]
+    if found.scale <= min(SCALES):
+        return [
+            f"Speculation is slower than plain decoding (mean E2E) already at {min(SCALES):g} × "
+            f"this load (TP {tp}).{clash}"
+        ]
+    return [
+        f"{first} up to about {found.scale:.2g} × this load, "
+        f"{found.scale * advice.question.rate_per_s:.3g} requests/s in the mean (TP {tp}); above "
+        f"it, plain decoding is faster.{clash}"
+    ]
+
+
 def _clash(advice: Advice) -> str:
     """Plain decoding keeps the SLO at more load than the speculation that is faster."""
     alike = {one: room for one, room in advice.headroom.items() if one.tp == advice.best.layout.tp}
     plain = max((room for one, room in alike.items() if not one.drafts), default=0.0)
     drafting = {one: room for one, room in alike.items() if one.drafts}
-    if not advice.has_slo or not drafting:
+    if not advice.has_slo or not drafting or _roomier(advice):  # that says so already
         return ""
     first = advice.best.layout
     other = first if first in drafting else max(drafting, key=lambda one: drafting[one])
-    if times(plain) == times(drafting[other]) or plain < drafting[other]:
+    if plain <= CLEARLY * drafting[other]:
         return ""
-    room = times(drafting[other])
     return (
         f" Yet plain decoding keeps the SLO up to more load, {times(plain)} against "
-        f"{'none' if room == '–' else room} with {other.method}."
+        f"{times(drafting[other])} with {other.method}."
     )
 
 
@@ -144,13 +199,14 @@ def _wait(one: Trial) -> str:
 
 def _at_other_rates(advice: Advice) -> list[str]:
     """At which acceptance rates another way to speculate is the best."""
-    bounded = advice.has_slo
+    bounded, allowed = advice.has_slo, advice.allowed
     found = []
     for flip in advice.flips:
         wins, stays = flip.wins, flip.stays
         more = ""
-        if bounded and stays.slack > 1:
-            more = ", which does not keep the SLO" if wins.slack <= 1 else ", further from the SLO"
+        if bounded and stays.slack > allowed:
+            keeps = wins.slack <= allowed
+            more = ", which does not keep the SLO" if keeps else ", further from the SLO"
         found.append(
             f"of {flip.rate:g}: {wins.layout.method} ({_wait(wins)} against {_wait(stays)} "
             f"of {stays.layout.method}{more})"
@@ -187,6 +243,17 @@ def _part(advice: Advice, count: int) -> str:
     return f"the {count:,} requests that come closest together"
 
 
+def head(advice: Advice) -> tuple[str, ...]:
+    """Names of the columns of :func:`rows`."""
+    return (*HEAD, PRICE_HEAD) if advice.question.price else HEAD
+
+
+def _price(advice: Advice, one: Trial) -> float:
+    """Price of a million tokens of answers, at the load of *one*."""
+    tokens_per_hour = 3600 * one.tokens_per_gpu_s
+    return 1e6 * advice.question.price / tokens_per_hour if tokens_per_hour else math.inf
+
+
 def rows(advice: Advice) -> list[list[str]]:
     """The finalists, the best first."""
     return [
@@ -200,6 +267,7 @@ def rows(advice: Advice) -> list[list[str]]:
             f"{one.tokens_per_gpu_s:,.0f}",
             f"{one.batch:.1f}",
             times(advice.headroom[one.layout]) if advice.has_slo else "–",
+            *([f"{_price(advice, one):.3g}"] if advice.question.price else ()),
         ]
         for one in advice.ranking
     ]
@@ -224,7 +292,7 @@ def methods(advice: Advice) -> list[list[str]]:
 def bests(advice: Advice) -> list[list[str]]:
     """The best layout of each way to share out the GPUs, the answer first, with why it lost."""
     kinds: dict[str, list[Trial]] = {}
-    for one in closest(advice.screened):
+    for one in closest(advice.screened, advice.allowed):
         kinds.setdefault(one.layout.sharing, []).append(one)
     chosen = advice.best.layout
     mine = next(one for one in kinds.pop(chosen.sharing) if one.layout == chosen)
@@ -245,12 +313,12 @@ def why_not(advice: Advice, one: Trial, mine: Trial) -> str:
     """Why *one* is not the answer, *mine*."""
     if one.layout == mine.layout:
         kept = one.slack > 1 >= advice.best.slack
-        return "the answer (keeps the SLO over all)" if kept else "the answer"
+        return "the answer (keeps the SLO over all)" if advice.has_slo and kept else "the answer"
     question = advice.question
     if one.served < 1:
         return f"refuses {1 - one.served:.0%} of the requests"
     room, best = (advice.headroom.get(a.layout, math.nan) for a in (one, mine))
-    if advice.has_slo and one.slack > 1:
+    if advice.has_slo and one.slack > advice.allowed:
         late = [
             ("TTFT", one.ttft_p99, question.slo_ttft_ms),
             ("TPOT", one.tpot_p99, question.slo_tpot_ms),
@@ -258,7 +326,9 @@ def why_not(advice: Advice, one: Trial, mine: Trial) -> str:
         names = [name for name, value, bound in late if bound is not None and value > bound]
         return f"misses the SLO ({' and '.join(names)})"
     slower = one.e2e_mean / mine.e2e_mean
-    if advice.has_slo and room * (1 + TIE) < best:
+    if advice.has_slo and room < 1 <= best:
+        return "misses the SLO on more of the load"
+    if advice.has_slo and room < RESERVE and room * (1 + TIE) < best:
         return f"keeps the SLO only up to {times(room)}"
     if slower > 1:
         return f"slower ({slower:.2g} times the E2E)"
@@ -274,7 +344,7 @@ def as_text(advice: Advice) -> list[str]:
     """The answer for a terminal."""
     question, best = advice.question, advice.best.layout
     load = f"{question.load}; {question.rate_per_s:.3g} requests/s in the mean"
-    lines = [verdict(advice), "", f"Load: {load}.", "", *text_table(HEAD, rows(advice)), ""]
+    lines = [verdict(advice), "", f"Load: {load}.", "", *text_table(head(advice), rows(advice)), ""]
     lines += [reading(advice), "", f"{compared(advice)}:", ""]
     lines += [*text_table(METHODS_HEAD, methods(advice)), "", methods_reading(advice), ""]
     if len(others := bests(advice)) > 1:
@@ -292,15 +362,20 @@ def reading(advice: Advice) -> str:
     """How the table of the finalists is to be read."""
     text = (
         f"Times in ms, of {_part(advice, advice.best.requests)}. TPOT: time per token of a "
-        "request, after its first one. batch: requests in a step, mean."
+        "request, after its first one. batch: requests in a step, mean. TTFT and E2E have a step "
+        "of waiting that vLLM was found to have; a study of the same layout (dsim run) has none."
     )
     if advice.has_slo:
-        swept = max(
-            (one.requests for trials in advice.curves.values() for one in trials), default=0
-        )
         text += (
-            " up to: the load up to which the SLO is kept, in multiples of the given one, roughly, "
-            f"by {_part(advice, swept)}."
+            " up to: the load up to which the SLO is kept, in multiples of the given one, to a few "
+            f"percent, by {_part(advice, advice.limited)}. The answer is the layout with the "
+            f"lowest mean E2E of those that keep the SLO up to {RESERVE:g} × the load; where none "
+            f"does, of those within {TIE:.0%} of the highest load."
+        )
+    if advice.question.price:
+        text += (
+            f" {PRICE_HEAD}: price of a million tokens of answers at this load, with GPU-hours at "
+            f"{advice.question.price:g}; a load that keeps the GPUs busier makes tokens cheaper."
         )
     return text
 
@@ -371,7 +446,9 @@ def as_json(advice: Advice) -> str:
             f"{rate:g}": [plain(one) for one in trials] for rate, trials in advice.others.items()
         },
         "more_drafts": None if advice.beyond is None else plain(advice.beyond),
-        "crossover": None if advice.crossover is None else finite(advice.crossover),
+        "crossover": advice.crossover and advice.crossover.scale,
+        "crossover_compared_to": advice.crossover and advice.crossover.compared,
+        "price_per_million_tokens": finite(_price(advice, best)) if advice.question.price else None,
         "ranking": [plain(one) for one in advice.ranking],
         "screened": [plain(one) for one in advice.screened],
         "curves": [plain(one) for curve in advice.curves.values() for one in curve],

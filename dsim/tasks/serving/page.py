@@ -14,11 +14,11 @@ from dsim.report.style import NUMBER, PALETTE, legend
 from dsim.report.tables import TextTable
 from dsim.tasks.serving.answer import (
     BEST_HEAD,
-    HEAD,
     METHODS_HEAD,
     bests,
     bests_title,
     compared,
+    head,
     methods,
     methods_reading,
     notes,
@@ -114,7 +114,7 @@ def write_page(advice: Advice, path: Path) -> None:
         TextTable(
             title="At a glance",
             caption=reading(advice),
-            head=HEAD,
+            head=head(advice),
             rows=rows(advice),
             numbers=True,
         ),

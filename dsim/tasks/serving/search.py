@@ -16,15 +16,19 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
-SCREENED, SWEPT, CONFIRMED = 400, 600, 20_000  # requests of a trial
+SCREENED, SWEPT, LIMITED, CONFIRMED = 400, 1_200, 4_000, 20_000  # requests of a trial
 SCALES = (0.5, 1.0, 2.0, 4.0, 8.0)  # of the load
-MAX_FINALISTS = 8  # whose curves are drawn
-MAX_CONFIRMED = 3
+MAX_FINALISTS = 10  # whose curves are drawn
+MAX_CONFIRMED = 3  # and the fastest whose slack is NEAR the least
+NEAR = 1.5
 BELOW = 0.99  # headroom of what does not keep the SLO at the load itself
-TIE = 0.15  # of the headroom, within which the faster layout is better
+RESERVE = 1.2  # times the load: of layouts that keep the SLO up to it, the fastest is the best
+TIE = 0.15  # of the headroom, within which the faster layout is better where none has that much
 MAX_HEADROOM = 1e6  # in place of an infinite one
-BISECTIONS = 3
+GUESSES, CLOSE = 5, 1.08  # of the highest load within the SLO: how many, and when to stop
+FIRST, STEP = 1.4, 2.0  # guess; and to the next, while all loads that were tried are kept
 OTHER_RATES = (-0.2, -0.1, 0.1, 0.2)  # added to the acceptance rate, to see whether it matters
+LEEWAY = 1.1  # of a p99 of few requests, before it counts as further from the SLO
 SAME = 0.01  # of the mean E2E latency: ways that are closer than that are as fast
 
 
@@ -39,13 +43,14 @@ class Advice:
         curves: for each finalist, trials at several scales of the load.
         headroom: for each finalist, at how many times the load it keeps the SLO, about; 0: not even
             at half; infinite: at all that were tried.
+        limited: how many requests of the load *headroom* of the ranking was found with.
         fewer: trials of the best layout with fewer replicas, fewest first.
         others: trials of all ways to speculate at the degree of the best layout, by other
             acceptance rates.
         beyond: a trial of the best layout with more drafts than are otherwise tried; ``None``: the
             best layout drafts fewer than the most.
-        crossover: at how many times the load plain decoding gets faster than the best layout's
-            speculation; ``None``: at none that was tried; NaN: nothing to compare.
+        crossover: where plain decoding gets faster than the best layout's speculation; ``None``:
+            nothing to compare.
     """
 
     question: Question
@@ -53,10 +58,11 @@ class Advice:
     screened: Sequence[Trial]
     curves: dict[Layout, list[Trial]]
     headroom: dict[Layout, float]
+    limited: int
     fewer: Sequence[Trial]
     others: dict[float, list[Trial]]
     beyond: Trial | None
-    crossover: float | None
+    crossover: Crossover | None
 
     @property
     def best(self) -> Trial:
@@ -73,16 +79,28 @@ class Advice:
         """Every way to speculate at the degree of the best layout, under a little of the load."""
         return _ways(self.screened, self.best.layout)
 
+    @property
+    def allowed(self) -> float:
+        """The slack up to which a trial of a little of the load is taken to keep the SLO.
+
+        A little of the load is its busiest part, where the answer itself may miss what it keeps
+        over all.
+        """
+        if self.best.slack > 1:
+            return 1.0
+        here = (one.slack for one in self.screened if one.layout == self.best.layout)
+        return max(1.0, LEEWAY * next(here, 1.0))
+
     def _is_better(self, one: Trial, other: Trial) -> bool:
         """Whether *one* is clearly closer to the SLO than *other*, or keeps it and is faster."""
-        if self.has_slo and max(one.slack, other.slack) > 1:
-            return one.slack <= 1 or one.slack < (1 - SAME) * other.slack
+        if self.has_slo and max(one.slack, other.slack) > self.allowed:
+            return one.slack <= self.allowed or one.slack < (1 - SAME) * other.slack
         return one.e2e_mean < (1 - SAME) * other.e2e_mean
 
     @property
     def flips(self) -> list[Flip]:
         """The acceptance rates at which another way to speculate is the best, lowest first."""
-        here = closest(self.ways)[0]
+        here = closest(self.ways, self.allowed)[0]
         chosen = _as_one(self.best.layout, self.question.gpus)
         # The table may have several that are as good as the answer, or another for little load.
         at_home = next((one for one in self.ways if one.layout == chosen), here)
@@ -91,10 +109,25 @@ class Advice:
         found = []
         for rate, trials in sorted(self.others.items()):
             stays = next(one for one in trials if one.layout == at_home.layout)
-            wins = closest(trials)[0]
+            wins = closest(trials, self.allowed)[0]
             if self._is_better(wins, stays):
                 found.append(Flip(rate, wins, stays))
         return found
+
+
+@dataclasses.dataclass(frozen=True)
+class Crossover:
+    """Where plain decoding gets faster than the best layout's speculation.
+
+    Attributes:
+        scale: at how many times the load; ``None``: at none that was compared.
+        compared: the highest load that was compared; at higher ones requests pile up with both.
+        batch: requests in a step of plain decoding there, mean.
+    """
+
+    scale: float | None
+    compared: float
+    batch: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,26 +178,32 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
     slo = question.slo_ttft_ms is not None or question.slo_tpot_ms is not None
     headroom = {layout: _headroom(curve) if slo else 0.0 for layout, curve in curves.items()}
     at_one = [one for one in swept if one.scale == 1.0]
-    first = [one.layout for one in _ranked(at_one, headroom)]
-    confirmed = run([Task(layout, CONFIRMED) for layout in first[:MAX_CONFIRMED]])
-    for one in confirmed if slo else ():
-        layout, keeps = one.layout, one.slack <= 1
-        limit = max if keeps else min  # the sweep saw only the densest part
-        headroom[layout] = limit(headroom[layout], 1.0 if keeps else BELOW)
-        if keeps:
-            headroom[layout] = _bisected(run, layout, curves[layout], headroom[layout])
+    first = [one.layout for one in _ranked(at_one, headroom)][:MAX_CONFIRMED]
+    # What the busiest requests deny to the fastest, the whole load may allow.
+    near = NEAR * max(1.0, min(one.slack for one in at_one))
+    first += [one.layout for one in sorted(at_one, key=_wait) if one.slack <= near][:1]
+    confirmed = run([Task(layout, CONFIRMED) for layout in dict.fromkeys(first)])
+    if slo:
+        for one in confirmed:
+            if one.slack > 1:
+                headroom[one.layout] = min(headroom[one.layout], BELOW)
+        kept = [one.layout for one in confirmed if one.slack <= 1]
+        headroom |= _limits(run, {layout: headroom[layout] for layout in kept})
     ranking = _ranked(confirmed, headroom)
     if slo:
         ranking.sort(key=lambda one: one.slack > 1)
     best = ranking[0].layout
-    fewer = [dataclasses.replace(best, replicas=n) for n in range(1, best.replicas)]
+    for plain in finalists if slo else ():  # what the answer is compared with, as precisely
+        if plain.tp == best.tp and not plain.drafts and plain not in first:
+            headroom |= _limits(run, {plain: headroom[plain]} if headroom[plain] >= 1 else {})
     return Advice(
         question=question,
         ranking=ranking,
         screened=screened,
         curves=curves,
         headroom=headroom,
-        fewer=run([Task(layout, SCREENED) for layout in fewer]) if slo else [],
+        limited=min(LIMITED, len(question.replay.requests)),
+        fewer=_fewer(run, best) if slo else [],
         others=_others(run, question, _ways(screened, best)),
         beyond=_beyond(run, best),
         crossover=_crossover(curves, best),
@@ -199,21 +238,43 @@ def _beyond(run: Callable[[Sequence[Task]], list[Trial]], best: Layout) -> Trial
     return run([Task(dataclasses.replace(best, drafts=BEYOND), SCREENED)])[0]
 
 
-def closest(trials: Sequence[Trial]) -> list[Trial]:
-    """Those that keep the SLO, the fastest first, then others by how far they are from it."""
-    return sorted(trials, key=_worth)
+def _fewer(run: Callable[[Sequence[Task]], list[Trial]], best: Layout) -> list[Trial]:
+    """The best layout with fewer replicas, bisected by whether they keep the SLO; fewest first."""
+    low, high, found = 0, best.replicas, []
+    while high - low > 1:
+        middle = (low + high) // 2
+        (one,) = run([Task(dataclasses.replace(best, replicas=middle), LIMITED)])
+        found.append(one)
+        low, high = (low, middle) if one.slack <= 1 else (middle, high)
+    return sorted(found, key=lambda one: one.layout.replicas)
 
 
-def _worth(one: Trial) -> tuple[float, float, bool, str]:
-    return max(1.0, one.slack), one.e2e_mean, one.layout.chooses, str(one.layout)
+def closest(trials: Sequence[Trial], allowed: float = 1.0) -> list[Trial]:
+    """Those that keep the SLO, the fastest first, then others by how far they are from it.
+
+    Args:
+        trials: to be sorted.
+        allowed: the slack up to which a trial is taken to keep the SLO.
+    """
+    return sorted(trials, key=lambda one: (max(allowed, one.slack), *_wait(one)))
+
+
+def _worth(one: Trial) -> tuple[float, float, str]:
+    return max(1.0, one.slack), *_wait(one)
+
+
+def _wait(one: Trial) -> tuple[float, str]:
+    """The mean E2E latency; a choice in every step, which no server has, must be worth it."""
+    refused = math.inf if one.served < 1 else 0.0
+    return one.e2e_mean * (1 + SAME * one.layout.chooses) + refused, str(one.layout)
 
 
 def _ranked(trials: Sequence[Trial], headroom: dict[Layout, float]) -> list[Trial]:
-    """The best first: of those with nearly the most headroom the fastest, and so on."""
+    """The best first: of those with enough headroom the fastest, and so on."""
     left, found = list(trials), []
     while left:
         room = {one.layout: min(MAX_HEADROOM, headroom[one.layout]) for one in left}
-        least = max(room.values()) / (1 + TIE)
+        least = min(RESERVE, max(room.values()) / (1 + TIE))
         best = min((one for one in left if room[one.layout] >= least), key=_worth)
         found.append(best)
         left.remove(best)
@@ -221,13 +282,15 @@ def _ranked(trials: Sequence[Trial], headroom: dict[Layout, float]) -> list[Tria
 
 
 def _finalists(screened: Sequence[Trial]) -> list[Layout]:
-    """The best plain and the best speculating layout of each degree, and the best of all."""
+    """Of each degree the best plain and speculating layout and the fastest; and the best of all."""
     kinds: dict[tuple[int, bool], list[Trial]] = {}
     for one in screened:
         if not one.layout.readers:
             kinds.setdefault((one.layout.tp, one.layout.drafts > 0), []).append(one)
     chosen = [one.layout for trials in kinds.values() for one in closest(trials)[:1]]
-    chosen += [one.layout for one in closest(screened)[:2]]
+    chosen += [closest(screened)[0].layout]
+    fastest = [min(trials, key=_wait) for (_, drafts), trials in kinds.items() if drafts]
+    chosen += [one.layout for one in sorted(fastest, key=_wait)]
     return list(dict.fromkeys(chosen))[:MAX_FINALISTS]
 
 
@@ -247,40 +310,54 @@ def _headroom(curve: Sequence[Trial]) -> float:
     return float(last.scale * (first.scale / last.scale) ** part)
 
 
-def _bisected(
-    run: Callable[[Sequence[Task]], list[Trial]],
-    layout: Layout,
-    curve: Sequence[Trial],
-    low: float,
-) -> float:
-    """The highest scale that keeps the SLO, to a few percent."""
-    if not 0 < low < math.inf:
-        return low
-    high = min(one.scale for one in curve if one.scale > low)
-    low = max(one.scale for one in curve if one.scale <= low)
-    for _ in range(BISECTIONS):
-        middle = math.sqrt(low * high)
-        (one,) = run([Task(layout, SWEPT, middle)])
-        low, high = (middle, high) if one.slack <= 1 else (low, middle)
-    return low
+def _limits(
+    run: Callable[[Sequence[Task]], list[Trial]], rough: dict[Layout, float]
+) -> dict[Layout, float]:
+    """The highest scales that keep the SLO, to a few percent, of layouts that keep it at 1.
+
+    Args:
+        run: makes trials.
+        rough: layouts, and the scales of a shorter part of the load, to begin with.
+    """
+    most = max(SCALES)
+    tried: dict[Layout, list[Trial]] = {layout: [] for layout in rough}
+    guess = {layout: min(most, max(FIRST, room)) for layout, room in rough.items()}
+    for _ in range(GUESSES):
+        for one in run([Task(layout, LIMITED, scale) for layout, scale in guess.items()]):
+            tried[one.layout].append(one)
+        guess = {}
+        for layout, trials in tried.items():
+            low = max((one.scale for one in trials if one.slack <= 1), default=1.0)
+            high = min((one.scale for one in trials if one.slack > 1), default=math.inf)
+            if low < most and high > CLOSE * low:
+                guess[layout] = min(most, math.sqrt(low * high) if high < math.inf else STEP * low)
+    found = {layout: max(1.0, _headroom(trials)) for layout, trials in tried.items()}
+    for layout, trials in tried.items():
+        if math.isinf(found[layout]):  # no trial missed the SLO
+            low = max(one.scale for one in trials)
+            found[layout] = low if low < most else math.inf
+    return found
 
 
-def _crossover(curves: dict[Layout, list[Trial]], best: Layout) -> float | None:
+def _crossover(curves: dict[Layout, list[Trial]], best: Layout) -> Crossover | None:
     """Where plain decoding gets faster than the speculation of the same degree."""
     alike = {layout: curve for layout, curve in curves.items() if layout.tp == best.tp}
     same = {layout.drafts > 0: curve for layout, curve in reversed(alike.items())}
     if best.drafts and best in alike:
         same[True] = alike[best]
     if set(same) != {True, False}:
-        return math.nan
-    before = None
+        return None
+    before, last = None, None
     for plain, drafting in zip(same[False], same[True], strict=True):
+        if before and plain.piles_up and drafting.piles_up:
+            break  # waits in two queues that only grow say how long the trial was
+        last = plain
         gain = math.log(plain.e2e_mean / drafting.e2e_mean)
         if gain <= 0:
-            if before is None:
-                return plain.scale
-            scale, earlier = before
-            part = earlier / (earlier - gain)
-            return float(scale * (plain.scale / scale) ** part)
+            scale = plain.scale
+            if before:
+                part = before[1] / (before[1] - gain)
+                scale = before[0] * (scale / before[0]) ** part
+            return Crossover(scale, plain.scale, plain.batch)
         before = plain.scale, gain
-    return None
+    return Crossover(None, last.scale, last.batch) if last else None

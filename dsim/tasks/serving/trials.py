@@ -36,6 +36,7 @@ COPIED_TOKENS = 10.0  # of a stretch that is copied
 TREES = {"eagle3": ("eagle3", "sglang"), "medusa": ("medusa",), "mtp": ()}
 TREES_OF_MODELS = ("specinfer",)
 WARM_UP = 0.1
+PILED_UP, FEW = 0.05, 10  # part of the requests without a token when the last comes; how many
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -122,6 +123,7 @@ class Trial:
         tokens_per_s: tokens of answers, in all.
         batch: mean number of requests in a step.
         served: share of the requests that were not refused.
+        waiting: share of the requests that had no token yet when the last one came.
         slack: the larger of p99 / bound over the bounds; above 1: the SLO is not kept. Without
             bounds, the mean E2E latency in seconds.
     """
@@ -138,7 +140,13 @@ class Trial:
     tokens_per_s: float
     batch: float
     served: float
+    waiting: float
     slack: float
+
+    @property
+    def piles_up(self) -> bool:
+        """Whether requests come faster than the layout serves them."""
+        return self.waiting > PILED_UP and self.waiting * self.requests > FEW
 
     @property
     def tokens_per_gpu_s(self) -> float:
@@ -271,5 +279,8 @@ def _measured(question: Question, task: Task, run: RunRecord) -> Trial:
         tokens_per_s=float(run.output_tokens[finished].sum()) / span_s if span_s else 0.0,
         batch=float(run.passes.sum()) / max(1, run.events),
         served=served,
+        waiting=float((run.first_token_ns[finished] > run.arrival_ns.max()).mean())
+        if finished.any()
+        else 1.0,
         slack=slack if served == 1.0 else math.inf,
     )

@@ -1,0 +1,194 @@
+"""How ``dsim advise --gpu`` chooses: by which part of the load, and with what reserve."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import pytest
+
+from dsim.tasks.serving import answer, search
+from dsim.tasks.serving.trials import Layout, Task, trial
+from tests.tasks.test_serving import question
+
+CHAIN = Layout(tp=1, replicas=2, drafts=7)
+SHORT = Layout(tp=1, replicas=2, drafts=2)
+PLAIN = Layout(tp=1, replicas=2)
+
+
+@pytest.fixture(scope="module")
+def base():
+    return trial(question(slo_ttft_ms=300.0), Task(PLAIN, 20))
+
+
+@pytest.fixture
+def made(base):
+    def one(layout, e2e=1000.0, slack=0.5, **more):
+        return dataclasses.replace(base, layout=layout, e2e_mean=e2e, slack=slack, **more)
+
+    return one
+
+
+def runner(made, limits):
+    """Trials whose slack is 1 at the *limits*, and how many there were."""
+    tasks = []
+
+    def run(some):
+        tasks.extend(some)
+        return [
+            made(t.layout, slack=(t.scale / limits[t.layout]) ** 3, scale=t.scale) for t in some
+        ]
+
+    return run, tasks
+
+
+def test_the_fastest_with_a_reserve_is_best_though_another_carries_more(made):
+    """Plain decoding carried 16 % more load, and was the answer at 3 times the latency."""
+    fast, slow = made(CHAIN, 946.0), made(PLAIN, 3169.0)
+    rank = search._ranked
+    assert rank([slow, fast], {CHAIN: 1.73, PLAIN: 2.0})[0] == fast
+    assert rank([slow, fast], {CHAIN: 1.1, PLAIN: 2.0})[0] == slow
+    assert rank([slow, fast], {CHAIN: 1.1, PLAIN: 1.2})[0] == fast  # none has much
+    assert rank([slow, fast], {CHAIN: 0.0, PLAIN: math.inf})[0] == slow
+
+
+def test_a_number_of_drafts_that_no_server_chooses_must_be_worth_it(made):
+    chosen = dataclasses.replace(CHAIN, chooses=True)
+    for e2e, best in ((995.0, CHAIN), (985.0, chosen)):
+        assert search.closest([made(chosen, e2e), made(CHAIN)])[0].layout == best
+
+
+@pytest.mark.parametrize("limit", [1.04, 1.3, 1.85, 3.3, 7.9])
+@pytest.mark.parametrize("rough", [0.4, 1.0, 1.7, math.inf])
+def test_the_highest_load_is_found_whatever_was_known_of_it(made, limit, rough):
+    run, tasks = runner(made, {CHAIN: limit, PLAIN: 20.0})
+    found = search._limits(run, {CHAIN: rough, PLAIN: rough})
+    assert found[CHAIN] == pytest.approx(limit, rel=0.05)
+    assert found[PLAIN] == math.inf
+    assert len(tasks) <= 2 * search.GUESSES
+    assert {task.requests for task in tasks} == {search.LIMITED}
+
+
+def test_a_load_that_the_busiest_requests_miss_is_still_kept(made):
+    """All requests keep the SLO, which is known; the busiest 4,000 do not."""
+    run, _ = runner(made, {CHAIN: 0.9})
+    assert search._limits(run, {CHAIN: 0.9}) == {CHAIN: 1.0}
+
+
+def test_the_fastest_goes_on_though_the_busiest_requests_miss_the_slo(made):
+    screened = [made(CHAIN, 900.0, slack=1.1), made(SHORT, slack=0.9), made(PLAIN, 3000.0)]
+    assert search._finalists(screened) == [SHORT, PLAIN, CHAIN]
+
+
+def test_fewer_replicas_are_bisected(made):
+    best = Layout(tp=1, replicas=12, drafts=3)
+    limits = {dataclasses.replace(best, replicas=n): n / 5 for n in range(1, 12)}
+    run, tasks = runner(made, limits)
+    found = search._fewer(run, best)
+    assert next(one for one in found if one.slack <= 1).layout.replicas == 5
+    assert [one.layout.replicas for one in found] == sorted(t.layout.replicas for t in tasks)
+    assert len(tasks) <= 4
+
+
+def curve(made, layout, latencies, waiting):
+    return [
+        made(layout, e2e, scale=scale, waiting=part, requests=1200, batch=90.0)
+        for scale, e2e, part in zip(search.SCALES, latencies, waiting, strict=True)
+    ]
+
+
+def test_loads_at_which_requests_pile_up_with_both_are_not_compared(made):
+    kept, over = [0.0] * 5, [0.0, 0.0, 0.1, 0.3, 0.6]
+    plain = curve(made, PLAIN, [300, 310, 400, 900, 1000], over)
+    for waiting, compared in ((kept, 8.0), (over, 1.0)):
+        drafting = curve(made, CHAIN, [100, 110, 200, 400, 800], waiting)
+        found = search._crossover({PLAIN: plain, CHAIN: drafting}, CHAIN)
+        assert found == search.Crossover(None, compared, 90.0)
+    drafting = curve(made, CHAIN, [100, 110, 800, 900, 990], kept)
+    found = search._crossover({PLAIN: plain, CHAIN: drafting}, CHAIN)
+    gains = math.log(310 / 110), math.log(400 / 800)
+    assert found.scale == pytest.approx(2 ** (gains[0] / (gains[0] - gains[1])))
+    assert search._crossover({CHAIN: drafting}, CHAIN) is None
+    few = dataclasses.replace(plain[-1], requests=12, waiting=0.5)
+    assert (plain[-1].piles_up, few.piles_up) == (True, False)
+
+
+@pytest.fixture
+def advice(made):
+    """7 drafts keep the SLO over all requests; the busiest 400 miss it with 7, not with 2."""
+    asked = question(slo_ttft_ms=300.0)
+    table = [made(CHAIN, 1216.0, slack=1.18), made(SHORT, 1743.0, slack=1.01), made(PLAIN, 3900.0)]
+    return search.Advice(
+        question=asked,
+        ranking=[made(CHAIN, 1173.0, slack=0.97), made(PLAIN, 3836.0, slack=0.9)],
+        screened=table,
+        curves={},
+        headroom={CHAIN: 1.02, PLAIN: 1.3},
+        limited=20,
+        fewer=[],
+        others={0.7: table, 0.9: [dataclasses.replace(one, slack=1.25) for one in table]},
+        beyond=None,
+        crossover=search.Crossover(None, 2.0, 90.0),
+    )
+
+
+def test_the_answer_is_what_other_acceptance_rates_are_compared_with(advice, made):
+    """It was compared with plain decoding, which the busiest requests favour."""
+    assert advice.flips == []
+    faster = [made(CHAIN, 1600.0, slack=1.2), made(SHORT, 1500.0, slack=1.1), made(PLAIN, 3900.0)]
+    late = [made(CHAIN, 1600.0, slack=1.9), made(SHORT, 1700.0, slack=1.1), made(PLAIN, 3900.0)]
+    found = dataclasses.replace(advice, others={0.6: late, 0.7: faster})
+    assert [(one.rate, one.wins.layout, one.stays.layout) for one in found.flips] == [
+        (0.6, SHORT, CHAIN),
+        (0.7, SHORT, CHAIN),
+    ]
+    text = "\n".join(answer.notes(found))
+    assert (
+        "of 0.6: 2 drafts a step (1.70 s against 1.60 s of 7 drafts a step, which does not" in text
+    )
+    assert "of 0.7: 2 drafts a step (1.50 s against 1.60 s of 7 drafts a step)." in text
+
+
+def test_what_is_said_of_loads_is_what_was_compared(advice):
+    text = "\n".join(answer.notes(advice))
+    assert "at every load that was compared, up to 2 × this one (TP 1); above it requests" in text
+    assert "pile up with both." in text
+    assert "Yet plain" not in text  # the verdict says so
+    less = dataclasses.replace(advice, headroom={CHAIN: 1.02, PLAIN: 1.1})
+    assert "Yet plain decoding keeps the SLO up to more load" in "\n".join(answer.notes(less))
+    assert "A replica runs at most 128 requests at once here" in text
+    quick = dataclasses.replace(advice, crossover=search.Crossover(None, 8.0, 9.0))
+    assert "pile up" not in "\n".join(answer.notes(quick))
+    assert "at most 128" not in "\n".join(answer.notes(quick))
+    slower = dataclasses.replace(advice, crossover=search.Crossover(0.5, 0.5, 9.0))
+    assert "slower than plain decoding (mean E2E) already at 0.5 ×" in answer.notes(slower)[0]
+
+
+def test_a_verdict_tells_its_reserve_and_who_has_more(advice):
+    text = answer.verdict(advice)
+    assert "up to 1.02 × the load (the same arrivals" in text
+    assert "), which is little reserve." in text
+    assert f"{PLAIN} keeps it up to 1.3 × the load, at 3.3 times the mean E2E (3,836 ms)." in text
+    ample = dataclasses.replace(advice, headroom={CHAIN: 2.0, PLAIN: 2.1})
+    assert "little reserve" not in answer.verdict(ample)
+    assert "keeps it up to" not in answer.verdict(ample)
+
+
+def test_ways_that_are_as_fast_are_named(advice, made):
+    alike = dataclasses.replace(CHAIN, preset="sglang")
+    table = [*advice.screened, made(alike, 1220.0, slack=1.2)]
+    text = "\n".join(answer.notes(dataclasses.replace(advice, screened=table)))
+    assert "As fast within 1% (mean E2E 1.22 s, of the 20 requests" in text
+    assert f"): {alike} (1.22 s). What sets them apart" in text
+    assert "As fast" not in "\n".join(answer.notes(advice))
+
+
+def test_prices_are_of_tokens_at_this_load(advice):
+    assert "price/M tok" not in "\n".join(answer.as_text(advice))
+    asked = dataclasses.replace(advice.question, price=3.0)
+    best = dataclasses.replace(advice.best, tokens_per_s=100.0)
+    found = dataclasses.replace(advice, question=asked, ranking=[best])
+    # Two GPUs at 3 an hour, 360,000 tokens an hour.
+    assert answer.rows(found)[0][-1] == f"{6 / 0.36:.3g}"
+    assert "price/M tok" in answer.head(found)
+    assert "GPU-hours at 3; a load that keeps the GPUs busier" in answer.reading(found)
