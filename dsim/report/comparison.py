@@ -32,6 +32,7 @@ QUANTITIES = (
 CHARTED = ("latency_mean_ms", "ttft_p50_ms", "ttft_p99_ms", "tpot_mean_ms", "tokens_per_s")
 MAX_ROWS = 400  # of the table on the page; the file beside it has all
 MAX_PANELS = 24
+MAX_KINDS = 8  # of variants and algorithms that a verdict tells apart
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -147,11 +148,31 @@ def verdict(one: Source, other: Source, table: pd.DataFrame) -> str:
     counts = _counts(part)
     known = part["difference_half"].notna().any()
     noise = "by more than the 95 % interval" if known else "no intervals are known"
-    return (
+    text = (
         f"{other.name}: the {what} is lower than in {one.name} in {counts['lower']} of "
-        f"{plural(len(part), 'point')} and higher in {counts['higher']} ({noise}); the median "
-        f"difference is {part['percent'].median():+.1f} %."
+        f"{plural(len(part), 'point')} and higher in {counts['higher']} ({noise}); "
     )
+    kinds = part.groupby(_kind(part, _names(table)), sort=False)["percent"]
+    if 1 < kinds.ngroups <= MAX_KINDS:
+        each = "; ".join(f"{name} {percent.median():+.1f} %" for name, percent in kinds)
+        median = "median differences" if kinds.size().max() > 1 else "differences"
+        return f"{text}{median}: {each}."
+    return f"{text}the median difference is {part['percent'].median():+.1f} %."
+
+
+def _names(table: pd.DataFrame) -> list[str]:
+    """The columns before ``quantity`` that tell points apart by a name, not by a number."""
+    columns = [str(name) for name in table]
+    keys = columns[: columns.index("quantity")]
+    return [key for key in keys if not is_number(table[key])]
+
+
+def _kind(part: pd.DataFrame, names: Sequence[str]) -> pd.Series:
+    """What each point of *part* is of: the variant where it says more than the algorithm."""
+    used = [name for name in names if part[name].nunique() > 1]
+    if "variant" in used and (part.groupby("variant")["algorithm"].nunique() == 1).all():
+        used.remove("algorithm") if "algorithm" in used else None
+    return part[used].astype(str).agg(", ".join, axis=1) if used else part["algorithm"]
 
 
 def _counts(part: pd.DataFrame) -> dict[str, int]:
@@ -232,7 +253,8 @@ def _amount(value: float, half: float) -> str:
 def panels(sources: Sequence[Source]) -> list[Panel]:
     """Charts of the quantities that at least two of *sources* know: one line per source.
 
-    A source that lacks the axis of a chart is drawn as the same value all along it.
+    A source that knows one value on the axis of a chart is a point there; one that knows none is
+    drawn as the same value all along the axis.
     """
     shared = [n for n in sources[0].axes if all(n in s.frame for s in sources)]
     every = [n for s in sources for n in s.axes]
@@ -241,7 +263,7 @@ def panels(sources: Sequence[Source]) -> list[Panel]:
     frames = []
     for source in sources:
         frame = source.frame.assign(source=source.name)
-        if x not in source.axes and x != "source":
+        if x not in source.axes and x != "source" and not _knows(source, x):
             values = pd.concat([s.frame[x] for s in sources if x in s.axes]).unique()
             frame = frame.drop(columns=x, errors="ignore")
             frame = frame.merge(pd.DataFrame({x: np.sort(values)}), how="cross")
@@ -262,6 +284,11 @@ def panels(sources: Sequence[Source]) -> list[Panel]:
         chart = Chart(kind="lines", x=x, y=quantity, title=sentence(label(quantity)))
         found += charts.draw(chart, both, rest, len(found) + 1)
     return found[:MAX_PANELS]
+
+
+def _knows(source: Source, name: str) -> bool:
+    frame = source.frame
+    return name in frame and is_number(frame[name]) and bool(np.isfinite(frame[name]).all())
 
 
 def _varies(source: Source, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -138,6 +139,32 @@ def test_a_fork_server_that_hangs_is_an_error(monkeypatch):
         forks.ready("drafter", SECOND // 100)
     monkeypatch.setattr(forks, "_first_copy", lambda _: None)  # it has ended
     assert not forks.ready("drafter", SECOND)
+
+
+@pytest.fixture
+def stopped(monkeypatch):
+    """Workers without models that are copies, and their fork server; it can go on afterwards."""
+    assert forks.ready("drafter", 600 * SECOND)
+    monkeypatch.setattr(Workers, "_context", lambda *_: forks.Forking())
+    monkeypatch.setattr("dsim.backends.torch.workers.ENDS_S", 0.5)
+    return forks._server()
+
+
+def test_workers_of_a_server_that_is_stopped_end(stopped):
+    with Workers(PAIR, 1, share=True) as workers:
+        begun = [process.pid for process in workers.processes]
+        os.kill(stopped, signal.SIGSTOP)
+    assert forks.ready("drafter", 600 * SECOND)  # by another one
+    assert forks._server() != stopped
+    assert left_of([(pid, pid) for pid in (*begun, stopped)]) == []
+
+
+def test_a_server_that_is_stopped_before_its_copies_is_an_error(stopped):
+    os.kill(stopped, signal.SIGSTOP)
+    with pytest.raises(EngineError, match=r"drafter hangs: no answer in 0.5 s \(while loading\)"):
+        Workers(PAIR, 1, share=True, load_timeout_ns=SECOND // 2)
+    assert forks.ready("drafter", 600 * SECOND)
+    assert left_of([(stopped, "fork server")]) == []
 
 
 STOPS = """

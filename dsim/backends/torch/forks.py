@@ -32,6 +32,7 @@ from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing.process import BaseProcess
 
 # Beginnings of variables that are read while libraries are loaded: a new value needs a new process.
 READ_EARLY = (
@@ -127,11 +128,53 @@ def begin() -> None:
 
 def _end() -> None:
     """End the fork server and wait for it, so that nothing is left when dsim has ended."""
-    server = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
-    if server is not None and _began[0][0] == os.getpid():
+    if (server := _server()) is not None:
         with contextlib.suppress(OSError):
             os.kill(server, signal.SIGKILL)
             os.waitpid(server, 0)
+
+
+def kill() -> None:
+    """End the fork server, and with it its copies, since it does not answer; another may begin."""
+    if (server := _server()) is not None:
+        with contextlib.suppress(OSError):
+            os.kill(server, signal.SIGKILL)
+            os.waitid(os.P_PID, server, os.WEXITED | os.WNOWAIT)  # Python itself fetches its end
+
+
+def _server() -> int | None:
+    """The process id of the fork server of this process."""
+    server = getattr(getattr(forkserver, "_forkserver", None), "_forkserver_pid", None)
+    return server if _began and _began[0][0] == os.getpid() else None
+
+
+def start(process: BaseProcess, name: str, timeout_ns: int) -> None:
+    """Start *process*, which a fork server may have to answer for.
+
+    Args:
+        process: the process.
+        name: what it is called.
+        timeout_ns: how long to wait for the fork server.
+
+    Raises:
+        EngineError: there was no answer in *timeout_ns*.
+    """
+    if not isinstance(process, _Process):
+        process.start()
+        return
+    limit = threading.Timer(timeout_ns / NS_PER_S, kill)
+    limit.daemon = True
+    limit.start()
+    try:
+        process.start()
+    except (EOFError, OSError):
+        raise _hangs(name, timeout_ns) from None
+    finally:
+        limit.cancel()
+
+
+def _hangs(name: str, timeout_ns: int) -> EngineError:
+    return EngineError(f"{name} hangs: no answer in {timeout_ns / NS_PER_S:g} s (while loading)")
 
 
 def ready(name: str, timeout_ns: int) -> bool:
@@ -156,8 +199,7 @@ def ready(name: str, timeout_ns: int) -> bool:
     waiting.start()
     waiting.join(timeout_ns / NS_PER_S)
     if waiting.is_alive():
-        seconds = f"{timeout_ns / NS_PER_S:g} s"
-        raise EngineError(f"{name} hangs: no answer in {seconds} (while loading)")
+        raise _hangs(name, timeout_ns)
     return any(answers)
 
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dsim.backends.torch.verify import Answer, Rule
 
 
+ENDS_S = 5  # that a worker has for its end
 MAX_RANK = 9  # a trace has a digit for it
 DEPTHS = 6  # of the drafts of a head: how they fare is measured so far ahead
 
@@ -140,7 +141,7 @@ class Workers:
                     daemon=True,
                 )
                 with hold_interrupts():
-                    process.start()
+                    forks.start(process, name, load_timeout_ns)
                     theirs.close()  # so that the pipe breaks when the worker dies
                     line = Line(name, rank, ours, process.sentinel, _exit_reason(process))
                     self.processes.append(process)
@@ -170,9 +171,12 @@ class Workers:
                 except (OSError, ValueError):
                     continue
         for process, line in zip(self.processes, self.lines, strict=False):
-            process.join(0 if force or line.forward is not None else 5)
+            process.join(0 if force or line.forward is not None else ENDS_S)
             if process.is_alive():
                 process.kill()
+                process.join(ENDS_S)
+            if process.is_alive():  # only the fork server sees its copies end, and it is stopped
+                forks.kill()
                 process.join()
             line.pipe.close()
             process.close()
