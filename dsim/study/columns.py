@@ -194,7 +194,7 @@ DEPLOYMENT_COLUMNS = (
             ("batch", "requests", "replicas: requests in a step, mean"),
             ("gpu_seconds_per_token", "GPU-s", "GPU time reserved per token"),
             ("busy_gpu_seconds_per_token", "GPU-s", "GPU time per token in which GPUs computed"),
-            ("price_per_million", "", "price of a million tokens"),
+            ("price_per_million", "", "price of a million tokens, until the last request is done"),
             ("joules_per_request", "J", "energy per request, if watts are given"),
             ("kwh_per_million", "kWh", "energy per million tokens, if watts are given"),
             (

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from dsim.cli.main import main
 from dsim.errors import UserError
+from dsim.report import comparison
 from dsim.report.comparison import differences, verdict
 from dsim.study.loader import loads
 from dsim.study.measurements import read_measurements
@@ -229,6 +230,29 @@ def test_measured_and_simulated_on_one_page(tmp_path, simulated):
     assert len(table[table["quantity"] == "ttft_mean_ms"]) == 2  # the rate that both have
     names = sorted(path.name for path in report.parent.glob("*.svg"))
     assert names[0] == "01-lines-latency-mean-ms.svg"
+
+
+def test_a_measurement_at_one_rate_is_a_point_there(tmp_path, simulated):
+    """One that knows no rate is drawn along all of them."""
+    one = source(str(simulated))
+    rows = "algorithm,workload_rate_per_s,latency_mean_ms\nmine,{},900\n"
+    for rate, places in (("2", {2.0}), ("", {1.0, 2.0})):
+        other = source(csv(tmp_path, f"b{rate}", rows.format(rate)))
+        chart = comparison.panels([one, other])[0].chart.to_dict()
+        (table,) = (t for t in chart["datasets"].values() if "series" in t[0])
+        found = {row["workload_rate_per_s"] for row in table if row["series"].startswith("b")}
+        assert found == places
+
+
+def test_a_verdict_tells_variants_apart(tmp_path):
+    head = "variant,algorithm,workload_rate_per_s,latency_mean_ms\n"
+    rows = "plain,nonsi,{0},40\nEAGLE-3,si,{0},10\nsmall,si,{0},16\n"
+    one = source(csv(tmp_path, "a", head + "".join(rows.format(rate) for rate in (1, 2))))
+    other = source(csv(tmp_path, "b", "algorithm,workload_rate_per_s,latency_mean_ms\nmine,2,20\n"))
+    text = verdict(one, other, differences(one, other)[0])
+    assert text.endswith("differences: plain -50.0 %; EAGLE-3 +100.0 %; small +25.0 %.")
+    alone = source(csv(tmp_path, "c", "algorithm,latency_mean_ms\nmine,20\n"))
+    assert "median differences: plain -50.0 %;" in verdict(one, alone, differences(one, alone)[0])
 
 
 def test_commands(tmp_path, simulated):
