@@ -237,8 +237,9 @@ def main() -> None:
         if options.only not in (None, part.name):
             continue
         wanted = part.count if options.count is None else options.count
-        while (done := sum(line["part"] == part.name for line in read(options.log))) < wanted:
-            quick = options.quick or part.name != "quiet" or done >= FULL_RUNS
+        while len(done := [x for x in read(options.log) if x["part"] == part.name]) < wanted:
+            whole = sum(not line["quick"] for line in done)
+            quick = options.quick or part.name != "quiet" or whole >= FULL_RUNS
             try:
                 line = validate(part, quick=quick, more=options.more)
             except OSError as error:
