@@ -253,6 +253,8 @@ def shape_of(name: str) -> Shape:
     path = Path(name).expanduser()
     if (path / "config.json").is_file():
         return read_config(path / "config.json", path.resolve().name)
+    if path.is_dir():
+        raise ValueError(f"the folder {name} holds no config.json")
     names = {plain(key): key for key in shipped()}
     names |= {plain(entry["hub"]): key for key, entry in shipped().items()}
     key = names.get(plain(name))

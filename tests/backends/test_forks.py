@@ -159,6 +159,18 @@ def test_workers_of_a_server_that_is_stopped_end(stopped):
     assert left_of([(pid, pid) for pid in (*begun, stopped)]) == []
 
 
+def test_a_server_that_ends_before_its_copies_is_an_error(stopped, monkeypatch):
+    def ends(_):
+        forks.kill()
+        raise EOFError
+
+    monkeypatch.setattr(forks._Process, "_Popen", staticmethod(ends))
+    with pytest.raises(EngineError, match=r"drafter died \(while loading\)"):
+        Workers(PAIR, 1, share=True)
+    assert forks.ready("drafter", 600 * SECOND)
+    assert left_of([(stopped, "fork server")]) == []
+
+
 def test_a_server_that_is_stopped_before_its_copies_is_an_error(stopped):
     os.kill(stopped, signal.SIGSTOP)
     with pytest.raises(EngineError, match=r"drafter hangs: no answer in 0.5 s \(while loading\)"):

@@ -305,3 +305,10 @@ def test_models_of_two_vocabularies_are_named():
         ("llama-3.3-70b", None),
     ):
         assert estimate(target, "h100", tp=8, drafter=drafter).warning == ""
+
+
+def test_a_folder_without_a_model_is_no_name_on_the_hub(tmp_path, monkeypatch):
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"the folder models/mine holds no config\.json"):
+        shape_of("models/mine")

@@ -246,6 +246,20 @@ def test_commands_name_what_a_server_can_load():
     assert sglang == "# SGLang does not serve Medusa's heads"
 
 
+def test_more_layouts_than_colours_are_told_apart_by_dashes(advice):
+    points = next(iter(advice.curves.values()))
+    many = {Layout(tp=tp, replicas=1, drafts=k): points for tp in (1, 2, 4) for k in (0, 1, 7)}
+    for count in (7, 9):
+        found = dataclasses.replace(advice, curves=dict(list(many.items())[:count]))
+        encoding = page.pareto_panel(found).chart.to_dict()["layer"][0]["encoding"]
+        colours = encoding["color"]["scale"]["range"]
+        dashes = encoding.get("strokeDash", {"scale": {"range": [[1, 0]] * count}})["scale"][
+            "range"
+        ]
+        assert len({(c, tuple(d)) for c, d in zip(colours, dashes, strict=True)}) == count
+        assert ("strokeDash" in encoding) == (count > 7)
+
+
 def test_a_legend_on_a_phone_holds_every_layout(advice):
     """A phone of 390 pixels has 240 for names, 6.4 a letter; longer ones are broken."""
     asked = question(gpu="h100", gpus=64, target="llama-3.1-8b")

@@ -157,18 +157,27 @@ def start(process: BaseProcess, name: str, timeout_ns: int) -> None:
         timeout_ns: how long to wait for the fork server.
 
     Raises:
-        EngineError: there was no answer in *timeout_ns*.
+        EngineError: there was no answer in *timeout_ns*, or the fork server has ended.
     """
     if not isinstance(process, _Process):
         process.start()
         return
-    limit = threading.Timer(timeout_ns / NS_PER_S, kill)
+    hung = threading.Event()
+
+    def end() -> None:
+        hung.set()
+        kill()
+
+    limit = threading.Timer(timeout_ns / NS_PER_S, end)
     limit.daemon = True
     limit.start()
     try:
         process.start()
     except (EOFError, OSError):
-        raise _hangs(name, timeout_ns) from None
+        if hung.is_set():
+            limit.join()
+            raise _hangs(name, timeout_ns) from None
+        raise EngineError(f"{name} died (while loading)") from None
     finally:
         limit.cancel()
 

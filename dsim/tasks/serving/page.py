@@ -74,6 +74,12 @@ def pareto_panel(advice: Advice) -> Panel:
             alt.Tooltip("tokens:Q", title="tokens / s per GPU", format=".4~g"),
         ],
     )
+    if len(names) > len(PALETTE):  # colours come again: dashed
+        dashes = [[4, 3] if number >= len(PALETTE) else [1, 0] for number in range(len(names))]
+        scale = alt.Scale(domain=names, range=dashes)
+        base = base.encode(
+            strokeDash=alt.StrokeDash("layout:N", title=None, scale=scale, legend=legend(names))
+        )
     x: dict[str, Any] = {"title": "TPOT p50 (ms)", "scale": log, "axis": ticks}
     line = base.mark_line(point=True).encode(x=alt.X("tpot:Q", **x), order="scale:Q")
     layers = [line]
