@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from dsim.engines.simulate import run_events, simulate_case
+from dsim.engines.simulate import VECTOR_TAKES, engine_for, run_events, simulate_case
 from dsim.errors import Problem, UserError
 from dsim.model.latency import beyond_note
 from dsim.model.statistics import half_width, summarise
@@ -84,7 +84,15 @@ def in_order(algorithms: Sequence[str], method: str = "") -> list[str]:
 
 
 def outcomes(case: Case, algorithms: Sequence[str], engine: str) -> list[Outcome]:
-    """Simulate *case* by each of *algorithms*."""
+    """Simulate *case* by each of *algorithms*.
+
+    Raises:
+        UserError: the vector engine cannot take one of them.
+    """
+    for name in algorithms:
+        if engine == "vector" and engine_for(case, [name]) != engine:
+            what = f'"vector" takes {VECTOR_TAKES} only, and cannot take {name} here'
+            raise UserError(Problem("--engine", "", what))
     return [simulate_case(case, algorithm, engine) for algorithm in algorithms]
 
 

@@ -17,7 +17,7 @@ from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
 from dsim.orchestrations import ORCHESTRATIONS, Orchestration, Traits, register
-from dsim.tasks.simulate import verdict
+from dsim.tasks.simulate import outcomes, verdict
 
 CASE = Case(
     tokens=40,
@@ -45,6 +45,15 @@ def own(monkeypatch, run, **more):
         **more,
     )
     monkeypatch.setitem(ORCHESTRATIONS, "mine", made)
+
+
+def test_the_vector_engine_is_refused_for_what_has_no_vector_form(monkeypatch) -> None:
+    """It was called a bug of dsim."""
+    own(monkeypatch, lambda _: iter(()))
+    with pytest.raises(
+        UserError, match=r'--engine: "vector" takes orchestrations .* take mine here'
+    ):
+        outcomes(CASE, ["si", "mine"], "vector")
 
 
 def test_no_progress_is_an_error_that_names_the_orchestration(monkeypatch) -> None:
