@@ -197,8 +197,9 @@ def simulate(
     options["targets"] = int(targets) if targets.isdecimal() else targets
     settings = {OPTIONS[name]: value for name, value in options.items() if value is not None}
     profile = None if pair is None else task.pair_of(pair, settings)
+    given = {**profile, **settings} if profile else settings
     try:
-        case = task.case_from({**profile, **settings} if profile else settings, overrides)
+        case = task.case_from(given, overrides)
     except UserError as error:
         raise by_option(error) from None
     names = task.in_order(algorithms, str(options["method"] or ""))
@@ -208,6 +209,9 @@ def simulate(
         click.echo(task.as_json(case, outcomes, settled=with_settled))
     else:
         click.echo(task.as_text(case, outcomes))
+        if options["accepts"] is None:
+            for line in task.without_effect(given, overrides, names):
+                click.echo(line)
     if timeline is not None:
         task.write_timeline(case, names, timeline)
         if not as_json:

@@ -13,6 +13,7 @@ from dsim.report.tables import TextTable, settings_rows, text_table
 from dsim.study.build import falling_notes, tables_of
 from dsim.study.columns import BEYOND, DEPLOYMENT_SETTINGS, column_of
 from dsim.study.deployment_settings import DEPLOYMENT
+from dsim.study.idle import idle_settings
 from dsim.study.labels import words
 from dsim.study.named import warning_of
 from dsim.study.results import of_deployments
@@ -132,13 +133,18 @@ def draw_into(
 
 
 def table_notes(frame: pd.DataFrame, study: Study | None) -> list[str]:
-    """Sentences on latency tables that fall, models that do not go together, and wide forwards."""
+    """Sentences on what a reader of the results might take for something else.
+
+    On latency tables that fall, forwards wider than they are, models that do not go together, and
+    settings without effect.
+    """
     notes = []
     if study is not None:
         tables = [tables_of(study.of_variant(number)) for number in range(len(study.variants))]
         notes = [note for pair in tables for note in falling_notes(pair)]
-        variants = map(study.of_variant, range(len(study.variants)))
+        variants = [study.of_variant(number) for number in range(len(study.variants))]
         notes += filter(None, map(warning_of, variants))
+        notes += idle_settings(variants, {axis.key: axis.values for axis in study.grid})
         notes = list(dict.fromkeys(notes))
     if BEYOND.name in frame:
         of = f"{(frame[BEYOND.name] > MAX_BEYOND).sum():,} of {len(frame):,} rows"

@@ -13,6 +13,7 @@ from dsim.orchestrations import COMPARED, ORCHESTRATIONS, REFERENCES, title_of
 from dsim.report.tables import text_table
 from dsim.study.build import case_of, falling_notes
 from dsim.study.columns import BEYOND
+from dsim.study.idle import idle_settings
 from dsim.study.loader import make_study, of_one_case
 from dsim.study.pairs import by_name
 from dsim.study.presets import PRESETS
@@ -54,6 +55,14 @@ def case_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Cas
     if study.grid:
         raise UserError(Problem("--set", "grid", "one case has no grid; use dsim run"))
     return case_of(study.of_variant(0))
+
+
+def without_effect(
+    settings: Mapping[str, Any], overrides: Sequence[str], algorithms: Sequence[str]
+) -> list[str]:
+    """Sentences on settings of :func:`case_from` that change nothing for *algorithms*."""
+    study = make_study(of_one_case(settings, overrides), overrides)
+    return idle_settings([study.of_variant(0) | {"algorithms": algorithms}], {})
 
 
 def pair_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
