@@ -118,6 +118,20 @@ def _keys(one: Source, other: Source) -> list[str]:
     return keys
 
 
+def crossed(one: Source, other: Source) -> str:
+    """A sentence where no algorithm of one is one of the other, so that each meets each."""
+    if "algorithm" in _keys(one, other) or not all("algorithm" in s.frame for s in (one, other)):
+        return ""
+    names = [list(dict.fromkeys(map(title_of, s.frame["algorithm"]))) for s in (one, other)]
+    if min(map(len, names)) < 2:
+        return ""
+    mine, theirs = (", ".join(some[:4]) for some in names)
+    return (
+        f"No algorithm of {other.name} ({theirs}) has the name of one of {one.name} ({mine}), so "
+        "each is compared with each."
+    )
+
+
 def verdict(one: Source, other: Source, table: pd.DataFrame) -> str:
     """The answer in one sentence: how *other* compares with *one*.
 

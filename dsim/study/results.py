@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsim.errors import Problem, UserError
+from dsim.orchestrations import ORCHESTRATIONS
 from dsim.orchestrations.plugins import fingerprints
 from dsim.study.columns import BY_NAME, STATUS
 
@@ -71,6 +72,8 @@ def write_csv(path: Path, table: pa.Table) -> None:
 def read_results(path: Path) -> pd.DataFrame:
     """Read results from a Parquet or CSV file with the documented columns.
 
+    An orchestration may go by its name (``nonsi``) or as dsim prints it (``non-SI``).
+
     Raises:
         UserError: the file cannot be read, or columns are missing or of the wrong type.
     """
@@ -91,6 +94,12 @@ def read_results(path: Path) -> pd.DataFrame:
     if "variant" in frame:
         # A column of nothing but empty texts reads as one of missing numbers.
         frame["variant"] = frame["variant"].astype(object).fillna("").astype(str)
+    if "algorithm" in frame:
+        by_title = {one.title.casefold(): name for name, one in ORCHESTRATIONS.items()}
+        frame["algorithm"] = [
+            name if name in ORCHESTRATIONS else by_title.get(str(name).strip().casefold(), name)
+            for name in frame["algorithm"]
+        ]
     needed = ("algorithm", "latency_mean_ms")
     problems = [
         Problem(str(path), name, f"this column is missing ({BY_NAME[name].meaning})")

@@ -93,7 +93,8 @@ def compare(texts: Sequence[str], out: Path) -> tuple[Path, Drawn]:
     one, *others = sources
     found = [(other, *comparison.differences(one, other)) for other in others]
     answer = [comparison.verdict(one, other, table) for other, table, _ in found]
-    notes = [note for other in others if (note := comparison.changed(one, other))]
+    notes = [comparison.crossed(one, other) for other in others]
+    notes = list(filter(None, [*notes, *(comparison.changed(one, other) for other in others)]))
     at_a_glance = comparison.glance(one, [(other, table) for other, table, _ in found])
     details = [comparison.detail(one, other, table, keys) for other, table, keys in found]
     panels = comparison.panels(sources)

@@ -255,6 +255,22 @@ def test_a_verdict_tells_variants_apart(tmp_path):
     assert "median differences: plain -50.0 %;" in verdict(one, alone, differences(one, alone)[0])
 
 
+def test_algorithms_go_by_the_names_that_dsim_prints(tmp_path):
+    """They were crossed: non-SI of one with DSI of the other, without a word."""
+    one = source(csv(tmp_path, "a", "algorithm,latency_mean_ms\nnonsi,30\nsi,20\ndsi,10\n"))
+    other = source(csv(tmp_path, "b", "algorithm,latency_mean_ms\nnon-SI,33\n Si,22\nDSI,11\n"))
+    table, _ = differences(one, other)
+    assert table["percent"].tolist() == pytest.approx([10, 10, 10])
+    assert comparison.crossed(one, other) == ""
+    strange = source(csv(tmp_path, "c", "algorithm,latency_mean_ms\nmine,33\nyours,22\n"))
+    assert comparison.crossed(one, strange) == (
+        "No algorithm of c (mine, yours) has the name of one of a (DSI, non-SI, SI), so each is "
+        "compared with each."
+    )
+    _, (lines, _) = compare([str(tmp_path / "a.csv"), str(tmp_path / "c.csv")], tmp_path / "out")
+    assert any(line.startswith("No algorithm of c") for line in lines)
+
+
 def test_commands(tmp_path, simulated):
     out = ["--out", str(tmp_path / "c")]
     found = CliRunner().invoke(main, ["compare", str(simulated), f"again={simulated}", *out])

@@ -201,10 +201,14 @@ def acceptance_text(report: AcceptanceReport) -> str:
             *text_table(head, rows),
             *(["", f"by depth (acceptance.by_depth): {deeper}"] if deeper else []),
             "",
-            "acceptance rate: teacher-forced, mean ± 95 % interval over prompts; "
-            "the paper's: 1 - 1/(1 + n̄), n̄ the mean run of accepted drafts; rank shares: where "
-            "the first choice is wrong, how often the second, third … is right "
-            "(acceptance.rank_shares)",
+            "acceptance rate (for --acceptance and acceptance.rate): the share of positions at "
+            "which the draft is the target's token, given the target's own text, mean ± 95 % "
+            "interval over prompts",
+            "the paper's estimator: 1 - 1/(1 + n̄), n̄ the mean number of drafts that are accepted "
+            "before the first rejection of a text, one number a prompt; rough for few prompts, and "
+            "another where a text begins easier or harder than it goes on",
+            "rank shares (acceptance.rank_shares): where the first choice is wrong, how often the "
+            "second, third … is right",
         ]
     )
 
