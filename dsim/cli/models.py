@@ -114,7 +114,10 @@ def generate(prompt: str, **options: Any) -> None:
     options["tree_paths"] = paths_in(options["tree_paths"])
     decoding = generation.decoding_from_options(options)
     pair = pair_of(options)
-    names = compared(pair.drafter) if options["compare"] else [options["algorithm"]]
+    names = list(compared(pair.drafter)) if options["compare"] else []
+    source = click.get_current_context().get_parameter_source("algorithm")
+    if not names or source != click.core.ParameterSource.DEFAULT:  # its own beside those
+        names = list(dict.fromkeys([*names, options["algorithm"]]))
     for name in names:
         check_drafts(name, decoding, pair.drafter, rule, compiled=options["compile"])
     ids = generation.encode(pair, prompt, chat=options["chat"])

@@ -286,7 +286,35 @@ def guess(frame: pd.DataFrame, axes: Sequence[str]) -> tuple[list[str], list[Cha
         ]
     if free:
         return minimise, [Chart(kind="lines", x=free[0], y="latency_mean_ms")]
+    if "variant" in axes and frame["variant"].nunique() > 1:
+        return minimise, [Chart(kind="variants", x="variant", y="latency_mean_ms")]
     return minimise, []
+
+
+def of_variants(frame: pd.DataFrame, axes: Sequence[str]) -> TextTable | None:
+    """The latency of each algorithm in each variant, where the variants are all that varies.
+
+    Args:
+        frame: results from :func:`best`.
+        axes: the columns that tell its points apart.
+    """
+    if [*axes] != ["variant"] or frame["variant"].nunique() < 2:
+        return None
+    half = interval_of("latency_mean_ms", frame.columns)
+    cells = frame["latency_mean_ms"].map("{:,.1f}".format)
+    if half is not None:
+        cells += frame[half].map(lambda width: "" if pd.isna(width) else f" ± {width:,.1f}")
+    table = frame.assign(cell=cells).pivot_table(
+        index="variant", columns="algorithm", values="cell", aggfunc="first", sort=False
+    )
+    names = in_order(frame["algorithm"])
+    return TextTable(
+        title="Mean latency by variant (ms)",
+        caption="± 95 % interval, where there are several repeats.",
+        head=["variant", *map(title_of, names)],
+        rows=[[str(name), *(str(row[one]) for one in names)] for name, row in table.iterrows()],
+        numbers=True,
+    )
 
 
 def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> TextTable | None:

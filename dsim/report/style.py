@@ -81,7 +81,7 @@ def ticks(values: pd.Series[Any], *, grid: bool = True) -> alt.Axis:
     own = sorted(pd.unique(values.dropna()).tolist())
     if len(own) <= MAX_OWN_TICKS:
         return alt.Axis(grid=grid, values=own, labelExpr=NUMBER, labelOverlap="greedy")
-    if pd.api.types.is_integer_dtype(values):
+    if all(float(value).is_integer() for value in own):  # never at the edges of a map's cells
         return alt.Axis(grid=grid, tickMinStep=1, format="d")
     return alt.Axis(grid=grid)
 

@@ -40,11 +40,10 @@ def check_charts(problems: Problems, study: Study) -> None:
             if chart.x != "variant" or not study.variants[0][0]:
                 problems.add(f"{where}.x", 'expected "variant", and variants in the study')
         elif chart.x not in axes:
-            problems.add(
-                f"{where}.x",
-                f"expected an axis of the grid that is not minimised over, "
-                f"got {show(chart.x)}{nearest(chart.x, sorted(axes))}",
-            )
+            hint = nearest(chart.x, sorted(axes))
+            hint = '; of variants: kind = "variants"' if chart.x == "variant" else hint
+            what = "expected an axis of the grid that is not minimised over"
+            problems.add(f"{where}.x", f"{what}, got {show(chart.x)}{hint}")
         if chart.kind in ("heatmap", "map", "winners"):
             if chart.y not in axes or chart.y == chart.x:
                 problems.add(

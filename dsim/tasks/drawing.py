@@ -207,7 +207,7 @@ def _of_texts(frame: pd.DataFrame, study: Study | None, left_out: int) -> View:
         facts=facts,
         notes=notes,
         answer=answers.of_texts(at_best, shown, study.charts if study else ()),
-        tables=[summary] if summary else (),
+        tables=[one for one in (analysis.of_variants(at_best, shown), summary) if one],
         charts=[
             (n, lambda n=n, chart=chart: charts.draw(chart, at_best, shown, n))  # type: ignore[misc]
             for n, chart in enumerate(wanted, 1)

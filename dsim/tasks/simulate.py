@@ -19,6 +19,9 @@ from dsim.study.pairs import by_name
 from dsim.study.presets import PRESETS
 from dsim.words import plural
 
+SHORT_MS, FASTER = 0.2, 2000  # of a pass; times a draft is: probably seconds in place of ms
+HARDLY = 1.005  # times the latency of the fastest: so little that it hardly counts
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -177,10 +180,22 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
             verdict(case, results),
             *falling_notes({"target": case.target, "drafter": case.drafter}),
             *filter(None, [beyond_note(max(o.beyond_share for o in results), "these runs")]),
+            *_odd_units(case),
             *_without_further_drafters(case, results),
             *_without_second_choices(case, results),
         ]
     )
+
+
+def _odd_units(case: Case) -> list[str]:
+    """A note where a latency looks as if it were in seconds."""
+    target, drafter = (one.latency_ns / 1e6 for one in (case.target, case.drafter))
+    found = [("target", target)] if target < SHORT_MS else []
+    found += [("drafter", drafter)] if drafter * FASTER < target else []
+    return [
+        f"Latencies are in ms; the {name}'s is {ms:g}. If that is in seconds, say {1000 * ms:g}."
+        for name, ms in found
+    ]
 
 
 def _without_further_drafters(case: Case, results: Sequence[Outcome]) -> list[str]:
@@ -248,13 +263,37 @@ def verdict(case: Case, results: Sequence[Outcome]) -> str:
         return f"{names} are equally fast: {_why_equal(case, winners)}"
     (winner,) = winners
     others = {name: value / least for name, value in mean.items() if name != winner}
-    by = " and ".join(f"{ratio:.2f}× as fast as {title_of(name)}" for name, ratio in others.items())
+    close = _close(winner, results)
+    clear = [name for name in others if name not in close]
+    title = title_of(winner)
+
+    def by(names: Sequence[str]) -> str:
+        return " and ".join(f"{others[name]:.2f}× as fast as {title_of(name)}" for name in names)
+
+    chance = " within the 95 % interval" if case.repeats > 1 else " so little that it hardly counts"
+    if not clear:
+        return f"{title} is fastest, {by([*others])}, but{' by' * (case.repeats < 2)}{chance}."
     explain = ORCHESTRATIONS[winner].why
-    if min(others.values()) < 1.005:
-        why = ": but by so little that it hardly counts"
-    else:
-        why = f": {explain(case, others.keys())}" if explain else ""
-    return f"{title_of(winner)} is fastest, {by}{why}."
+    why = f": {explain(case, others.keys())}" if explain else ""
+    found = f"{title} is fastest, {by(clear)}{why}."
+    return f"{found} It is only {by(close)},{chance}." if close else found
+
+
+def _close(winner: str, results: Sequence[Outcome]) -> list[str]:
+    """The algorithms that are slower than *winner* by so little that it may be chance.
+
+    Repeats are compared in pairs: all algorithms have the same draws in each.
+    """
+    own = {one.algorithm: one.latency_ns for one in results}
+    found = []
+    for name, latency_ns in own.items():
+        if name == winner:
+            continue
+        more = latency_ns - own[winner]
+        half = half_width(float(more.std(ddof=1)), len(more)) if len(more) > 1 else 0.0
+        if more.mean() <= half or latency_ns.mean() < HARDLY * own[winner].mean():
+            found.append(name)
+    return found
 
 
 def _why_equal(case: Case, winners: Sequence[str]) -> str:

@@ -116,6 +116,26 @@ def test_the_verdict(options, verdict):
     assert verdict in dsim("simulate", *options)
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (
+            "--target-latency 0.032 --drafter-latency 0.0041",
+            "the target's is 0.032. If that is",
+        ),
+        (
+            "--target-latency 32 --drafter-latency 0.0041",
+            "the drafter's is 0.0041. If that",
+        ),
+    ],
+)
+def test_seconds_in_place_of_ms_are_noticed(options, words):
+    assert words in dsim("simulate", *options.split())
+    assert "in seconds" not in dsim(
+        "simulate", *"--target-latency 1 --drafter-latency 0.01".split()
+    )
+
+
 def test_simulate_json():
     text = dsim(
         *"simulate --accepts 110111 --target-latency 10 --drafter-latency 3 --lookahead 2".split(),

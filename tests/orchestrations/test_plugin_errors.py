@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dsim.deployment.serve import serve
@@ -151,6 +152,31 @@ def test_the_verdict_gives_no_reason_for_what_it_does_not_know(monkeypatch) -> N
     assert found.startswith("Mine is fastest, ")
     assert found.endswith("× as fast as non-SI.")
     assert ":" not in found
+
+
+def test_a_verdict_does_not_sell_chance_as_a_difference() -> None:
+    """Repeats have the same draws, so they are compared in pairs."""
+    plain = simulate_case(CASE, "nonsi")
+    none = np.zeros_like(plain.latency_ns)
+
+    def made(name, *more_ms):
+        ms = np.array(more_ms) * 1_000_000
+        return dataclasses.replace(plain, algorithm=name, latency_ns=none + 10**9 + ms)
+
+    dsi, si = made("dsi", 0, 100, 200), made("si", 600, 700, 900)
+    close = made("pearl", 40, 80, 260)
+    hardly = made("pipespec", 1, 101, 201)
+    text = verdict(CASE, [dsi, si, close])
+    assert text.startswith("DSI is fastest, 1.58× as fast as SI: ")
+    assert text.endswith(". It is only 1.02× as fast as PEARL, within the 95 % interval.")
+    assert verdict(CASE, [dsi, close, hardly]) == (
+        "DSI is fastest, 1.02× as fast as PEARL and 1.00× as fast as PipeSpec, but within the 95 % "
+        "interval."
+    )
+    alone = dataclasses.replace(CASE, repeats=1)
+    one, other = (dataclasses.replace(o, latency_ns=o.latency_ns[:1]) for o in (dsi, hardly))
+    assert verdict(alone, [one, other]).endswith(", but by so little that it hardly counts.")
+    assert "PEARL" in verdict(CASE, [dsi, made("pearl", 400, 500, 600)]).partition(":")[0]
 
 
 def test_what_a_setup_has_is_said_to_who_looks_for_something_else(monkeypatch) -> None:

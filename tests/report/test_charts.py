@@ -173,6 +173,9 @@ def test_axes_of_settings_are_in_words():
 def test_few_values_are_the_ticks():
     assert style.ticks(pd.Series([6.0, 1.5, 3.0])).to_dict()["values"] == [1.5, 3.0, 6.0]
     assert "values" not in style.ticks(pd.Series(range(40))).to_dict()
+    # Whole numbers that are floats: ticks at 0.5, 1.5, … were the edges of the cells.
+    assert style.ticks(pd.Series([float(n) for n in range(1, 17)])).to_dict()["tickMinStep"] == 1
+    assert "tickMinStep" not in style.ticks(pd.Series([n / 20 for n in range(20)])).to_dict()
     (panel,) = charts.draw(HEATMAP, CELLS, ["drafter_latency_ms", "acceptance_rate"])
     axes = specification(panel, width=400)["layer"][0]["encoding"]
     assert axes["x"]["axis"]["values"] == [1.5, 3.0, 6.0]

@@ -18,6 +18,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 NGRAM = "ngram"
 SKIP = "skip:"
 HEAD = "eagle"  # with a colon and a folder; alone: the folder of that name beside the target's
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 PAIR = Path(__file__).parents[2] / "pair"  # the pair that ships
 INSTALL = 'real models need the extra "torch": pip install "dsim[torch]"'
 
@@ -242,7 +243,9 @@ def _from_pretrained(kind: str, spec: ModelSpec, option: str, **more: Any) -> An
         return getattr(transformers, kind).from_pretrained(**spec.source, **more)
     except (OSError, ValueError, ImportError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if not path.exists():
+        if not path.exists() and spec.hub_file is None and not HUB_NAME.fullmatch(spec.name):
+            first = "there is no such folder; expected one with a config.json and safetensors"
+        elif not path.exists():
             kind = "folder" if spec.hub_file is None else "file"
             first = (
                 f"no {kind} here has that name, and the hub does not have it or cannot be reached; "
