@@ -37,6 +37,16 @@ def table1():
     return Table1()
 
 
+def test_a_map_with_fewer_points_than_the_tables_says_so(figure, monkeypatch):
+    """Its caption has another maximum."""
+    note = "The map has 110 of the 420 points that claims and tables are of."
+    assert not any("The map has" in panel.caption for panel in figure.panels())
+    monkeypatch.setattr("dsim.tasks.reproduce.figure1.PICTURE_STEPS", 10)
+    panels = list(figure.panels())
+    assert len(panels) == 10
+    assert all(panel.caption.endswith(note) for panel in panels)
+
+
 def test_figure_1_is_what_single_cases_are(figure):
     rng = np.random.default_rng(0)
     for _ in range(6):

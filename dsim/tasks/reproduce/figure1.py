@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -350,7 +351,14 @@ class Figure1:
         return pd.concat(frames, ignore_index=True)
 
     def panels(self) -> Iterator[Panel]:
-        """The maps."""
+        """The maps, each with a word where it has fewer points than the claims and tables."""
+        points, shown = self.nonsi.size, len(self.frame(self.si.latency, self.few.latency)) // 3
+        note = f" The map has {shown:,} of the {points:,} points that claims and tables are of."
+        for panel in self._maps():
+            caption = panel.caption + note * (shown < points)
+            yield dataclasses.replace(panel, caption=caption)
+
+    def _maps(self) -> Iterator[Panel]:
         from dsim.report import charts
 
         axes = ["drafter_latency_relative", "acceptance_rate"]
