@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +123,20 @@ class Word(click.Choice):  # type: ignore[type-arg]  # of click 8.5 on
             names = [str(choice) for choice in self.choices]
             hint = nearest(str(value), names)
             self.fail(f"expected one of {', '.join(names)}, got {value}{hint}", param, ctx)
+
+
+class NewFile(click.Path):
+    """A file to write, in a folder that there is: that is known before the work."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path, dir_okay=False)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The path of the file."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.parent.is_dir():
+            self.fail(f"{path} cannot be written: there is no folder {path.parent}", param, ctx)
+        return path
 
 
 class StudyFile(click.Path):

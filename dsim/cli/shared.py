@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsim.cli.options import Number, Shares, Whole, Word
+from dsim.cli.options import NewFile, Number, Shares, Whole, Word
 from dsim.model import POLICIES
 
 if TYPE_CHECKING:
@@ -77,7 +77,9 @@ def option_of(name: str, *names: str, **how: Any) -> Callable[..., Callable[...,
     return declare
 
 
-def file_option(name: str, parameter: str, metavar: str, what: str) -> Callable[..., Any]:
+def file_option(
+    name: str, parameter: str, metavar: str, what: str, path: click.Path | None = None
+) -> Callable[..., Any]:
     """An option that names a file to write or to read.
 
     Args:
@@ -85,8 +87,9 @@ def file_option(name: str, parameter: str, metavar: str, what: str) -> Callable[
         parameter: the parameter of the command.
         metavar: how the help shows the file.
         what: the help.
+        path: its type, where it is more than a file.
     """
-    path = click.Path(path_type=Path, dir_okay=False)
+    path = path or click.Path(path_type=Path, dir_okay=False)
     return click.option(name, parameter, type=path, metavar=metavar, help=what)
 
 
@@ -101,7 +104,7 @@ def page_option(what: str) -> Callable[..., Any]:
     Args:
         what: the help.
     """
-    return file_option("--out", "out", "FILE.html", what)
+    return file_option("--out", "out", "FILE.html", what, NewFile())
 
 
 def page_options(what: str) -> Callable[..., Any]:
@@ -120,7 +123,7 @@ def timeline_option(of: str = "") -> Callable[..., Any]:
         of: what the timeline shows, after "Draw a timeline".
     """
     what = f"Draw a timeline{of}: one lane per server."
-    return file_option("--timeline", "timeline", "FILE.html", what)
+    return file_option("--timeline", "timeline", "FILE.html", what, NewFile())
 
 
 jobs_option = click.option(

@@ -105,6 +105,8 @@ def check(name: str, progress: Callable[[int, int], None] = lambda *_: None) -> 
             for law in every:
                 if law in broken or (law not in laws.CHEAP and number % EVERY):
                     continue
+                if law is laws.vector and not orchestration_of(name).vector:
+                    continue
                 tried[law] += 1
                 if problem := law(name, case, run):
                     broken[law] = problem, case
@@ -139,8 +141,9 @@ def lines(name: str, verdicts: list[Verdict], plugin: str = "") -> list[str]:
         plugin: what ``--plugin`` takes, for the command that shows a counterexample.
     """
     told = [f"{orchestration_of(name).title} ({name})"]
+    kept = "so far" if verdicts[0].problem else "kept"
     for one in verdicts:
-        mark = "BROKEN" if one.problem else "kept" if one.cases else "not tried"
+        mark = "BROKEN" if one.problem else kept if one.cases else "not tried"
         told.append(f"  {mark:9}  {one.law}")
         if one.case is None:
             continue
@@ -158,4 +161,6 @@ def lines(name: str, verdicts: list[Verdict], plugin: str = "") -> list[str]:
     count = sum(bool(one.problem) for one in verdicts)
     tried = max(one.cases for one in verdicts)
     told.append(f"  {count} of {len(verdicts)} laws broken; {tried:,} cases tried")
+    if verdicts[0].problem:
+        told.append("  so far: kept in the cases before the one that ended it")
     return told

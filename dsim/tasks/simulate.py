@@ -167,6 +167,8 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
             ]
         )
     engines = ", ".join(sorted({o.engine for o in results}))
+    overlap = [o for o in results if ORCHESTRATIONS[o.algorithm].traits.overlaps]
+    own = "; the drafter has a server of its own, beside these" if overlap else ""
     return "\n".join(
         [
             describe(case, [one.algorithm for one in results]),
@@ -175,7 +177,7 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
             "",
             f"latency: time to the last token, mean{' ± 95 % interval' if case.repeats > 1 else ''}"
             f" over {case.repeats} repeat{'s' if case.repeats > 1 else ''} ({engines} engine); "
-            "busy: most target servers busy at once",
+            f"busy: most target servers busy at once{own}",
             "",
             verdict(case, results),
             *falling_notes({"target": case.target, "drafter": case.drafter}),

@@ -218,6 +218,7 @@ def test_models_that_are_not_there(tmp_path, folder) -> None:
     for target, words in (
         ("no-such-owner/no-such-model", r"--target: no-such-owner.*hf download no-such-owner"),
         (str(tmp_path), "has no config.json"),
+        ("work/none/target", "there is no such folder; expected one with a config.json"),
         (str(tmp_path / "x.gguf"), "x.gguf is not there"),
         ("no-owner/no-model/x.gguf", r"no file here.*hf download no-owner/no-model x.gguf"),
     ):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 
 import click
+import pytest
+from click.testing import CliRunner
 
 from dsim.cli.main import main
 
@@ -54,3 +56,13 @@ def test_one_option_has_one_form():
             form = (option.type.name, option.metavar, option.is_flag)
             forms.setdefault(word, {}).setdefault(form, []).append(name)
     assert not {word: each for word, each in forms.items() if len(each) > 1}
+
+
+@pytest.mark.parametrize(
+    "words", ["advise --out", "simulate --timeline", "latency x --gpu h100 --out"]
+)
+def test_a_page_in_no_folder_is_refused_before_the_work(words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = CliRunner().invoke(main, [*words.split(), "none/page.html"])
+    assert found.exit_code == 2
+    assert "none/page.html cannot be written: there is no folder none" in found.output

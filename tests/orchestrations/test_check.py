@@ -153,7 +153,16 @@ def test_the_command(tmp_path):
     found = subprocess.run([*words, "once_more.py"], capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 1, found.stdout
     assert "BROKEN     Every run ends" in found.stdout
+    assert "  kept  " not in found.stdout  # so far, that is
+    assert "  so far: kept in the cases before the one that ended it" in found.stdout
     assert "once_more.py" in found.stdout
     found = subprocess.run([*words, "none.py"], capture_output=True, text=True)
     assert found.returncode == 2
     assert "no such file" in found.stderr
+
+
+def test_a_vector_form_that_is_not_there_is_not_called_kept():
+    text = {name: "\n".join(lines(name, check(name))) for name in ("si", "multidsi")}
+    assert "kept       Its vector form" in text["si"]
+    assert "not tried  Its vector form" in text["multidsi"]
+    assert "so far" not in text["si"]
