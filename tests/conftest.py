@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from dsim.orchestrations import ORCHESTRATIONS
 from dsim.report import lanes
 from tests.lanes import KeptLane
 from tests.pages import CHROMIUM
@@ -21,6 +22,21 @@ settings.register_profile("thorough", deadline=None, max_examples=10_000)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default")
 )
+
+
+@pytest.fixture(autouse=True)
+def orchestrations_in_order():
+    """What a test takes out for a while comes back at the end of the registry: put it in its place.
+
+    Sentences and legends go by that order, and tests look at what earlier ones have found.
+    """
+    before = list(ORCHESTRATIONS)
+    yield
+    if [name for name in ORCHESTRATIONS if name in before] != before:
+        now = dict(ORCHESTRATIONS)
+        ORCHESTRATIONS.clear()
+        ORCHESTRATIONS.update({name: now.pop(name) for name in before if name in now})
+        ORCHESTRATIONS.update(now)
 
 
 @pytest.fixture(scope="session", autouse=True)

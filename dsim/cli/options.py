@@ -178,7 +178,7 @@ class OrchestrationName(click.ParamType):  # type: ignore[type-arg]  # of click 
         """Check that *value* is one of the names."""
         names = self.names()
         if value not in names:
-            hint = nearest(value, names)
+            hint = nearest(value, names) or "; for one of your own, give --plugin FILE.py"
             self.fail(f"expected one of {', '.join(names)}, got {value}{hint}", param, ctx)
         return value
 

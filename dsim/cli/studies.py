@@ -157,8 +157,8 @@ def _run(
     if resume is not None:
         if study is not None or overrides or engine or backend or out or as_json or precision:
             raise UserError(
-                "--resume takes the study, --set, --engine, --backend and --out from its folder, "
-                "and writes one"
+                "--resume takes all from its folder, so it goes without a study, --set, --engine, "
+                "--backend, --out, --precision and --json"
             )
         loaded, folder = unfinished_study(resume), resume
     elif study is None:

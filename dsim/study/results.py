@@ -90,16 +90,20 @@ def read_results(path: Path) -> pd.DataFrame:
             Problem(str(path), "", f"cannot be read: {error.strerror or error}")
         ) from None
     except (ValueError, pa.ArrowException) as error:
-        raise UserError(Problem(str(path), "", f"is not a results table: {error}")) from None
+        first = str(error).strip().partition("\n")[0]
+        raise UserError(Problem(str(path), "", f"is not a results table: {first}")) from None
     if "variant" in frame:
         # A column of nothing but empty texts reads as one of missing numbers.
         frame["variant"] = frame["variant"].astype(object).fillna("").astype(str)
     if "algorithm" in frame:
         by_title = {one.title.casefold(): name for name, one in ORCHESTRATIONS.items()}
-        frame["algorithm"] = [
-            name if name in ORCHESTRATIONS else by_title.get(str(name).strip().casefold(), name)
-            for name in frame["algorithm"]
-        ]
+        titles = {
+            name: by_title.get(str(name).strip().casefold(), name)
+            for name in frame["algorithm"].unique()
+            if name not in ORCHESTRATIONS
+        }
+        if any(name != title for name, title in titles.items()):
+            frame["algorithm"] = [titles.get(name, name) for name in frame["algorithm"]]
     needed = ("algorithm", "latency_mean_ms")
     problems = [
         Problem(str(path), name, f"this column is missing ({BY_NAME[name].meaning})")

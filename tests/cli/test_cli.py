@@ -236,7 +236,7 @@ def test_any_setting_can_be_set():
         ("run --resume none", "none: holds no unfinished run"),
         (
             "run x.toml --resume none",
-            "--resume takes the study, --set, --engine, --backend and --out from its folder",
+            "--resume takes all from its folder, so it goes without a study, --set",
         ),
         ("plot none", "none: cannot be read"),
         ("rnu", "No such command 'rnu'; did you mean \"run\"?"),

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
+from dsim.cli.main import main
 from dsim.deployment.serve import serve
 from dsim.deployment.spec import Deployment
 from dsim.deployment.workload import Workload
@@ -189,3 +191,12 @@ def test_what_a_setup_has_is_said_to_who_looks_for_something_else(monkeypatch) -
         run_events(CASE, "mine", 0)
     with pytest.raises(PluginError, match=r"no 'case': it has env, .*decoding, drafter\(\)"):
         serve(Deployment(algorithm="mine"), Workload(arrivals="trace", trace=((0, 0, 4),)))
+
+
+def test_an_algorithm_of_ones_own_needs_its_plugin() -> None:
+    result = CliRunner().invoke(main, ["simulate", "--algorithm", "hopeful"])
+    assert result.exit_code == 2
+    assert "got hopeful; for one of your own, give --plugin FILE.py" in result.output
+    result = CliRunner().invoke(main, ["simulate", "--algorithm", "dsii"])
+    assert 'did you mean "dsi"' in result.output
+    assert "--plugin" not in result.output

@@ -244,6 +244,13 @@ def test_a_measurement_at_one_rate_is_a_point_there(tmp_path, simulated):
         assert found == places
 
 
+def test_a_file_that_is_no_table_is_told_in_one_line(tmp_path):
+    with pytest.raises(UserError) as caught:
+        source(csv(tmp_path, "a", "algorithm,latency_mean_ms\nsi,1,190\nsi,2,3,4,5\n"))
+    assert str(caught.value).endswith("saw 5")
+    assert "\n" not in str(caught.value)
+
+
 def test_a_verdict_tells_variants_apart(tmp_path):
     head = "variant,algorithm,workload_rate_per_s,latency_mean_ms\n"
     rows = "plain,nonsi,{0},40\nEAGLE-3,si,{0},10\nsmall,si,{0},16\n"
