@@ -399,7 +399,7 @@ def test_ray_that_is_not_installed_is_asked_for(tmp_path, what, monkeypatch):
         (["--ray-address", "localhost:1"], "goes with --executor ray"),
         (["--executor", "ray", "--ray-address", "x:1", "--jobs", "2"], "--jobs is about this"),
         (["--executor", "rey"], "expected one of processes, ray, got rey"),
-        (["--resume", "."], "--resume takes the study"),
+        (["--resume", "."], "--resume takes all from its folder"),
     ],
 )
 @pytest.mark.parametrize("what", ["run", "load"])
