@@ -52,6 +52,17 @@ def test_the_fastest_with_a_reserve_is_best_though_another_carries_more(made):
     assert rank([slow, fast], {CHAIN: 0.0, PLAIN: math.inf})[0] == slow
 
 
+def test_where_none_keeps_the_slo_the_fastest_of_the_closest_is_best(made):
+    """Plain decoding was 5 % closer, at three times the latency."""
+    fast, slow = made(CHAIN, 1236.0, slack=1.25), made(PLAIN, 4059.0, slack=1.18)
+    rooms = {CHAIN: 0.66, PLAIN: 0.69}
+    assert search._ranked([slow, fast], rooms) == [fast, slow]
+    far = dataclasses.replace(fast, slack=1.31)
+    assert search._ranked([slow, far], rooms) == [slow, far]
+    kept = dataclasses.replace(slow, slack=0.99)
+    assert search._ranked([kept, dataclasses.replace(fast, slack=1.01)], rooms)[0] == kept
+
+
 def test_a_number_of_drafts_that_no_server_chooses_must_be_worth_it(made):
     chosen = dataclasses.replace(CHAIN, chooses=True)
     for e2e, best in ((995.0, CHAIN), (985.0, chosen)):

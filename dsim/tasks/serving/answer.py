@@ -50,8 +50,8 @@ def verdict(advice: Advice) -> str:
         return f"Run {best.layout}: {found}."
     if best.slack > 1:
         return (
-            f"No layout of {plural(question.gpus, 'GPU')} keeps {_slo(question)}. The closest is "
-            f"{best.layout}: {found}."
+            f"No layout of {plural(question.gpus, 'GPU')} keeps {_slo(question)}. The fastest of "
+            f"the closest is {best.layout}: {found}."
         )
     room = advice.headroom[best.layout]
     limit = f" It keeps the SLO at every load tried, up to {max(SCALES):g} × this one"

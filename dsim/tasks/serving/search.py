@@ -259,10 +259,6 @@ def closest(trials: Sequence[Trial], allowed: float = 1.0) -> list[Trial]:
     return sorted(trials, key=lambda one: (max(allowed, one.slack), *_wait(one)))
 
 
-def _worth(one: Trial) -> tuple[float, float, str]:
-    return max(1.0, one.slack), *_wait(one)
-
-
 def _wait(one: Trial) -> tuple[float, str]:
     """The mean E2E latency; a choice in every step, which no server has, must be worth it."""
     refused = math.inf if one.served < 1 else 0.0
@@ -270,12 +266,18 @@ def _wait(one: Trial) -> tuple[float, str]:
 
 
 def _ranked(trials: Sequence[Trial], headroom: dict[Layout, float]) -> list[Trial]:
-    """The best first: of those with enough headroom the fastest, and so on."""
+    """The best first: of those with enough headroom the fastest, and so on.
+
+    Where none keeps the SLO, it is the fastest of those that are about as close to it.
+    """
     left, found = list(trials), []
     while left:
         room = {one.layout: min(MAX_HEADROOM, headroom[one.layout]) for one in left}
         least = min(RESERVE, max(room.values()) / (1 + TIE))
-        best = min((one for one in left if room[one.layout] >= least), key=_worth)
+        enough = [one for one in left if room[one.layout] >= least]
+        closest_slack = min(one.slack for one in enough)
+        allowed = LEEWAY * closest_slack if closest_slack > 1 else 1.0
+        best = closest(enough, allowed)[0]
         found.append(best)
         left.remove(best)
     return found
