@@ -112,7 +112,11 @@ def quota(part: Part) -> Iterator[list[str]]:
             (group / name).write_text(limit)
         yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
     finally:
-        group.rmdir()
+        for wait_s in (0.0, 1.0, 5.0, 20.0):  # the last processes of the command may still end
+            time.sleep(wait_s)
+            with contextlib.suppress(OSError):
+                group.rmdir()
+                break
 
 
 def validate(part: Part, *, quick: bool, more: list[str]) -> dict[str, Any]:
