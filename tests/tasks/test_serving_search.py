@@ -192,6 +192,12 @@ def test_ways_that_are_as_fast_are_named(advice, made):
     assert "As fast within 1% (mean E2E 1.22 s, of the 20 requests" in text
     assert f"): {alike} (1.22 s). What sets them apart" in text
     assert "As fast" not in "\n".join(answer.notes(advice))
+    # Without an SLO slack is the mean E2E, and nobody has headroom: both left it out.
+    asked = dataclasses.replace(advice.question, slo_ttft_ms=None)
+    table = [made(CHAIN, 1216.0, slack=1.216), made(alike, 1220.0, slack=1.22)]
+    free = dataclasses.replace(advice, question=asked, screened=table, headroom={alike: 0.0})
+    free = dataclasses.replace(free, ranking=[made(CHAIN, 1173.0, slack=1.173)], crossover=None)
+    assert f"): {alike} (1.22 s). What sets" in "\n".join(answer.notes(free))
 
 
 def test_prices_are_of_tokens_at_this_load(advice):

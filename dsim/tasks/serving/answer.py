@@ -78,7 +78,7 @@ def _faster(advice: Advice) -> str:
         return ""
     room = times(advice.headroom[other.layout])
     return (
-        f" It is chosen for its reserve. At this load "
+        " It is chosen for its reserve. At this load "
         f"{other.layout} is {best.e2e_mean / other.e2e_mean:.2g} times as fast (mean E2E "
         f"{other.e2e_mean:,.0f} ms), and keeps the SLO up to {room} the load."
     )
@@ -135,8 +135,11 @@ def _as_good(advice: Advice) -> list[str]:
         for one in closest(advice.screened, advice.allowed)
         if one.layout != best
         and not one.layout.chooses
-        and one.slack <= max(advice.allowed, here.slack)
-        if abs(one.e2e_mean / here.e2e_mean - 1) < SAME and advice.headroom.get(one.layout, 1) >= 1
+        and abs(one.e2e_mean / here.e2e_mean - 1) < SAME
+        if not advice.has_slo
+        or (
+            one.slack <= max(advice.allowed, here.slack) and advice.headroom.get(one.layout, 1) >= 1
+        )
     ]
     if not alike:
         return []
