@@ -20,6 +20,7 @@ from dsim.cli.shared import (
     plugin_option,
     preemptible_option,
     rank_shares_option,
+    say,
     seed_option,
     trace_part_options,
 )
@@ -77,14 +78,14 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
     asked = question.ask(**{"target": None, "drafter": None, "gpus": 8, **options})
 
     advice = search.advise(asked, Executor(jobs=jobs), counting("trials simulated"))
-    for line in [answer.as_json(advice)] if as_json else answer.as_text(advice):
-        click.echo(line)
-    if out is not None:  # after the answer, which a page that cannot be drawn must not cost
+
+    def write(path: Path) -> None:
         from dsim.tasks.serving.page import write_page
 
-        write_page(advice, out)
-        if not as_json:
-            click.echo(f"page: {out}")
+        write_page(advice, path)
+
+    lines = [answer.as_json(advice)] if as_json else answer.as_text(advice)
+    say(lines, out, write, as_json=as_json)
 
 
 @click.command()
@@ -246,11 +247,11 @@ def advise(*, as_json: bool, out: Path | None, **options: Any) -> None:
     from dsim.tasks.advise import answer, question
 
     advice = answer.advise(question.ask(**options), counting("steps"))
-    for line in [answer.as_json(advice)] if as_json else answer.as_text(advice):
-        click.echo(line)
-    if out is not None:
+
+    def write(path: Path) -> None:
         from dsim.tasks.advise import page
 
-        page.write_page(advice, out)
-        if not as_json:
-            click.echo(f"page: {out}")
+        page.write_page(advice, path)
+
+    lines = [answer.as_json(advice)] if as_json else answer.as_text(advice)
+    say(lines, out, write, as_json=as_json)

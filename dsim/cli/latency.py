@@ -12,6 +12,7 @@ from dsim.cli.shared import (
     gpu_option,
     named_drafter_option,
     page_options,
+    say,
     tp_option,
 )
 
@@ -79,13 +80,13 @@ def latency(
         names=NAMES,
     )
     out = out or (Path("latency.html") if open_ else None)
-    for line in [task.as_json(found)] if as_json else task.as_text(found):
-        click.echo(line)
-    if out is not None:
+
+    def write(path: Path) -> None:
         from dsim.tasks.latency_page import write_page
 
-        write_page(found, out)
-        if not as_json:
-            click.echo(f"page: {out}")
+        write_page(found, path)
+
+    lines = [task.as_json(found)] if as_json else task.as_text(found)
+    say(lines, out, write, as_json=as_json)
     if open_:
         click.launch(str(out))

@@ -139,8 +139,10 @@ def generate(prompt: str, **options: Any) -> None:
             ignore_eos=options["ignore_eos"],
             write=None if quiet else lambda piece: click.echo(piece, nl=False),
         )
-        text = generation.as_text(made, rule, workers)
-        click.echo(generation.as_json(made) if quiet else f"\n\n{text}")
+        if quiet:
+            click.echo(generation.as_json(made))
+        else:
+            click.echo("\n\n" + generation.as_text(made, rule, workers))
         if options["timeline"] is not None:
             described = f"{pair.target}, {pair.drafter}; {options['tokens']} tokens."
             generation.write_timeline(made, options["timeline"], described)

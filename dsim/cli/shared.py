@@ -116,6 +116,25 @@ def page_options(what: str) -> Callable[..., Any]:
     return with_options(json_option(), page_option(what), open_option)
 
 
+def say(
+    lines: Sequence[str], out: Path | None, write: Callable[[Path], None], *, as_json: bool
+) -> None:
+    """Print an answer, then write its page, which must not cost the answer if it cannot be drawn.
+
+    Args:
+        lines: the answer.
+        out: where the page belongs; ``None``: nowhere.
+        write: writes it.
+        as_json: whether the answer is JSON, beside which nothing is printed.
+    """
+    for line in lines:
+        click.echo(line)
+    if out is not None:
+        write(out)
+        if not as_json:
+            click.echo(f"page: {out}")
+
+
 def timeline_option(of: str = "") -> Callable[..., Any]:
     """``--timeline``, which names the page to draw.
 

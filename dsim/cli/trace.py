@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from dsim.cli.shared import page_options, trace_part_options
+from dsim.cli.shared import page_options, say, trace_part_options
 
 
 @click.command()
@@ -33,13 +33,13 @@ def trace(
 
     found = task.summary(task.read(file, from_s=from_s, for_s=for_s, rate_scale=rate_scale))
     out = out or (Path("trace.html") if open_ else None)
-    for line in [task.as_json(found)] if as_json else task.as_text(found):
-        click.echo(line)
-    if out is not None:
+
+    def write(path: Path) -> None:
         from dsim.tasks.trace_page import write_page
 
-        write_page(found, file.name, out)
-        if not as_json:
-            click.echo(f"page: {out}")
+        write_page(found, file.name, path)
+
+    lines = [task.as_json(found)] if as_json else task.as_text(found)
+    say(lines, out, write, as_json=as_json)
     if open_:
         click.launch(str(out))

@@ -184,9 +184,14 @@ def _names(table: pd.DataFrame) -> list[str]:
 def _kind(part: pd.DataFrame, names: Sequence[str]) -> pd.Series:
     """What each point of *part* is of: the variant where it says more than the algorithm."""
     used = [name for name in names if part[name].nunique() > 1]
-    if "variant" in used and (part.groupby("variant")["algorithm"].nunique() == 1).all():
-        used.remove("algorithm") if "algorithm" in used else None
+    if "variant" in used and _one_algorithm_each(part):
+        used = [name for name in used if name != "algorithm"]
     return part[used].astype(str).agg(", ".join, axis=1) if used else part["algorithm"]
+
+
+def _one_algorithm_each(frame: pd.DataFrame) -> bool:
+    """Whether each variant has one algorithm, so that its name says all."""
+    return bool((frame.groupby("variant")["algorithm"].nunique() == 1).all())
 
 
 def _counts(part: pd.DataFrame) -> dict[str, int]:
@@ -283,7 +288,7 @@ def panels(sources: Sequence[Source]) -> list[Panel]:
             frame = frame.merge(pd.DataFrame({x: np.sort(values)}), how="cross")
         own = [n for n in source.axes if n not in (x, *shared) and frame[n].nunique() > 1]
         titles = frame["algorithm"].map(title_of)
-        if "variant" in own and (frame.groupby("variant")["algorithm"].nunique() == 1).all():
+        if "variant" in own and _one_algorithm_each(frame):
             titles, own = frame["variant"], [n for n in own if n != "variant"]
         titles = titles if x == "source" else source.name + ": " + titles
         for name in own:

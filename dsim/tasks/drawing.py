@@ -140,9 +140,8 @@ def table_notes(frame: pd.DataFrame, study: Study | None) -> list[str]:
     """
     notes = []
     if study is not None:
-        tables = [tables_of(study.of_variant(number)) for number in range(len(study.variants))]
-        notes = [note for pair in tables for note in falling_notes(pair)]
         variants = [study.of_variant(number) for number in range(len(study.variants))]
+        notes = [note for one in variants for note in falling_notes(tables_of(one))]
         notes += filter(None, map(warning_of, variants))
         notes += idle_settings(variants, {axis.key: axis.values for axis in study.grid})
         notes = list(dict.fromkeys(notes))
