@@ -15,6 +15,7 @@ import statistics
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -86,18 +87,22 @@ def main() -> None:
     options.add_argument("--lookahead", type=int, default=5)
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--compile", action="store_true", help="dsim's models, not the others")
+    options.add_argument("--spawned", action="store_true", help="workers that are no copies")
     args = options.parse_args()
 
     import inspect
 
     import torch
 
+    from dsim.backends.torch import forks
     from dsim.backends.torch.models import load_model, specs
     from dsim.backends.torch.pair import load_pair
     from dsim.backends.torch.verify import Match
     from dsim.backends.torch.workers import Workers
     from dsim.system import available_cores
 
+    if args.spawned:
+        mock.patch.object(forks, "possible", return_value=False).start()
     pair = load_pair(*specs(args.target, args.drafter, dtype=args.dtype))
     texts = [json.loads(line)["prompt"] for line in Path(args.prompts).read_text().splitlines()]
     prompts = [list(pair.tokenizer(text).input_ids) for text in texts[: args.count]]

@@ -200,9 +200,7 @@ def validate(
         )
     inner = {"target", "drafter", "prompt_set", "share", "compile"}
     given = {f"torch.{k}" if k in inner else k: v for k, v in options.items()}
-    loaded = settings.load(
-        study, (settings.QUICK if quick else {}) | {k: v for k, v in given.items() if v is not None}
-    )
+    loaded = settings.load(study, given, quick=quick)
 
     def progress(what: str) -> None:
         if not quiet:

@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from dsim.cli.options import Number, OrchestrationName, Whole, Word, numbers_in, paths_in
+from dsim.cli.progress import counting
 from dsim.cli.shared import (
     acceptance_option,
     draft_options,
@@ -190,9 +191,9 @@ def simulate(
     options["tree_paths"] = paths_in(options["tree_paths"])
     options["ssd_fanout"] = numbers_in("--ssd-fanout", options["ssd_fanout"])
     if options["method"] is not None:
-        for name in ("lookahead",):  # a default that the method's own takes the place of
-            if click.get_current_context().get_parameter_source(name) == ParameterSource.DEFAULT:
-                options[name] = None
+        source = click.get_current_context().get_parameter_source("lookahead")
+        if source == ParameterSource.DEFAULT:  # the method's own takes its place
+            options["lookahead"] = None
     targets = str(options["targets"])
     options["targets"] = int(targets) if targets.isdecimal() else targets
     settings = {OPTIONS[name]: value for name, value in options.items() if value is not None}
@@ -203,7 +204,8 @@ def simulate(
     except UserError as error:
         raise by_option(error) from None
     names = task.in_order(algorithms, str(options["method"] or ""))
-    outcomes = task.outcomes(case, names, str(options["engine"] or "auto"))
+    progress = counting("runs")
+    outcomes = task.outcomes(case, names, str(options["engine"] or "auto"), progress)
     if as_json:
         with_settled = settled or options["accepts"] is not None
         click.echo(task.as_json(case, outcomes, settled=with_settled))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from dsim.orchestrations import orchestration_of
 from dsim.orchestrations.start import blaming, start
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -30,6 +30,7 @@ VECTOR_TAKES = (
     "orchestrations that have a vector form, with constant latencies, preemptible servers and a "
     "fixed lookahead"
 )
+PART_TOKENS = 4_000_000  # of all repeats that are simulated at a time by the vector engine
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -84,54 +85,69 @@ def timing_of(case: Case) -> vector.Timing:
     )
 
 
-def simulate_case(case: Case, algorithm: str, engine: str = "auto") -> Outcome:
+def simulate_case(
+    case: Case,
+    algorithm: str,
+    engine: str = "auto",
+    progress: Callable[[int], None] | None = None,
+) -> Outcome:
     """Simulate all repeats of *case*.
 
     Args:
         case: the case.
         algorithm: a name in :data:`dsim.orchestrations.ORCHESTRATIONS`.
         engine: ``auto``, ``vector`` or ``events``.
+        progress: called now and then with the number of repeats that are done.
 
     Raises:
         ValueError: the vector engine cannot take this case.
     """
     if engine == "auto":
         engine = engine_for(case, [algorithm])
-    if engine == "vector":
-        if engine_for(case, [algorithm]) != "vector":
-            raise ValueError(f"the vector engine takes {VECTOR_TAKES}")
-        ranks = case.acceptance.ranks(case.seed, case.repeats, case.tokens)[:, 0]
-        return _by_vector(case, algorithm, ranks)
-    ranks = case.acceptance.ranks(case.seed, case.repeats, case.tokens)
-    counts, settled, beyond = [], [], []
-    for repeat in range(case.repeats):
-        run = run_events(case, algorithm, repeat, ranks[repeat])
-        counts.append(run.counts)
-        settled.append(run.output.settled_ns)
-        beyond.append(run.beyond_share)
-    settled_ns = np.array(settled, dtype=np.int64)
+    if engine == "vector" and engine_for(case, [algorithm]) != "vector":
+        raise ValueError(f"the vector engine takes {VECTOR_TAKES}")
+    at_once = max(1, PART_TOKENS // case.tokens) if engine == "vector" else 1
+    simulate = _by_vector if engine == "vector" else _by_events
+    parts = []
+    for first in range(0, case.repeats, at_once):
+        count = min(at_once, case.repeats - first)
+        ranks = case.acceptance.ranks(case.seed, count, case.tokens, first)
+        parts.append(simulate(case, algorithm, ranks, first))
+        if progress:
+            progress(first + count)
+    settled_ns = np.concatenate([part.settled_ns for part in parts])
     return Outcome(
         algorithm=algorithm,
         engine=engine,
         latency_ns=settled_ns[:, -1],
         settled_ns=settled_ns,
-        beyond_share=float(np.mean(beyond)),
-        **dict(zip(COUNTS, np.array(counts, dtype=np.int64).T, strict=True)),
+        beyond_share=float(np.mean([part.beyond_share for part in parts])),  # vector: always 0
+        **{name: np.concatenate([part.counts[name] for part in parts]) for name in COUNTS},
     )
 
 
-def _by_vector(case: Case, algorithm: str, ranks: NDArray[np.int8]) -> Outcome:
+class _Part(NamedTuple):
+    """Some repeats of a case: as of :class:`Outcome`, but for the name of each count."""
+
+    settled_ns: Ints
+    counts: dict[str, Ints]
+    beyond_share: float = 0.0
+
+
+def _by_events(case: Case, algorithm: str, ranks: NDArray[np.int8], repeat: int) -> _Part:
+    run = run_events(case, algorithm, repeat, ranks[0])
+    counts = np.array(run.counts, dtype=np.int64)[:, None]
+    settled_ns = np.array([run.output.settled_ns], dtype=np.int64)
+    return _Part(settled_ns, dict(zip(COUNTS, counts, strict=True)), run.beyond_share)
+
+
+def _by_vector(case: Case, algorithm: str, ranks: NDArray[np.int8], _first: int) -> _Part:
     timing = timing_of(case)
     form = vector.form_of(algorithm)
-    branches = vector.Branches.of(ranks, [case.acceptance])
+    branches = vector.Branches.of(ranks[:, 0], [case.acceptance])
     totals = form.totals([timing], branches)
-    return Outcome(
-        algorithm=algorithm,
-        engine="vector",
-        latency_ns=totals.latency_ns()[0],
-        settled_ns=form.settled_ns(timing, branches.ranked),
-        **{name: getattr(totals, name)[totals.row[0]] for name in COUNTS},
-    )
+    counts = {name: getattr(totals, name)[totals.row[0]] for name in COUNTS}
+    return _Part(form.settled_ns(timing, branches.ranked), counts)
 
 
 def run_events(

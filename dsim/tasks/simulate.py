@@ -23,7 +23,7 @@ SHORT_MS, FASTER = 0.2, 2000  # of a pass; times a draft is: probably seconds in
 HARDLY = 1.005  # times the latency of the fastest: so little that it hardly counts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from dsim.engines.simulate import Outcome
@@ -95,8 +95,19 @@ def in_order(algorithms: Sequence[str], method: str = "") -> list[str]:
     return [name for name in ORCHESTRATIONS if name in wanted]
 
 
-def outcomes(case: Case, algorithms: Sequence[str], engine: str) -> list[Outcome]:
+def outcomes(
+    case: Case,
+    algorithms: Sequence[str],
+    engine: str,
+    progress: Callable[[float, float], None],
+) -> list[Outcome]:
     """Simulate *case* by each of *algorithms*.
+
+    Args:
+        case: the case.
+        algorithms: their names.
+        engine: ``auto``, ``vector`` or ``events``.
+        progress: called with how many repeats are done, of all algorithms, and how many there are.
 
     Raises:
         UserError: the vector engine cannot take one of them.
@@ -105,7 +116,16 @@ def outcomes(case: Case, algorithms: Sequence[str], engine: str) -> list[Outcome
         if engine == "vector" and engine_for(case, [name]) != engine:
             what = f'"vector" takes {VECTOR_TAKES} only, and cannot take {name} here'
             raise UserError(Problem("--engine", "", what))
-    return [simulate_case(case, algorithm, engine) for algorithm in algorithms]
+    found, count = [], case.repeats * len(algorithms)
+    for number, algorithm in enumerate(algorithms):
+        before = number * case.repeats
+
+        def more(repeats: int, before: int = before) -> None:
+            progress(before + repeats, count)
+
+        more(0)
+        found.append(simulate_case(case, algorithm, engine, more))
+    return found
 
 
 def as_json(case: Case, results: Sequence[Outcome], *, settled: bool) -> str:

@@ -462,3 +462,13 @@ def test_the_shipped_studies_can_be_read() -> None:
     settings = load(STUDIES / "validate.toml")
     assert settings["backend"] == "wallclock"
     assert settings["lookahead"] == [1, 3, 5]
+
+
+def test_quick_is_never_more_than_the_study_asks_for(tmp_path) -> None:
+    file = tmp_path / "v.toml"
+    file.write_text("prompts = 4\nrepeats = 20\ntolerance = 0.2\ntolerance_worst = 0.01\n")
+    quick = load(file, quick=True)
+    names = ("prompts", "repeats", "tolerance", "tolerance_worst")
+    assert [quick[name] for name in names] == [4, 5, 0.2, 0.1]
+    assert load(file, {"repeats": 7, "tolerance": None}, quick=True)["repeats"] == 7
+    assert load(file)["repeats"] == 20
