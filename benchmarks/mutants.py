@@ -154,7 +154,8 @@ class Reach:
 
     def __init__(self, folder: Path, tree: Path) -> None:
         """Read the data in *folder*; if there are none, run all tests of *tree* under coverage."""
-        from coverage import CoverageData
+        sys.path[:] = [path for path in sys.path if Path(path) != ROOT / "benchmarks"]
+        from coverage import CoverageData  # the package, not benchmarks/coverage.py
 
         data, times = folder.resolve() / "coverage", folder.resolve() / "times.xml"
         if not (data.exists() and times.exists()):

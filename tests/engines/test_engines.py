@@ -13,6 +13,7 @@ from dsim.engines import vector
 from dsim.engines.simulate import COUNTS, Outcome, run_events, simulate_case
 from dsim.engines.vector import Timing
 from dsim.events.trace import rejections, spans
+from dsim.model.acceptance import Acceptance
 from dsim.model.latency import Latency
 from tests import plain
 from tests.strategies import case_of, draws, timings
@@ -98,6 +99,24 @@ def test_long_texts(timing, seed, rate):
     for algorithm in ("si", "dsi"):
         by_events = simulate_case(case, algorithm, "events")
         assert everything(simulate_case(case, algorithm, "vector")) == everything(by_events)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.1])
+def test_repeats_are_simulated_in_parts_that_make_no_difference(monkeypatch, spread):
+    case = dataclasses.replace(
+        case_of(Timing(drafter_ns=2, target_ns=9, lookahead=3, targets=2), np.ones((1, 50), bool)),
+        acceptance=Acceptance(rate=0.7, spread=spread),
+        repeats=7,
+    )
+    done: list[int] = []
+    whole = simulate_case(case, "dsi", "vector", done.append)
+    assert done == [7]
+    monkeypatch.setattr("dsim.engines.simulate.PART_TOKENS", 120)  # two repeats
+    in_parts = simulate_case(case, "dsi", "vector", done.append)
+    assert done == [7, 2, 4, 6, 7]
+    assert everything(in_parts) == everything(whole)
+    assert everything(simulate_case(case, "dsi", "events", done.append)) == everything(whole)
+    assert done[5:] == [1, 2, 3, 4, 5, 6, 7]
 
 
 def test_many_kinds_of_branches_are_summed_in_pieces(monkeypatch):

@@ -251,6 +251,11 @@ def test_a_lossy_algorithm_is_found_out() -> None:
     _, claims = validate(world)
     assert not claims["lossless"].holds
     assert "DSI, lookahead 1" in claims["lossless"].detail
+    assert "float" not in claims["lossless"].detail
+    of_half = run_validation(
+        settings_of(**{"backend": "torch", "torch.dtype": "bfloat16"}), bench=world
+    )
+    assert "in bfloat16 a pass over several tokens" in of_half.claims[0].detail
 
 
 def test_a_world_that_is_slower_than_its_forwards_fails_the_tolerance() -> None:

@@ -189,8 +189,6 @@ class Ready(NamedTuple):
 
     Attributes:
         parameters: how many weights the model has.
-        load_ns: what loading and warming up took.
     """
 
     parameters: int
-    load_ns: int

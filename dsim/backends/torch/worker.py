@@ -47,7 +47,7 @@ def main(pipe: Any, setup: WorkerSetup, at_once: bool) -> None:
             return
         end_ns = time.perf_counter_ns()
         parameters = next((one.parameters for one in decoders.values()), 0)
-        pipe.send([(0, start_ns, end_ns, Ready(parameters, end_ns - start_ns))])
+        pipe.send([(0, start_ns, end_ns, Ready(parameters))])
         gc.freeze()  # a collection would look through all of torch, in the middle of a chain
         with nothing_learns():
             serve(pipe, decoders)

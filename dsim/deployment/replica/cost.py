@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
     from dsim.model.roofline import Roofline
 
-NS_PER_US = 1_000
-
 
 class Batch(NamedTuple):
     """What one forward is fed.

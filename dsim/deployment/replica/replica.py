@@ -75,7 +75,6 @@ class Replica:
         read_ns, ends_ns: when the target's forward of the last step ends, and the step itself.
         busy_ns, drafting_ns: how long it stepped, and the part in which it drafted.
         steps: number of steps.
-        sequence_steps: sum over the steps of the requests that took part.
         outstanding: tokens that its requests still need, read and written.
     """
 
@@ -110,7 +109,6 @@ class Replica:
         self.busy_ns = 0
         self.drafting_ns = 0
         self.steps = 0
-        self.sequence_steps = 0
         self.outstanding = 0
         self._progress = 0
 
@@ -137,7 +135,6 @@ class Replica:
         self.busy_ns += ends_ns - now_ns
         self.drafting_ns += ends_ns - read_ns
         self.steps += 1
-        self.sequence_steps += len(fed)
         if self.log is not None:
             self.log.append(Step(now_ns, read_ns, ends_ns, self.fed, len(self.waiting)))
         return ends_ns
