@@ -170,13 +170,14 @@ def _not_slower(name: str, pairs: Sequence[tuple[Row, Row]], calibration: Calibr
         curve = cost_curve(calibration, c)
         noise = _noise(faster, slower)
         if ratio <= 1 + noise:
-            notes.append(f"{c}: {ratio:.3f} of it")
+            chance = f" (not slower for certain: noise ±{noise:.1%})" if ratio > 1 else ""
+            notes.append(f"{c}: {ratio:.3f} of it{chance}")
             continue
         if curve > FLAT and predicted > 1:
             notes.append(
-                f"{c}: {ratio:.3f} of it, predicted {predicted:.3f}; its assumption is broken here "
-                f"(a pass of {c.lookahead + 1} tokens beside the others costs {curve:.2f} × one of "
-                "1 alone)"
+                f"{c} is slower, as predicted, as the law's assumption is broken here: "
+                f"{ratio:.3f} of it, predicted {predicted:.3f} (a pass of {c.lookahead + 1} tokens "
+                f"beside the others costs {curve:.2f} × one of 1 alone)"
             )
             continue
         wrong.append(f"{c}: {ratio:.3f} of it, predicted {predicted:.3f}")
