@@ -211,12 +211,18 @@ def verdict(tree: Path, tests: list[str], limit_s: float) -> tuple[str, str]:
 
 
 def fate(tree: Path, first: list[str], tests: list[str], limit_s: float) -> tuple[str, str]:
-    """As :func:`verdict`, of the tests that reach a fault and then of all of its module."""
+    """As :func:`verdict`, of the tests that reach a fault and then of all of its module.
+
+    A test that fails must do so by itself, too: on a busy machine, or after others, some fail
+    without a fault.
+    """
     for chosen in filter(None, (first, tests)):
-        outcome, by = verdict(tree, chosen, limit_s)
-        # By itself, too: in a selection a test may fail by what another one left.
-        if outcome == "killed" and by in first and verdict(tree, [by], limit_s)[0] == "SURVIVED":
-            continue
+        others: list[str] = []
+        while True:
+            outcome, by = verdict(tree, [*chosen, *others], limit_s)
+            if not by or verdict(tree, [by], limit_s)[0] != "SURVIVED":
+                break
+            others.append(f"--deselect={by}")
         if outcome != "SURVIVED":
             return outcome, by
     return "SURVIVED", ""
