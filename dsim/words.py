@@ -22,7 +22,8 @@ def show(value: Any) -> str:
 def nearest(name: str, names: Sequence[str]) -> str:
     """A hint at the valid name that is nearest to *name*, or nothing."""
     last = {n.rsplit(".", 1)[-1]: n for n in reversed(names)}
-    close = difflib.get_close_matches(name, names, 1, 0.6)
+    close = [known for known in names if known.lower() == name.lower()]
+    close = close or difflib.get_close_matches(name, names, 1, 0.6)
     if not close:
         close = [last[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, 1, 0.6)]
     return f'; did you mean "{close[0]}"?' if close else ""

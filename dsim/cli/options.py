@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 from pathlib import Path
@@ -33,6 +34,7 @@ OTHER_NAMES = {
     "--request-rate": "--rate",
     "--qps": "--rate",
 }
+PERCENT = 10, 100  # a share from the one to the other was probably meant in percent
 # Options that people look for, and that are called otherwise here, but mean a little less or more.
 FIELD_WORDS = {"--replicas": ("number of target servers", "--targets")}
 
@@ -57,7 +59,13 @@ def _expected(what: str, numbers: Any, value: Any) -> str:
         what += f" from {low:,g} to {high:,g}"
     elif low is not None:
         what += f" {'above' if numbers.min_open else 'at least'} {low:,g}"
-    return f"expected {what}, got {value}"
+    hint = ""
+    if (low, high) == (0, 1):
+        with contextlib.suppress(ValueError):
+            percent = float(str(value).rstrip("%"))
+            if PERCENT[0] <= percent <= PERCENT[1]:
+                hint = f"; did you mean {percent / 100:g}?"
+    return f"expected {what}, got {value}{hint}"
 
 
 class Whole(click.IntRange):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsim.cli.options import Number, StudyFile, executor_of
+from dsim.cli.options import Number, OrchestrationName, StudyFile, executor_of
 from dsim.cli.progress import counting
 from dsim.cli.shared import (
     executor_options,
@@ -303,9 +303,15 @@ COMPARISON = "results/comparison"
     show_default=True,
     help="Folder of the report.",
 )
+@click.option(
+    "--algorithm",
+    type=OrchestrationName(),
+    help="What the servers run that other tools measured (JSON); without it, their times are "
+    "compared with those of every algorithm.",
+)
 @open_option
 @plugin_option
-def compare(results: tuple[str, ...], out: Path, open_: bool) -> None:
+def compare(results: tuple[str, ...], out: Path, algorithm: str | None, open_: bool) -> None:
     """Compare several runs, or runs and measurements, on one page.
 
     The others are compared with the first one; differences have intervals. Each is a results folder
@@ -315,13 +321,13 @@ def compare(results: tuple[str, ...], out: Path, open_: bool) -> None:
     """
     if len(results) < 2:
         raise UserError("compare: expected at least two results, got 1; dsim plot draws one")
-    _compare(results, out, open_=open_)
+    _compare(results, out, open_=open_, measured=algorithm or "")
 
 
-def _compare(results: Sequence[str], out: Path, *, open_: bool) -> None:
+def _compare(results: Sequence[str], out: Path, *, open_: bool, measured: str = "") -> None:
     from dsim.tasks.compare import compare as side_by_side
 
-    _say(*side_by_side(results, out), open_=open_)
+    _say(*side_by_side(results, out, measured), open_=open_)
 
 
 def _say(report: Path, drawn: Drawn, *, open_: bool) -> None:

@@ -200,7 +200,9 @@ def format_of(names: list[str]) -> Format:
             raise ValueError(f"expected a column {missing[0]}, got {', '.join(map(str, names))}")
     close = max(FORMATS, key=lambda one: len({*one.columns} & {*names}))
     missing = [name for name in close.columns if name not in names]
-    raise ValueError(f"expected a column {missing[0]}, got {', '.join(map(str, names))}")
+    others = [f"{one.name} has {', '.join(one.columns)}" for one in FORMATS if one.name != "dsim"]
+    hint = f"; {'; '.join(others)}" if not {*close.columns} & {*names} else ""
+    raise ValueError(f"expected a column {missing[0]}, got {', '.join(map(str, names))}{hint}")
 
 
 def tables(text: str) -> tuple[Format, Iterator[tuple[int, Mapping[str, Any]]]]:

@@ -181,15 +181,17 @@ def why(case: Case, others: Collection[str]) -> str:
     """Why it is the fastest."""
     t1, t2 = case.drafter.latency_ns, case.target.latency_ns
     enough = targets_enough(t1, t2, case.lookahead)
+    # How many are enough is certain only where every forward takes as long as the last one.
+    steady = case.target.is_constant and case.drafter.is_constant and not case.policy.adapts
     if not case.preemptible:
         end = ", though passes that are of no use hold their servers to their end"
     elif case.targets < enough:
         end = (
-            f"; with {enough} target servers instead of {case.targets} no pass would have to wait "
-            "for a server"
+            f"; with {'' if steady else 'about '}{enough} target servers instead of {case.targets} "
+            f"{'no' if steady else 'hardly a'} pass would have to wait for a server"
         )
     else:
-        end = ", so it waits only after a rejection"
+        end = f", so it waits {'only' if steady else 'hardly but'} after a rejection"
     return (
         f"it keeps drafting (one token every {to_ms(t1):g} ms) while target passes "
         f"({to_ms(t2):g} ms each) verify{end}" + ("; SI waits for every pass" * ("si" in others))

@@ -366,6 +366,32 @@ def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> TextTable | None:
     )
 
 
+def at_the_edge(frame: pd.DataFrame, at_best: pd.DataFrame, minimise: Sequence[str]) -> list[str]:
+    """Sentences on algorithms that are at their best with the largest value that was tried.
+
+    Args:
+        frame: the results.
+        at_best: those of :func:`best`.
+        minimise: the columns over which the best was taken.
+    """
+    found = []
+    for name in minimise:
+        if not is_number(frame[name]) or frame[name].nunique() == 1:
+            continue
+        most = frame[name].max()
+        told = [
+            f"{title_of(algorithm)} at {(part[name] == most).sum():,} of {len(part):,} points"
+            for algorithm in in_order(at_best["algorithm"])
+            if (part := at_best[at_best["algorithm"] == algorithm])[name].eq(most).any()
+        ]
+        if told:
+            found.append(
+                f"The best {words(name)} is the largest that was tried ({most:g}) of "
+                f"{' and of '.join(told)}: with larger ones it may be faster there."
+            )
+    return found
+
+
 def _share(part: pd.DataFrame, reference: str) -> str:
     """The share of points, of those where both were simulated, where the reference is faster."""
     share = part.loc[part[f"speedup_vs_{reference}"].notna(), f"slower_than_{reference}"].mean()

@@ -13,6 +13,7 @@ from dsim.report import charts
 from dsim.report.analysis import interval_of, is_number
 from dsim.report.tables import TextTable
 from dsim.study.labels import describe, label, sentence, words
+from dsim.study.measurements import MEASURED
 from dsim.study.study import Chart
 from dsim.words import plural
 
@@ -123,12 +124,15 @@ def crossed(one: Source, other: Source) -> str:
     if "algorithm" in _keys(one, other) or not all("algorithm" in s.frame for s in (one, other)):
         return ""
     names = [list(dict.fromkeys(map(title_of, s.frame["algorithm"]))) for s in (one, other)]
-    if min(map(len, names)) < 2:
+    if max(map(len, names)) < 2:
         return ""
     mine, theirs = (", ".join(some[:4]) for some in names)
+    hint = ""
+    if any((s.frame["algorithm"] == MEASURED).all() for s in (one, other)):
+        hint = " Say with --algorithm what the measured server runs."
     return (
         f"No algorithm of {other.name} ({theirs}) has the name of one of {one.name} ({mine}), so "
-        "each is compared with each."
+        f"each is compared with each.{hint}"
     )
 
 

@@ -16,6 +16,7 @@ from dsim.study import loader as studies
 from dsim.study.columns import STATUS, column_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.folder import charts_folder
+from dsim.study.labels import words
 from dsim.study.measurements import read_measurements
 from dsim.study.results import of_deployments, read_results, write_csv
 from dsim.tasks.drawing import Drawn
@@ -26,13 +27,14 @@ if TYPE_CHECKING:
 CSV = "comparison.csv"
 
 
-def source(text: str, taken: Sequence[str] = ()) -> Source:
+def source(text: str, taken: Sequence[str] = (), measured: str = "") -> Source:
     """Read one of the results to compare.
 
     Args:
         text: a results folder, a CSV or Parquet file of results, or JSON that another tool wrote;
             with ``NAME=`` before it, what it is called.
         taken: names that others have.
+        measured: the algorithm of servers that other tools measured, if it is known.
 
     Raises:
         UserError: it cannot be read.
@@ -52,6 +54,7 @@ def source(text: str, taken: Sequence[str] = ()) -> Source:
             minimise = [column_of(key) for key in study.settings.get("minimise", ())]
     elif path.suffix == ".json":
         frame = read_measurements(path)
+        frame = frame.assign(algorithm=measured) if measured else frame
     else:
         frame = read_results(path)
     if study is None:
@@ -71,15 +74,20 @@ def source(text: str, taken: Sequence[str] = ()) -> Source:
     frame = frame.astype(plain)
     settings = dict(study.settings) if study else {}
     settings = {k: v for k, v in settings.items() if column_of(k) not in axes}
+    for axis in study.grid if study else ():
+        if column_of(axis.key) in minimise:
+            tried = ", ".join(map(str, axis.values))
+            settings[f"best {words(column_of(axis.key))} of"] = tried
     return Source(name=name, frame=frame.reset_index(drop=True), axes=axes, settings=settings)
 
 
-def compare(texts: Sequence[str], out: Path) -> tuple[Path, Drawn]:
+def compare(texts: Sequence[str], out: Path, measured: str = "") -> tuple[Path, Drawn]:
     """Compare results with the first of them, on one page.
 
     Args:
         texts: what to compare; see :func:`source`.
         out: folder for the page, the charts and ``comparison.csv``.
+        measured: see :func:`source`.
 
     Returns:
         The report, and what was drawn.
@@ -89,7 +97,7 @@ def compare(texts: Sequence[str], out: Path) -> tuple[Path, Drawn]:
     """
     sources: list[Source] = []
     for text in texts:
-        sources.append(source(text, [s.name for s in sources]))
+        sources.append(source(text, [s.name for s in sources], measured))
     one, *others = sources
     found = [(other, *comparison.differences(one, other)) for other in others]
     answer = [comparison.verdict(one, other, table) for other, table, _ in found]

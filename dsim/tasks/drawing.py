@@ -184,7 +184,7 @@ def _of_texts(frame: pd.DataFrame, study: Study | None, left_out: int) -> View:
         )
     if not wanted:
         notes.append("There is no chart: no setting varies that could be an axis.")
-    notes += waits.notes(frame)
+    notes += [*analysis.at_the_edge(frame, at_best, minimise), *waits.notes(frame)]
     facts = [("rows", f"{len(frame):,}")]
     if study is not None:
         facts = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from dsim.study.executors import Executor
 from dsim.study.folder import results_folder
 from dsim.study.settings import BY_KEY
 from dsim.study.shipped import path_of
-from dsim.tasks.simulate import case_from, describe
+from dsim.tasks.simulate import case_from, describe, without_effect
 from dsim.words import nearest, plural
 
 if TYPE_CHECKING:
@@ -253,6 +254,9 @@ def simulate(
 
     Raises:
         UserError: an unknown algorithm or setting, or a value that is not valid.
+
+    Warns:
+        UserWarning: a setting has no effect.
     """
     given = {
         "target_ms": target_ms,
@@ -271,11 +275,15 @@ def simulate(
             raise UserError(Problem("simulate", name, what))
     further = overrides_of({KEYWORDS[name]: value for name, value in others.items()})
     settings = {KEYWORDS[name]: plain(value) for name, value in given.items()}
+    overrides = [*further, *overrides_of(set)]
     try:
-        case = case_from(settings, [*further, *overrides_of(set)])
+        case = case_from(settings, overrides)
     except UserError as error:
         raise UserError(*(_by_keyword(problem) for problem in error.problems)) from None
-    return simulate_case(case, algorithm, engine)
+    found = simulate_case(case, algorithm, engine)
+    for told in without_effect(settings, overrides, [algorithm]):
+        warnings.warn(told, stacklevel=2)
+    return found
 
 
 def _by_keyword(problem: Problem | str) -> Problem | str:

@@ -99,7 +99,7 @@ def outcomes(
     case: Case,
     algorithms: Sequence[str],
     engine: str,
-    progress: Callable[[float, float], None],
+    progress: Callable[[float, float], None] = lambda *_: None,
 ) -> list[Outcome]:
     """Simulate *case* by each of *algorithms*.
 
@@ -188,7 +188,8 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
         )
     engines = ", ".join(sorted({o.engine for o in results}))
     overlap = [o for o in results if ORCHESTRATIONS[o.algorithm].traits.overlaps]
-    own = "; the drafter has a server of its own, beside these" if overlap else ""
+    who = "every drafter" if case.more_drafters else "the drafter"
+    own = f"; {who} has a server of its own, beside these" if overlap else ""
     return "\n".join(
         [
             describe(case, [one.algorithm for one in results]),

@@ -200,7 +200,7 @@ def test_any_setting_can_be_set():
         ("simulate --acceptance 2", "error: --acceptance: expected a number from 0 to 1, got 2\n"),
         (
             "simulate --acceptance 80%",
-            "error: --acceptance: expected a number from 0 to 1, got 80%",
+            "error: --acceptance: expected a number from 0 to 1, got 80%; did you mean 0.8?",
         ),
         ("simulate --target-latency -1", "--target-latency: expected a number above 0, got -1"),
         ("simulate --drafter-latency 0", "--drafter-latency: expected a number above 0, got 0"),

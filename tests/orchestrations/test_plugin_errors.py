@@ -156,6 +156,24 @@ def test_the_verdict_gives_no_reason_for_what_it_does_not_know(monkeypatch) -> N
     assert ":" not in found
 
 
+def test_what_servers_are_enough_is_certain_for_constant_latencies_only() -> None:
+    random = Latency(latency_ns=30_000_000, model="gamma", cv=0.2)
+    drafter = Latency(latency_ns=3_000_000)
+    for target, few, enough in (
+        (
+            Latency(latency_ns=30_000_000),
+            "with 6 target servers instead of 2 no pass",
+            "only after",
+        ),
+        (random, "with about 6 target servers instead of 2 hardly a pass", "hardly but after"),
+    ):
+        case = dataclasses.replace(CASE, target=target, drafter=drafter, lookahead=2, targets=2)
+        assert few in ORCHESTRATIONS["dsi"].why(case, ["si"])
+        assert f"so it waits {enough} a rejection" in ORCHESTRATIONS["dsi"].why(
+            dataclasses.replace(case, targets=6), ["si"]
+        )
+
+
 def test_a_verdict_does_not_sell_chance_as_a_difference() -> None:
     """Repeats have the same draws, so they are compared in pairs."""
     plain = simulate_case(CASE, "nonsi")

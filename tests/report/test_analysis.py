@@ -102,6 +102,27 @@ def test_the_best_lookaheads_are_in_the_table():
     assert "best lookahead" not in analysis.summarise(at_best, []).head
 
 
+def test_a_best_value_that_is_the_largest_tried_is_told():
+    """SI gets faster up to 16 drafts; with up to 4 of them DSI seemed twice as fast."""
+    frame = pd.DataFrame(
+        [
+            (name, p, k, 50.0 + abs(k - best))
+            for name, best in (("nonsi", 1), ("si", 16), ("dsi", 2))
+            for p in (0.1, 0.9)
+            for k in (1, 2, 4 if p < 0.5 else 8)
+        ],
+        columns=["algorithm", "acceptance_rate", "lookahead", "latency_mean_ms"],
+    )
+    at_best = analysis.best(frame, ["acceptance_rate", "lookahead"], ["lookahead"])
+    assert analysis.at_the_edge(frame, at_best, ["lookahead"]) == [
+        "The best lookahead is the largest that was tried (8) of SI at 1 of 2 points: with larger "
+        "ones it may be faster there."
+    ]
+    assert analysis.at_the_edge(frame, at_best, []) == []
+    one = frame[frame["lookahead"] == 2]
+    assert analysis.at_the_edge(one, one, ["lookahead"]) == []
+
+
 def test_every_axis_that_was_tuned_is_in_the_table():
     """Of each orchestration those that it reads."""
     columns = ["lookahead", "tree_depth", "tree_nodes"]

@@ -278,6 +278,33 @@ def test_algorithms_go_by_the_names_that_dsim_prints(tmp_path):
     assert any(line.startswith("No algorithm of c") for line in lines)
 
 
+def test_a_server_can_be_said_to_run_an_algorithm(tmp_path, simulated):
+    """It was compared with all, and the median of all differences stood in the first sentence."""
+    path = str(written(tmp_path, "bench", VLLM | DETAILED))
+    _, (lines, _) = compare([str(simulated), path], tmp_path / "out")
+    assert (
+        "No algorithm of bench (measured) has the name of one of simulated (SI, DSI), so each is "
+        "compared with each. Say with --algorithm what the measured server runs."
+    ) in lines
+    words = ["compare", str(simulated), path, "--out", str(tmp_path / "out"), "--algorithm", "si"]
+    found = CliRunner().invoke(main, words)
+    assert found.exit_code == 0, found.output
+    assert "No algorithm" not in found.output
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    assert set(table["algorithm"]) == {"SI"}
+
+
+def test_grids_of_which_the_best_was_taken_are_told_apart(tmp_path):
+    study = 'algorithms = ["si"]\nrepeats = 2\ntokens = 20\nminimise = ["lookahead"]\n'
+    for name, grid in (("long", [1, 4, 9]), ("short", [1, 4])):
+        made = loads(f"{study}[grid]\nlookahead = {grid}\nacceptance.rate = [0.2, 0.9]\n")
+        run_study(made, tmp_path / name)
+    one, other = (source(str(tmp_path / name)) for name in ("long", "short"))
+    told = "short differs from long in: best lookahead of 1, 4 (1, 4, 9)."
+    assert comparison.changed(one, other) == told
+    assert comparison.changed(one, one) == ""
+
+
 def test_commands(tmp_path, simulated):
     out = ["--out", str(tmp_path / "c")]
     found = CliRunner().invoke(main, ["compare", str(simulated), f"again={simulated}", *out])

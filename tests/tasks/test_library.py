@@ -70,6 +70,14 @@ def test_mistakes_name_the_keyword(keywords, message):
         dsim.simulate(**keywords)
 
 
+def test_a_setting_without_effect_is_warned_of():
+    for way in ({"target_latency_cv": 0.2}, {"set": {"target.latency_cv": 0.2}}):
+        with pytest.warns(UserWarning, match='target.latency_cv has no effect: .* "constant"'):
+            dsim.simulate("nonsi", **way)
+    noisy = dsim.simulate("nonsi", target_latency_cv=0.2, target_latency_model="gamma")
+    assert noisy.latency_ns.std() > 0
+
+
 def test_a_case_by_an_unknown_algorithm_names_the_nearest():
     with pytest.raises(dsim.UserError, match='did you mean "dsi"'):
         dsim.simulate_case(dsim.make_case({}), "DSI")

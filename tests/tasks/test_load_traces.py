@@ -51,7 +51,8 @@ def test_a_replayed_workload_is_part_of_its_study(tmp_path):
     # It brings its own lengths, so room for tokens = 10 is not asked for.
     loads(study.to_toml(), "s", ["cluster.target_kv_tokens=6"])
     assert problems(text.replace('_file = "w.csv"', ' = "a,b\\n1,2"')) == [
-        "s.toml: workload.trace: expected a column arrival_ms, got a, b"
+        "s.toml: workload.trace: expected a column arrival_ms, got a, b; Azure has TIMESTAMP, "
+        "ContextTokens, GeneratedTokens; BurstGPT has Timestamp, Request tokens, Response tokens"
     ]
 
 

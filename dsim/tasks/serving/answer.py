@@ -7,10 +7,10 @@ import json
 import math
 from typing import TYPE_CHECKING, Any
 
-from dsim.model.gpu import gpu_of
 from dsim.report.tables import text_table
-from dsim.tasks.serving.launch import MAX_SEQS, commands, instead, launch, remarks, spoken
-from dsim.tasks.serving.search import BELOW, RESERVE, SAME, SCALES, TIE, closest
+from dsim.tasks.serving.launch import commands, instead, launch, remarks, spoken
+from dsim.tasks.serving.notes import notes, part, roomier, times
+from dsim.tasks.serving.search import AS_FAR, RESERVE, SCALES, TIE, closest
 from dsim.words import plural
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 METHODS_HEAD = ("speculation", "TTFT p99", "TPOT p50", "p99", "E2E")
 HEAD = ("layout", "TTFT p50", "p99", "TPOT p50", "p99", "E2E", "tok/s/GPU", "batch", "up to")
-CLEARLY = 1.05  # times the load of another, before it counts as more
 PRICE_HEAD = "price/M tok"
 BEST_HEAD = ("layout", "TTFT p99", "TPOT p99", "E2E", "why not")
 
@@ -28,15 +27,6 @@ BEST_HEAD = ("layout", "TTFT p99", "TPOT p99", "E2E", "why not")
 def _slo(question: Question) -> str:
     bounds = (("TTFT", question.slo_ttft_ms), ("TPOT", question.slo_tpot_ms))
     return " and ".join(f"p99 {name} ≤ {bound:g} ms" for name, bound in bounds if bound is not None)
-
-
-def times(value: float) -> str:
-    """A scale of the load in words."""
-    if value == BELOW:
-        return "under 1 ×"
-    if math.isinf(value):
-        return f"{max(SCALES):g} × or more"
-    return f"{value:.3g} ×" if value else f"under {min(SCALES):g} ×"
 
 
 def verdict(advice: Advice) -> str:
@@ -47,11 +37,12 @@ def verdict(advice: Advice) -> str:
         f"{best.e2e_mean:,.0f} ms"
     )
     if not advice.has_slo:
-        return f"Run {best.layout}: {found}."
+        return f"Run {best.layout}: {found}{_rate(advice)}."
     if best.slack > 1:
         return (
-            f"No layout of {plural(question.gpus, 'GPU')} keeps {_slo(question)}. The fastest of "
-            f"the closest is {best.layout}: {found}."
+            f"No layout of {plural(question.gpus, 'GPU')} keeps {_slo(question)}. Closest is "
+            f"{best.layout}: {found}{_rate(advice)}. That is {best.slack:.2g} times what is "
+            f"allowed; of the layouts within {AS_FAR - 1:.0%} of the least, it is the fastest."
         )
     room = advice.headroom[best.layout]
     limit = f" It keeps the SLO at every load tried, up to {max(SCALES):g} × this one"
@@ -60,8 +51,15 @@ def verdict(advice: Advice) -> str:
         limit += " (the same arrivals, sped up: "
         limit += f"{room * question.rate_per_s:.3g} requests/s in the mean, more in busy stretches)"
         limit += ", which is little reserve" if room < RESERVE else ""
-    others = _faster(advice) or _roomier(advice)
-    return f"Run {best.layout}: {found} ({_slo(question)}).{limit}.{others}"
+    others = _faster(advice) or roomier(advice)
+    return f"Run {best.layout}: {found} ({_slo(question)}){_rate(advice)}.{limit}.{others}"
+
+
+def _rate(advice: Advice) -> str:
+    """The acceptance rate, where the best layout depends on it."""
+    if not advice.best.layout.uses_acceptance:
+        return ""
+    return f", at an acceptance rate of {advice.question.acceptance:g}"
 
 
 def faster(advice: Advice) -> Trial | None:
@@ -82,168 +80,6 @@ def _faster(advice: Advice) -> str:
         f"{other.layout} is {best.e2e_mean / other.e2e_mean:.2g} times as fast (mean E2E "
         f"{other.e2e_mean:,.0f} ms), and keeps the SLO up to {room} the load."
     )
-
-
-def _roomier(advice: Advice) -> str:
-    """The layout that carries the most load, where the best is a faster one."""
-    best, room = advice.best, advice.headroom
-    other = max(advice.ranking, key=lambda one: room[one.layout])
-    if other.slack > 1 or room[other.layout] <= (1 + TIE) * room[best.layout]:
-        return ""
-    return (
-        f" {other.layout} keeps it up to {times(room[other.layout])} the load, at "
-        f"{other.e2e_mean / best.e2e_mean:.2g} times the mean E2E ({other.e2e_mean:,.0f} ms)."
-    )
-
-
-def notes(advice: Advice) -> list[str]:
-    """What else was found, and what the answer hangs on."""
-    question = advice.question
-    lines = [found] if (found := question.estimate(advice.best.layout.tp).warning) else []
-    enough = next((one for one in advice.fewer if one.slack <= 1), None)
-    if enough is not None:
-        lines.append(
-            f"With {plural(enough.layout.gpus, 'GPU')} it keeps the SLO too ({enough.layout}): "
-            f"p99 TTFT {enough.ttft_p99:.0f} ms, p99 TPOT {enough.tpot_p99:.1f} ms."
-        )
-    elif advice.fewer:
-        lines.append("With fewer replicas it does not keep the SLO.")
-    lines += [*_as_good(advice), *_crossover(advice)]
-    lines += [*_at_other_rates(advice), *_at_the_edge(advice)]
-    gpu = gpu_of(question.gpu)
-    trust = (
-        "on H100 the estimate of latencies is off by 5 % (ITL) to 8 % (TTFT) in the median"
-        if gpu.name == "h100"
-        else f"the estimate of latencies was fitted on H100, and is a guess on {gpu.name}"
-    )
-    shares = ", ".join(f"{share:g}" for share in question.rank_shares)
-    lines.append(
-        f"The answer depends on the acceptance rate ({question.acceptance:g}, the same at every "
-        f"draft), for trees on how often further choices are right ({shares}: --rank-shares), for "
-        f"n-grams on the copied part of an answer ({question.copied:.0%}), and on the latencies: "
-        f"{trust} (dsim docs latency). Measure both before you buy."
-    )
-    return lines
-
-
-def _as_good(advice: Advice) -> list[str]:
-    """Other ways to speculate that are as good as the answer."""
-    best = advice.best.layout
-    (here, *_) = (one for one in advice.screened if one.layout == best)
-    alike = [
-        one
-        for one in closest(advice.screened, advice.allowed)
-        if one.layout != best
-        and not one.layout.chooses
-        and abs(one.e2e_mean / here.e2e_mean - 1) < SAME
-        if not advice.has_slo
-        or (
-            one.slack <= max(advice.allowed, here.slack) and advice.headroom.get(one.layout, 1) >= 1
-        )
-    ]
-    if not alike:
-        return []
-    names = "; ".join(f"{one.layout} ({_wait(one)})" for one in alike[:3])
-    return [
-        f"As fast within {SAME:.0%} (mean E2E {_wait(here)}, of "
-        f"{_part(advice, here.requests)}): {names}. What sets them apart is less than what "
-        "the estimate is off by: measure them."
-    ]
-
-
-def _crossover(advice: Advice) -> list[str]:
-    """Up to which load speculation is faster than plain decoding."""
-    found, tp = advice.crossover, advice.best.layout.tp
-    if found is None:
-        return []
-    first = "Speculation is faster than plain decoding (mean E2E)"
-    clash = _clash(advice)
-    if found.batch > MAX_SEQS / 2:
-        clash += f" A replica runs at most {MAX_SEQS} requests at once here; with more at once, "
-        clash += "plain decoding gains more than speculation."
-    if found.scale is None:
-        above = "" if found.compared >= max(SCALES) else "; above it requests pile up with both"
-        return [
-            f"{first} at every load that was compared, up to {found.compared:g} × this one "
-            f"(TP {tp}){above}.{clash}"
-        ]
-    if found.scale <= min(SCALES):
-        return [
-            f"Speculation is slower than plain decoding (mean E2E) already at {min(SCALES):g} × "
-            f"this load (TP {tp}).{clash}"
-        ]
-    return [
-        f"{first} up to about {found.scale:.2g} × this load, "
-        f"{found.scale * advice.question.rate_per_s:.3g} requests/s in the mean (TP {tp}); above "
-        f"it, plain decoding is faster.{clash}"
-    ]
-
-
-def _clash(advice: Advice) -> str:
-    """Plain decoding keeps the SLO at more load than the speculation that is faster."""
-    alike = {one: room for one, room in advice.headroom.items() if one.tp == advice.best.layout.tp}
-    plain = max((room for one, room in alike.items() if not one.drafts), default=0.0)
-    drafting = {one: room for one, room in alike.items() if one.drafts}
-    if not advice.has_slo or not drafting or _roomier(advice):  # that says so already
-        return ""
-    first = advice.best.layout
-    other = first if first in drafting else max(drafting, key=lambda one: drafting[one])
-    if plain <= CLEARLY * drafting[other]:
-        return ""
-    return (
-        f" Yet plain decoding keeps the SLO up to more load, {times(plain)} against "
-        f"{times(drafting[other])} with {other.method}."
-    )
-
-
-def _wait(one: Trial) -> str:
-    return f"{one.e2e_mean / 1e3:.2f} s" if one.e2e_mean >= 1000 else f"{one.e2e_mean:.0f} ms"
-
-
-def _at_other_rates(advice: Advice) -> list[str]:
-    """At which acceptance rates another way to speculate is the best."""
-    bounded, allowed = advice.has_slo, advice.allowed
-    found = []
-    for flip in advice.flips:
-        wins, stays = flip.wins, flip.stays
-        more = ""
-        if bounded and stays.slack > allowed:
-            keeps = wins.slack <= allowed
-            more = ", which does not keep the SLO" if keeps else ", further from the SLO"
-        found.append(
-            f"of {flip.rate:g}: {wins.layout.method} ({_wait(wins)} against {_wait(stays)} "
-            f"of {stays.layout.method}{more})"
-        )
-    if not found:
-        return []
-    count = advice.ways[0].requests
-    return [
-        f"With an acceptance rate {'; '.join(found)}. Mean E2E at TP {advice.best.layout.tp}, "
-        f"of {_part(advice, count)}."
-    ]
-
-
-def _at_the_edge(advice: Advice) -> list[str]:
-    """Whether still more drafts would be better, where the best layout has the most."""
-    best, beyond = advice.best.layout, advice.beyond
-    if beyond is None:
-        return []
-    same = next(one for one in advice.screened if one.layout == best)
-    change = beyond.e2e_mean / same.e2e_mean - 1
-    says = f"{abs(change):.0%} {'faster' if change < 0 else 'slower'}"
-    return [
-        f"{best.drafts} drafts a step are the most that were compared. {beyond.layout.drafts} "
-        f"would be {says if abs(change) >= 0.005 else 'as fast'} ({_wait(beyond)} against "
-        f"{_wait(same)}, mean E2E), if drafts that far ahead were accepted as often as the "
-        "first."
-    ]
-
-
-def _part(advice: Advice, count: int) -> str:
-    """*count* requests in words: a part of the load, or all of it."""
-    if count >= len(advice.question.replay.requests):
-        return f"all {count:,} requests"
-    return f"the {count:,} requests that come closest together"
 
 
 def head(advice: Advice) -> tuple[str, ...]:
@@ -327,10 +163,11 @@ def why_not(advice: Advice, one: Trial, mine: Trial) -> str:
             ("TPOT", one.tpot_p99, question.slo_tpot_ms),
         ]
         names = [name for name, value, bound in late if bound is not None and value > bound]
-        return f"misses the SLO ({' and '.join(names)})"
+        more = " by more" if advice.best.slack > 1 else ""
+        return f"misses the SLO{more} ({' and '.join(names)})"
     slower = one.e2e_mean / mine.e2e_mean
     if advice.has_slo and room < 1 <= best:
-        return "misses the SLO on more of the load"
+        return "keeps the SLO here, not on more of the load"
     if advice.has_slo and room < RESERVE and room * (1 + TIE) < best:
         return f"keeps the SLO only up to {times(room)}"
     if slower > 1:
@@ -340,7 +177,7 @@ def why_not(advice: Advice, one: Trial, mine: Trial) -> str:
 
 def bests_title(advice: Advice) -> str:
     """What the table of the ways to share out the GPUs has."""
-    return f"The best of each TP × replicas, of {_part(advice, advice.screened[0].requests)}"
+    return f"The best of each TP × replicas, of {part(advice, advice.screened[0].requests)}"
 
 
 def as_text(advice: Advice) -> list[str]:
@@ -364,16 +201,17 @@ def as_text(advice: Advice) -> list[str]:
 def reading(advice: Advice) -> str:
     """How the table of the finalists is to be read."""
     text = (
-        f"Times in ms, of {_part(advice, advice.best.requests)}. TPOT: time per token of a "
+        f"Times in ms, of {part(advice, advice.best.requests)}. TPOT: time per token of a "
         "request, after its first one. batch: requests in a step, mean. TTFT and E2E have a step "
         "of waiting that vLLM was found to have; a study of the same layout (dsim run) has none."
     )
     if advice.has_slo:
         text += (
             " up to: the load up to which the SLO is kept, in multiples of the given one, to a few "
-            f"percent, by {_part(advice, advice.limited)}. The answer is the layout with the "
+            f"percent, by {part(advice, advice.limited)}. The answer is the layout with the "
             f"lowest mean E2E of those that keep the SLO up to {RESERVE:g} × the load; where none "
-            f"does, of those within {TIE:.0%} of the highest load."
+            f"does, of those within {TIE:.0%} of the highest load; where none keeps it at this "
+            f"load, of those whose p99 is within {AS_FAR - 1:.0%} of the closest."
         )
     if advice.question.price:
         text += (
@@ -385,8 +223,8 @@ def reading(advice: Advice) -> str:
 
 def compared(advice: Advice) -> str:
     """What the table of the ways to speculate compares."""
-    part = _part(advice, advice.ways[0].requests)
-    return f"Ways to speculate at TP {advice.best.layout.tp}, on {part}"
+    load = part(advice, advice.ways[0].requests)
+    return f"Ways to speculate at TP {advice.best.layout.tp}, on {load}"
 
 
 def methods_reading(advice: Advice) -> str:
@@ -394,11 +232,14 @@ def methods_reading(advice: Advice) -> str:
     best, found = advice.best, []
     here = next((one for one in advice.screened if one.layout == best.layout), best)
     if here.requests < best.requests:
-        text = f"These {here.requests:,} requests are the busiest of the {best.requests:,} above"
+        text = (
+            f"These {here.requests:,} requests are those of the {best.requests:,} above that come "
+            "closest together, which need not be those with the longest prompts"
+        )
         ttft = [f"{one.ttft_p99:.0f} ms" for one in (here, best)]
         if ttft[0] != ttft[1]:
             text += (
-                f": the p99 TTFT with {spoken(best.layout)} is {ttft[0]} here and {ttft[1]} there"
+                f"; the p99 TTFT with {spoken(best.layout)} is {ttft[0]} here and {ttft[1]} there"
             )
         found.append(f"{text}.")
     layouts = [one.layout for one in advice.ways]

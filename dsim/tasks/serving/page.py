@@ -21,12 +21,12 @@ from dsim.tasks.serving.answer import (
     head,
     methods,
     methods_reading,
-    notes,
     reading,
     rows,
     verdict,
 )
 from dsim.tasks.serving.launch import launch, remarks
+from dsim.tasks.serving.notes import notes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,7 +86,8 @@ def pareto_panel(advice: Advice) -> Panel:
     requests = max(one.requests for curve in advice.curves.values() for one in curve)
     caption = (
         "One line per layout (TP × replicas: speculation); its points are loads, from half of the "
-        "given load to eight times as much. Further up is cheaper, further left is faster. "
+        "given load to eight times as much, each twice the one before; point at one for its load. "
+        "Further up is cheaper, further left is faster. "
     )
     if frame["high"].notna().any():  # of bars that are nowhere the browser would complain
         bars = base.mark_rule(strokeWidth=1.2).encode(x=alt.X("low:Q", **x), x2="high:Q")

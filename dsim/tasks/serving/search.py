@@ -10,7 +10,7 @@ from dsim.study.executors import Executor, Store
 from dsim.tasks.serving.trials import BEYOND, Layout, Task, Trial, layouts, prepare, split
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from dsim.tasks.serving.question import Question
 
@@ -29,6 +29,7 @@ GUESSES, CLOSE = 5, 1.08  # of the highest load within the SLO: how many, and wh
 FIRST, STEP = 1.4, 2.0  # guess; and to the next, while all loads that were tried are kept
 OTHER_RATES = (-0.2, -0.1, 0.1, 0.2)  # added to the acceptance rate, to see whether it matters
 LEEWAY = 1.1  # of a p99 of few requests, before it counts as further from the SLO
+AS_FAR = 1.25  # times the least slack, where none keeps the SLO: the fastest of those is the best
 SAME = 0.01  # of the mean E2E latency: ways that are closer than that are as fast
 
 
@@ -49,8 +50,8 @@ class Advice:
             acceptance rates.
         beyond: a trial of the best layout with more drafts than are otherwise tried; ``None``: the
             best layout drafts fewer than the most.
-        crossover: where plain decoding gets faster than the best layout's speculation; ``None``:
-            nothing to compare.
+        crossover: where plain decoding gets faster than speculation at the degree of the best
+            layout; ``None``: nothing to compare.
     """
 
     question: Question
@@ -87,7 +88,7 @@ class Advice:
         over all.
         """
         if self.best.slack > 1:
-            return 1.0
+            return AS_FAR * min(one.slack for one in self.screened)
         here = (one.slack for one in self.screened if one.layout == self.best.layout)
         return max(1.0, LEEWAY * next(here, 1.0))
 
@@ -99,17 +100,20 @@ class Advice:
 
     @property
     def flips(self) -> list[Flip]:
-        """The acceptance rates at which another way to speculate is the best, lowest first."""
-        here = closest(self.ways, self.allowed)[0]
+        """The acceptance rates at which another way to speculate beats the answer, lowest first.
+
+        Ways that seem better than the answer at the rate that was asked, too, are left out: they
+        do so on a little of the load alone.
+        """
         chosen = _as_one(self.best.layout, self.question.gpus)
-        # The table may have several that are as good as the answer, or another for little load.
-        at_home = next((one for one in self.ways if one.layout == chosen), here)
-        if self._is_better(here, at_home):
-            at_home = here
+        at_home = next((one for one in self.ways if one.layout == chosen), None)
+        if at_home is None:
+            return []
+        other = {one.layout for one in self.ways if not self._is_better(one, at_home)}
         found = []
         for rate, trials in sorted(self.others.items()):
             stays = next(one for one in trials if one.layout == at_home.layout)
-            wins = closest(trials, self.allowed)[0]
+            wins = closest([one for one in trials if one.layout in other], self.allowed)[0]
             if self._is_better(wins, stays):
                 found.append(Flip(rate, wins, stays))
         return found
@@ -117,17 +121,21 @@ class Advice:
 
 @dataclasses.dataclass(frozen=True)
 class Crossover:
-    """Where plain decoding gets faster than the best layout's speculation.
+    """Where plain decoding gets faster than speculation of the same degree.
 
     Attributes:
         scale: at how many times the load; ``None``: at none that was compared.
-        compared: the highest load that was compared; at higher ones requests pile up with both.
+        compared: the highest load that was compared.
         batch: requests in a step of plain decoding there, mean.
+        ways: who was compared with plain decoding, the fastest of them at each load.
+        piled_up: the next load, at which requests pile up with all; ``None``: there is none.
     """
 
     scale: float | None
     compared: float
     batch: float
+    ways: Sequence[Layout] = ()
+    piled_up: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -184,11 +192,11 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
     first += [one.layout for one in sorted(at_one, key=_wait) if one.slack <= near][:1]
     confirmed = run([Task(layout, CONFIRMED) for layout in dict.fromkeys(first)])
     if slo:
-        for one in confirmed:
-            if one.slack > 1:
-                headroom[one.layout] = min(headroom[one.layout], BELOW)
-        kept = [one.layout for one in confirmed if one.slack <= 1]
-        headroom |= _limits(run, {layout: headroom[layout] for layout in kept})
+        confirmed += _between(run, confirmed, screened)
+        kept = {one.layout: one.slack <= 1 for one in confirmed}
+        headroom |= _limits(run, {one: headroom.get(one, BELOW) for one in kept}, kept)
+    else:
+        headroom |= {one.layout: 0.0 for one in confirmed}
     ranking = _ranked(confirmed, headroom)
     if slo:
         ranking.sort(key=lambda one: one.slack > 1)
@@ -196,6 +204,13 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
     for plain in finalists if slo else ():  # what the answer is compared with, as precisely
         if plain.tp == best.tp and not plain.drafts and plain not in first:
             headroom |= _limits(run, {plain: headroom[plain]} if headroom[plain] >= 1 else {})
+    # Trees cost more under load than chains: the best chain counts as speculation, too.
+    chains = [one for one in _ways(screened, best) if one.layout.drafts and not one.layout.preset]
+    wanted = [best, *(one.layout for one in closest(chains)[:1])]
+    for layout in dict.fromkeys(wanted):
+        if layout not in curves:
+            curves[layout] = run([Task(layout, SWEPT, scale) for scale in SCALES])
+            headroom.setdefault(layout, _headroom(curves[layout]) if slo else 0.0)
     return Advice(
         question=question,
         ranking=ranking,
@@ -275,8 +290,10 @@ def _ranked(trials: Sequence[Trial], headroom: dict[Layout, float]) -> list[Tria
         room = {one.layout: min(MAX_HEADROOM, headroom[one.layout]) for one in left}
         least = min(RESERVE, max(room.values()) / (1 + TIE))
         enough = [one for one in left if room[one.layout] >= least]
+        if min(one.slack for one in left) > 1:
+            enough = left  # how much less load would do says no more than how far they are off
         closest_slack = min(one.slack for one in enough)
-        allowed = LEEWAY * closest_slack if closest_slack > 1 else 1.0
+        allowed = AS_FAR * closest_slack if closest_slack > 1 else 1.0
         best = closest(enough, allowed)[0]
         found.append(best)
         left.remove(best)
@@ -313,53 +330,99 @@ def _headroom(curve: Sequence[Trial]) -> float:
 
 
 def _limits(
-    run: Callable[[Sequence[Task]], list[Trial]], rough: dict[Layout, float]
+    run: Callable[[Sequence[Task]], list[Trial]],
+    rough: dict[Layout, float],
+    kept: Mapping[Layout, bool] | None = None,
 ) -> dict[Layout, float]:
-    """The highest scales that keep the SLO, to a few percent, of layouts that keep it at 1.
+    """The highest scales that keep the SLO, to a few percent.
 
     Args:
         run: makes trials.
         rough: layouts, and the scales of a shorter part of the load, to begin with.
+        kept: whether each keeps the SLO at 1, over more of the load; by default all do.
     """
-    most = max(SCALES)
+    least, most = min(SCALES), max(SCALES)
     tried: dict[Layout, list[Trial]] = {layout: [] for layout in rough}
-    guess = {layout: min(most, max(FIRST, room)) for layout, room in rough.items()}
+    keeps = {layout: kept is None or kept[layout] for layout in rough}
+    guess = {
+        layout: min(most, max(FIRST, room)) if keeps[layout] else min(BELOW, max(least, room))
+        for layout, room in rough.items()
+    }
     for _ in range(GUESSES):
         for one in run([Task(layout, LIMITED, scale) for layout, scale in guess.items()]):
             tried[one.layout].append(one)
         guess = {}
         for layout, trials in tried.items():
-            low = max((one.scale for one in trials if one.slack <= 1), default=1.0)
-            high = min((one.scale for one in trials if one.slack > 1), default=math.inf)
+            at_least, at_most = (1.0, math.inf) if keeps[layout] else (least, 1.0)
+            low = max((one.scale for one in trials if one.slack <= 1), default=at_least)
+            high = min((one.scale for one in trials if one.slack > 1), default=at_most)
             if low < most and high > CLOSE * low:
                 guess[layout] = min(most, math.sqrt(low * high) if high < math.inf else STEP * low)
-    found = {layout: max(1.0, _headroom(trials)) for layout, trials in tried.items()}
+            elif low < high and all(one.slack > 1 for one in trials) and not keeps[layout]:
+                guess[layout] = least  # taken to keep the SLO so far
+    found = {}
     for layout, trials in tried.items():
-        if math.isinf(found[layout]):  # no trial missed the SLO
+        room = _headroom(trials)
+        if math.isinf(room):  # no trial missed the SLO
             low = max(one.scale for one in trials)
-            found[layout] = low if low < most else math.inf
+            room = low if low < most else math.inf
+        found[layout] = max(1.0, room) if keeps[layout] else min(BELOW, room)
     return found
 
 
+def _between(
+    run: Callable[[Sequence[Task]], list[Trial]],
+    confirmed: Sequence[Trial],
+    screened: Sequence[Trial],
+) -> list[Trial]:
+    """Trials of much of the load between the fastest that keeps the SLO and faster ones.
+
+    What is faster than the one, and misses the SLO by less than the others, may keep it: bisected,
+    by how fast they are on a little of the load.
+    """
+    kept = min((one for one in confirmed if one.slack <= 1), key=_wait, default=None)
+    if kept is None:
+        return []
+    faster = [one for one in confirmed if one.slack > 1 and _wait(one) < _wait(kept)]
+    ends = [one.layout for one in faster if _shares_alike(one.layout, kept.layout)]
+    ways = {one.layout: one for one in screened if _shares_alike(one.layout, kept.layout)}
+    if not ends or kept.layout not in ways:
+        return []
+    slowest, fastest = _wait(ways[kept.layout]), max(_wait(ways[one]) for one in ends)
+    left = sorted((one for one in ways.values() if fastest < _wait(one) < slowest), key=_wait)
+    found = []
+    while left:
+        middle = len(left) // 2
+        (one,) = run([Task(left[middle].layout, CONFIRMED)])
+        found.append(one)
+        left = left[:middle] if one.slack <= 1 else left[middle + 1 :]
+    return found
+
+
+def _shares_alike(one: Layout, other: Layout) -> bool:
+    """Whether two layouts share out the GPUs in the same way."""
+    return one.sharing == other.sharing
+
+
 def _crossover(curves: dict[Layout, list[Trial]], best: Layout) -> Crossover | None:
-    """Where plain decoding gets faster than the speculation of the same degree."""
-    alike = {layout: curve for layout, curve in curves.items() if layout.tp == best.tp}
-    same = {layout.drafts > 0: curve for layout, curve in reversed(alike.items())}
-    if best.drafts and best in alike:
-        same[True] = alike[best]
-    if set(same) != {True, False}:
+    """Where plain decoding gets faster than all speculation of the same degree that was tried."""
+    alike = [layout for layout in curves if layout.tp == best.tp and not layout.readers]
+    plain_one = next((layout for layout in alike if not layout.drafts), None)
+    ways = sorted((one for one in alike if one.drafts), key=lambda one: one != best)
+    if plain_one is None or not ways:
         return None
     before, last = None, None
-    for plain, drafting in zip(same[False], same[True], strict=True):
-        if before and plain.piles_up and drafting.piles_up:
-            break  # waits in two queues that only grow say how long the trial was
+    for plain, *drafting in zip(curves[plain_one], *(curves[one] for one in ways), strict=True):
+        if before and plain.piles_up and all(one.piles_up for one in drafting):
+            # Waits in queues that only grow say how long the trial was.
+            return Crossover(None, last.scale, last.batch, ways, plain.scale) if last else None
         last = plain
-        gain = math.log(plain.e2e_mean / drafting.e2e_mean)
+        gain = math.log(plain.e2e_mean / min(one.e2e_mean for one in drafting))
         if gain <= 0:
             scale = plain.scale
             if before:
                 part = before[1] / (before[1] - gain)
                 scale = before[0] * (scale / before[0]) ** part
-            return Crossover(scale, plain.scale, plain.batch)
+            return Crossover(scale, plain.scale, plain.batch, ways)
         before = plain.scale, gain
-    return Crossover(None, last.scale, last.batch) if last else None
+    return Crossover(None, last.scale, last.batch, ways) if last else None
