@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FAST = (
-    "Times in ms: to the first token (TTFT), per output token after it (TPOT), to the last token "
-    "(latency: mean ± 95 % interval). Requests and tokens finished in a second. "
+    "Times in ms: to the first token (TTFT), per output token after it (TPOT: mean of requests), "
+    "to the last token (latency: mean ± 95 % interval). Requests and tokens finished in a second. "
     "↗: the backlog grows. load: offered load of a case that was skipped, since its demand exceeds "
     "its capacity."
 )
 TAKES = (
-    "GPUs: number reserved. Targets, drafters: utilisation of their servers. Waste: share of the "
+    "GPUs: number reserved. Targets, drafters: part of the time in which their servers computed, "
+    "be it for one request or for many. Waste: share of the "
     "passes that were cancelled."
 )
 OF_FURTHER = "Further: utilisation of the servers of further drafters."
@@ -55,7 +56,7 @@ def tables(frame: pd.DataFrame, axes: Sequence[str]) -> tuple[TextTable, TextTab
     variants = bool(frame["variant"].any())
     heads = [*(["variant"] if variants else []), "algorithm"]
     heads += [words(column_of(axis)) for axis in axes]
-    fast_heads = [*heads, "TTFT p50", "p99", "TPOT", "latency", "p99", "req/s", "tok/s"]
+    fast_heads = [*heads, "TTFT p50", "p99", "TPOT", "p99", "latency", "p99", "req/s", "tok/s"]
     fast_heads += ["goodput/s"] if with_slo else []
     takes_heads = [*heads, "GPUs", "targets", "drafters", *(["further"] if with_more else [])]
     takes_heads += ["waste", *(["price / M tokens"] if with_price else [])]
@@ -78,6 +79,7 @@ def tables(frame: pd.DataFrame, axes: Sequence[str]) -> tuple[TextTable, TextTab
             f"{row['ttft_p50_ms']:.0f}",
             f"{row['ttft_p99_ms']:.0f}",
             f"{row['tpot_mean_ms']:.1f}",
+            f"{row['tpot_p99_ms']:.1f}",
             f"{row['latency_mean_ms']:.0f}{interval}{grows}",
             f"{row['latency_p99_ms']:.0f}",
             f"{row['throughput_per_s']:.2f}",

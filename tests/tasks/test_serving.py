@@ -196,7 +196,7 @@ def test_an_slo_that_nothing_keeps_names_the_closest(monkeypatch):
     for name in ("SCREENED", "SWEPT", "CONFIRMED"):
         monkeypatch.setattr(search, name, 10)
     found = search.advise(question(slo_tpot_ms=0.01), Executor(), lambda *_: None)
-    assert answer.verdict(found).startswith("No layout of 2 GPUs keeps p99 TPOT ≤ 0.01 ms. Clo")
+    assert answer.verdict(found).startswith("No layout of 2 GPUs keeps p99 TPOT ≤ 0.01 ms. Of ")
     assert found.headroom[found.best.layout] == 0
     assert math.isfinite(found.best.slack)
 

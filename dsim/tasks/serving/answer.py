@@ -40,9 +40,9 @@ def verdict(advice: Advice) -> str:
         return f"Run {best.layout}: {found}{_rate(advice)}."
     if best.slack > 1:
         return (
-            f"No layout of {plural(question.gpus, 'GPU')} keeps {_slo(question)}. Closest is "
-            f"{best.layout}: {found}{_rate(advice)}. That is {best.slack:.2g} times what is "
-            f"allowed; of the layouts within {AS_FAR - 1:.0%} of the least, it is the fastest."
+            f"No layout of {plural(question.gpus, 'GPU')} keeps {_slo(question)}. Of those within "
+            f"{AS_FAR - 1:.0%} of the closest, the fastest is {best.layout}: {found}"
+            f"{_rate(advice)}. That is {best.slack:.2g} times what is allowed."
         )
     room = advice.headroom[best.layout]
     limit = f" It keeps the SLO at every load tried, up to {max(SCALES):g} × this one"
