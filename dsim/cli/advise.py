@@ -136,7 +136,7 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
 )
 @click.option(
     "--rate",
-    type=Number(0, min_open=True),
+    type=Number(),
     metavar="R",
     help="Requests per second.  [default: one request at a time; 1 with --gpu]",
 )
@@ -155,7 +155,7 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
 )
 @click.option(
     "--slo",
-    type=Number(0, min_open=True),
+    type=Number(),
     metavar="MS",
     help="End-to-end latency target, in ms, for --objective slo.",
 )

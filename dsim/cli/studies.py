@@ -304,14 +304,14 @@ COMPARISON = "results/comparison"
     help="Folder of the report.",
 )
 @click.option(
-    "--algorithm",
+    "--measured",
     type=OrchestrationName(),
-    help="What the servers run that other tools measured (JSON); without it, their times are "
-    "compared with those of every algorithm.",
+    help="The algorithm of the servers that other tools measured (JSON); without it, their times "
+    "are compared with those of every algorithm.",
 )
 @open_option
 @plugin_option
-def compare(results: tuple[str, ...], out: Path, algorithm: str | None, open_: bool) -> None:
+def compare(results: tuple[str, ...], out: Path, measured: str | None, open_: bool) -> None:
     """Compare several runs, or runs and measurements, on one page.
 
     The others are compared with the first one; differences have intervals. Each is a results folder
@@ -321,7 +321,7 @@ def compare(results: tuple[str, ...], out: Path, algorithm: str | None, open_: b
     """
     if len(results) < 2:
         raise UserError("compare: expected at least two results, got 1; dsim plot draws one")
-    _compare(results, out, open_=open_, measured=algorithm or "")
+    _compare(results, out, open_=open_, measured=measured or "")
 
 
 def _compare(results: Sequence[str], out: Path, *, open_: bool, measured: str = "") -> None:

@@ -129,7 +129,7 @@ def crossed(one: Source, other: Source) -> str:
     mine, theirs = (", ".join(some[:4]) for some in names)
     hint = ""
     if any((s.frame["algorithm"] == MEASURED).all() for s in (one, other)):
-        hint = " Say with --algorithm what the measured server runs."
+        hint = " Say with --measured what the measured server runs."
     return (
         f"No algorithm of {other.name} ({theirs}) has the name of one of {one.name} ({mine}), so "
         f"each is compared with each.{hint}"

@@ -284,9 +284,9 @@ def test_a_server_can_be_said_to_run_an_algorithm(tmp_path, simulated):
     _, (lines, _) = compare([str(simulated), path], tmp_path / "out")
     assert (
         "No algorithm of bench (measured) has the name of one of simulated (SI, DSI), so each is "
-        "compared with each. Say with --algorithm what the measured server runs."
+        "compared with each. Say with --measured what the measured server runs."
     ) in lines
-    words = ["compare", str(simulated), path, "--out", str(tmp_path / "out"), "--algorithm", "si"]
+    words = ["compare", str(simulated), path, "--out", str(tmp_path / "out"), "--measured", "si"]
     found = CliRunner().invoke(main, words)
     assert found.exit_code == 0, found.output
     assert "No algorithm" not in found.output

@@ -231,6 +231,8 @@ def test_launch_commands_say_what_was_simulated():
         ("--gpu h100 --target yi-34b --trace no.csv", "no.csv: cannot be read"),
         ("--gpu h100 --target yi-34b --acceptance 2", "--acceptance: expected a number from 0 to"),
         ("--gpu h100 --target yi-34b --rank-shares 0.9,0.2", "--rank-shares: .*at most 1 together"),
+        ("--gpu h100 --target yi-34b --rate 0", "--rate: expected a number above 0, got 0"),
+        ("--gpu h100 --target yi-34b --rate -3", "--rate: expected a number above 0, got -3"),
         ("--slo-ttft 3", "--slo-ttft: goes together with --gpu"),
         ("--trace no.csv", "--trace: goes together with --gpu"),
         ("--gpu h100 --target yi-34b --from 3", "--from: goes together with --trace"),

@@ -143,7 +143,8 @@ def test_a_load_that_is_kept_is_the_same_arrivals_faster(made):
     found, _ = made
     rate = f"{1.3 * found.question.rate_per_s:.3g} requests/s in the mean"
     text = answer.verdict(found)
-    assert f"up to 1.3 × the load (the same arrivals, sped up: {rate}" in text
+    assert f"closest together (the same arrivals, sped up: {rate}" in text
+    assert "It keeps the SLO up to 1.3 × the load, by the 12 requests that come closest" in text
 
 
 def test_plain_decoding_that_carries_more_load_is_named_beside_speculation_that_is_faster(made):

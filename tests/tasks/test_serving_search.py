@@ -91,6 +91,13 @@ def test_a_load_below_the_given_one_is_found_as_precisely(made, limit):
     assert len(tasks) <= search.GUESSES
 
 
+@pytest.mark.parametrize(("limit", "found"), [(0.97, 1.0), (1.02, 1.02)])
+def test_the_load_itself_is_tried_before_fewer_requests_deny_it(made, limit, found):
+    run, tasks = runner(made, {CHAIN: limit})
+    assert search._limits(run, {CHAIN: 1.0})[CHAIN] == pytest.approx(found, rel=0.01)
+    assert tasks[-1].scale == 1.0
+
+
 def test_what_is_faster_than_the_one_that_keeps_the_slo_may_keep_it_too(made):
     """7 drafts missed the SLO and 1 kept it; 2 kept it as well, and were never tried."""
     ways = [Layout(tp=1, replicas=2, drafts=drafts) for drafts in (7, 5, 3, 2, 1, 0)]
@@ -237,12 +244,31 @@ def test_what_is_said_of_loads_is_what_was_compared(advice):
 
 def test_a_verdict_tells_its_reserve_and_who_has_more(advice):
     text = answer.verdict(advice)
-    assert "up to 1.02 × the load (the same arrivals" in text
+    assert "up to 1.02 × the load, by the 20 requests that come closest together (the same" in text
     assert "), which is little reserve." in text
     assert f"{PLAIN} keeps it up to 1.3 × the load, at 3.3 times the mean E2E (3,836 ms)." in text
     ample = dataclasses.replace(advice, headroom={CHAIN: 2.0, PLAIN: 2.1})
     assert "little reserve" not in answer.verdict(ample)
     assert "keeps it up to" not in answer.verdict(ample)
+
+
+def test_a_load_that_is_kept_over_all_alone_is_said_so(advice):
+    """It read "up to 1 × the load", where fewer requests said less."""
+    best = dataclasses.replace(advice.best, requests=80)
+    found = dataclasses.replace(advice, ranking=[best], headroom={CHAIN: 1.0})
+    text = answer.verdict(found)
+    assert "keeps the SLO over all requests, and not on the 20 requests that come closest" in text
+    assert "up to 1 ×" not in text
+
+
+def test_where_no_layout_keeps_the_slo_the_load_that_one_keeps_is_told(advice):
+    far = [dataclasses.replace(one, slack=1.6) for one in advice.ranking]
+    found = dataclasses.replace(advice, ranking=far, headroom={CHAIN: 0.0, PLAIN: 0.68})
+    rate = f"{0.68 * advice.question.rate_per_s:.3g} requests/s"
+    text = f"{PLAIN} carries the most of these: 0.68 × the load ({rate})."
+    assert text in answer.verdict(found)
+    none = dataclasses.replace(found, headroom={CHAIN: 0.0, PLAIN: 0.0})
+    assert "carries the most" not in answer.verdict(none)
 
 
 def test_ways_that_are_as_fast_are_named(advice, made):

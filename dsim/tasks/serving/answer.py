@@ -42,17 +42,34 @@ def verdict(advice: Advice) -> str:
         return (
             f"No layout of {plural(question.gpus, 'GPU')} keeps {_slo(question)}. Of those within "
             f"{AS_FAR - 1:.0%} of the closest, the fastest is {best.layout}: {found}"
-            f"{_rate(advice)}. That is {best.slack:.2g} times what is allowed."
+            f"{_rate(advice)}. That is {best.slack:.2g} times what is allowed.{_carried(advice)}"
         )
     room = advice.headroom[best.layout]
     limit = f" It keeps the SLO at every load tried, up to {max(SCALES):g} × this one"
     if math.isfinite(room):
-        limit = f" It keeps the SLO up to {times(room)} the load"
+        limit = f" It keeps the SLO up to {times(room)} the load, by {part(advice, advice.limited)}"
         limit += " (the same arrivals, sped up: "
         limit += f"{room * question.rate_per_s:.3g} requests/s in the mean, more in busy stretches)"
         limit += ", which is little reserve" if room < RESERVE else ""
+        if room == 1 and advice.limited < best.requests:  # found to be less, on these
+            limit = (
+                f" It keeps the SLO over all requests, and not on {part(advice, advice.limited)}"
+            )
+            limit += ": there is no reserve"
     others = _faster(advice) or roomier(advice)
     return f"Run {best.layout}: {found} ({_slo(question)}){_rate(advice)}.{limit}.{others}"
+
+
+def _carried(advice: Advice) -> str:
+    """The highest load within the SLO, where no layout keeps it at the load itself."""
+    room = {one.layout: advice.headroom[one.layout] for one in advice.ranking}
+    most = max(room, key=lambda one: room[one])
+    if not room[most]:
+        return ""
+    return (
+        f" Within the SLO, {most} carries the most of these: {times(room[most])} the load "
+        f"({room[most] * advice.question.rate_per_s:.3g} requests/s)."
+    )
 
 
 def _rate(advice: Advice) -> str:
@@ -167,7 +184,7 @@ def why_not(advice: Advice, one: Trial, mine: Trial) -> str:
         return f"misses the SLO{more} ({' and '.join(names)})"
     slower = one.e2e_mean / mine.e2e_mean
     if advice.has_slo and room < 1 <= best:
-        return "keeps the SLO here, not on more of the load"
+        return f"{'misses' if one.slack > 1 else 'keeps'} the SLO here, and misses it over all"
     if advice.has_slo and room < RESERVE and room * (1 + TIE) < best:
         return f"keeps the SLO only up to {times(room)}"
     if slower > 1:

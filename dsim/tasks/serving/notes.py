@@ -51,7 +51,7 @@ def notes(advice: Advice) -> list[str]:
             f"With {plural(enough.layout.gpus, 'GPU')} it keeps the SLO too ({enough.layout}): "
             f"p99 TTFT {enough.ttft_p99:.0f} ms, p99 TPOT {enough.tpot_p99:.1f} ms."
         )
-    elif advice.fewer:
+    elif advice.fewer and advice.best.slack <= 1:
         lines.append("With fewer replicas it does not keep the SLO.")
     lines += [*_in_seconds(advice), *_as_good(advice), *_nearly(advice), *_crossover(advice)]
     lines += [*_at_other_rates(advice), *_at_the_edge(advice)]
@@ -67,7 +67,8 @@ def notes(advice: Advice) -> list[str]:
         f"The answer depends on the acceptance rate ({question.acceptance:g}, the same at every "
         f"draft), for trees on how often further choices are right ({shares}: --rank-shares), for "
         f"n-grams on the copied part of an answer ({question.copied:.0%}), and on the latencies: "
-        f"{trust} (dsim docs latency, dsim docs field-measurements). Measure both before you buy."
+        f"{trust} (dsim docs latency, dsim docs field-measurements). Measure both before you buy, "
+        "and ask again with them: with another rate, another load is kept."
     )
     return lines
 

@@ -118,6 +118,8 @@ def ask(
     for option, value in made.items():
         if trace is not None and value is not None:
             problems.append(Problem(option, "", "cannot be given together with --trace"))
+    if rate is not None and rate <= 0:
+        problems.append(Problem("--rate", "", f"expected a number above 0, got {rate:g}"))
     if problems:
         raise UserError(*problems)
     if trace is not None:
@@ -127,7 +129,7 @@ def ask(
             raise UserError(Problem(str(trace), "", str(error))) from None
         load = f"{trace.name}, {len(replay.requests):,} requests"
     else:
-        rate = (rate or DEFAULT_RATE_PER_S) * rate_scale
+        rate = (DEFAULT_RATE_PER_S if rate is None else rate) * rate_scale
         lengths = (prompt_tokens or DEFAULT_PROMPT_TOKENS, tokens or DEFAULT_TOKENS)
         replay = _made(rate, *lengths, seed)
         load = f"{rate:g} requests/s (Poisson), prompts of {lengths[0]:,} tokens, answers of "

@@ -200,10 +200,16 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
     ranking = _ranked(confirmed, headroom)
     if slo:
         ranking.sort(key=lambda one: one.slack > 1)
+    # What the answer is compared with, as precisely.
+    tp, known = ranking[0].layout.tp, {one.layout for one in confirmed}
+    plain = [one for one in finalists if one.tp == tp and not one.drafts and one not in known]
+    if slo and plain:
+        beside = run([Task(one, CONFIRMED) for one in plain])
+        kept = {one.layout: one.slack <= 1 for one in beside}
+        headroom |= _limits(run, {one: headroom[one] for one in plain}, kept)
+        ranking = _ranked([*confirmed, *beside], headroom)
+        ranking.sort(key=lambda one: one.slack > 1)
     best = ranking[0].layout
-    for plain in finalists if slo else ():  # what the answer is compared with, as precisely
-        if plain.tp == best.tp and not plain.drafts and plain not in first:
-            headroom |= _limits(run, {plain: headroom[plain]} if headroom[plain] >= 1 else {})
     # Trees cost more under load than chains: the best chain counts as speculation, too.
     chains = [one for one in _ways(screened, best) if one.layout.drafts and not one.layout.preset]
     wanted = [best, *(one.layout for one in closest(chains)[:1])]
@@ -358,8 +364,8 @@ def _limits(
             high = min((one.scale for one in trials if one.slack > 1), default=at_most)
             if low < most and high > CLOSE * low:
                 guess[layout] = min(most, math.sqrt(low * high) if high < math.inf else STEP * low)
-            elif low < high and all(one.slack > 1 for one in trials) and not keeps[layout]:
-                guess[layout] = least  # taken to keep the SLO so far
+            elif low < high and all(one.slack > 1 for one in trials):
+                guess[layout] = low  # taken to keep the SLO so far
     found = {}
     for layout, trials in tried.items():
         room = _headroom(trials)
