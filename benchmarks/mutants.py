@@ -175,7 +175,7 @@ class Reach:
         found: set[str] = set()
         for line in re.findall(r"^@@ -(\d+)", diff, re.MULTILINE):
             near = range(int(line), int(line) - NEAR, -1)
-            found |= next((self._known(at[n]) for n in near if self._known(at.get(n, ()))), set())
+            found |= next(filter(None, (self._known(at.get(n, ())) for n in near)), set())
         if not found:  # reached when it is imported
             found = self._known(one for contexts in at.values() for one in contexts)
         chosen, spent_s = [], 0.0

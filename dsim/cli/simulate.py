@@ -200,7 +200,8 @@ def simulate(
     profile = None if pair is None else task.pair_of(pair, settings)
     given = {**profile, **settings} if profile else settings
     try:
-        case = task.case_from(given, overrides)
+        study = task.study_from(given, overrides)
+        case = task.case_in(study)
     except UserError as error:
         raise by_option(error) from None
     names = task.in_order(algorithms, str(options["method"] or ""))
@@ -212,7 +213,7 @@ def simulate(
     else:
         click.echo(task.as_text(case, outcomes))
         if options["accepts"] is None:
-            for line in task.without_effect(given, overrides, names):
+            for line in task.without_effect(study, names):
                 click.echo(line)
     if timeline is not None:
         task.write_timeline(case, names, timeline)

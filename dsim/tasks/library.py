@@ -22,7 +22,7 @@ from dsim.study.executors import Executor
 from dsim.study.folder import results_folder
 from dsim.study.settings import BY_KEY
 from dsim.study.shipped import path_of
-from dsim.tasks.simulate import case_from, describe, without_effect
+from dsim.tasks.simulate import case_in, describe, study_from, without_effect
 from dsim.words import nearest, plural
 
 if TYPE_CHECKING:
@@ -277,11 +277,12 @@ def simulate(
     settings = {KEYWORDS[name]: plain(value) for name, value in given.items()}
     overrides = [*further, *overrides_of(set)]
     try:
-        case = case_from(settings, overrides)
+        study = study_from(settings, overrides)
+        case = case_in(study)
     except UserError as error:
         raise UserError(*(_by_keyword(problem) for problem in error.problems)) from None
     found = simulate_case(case, algorithm, engine)
-    for told in without_effect(settings, overrides, [algorithm]):
+    for told in without_effect(study, [algorithm]):
         warnings.warn(told, stacklevel=2)
     return found
 

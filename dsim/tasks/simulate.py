@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
     from dsim.engines.simulate import Outcome
     from dsim.model.case import Case
+    from dsim.study.study import Study
 
 
-def case_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Case:
-    """The one case that *settings* describe.
+def study_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Study:
+    """The study of the one case that *settings* describe; see :func:`case_in`.
 
     Args:
         settings: values by key. With ``acceptance.trace``, ``tokens`` is by default its length and
@@ -57,14 +58,20 @@ def case_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> Cas
     study = make_study(of_one_case(values, overrides), overrides)
     if study.grid:
         raise UserError(Problem("--set", "grid", "one case has no grid; use dsim run"))
+    return study
+
+
+def case_in(study: Study) -> Case:
+    """The one case of a study of :func:`study_from`.
+
+    Raises:
+        UserError: with a problem for each setting that is wrong.
+    """
     return case_of(study.of_variant(0))
 
 
-def without_effect(
-    settings: Mapping[str, Any], overrides: Sequence[str], algorithms: Sequence[str]
-) -> list[str]:
-    """Sentences on settings of :func:`case_from` that change nothing for *algorithms*."""
-    study = make_study(of_one_case(settings, overrides), overrides)
+def without_effect(study: Study, algorithms: Sequence[str]) -> list[str]:
+    """Sentences on settings of a study of :func:`study_from` that change nothing."""
     return idle_settings([study.of_variant(0) | {"algorithms": algorithms}], {})
 
 

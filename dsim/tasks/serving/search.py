@@ -179,13 +179,10 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
     more = [other for one in closest(screened)[:1] for other in split(one.layout)]
     screened += run([Task(layout, SCREENED) for layout in more])
     finalists = _finalists(screened)
-    swept = run([Task(layout, SWEPT, scale) for layout in finalists for scale in SCALES])
-    curves: dict[Layout, list[Trial]] = {layout: [] for layout in finalists}
-    for one in swept:
-        curves[one.layout].append(one)
+    curves = _curves(run, finalists)
     slo = question.slo_ttft_ms is not None or question.slo_tpot_ms is not None
     headroom = {layout: _headroom(curve) if slo else 0.0 for layout, curve in curves.items()}
-    at_one = [one for one in swept if one.scale == 1.0]
+    at_one = [one for curve in curves.values() for one in curve if one.scale == 1.0]
     first = [one.layout for one in _ranked(at_one, headroom)][:MAX_CONFIRMED]
     # What the busiest requests deny to the fastest, the whole load may allow.
     near = NEAR * max(1.0, min(one.slack for one in at_one))
@@ -195,11 +192,12 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
         confirmed += _between(run, confirmed, screened)
         kept = {one.layout: one.slack <= 1 for one in confirmed}
         headroom |= _limits(run, {one: headroom.get(one, BELOW) for one in kept}, kept)
-    else:
-        headroom |= {one.layout: 0.0 for one in confirmed}
-    ranking = _ranked(confirmed, headroom)
-    if slo:
-        ranking.sort(key=lambda one: one.slack > 1)
+
+    def rank() -> list[Trial]:
+        """The best first, those that keep the SLO before all others."""
+        return sorted(_ranked(confirmed, headroom), key=lambda one: slo and one.slack > 1)
+
+    ranking = rank()
     # What the answer is compared with, as precisely.
     tp, known = ranking[0].layout.tp, {one.layout for one in confirmed}
     plain = [one for one in finalists if one.tp == tp and not one.drafts and one not in known]
@@ -207,16 +205,16 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
         beside = run([Task(one, CONFIRMED) for one in plain])
         kept = {one.layout: one.slack <= 1 for one in beside}
         headroom |= _limits(run, {one: headroom[one] for one in plain}, kept)
-        ranking = _ranked([*confirmed, *beside], headroom)
-        ranking.sort(key=lambda one: one.slack > 1)
+        confirmed += beside
+        ranking = rank()
     best = ranking[0].layout
     # Trees cost more under load than chains: the best chain counts as speculation, too.
     chains = [one for one in _ways(screened, best) if one.layout.drafts and not one.layout.preset]
-    wanted = [best, *(one.layout for one in closest(chains)[:1])]
-    for layout in dict.fromkeys(wanted):
-        if layout not in curves:
-            curves[layout] = run([Task(layout, SWEPT, scale) for scale in SCALES])
-            headroom.setdefault(layout, _headroom(curves[layout]) if slo else 0.0)
+    wanted = dict.fromkeys([best, *(one.layout for one in closest(chains)[:1])])
+    more_curves = _curves(run, [layout for layout in wanted if layout not in curves])
+    curves |= more_curves
+    for layout, curve in more_curves.items():
+        headroom.setdefault(layout, _headroom(curve) if slo else 0.0)
     return Advice(
         question=question,
         ranking=ranking,
@@ -229,6 +227,16 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
         beyond=_beyond(run, best),
         crossover=_crossover(curves, best),
     )
+
+
+def _curves(
+    run: Callable[[Sequence[Task]], list[Trial]], chosen: Sequence[Layout]
+) -> dict[Layout, list[Trial]]:
+    """Trials of the *chosen* layouts at several scales of the load."""
+    found: dict[Layout, list[Trial]] = {layout: [] for layout in chosen}
+    for one in run([Task(layout, SWEPT, scale) for layout in chosen for scale in SCALES]):
+        found[one.layout].append(one)
+    return found
 
 
 def _as_one(layout: Layout, gpus: int) -> Layout:
@@ -390,8 +398,9 @@ def _between(
     if kept is None:
         return []
     faster = [one for one in confirmed if one.slack > 1 and _wait(one) < _wait(kept)]
-    ends = [one.layout for one in faster if _shares_alike(one.layout, kept.layout)]
-    ways = {one.layout: one for one in screened if _shares_alike(one.layout, kept.layout)}
+    sharing = kept.layout.sharing
+    ends = [one.layout for one in faster if one.layout.sharing == sharing]
+    ways = {one.layout: one for one in screened if one.layout.sharing == sharing}
     if not ends or kept.layout not in ways:
         return []
     slowest, fastest = _wait(ways[kept.layout]), max(_wait(ways[one]) for one in ends)
@@ -403,11 +412,6 @@ def _between(
         found.append(one)
         left = left[:middle] if one.slack <= 1 else left[middle + 1 :]
     return found
-
-
-def _shares_alike(one: Layout, other: Layout) -> bool:
-    """Whether two layouts share out the GPUs in the same way."""
-    return one.sharing == other.sharing
 
 
 def _crossover(curves: dict[Layout, list[Trial]], best: Layout) -> Crossover | None:
