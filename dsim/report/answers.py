@@ -34,6 +34,8 @@ def of_texts(frame: pd.DataFrame, axes: Sequence[str], charts: Sequence[Chart] =
     if len(algorithms) < 2:
         return []
     points = _by_point(frame, list(axes), LATENCY)
+    if points.empty:  # such as of a table in which each row differs from the others in a setting
+        return ["No point was simulated with two algorithms, so none is compared with another."]
     interval = interval_of(LATENCY, frame.columns)
     noise = _by_point(frame, list(axes), interval).fillna(0.0) if interval else points * 0.0
     if len(points) == 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import platform
 import sys
 from importlib import metadata
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_CSV_ROWS = 200_000
+MAY_BE_INFINITE = ("interval_requests",)  # no number of requests is enough
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +121,10 @@ def read_results(path: Path) -> pd.DataFrame:
                     Problem(str(path), name, f"expected numbers, got {wrong.iloc[0]!r}")
                 )
             frame[name] = numbers
+    for name in frame.select_dtypes("number"):
+        if name not in MAY_BE_INFINITE and math.isinf(most := frame[name].abs().max()):
+            got = f"expected numbers of at most {sys.float_info.max:.0e}, got {most}"
+            problems.append(Problem(str(path), str(name), got))
     if not problems:
         simulated = frame[frame["status"] != "refused"] if STATUS in frame else frame
         low = simulated.loc[~(simulated["latency_mean_ms"] > 0), "latency_mean_ms"]

@@ -68,6 +68,10 @@ def test_plot_takes_measurements_of_an_unknown_algorithm(tmp_path, separator):
             "latency_mean_ms: expected numbers, got 'fast'",
         ),
         ("algorithm,latency_mean_ms\nsi,0\n", "latency_mean_ms: expected latencies above 0, got 0"),
+        (
+            "algorithm,lookahead,latency_mean_ms\nsi,1e400,3\ndsi,1,2\n",
+            "lookahead: expected numbers of at most 2e+308, got inf",
+        ),
         ("algorithm,latency_mean_ms\n", "has no rows"),
         (
             "algorithm,lookahead,latency_mean_ms\nsi,1,3\nsi,1,4\nsi,2,4\n",
@@ -103,6 +107,13 @@ def test_one_repeat_has_no_interval_and_can_be_drawn_again(tmp_path):
     plot(tmp_path / "out")
     assert contents(tmp_path / "out") == first
     plot(tmp_path / "out" / "results.csv", tmp_path / "again")
+
+
+def test_rows_that_no_two_algorithms_share(tmp_path):
+    path = tmp_path / "apart.csv"
+    path.write_text("algorithm,load,latency_mean_ms\nnonsi,1,3\nsi,2,2\ndsi,3,1\n")
+    report, _ = plot(path)
+    assert "No point was simulated with two algorithms" in report.read_text()
 
 
 def test_results_in_which_nothing_varies_have_no_chart(tmp_path):
