@@ -190,10 +190,16 @@ def simulate(
         raise UserError("give either --acceptance or --accepts")
     options["tree_paths"] = paths_in(options["tree_paths"])
     options["ssd_fanout"] = numbers_in("--ssd-fanout", options["ssd_fanout"])
-    if options["method"] is not None:
-        source = click.get_current_context().get_parameter_source("lookahead")
-        if source == ParameterSource.DEFAULT:  # the method's own takes its place
-            options["lookahead"] = None
+    source_of = click.get_current_context().get_parameter_source
+    if options["method"] is not None and source_of("lookahead") == ParameterSource.DEFAULT:
+        options["lookahead"] = None  # the method's own takes its place
+    named = {
+        key: f"--{option.replace('_', '-')}"
+        for option, key in OPTIONS.items()
+        if options[option] is not None and source_of(option) != ParameterSource.DEFAULT
+    }
+    if twice := task.said_twice(named, overrides):
+        raise UserError(*twice)
     targets = str(options["targets"])
     options["targets"] = int(targets) if targets.isdecimal() else targets
     settings = {OPTIONS[name]: value for name, value in options.items() if value is not None}

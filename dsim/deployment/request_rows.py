@@ -89,7 +89,7 @@ def lengths(prompt: Any, output: Any, *, least: int = 1) -> tuple[int, int]:
         ValueError: they are no whole numbers, negative, or absurd.
     """
     try:
-        found = int(prompt or 0), int(output)
+        found = int(prompt), int(output)
     except (TypeError, ValueError):
         raise ValueError(f"expected numbers, got {prompt}, {output}") from None
     if not (0 <= found[0] <= MAX_TOKENS and least <= found[1] <= MAX_TOKENS):
@@ -106,7 +106,7 @@ def _own(time: str, scale: int, row: Mapping[str, Any]) -> Row:
         float(row[time])
     except (TypeError, ValueError):
         raise ValueError(f"expected numbers, got {shown(row)}") from None
-    prompt, output = lengths(row.get("prompt_tokens"), row["output_tokens"])
+    prompt, output = lengths(row.get("prompt_tokens", 0), row["output_tokens"])
     accepts = (row.get("accepts") or "").strip()
     if accepts and not re.fullmatch(f"[01]{{{output},}}", accepts):
         raise ValueError(
@@ -200,7 +200,8 @@ def format_of(names: list[str]) -> Format:
             raise ValueError(f"expected a column {missing[0]}, got {', '.join(map(str, names))}")
     close = max(FORMATS, key=lambda one: len({*one.columns} & {*names}))
     missing = [name for name in close.columns if name not in names]
-    others = [f"{one.name} has {', '.join(one.columns)}" for one in FORMATS if one.name != "dsim"]
+    others = [f"dsim's own has {' or '.join(OWN)}, prompt_tokens, output_tokens"]
+    others += [f"{one.name} has {', '.join(one.columns)}" for one in FORMATS if one.name != "dsim"]
     hint = f"; {'; '.join(others)}" if not {*close.columns} & {*names} else ""
     raise ValueError(f"expected a column {missing[0]}, got {', '.join(map(str, names))}{hint}")
 

@@ -50,6 +50,12 @@ def interval_of(column: str, columns: Iterable[str]) -> str:
     return next((name for name in names if name in known), "")
 
 
+def known_interval(column: str, frame: pd.DataFrame) -> str:
+    """As :func:`interval_of`, but nothing where no interval is known, as of one repeat."""
+    name = interval_of(column, frame.columns)
+    return name if name and frame[name].notna().any() else ""
+
+
 def plain_columns(frame: pd.DataFrame) -> pd.DataFrame:
     """*frame* with names of columns that charts can take: letters, digits and ``_``, each once."""
     names: list[str] = []
@@ -176,7 +182,7 @@ def best(frame: pd.DataFrame, axes: Sequence[str], minimise: Sequence[str]) -> p
         kind="stable",
         key=lambda c: c.map(places[c.name]).astype(int) if c.name in places else c,
     ).reset_index(drop=True)
-    latency, interval = "latency_mean_ms", interval_of("latency_mean_ms", frame.columns)
+    latency, interval = "latency_mean_ms", known_interval("latency_mean_ms", frame)
     values = [latency, *([interval] if interval else [])]
     of_case = [frame[name] for name in others] or [pd.Series(0, frame.index)]
     case = pd.MultiIndex.from_arrays(of_case)
@@ -239,7 +245,7 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
     table: pd.DataFrame = mine[keys].reset_index(drop=True)
     table["speedup"] = latencies.min(axis=0) / own
     better = latencies.argmin(axis=0)
-    if interval := interval_of("latency_mean_ms", frame.columns):
+    if interval := known_interval("latency_mean_ms", frame):
         noises = [rows[interval].fillna(0.0).to_numpy()[both] for rows in others.values()]
         theirs = np.choose(better, noises)
         noise = np.hypot(theirs, mine[interval].fillna(0.0).to_numpy())
@@ -300,9 +306,9 @@ def of_variants(frame: pd.DataFrame, axes: Sequence[str]) -> TextTable | None:
     """
     if [*axes] != ["variant"] or frame["variant"].nunique() < 2:
         return None
-    half = interval_of("latency_mean_ms", frame.columns)
+    half = known_interval("latency_mean_ms", frame)
     cells = frame["latency_mean_ms"].map("{:,.1f}".format)
-    if half is not None:
+    if half:
         cells += frame[half].map(lambda width: "" if pd.isna(width) else f" ± {width:,.1f}")
     table = frame.assign(cell=cells).pivot_table(
         index="variant", columns="algorithm", values="cell", aggfunc="first", sort=False
@@ -353,8 +359,9 @@ def summarise(frame: pd.DataFrame, minimise: Sequence[str]) -> TextTable | None:
         rows.append(row)
     over = " and ".join(map(words, minimise))
     at_best = f", with each algorithm at its best {over}" if minimise else ""
-    known = interval_of("latency_mean_ms", frame.columns)
-    noise = ", by more than the 95 % interval" if known else ""
+    known = known_interval("latency_mean_ms", frame)
+    chance = " (no interval is known, so that may be chance)"
+    noise = ", by more than the 95 % interval" if known else chance
     return TextTable(
         title="At a glance",
         caption=f"Over the {plural(points, 'grid point')} shown{at_best}: how often it is "

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dsim.orchestrations import REFERENCES, title_of
-from dsim.report.analysis import compare, in_order, interval_of, is_equal, is_number, other_of
+from dsim.report.analysis import compare, in_order, is_equal, is_number, known_interval, other_of
 from dsim.study.labels import label, sentence, words
 from dsim.words import plural
 
@@ -36,19 +36,19 @@ def of_texts(frame: pd.DataFrame, axes: Sequence[str], charts: Sequence[Chart] =
     points = _by_point(frame, list(axes), LATENCY)
     if points.empty:  # such as of a table in which each row differs from the others in a setting
         return ["No point was simulated with two algorithms, so none is compared with another."]
-    interval = interval_of(LATENCY, frame.columns)
+    interval = known_interval(LATENCY, frame)
     noise = _by_point(frame, list(axes), interval).fillna(0.0) if interval else points * 0.0
     if len(points) == 1:
         return [_one_point(frame, interval)]
-    best = points.idxmin(axis=1)
-    wins = best.value_counts()
+    wins = _fastest(points).value_counts()
     clear = _clearly_fastest(points, noise).value_counts()
     parts: list[str] = []
     for name in sorted(wins.index, key=lambda name: -wins[name]):
-        count = f"at {wins[name]:,}"
-        sure = f"at {_number(clear.get(name, 0))} by more than the 95 % interval"
-        parts.append(f"{title_of(name)}{'' if parts else ' is the fastest'} {count} ({sure})")
-    told = [f"Of {plural(len(points), 'grid point')}, {', '.join(parts)}."]
+        sure = f" (at {_number(clear.get(name, 0))} by more than the 95 % interval)"
+        told_of = f"at {wins[name]:,}{sure * bool(interval)}"
+        parts.append(f"{title_of(name)}{'' if parts else ' is the fastest'} {told_of}")
+    chance = "" if interval else "; no interval is known, so it may be chance"
+    told = [f"Of {plural(len(points), 'grid point')}, {', '.join(parts)}{chance}."]
     asked = next(((one.show, one.against) for one in charts if one.kind == "heatmap"), ("", ""))
     told += _asked(frame, axes, *asked) if asked[0] else []
     reference = REFERENCES[0]
@@ -59,8 +59,9 @@ def of_texts(frame: pd.DataFrame, axes: Sequence[str], charts: Sequence[Chart] =
         speed, slower = part[column].dropna(), int(part[f"slower_than_{reference}"].sum())
         told.append(
             f"{sentence(title_of(winner))} is {speed.min():.2f}× to {speed.max():.2f}× as fast as "
-            f"{title_of(reference)} (median {speed.median():.2f}×), and significantly slower at "
-            f"{_number(slower)} of {plural(len(speed), 'point')}."
+            f"{title_of(reference)} (median {speed.median():.2f}×), and "
+            f"{'significantly ' * bool(interval)}slower at {_number(slower)} of "
+            f"{plural(len(speed), 'point')}."
         )
     return told
 
@@ -136,7 +137,7 @@ def of_deployments(frame: pd.DataFrame, series: pd.Series[Any], axes: Sequence[s
             first = sorted(most.index, key=lambda name: -most[name])
             told = [f"{name} up to {most[name]:g}" for name in first]
             told = [f"Highest {words(axis)} that is sustained, of those tried: {'; '.join(told)}."]
-    interval = interval_of(LATENCY, frame.columns)
+    interval = known_interval(LATENCY, frame)
     rows = at.sort_values(LATENCY).to_dict("records")
     amounts = [f"{r['series']} {_with(r, LATENCY, interval)} ms" for r in rows[:4]]
     doubt = ""
@@ -156,6 +157,11 @@ def _by_point(frame: pd.DataFrame, axes: list[str], column: str) -> pd.DataFrame
     index = pd.MultiIndex.from_arrays([*of_case, frame["algorithm"].astype(str)])
     table = pd.Series(frame[column].to_numpy(), index).unstack(level=-1)
     return table[table.notna().sum(axis=1) > 1]
+
+
+def _fastest(points: pd.DataFrame) -> pd.Series[Any]:
+    """The fastest of each point; of those that are as fast, the first in the registry's order."""
+    return points[in_order(pd.Series(points.columns))].idxmin(axis=1)
 
 
 def _clearly_fastest(points: pd.DataFrame, noise: pd.DataFrame) -> pd.Series[Any]:

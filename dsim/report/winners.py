@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from dsim.orchestrations import ORCHESTRATIONS, REFERENCES, title_of
-from dsim.report.analysis import in_order, interval_of, is_equal
+from dsim.report.analysis import in_order, is_equal, known_interval
 from dsim.report.maps import MAX_DOTS, cells, dots, places
 from dsim.report.style import colour
 from dsim.study.columns import column_of
@@ -32,7 +32,7 @@ def winners(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart | alt.LayerCha
     x, y = column_of(chart.x), column_of(chart.y)
     per_device = chart.value == "per_device"
     found = frame.dropna(subset=["latency_mean_ms"]).copy()
-    interval = interval_of("latency_mean_ms", frame.columns)
+    interval = known_interval("latency_mean_ms", frame)
     found["half"] = found[interval].fillna(0.0) if interval else 0.0
     found["algorithm"] = found["algorithm"].astype(str)
     names = in_order(found["algorithm"])
@@ -58,7 +58,8 @@ def winners(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart | alt.LayerCha
     halves, at = both["half"][names].fillna(0.0).to_numpy(), np.arange(len(table))
     noise = np.hypot(halves[at, first], halves[at, second])
     unclear = is_equal(table["lead"]) | (order[:, 1] - order[:, 0] <= noise)
-    table["sure"] = np.where(unclear, "no: within the 95 % interval", "yes")
+    known = "yes" if interval else "no interval is known"
+    table["sure"] = np.where(unclear, "no: within the 95 % interval", known)
     base = times[:, names.index(REFERENCES[0])] if REFERENCES[0] in names else order[:, 0]
     tooltip = [
         alt.Tooltip("winner:N", title="first"),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from dsim.orchestrations import ORCHESTRATIONS, title_of
-from dsim.study.settings import BY_KEY
+from dsim.study.deployment_settings import DEPLOYMENT
+from dsim.study.draft_settings import ACCEPTANCE_MODELS, RATES
+from dsim.study.named import KEYS, MODELS
+from dsim.study.settings import ALTERNATIVES, BY_KEY
 from dsim.words import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+RATED = tuple(model for model in ACCEPTANCE_MODELS if model not in ("lookup", "trace"))
+OF_LOOKUP = ("copied_tokens", "copied_rate", "new_tokens", "chance_match", "chance_rate")
 # For each setting the one that decides, and its values with which the first one matters.
 DECIDES: dict[str, tuple[str, tuple[str, ...]]] = {
     **{
@@ -22,11 +28,27 @@ DECIDES: dict[str, tuple[str, tuple[str, ...]]] = {
             ("latency_by_width_ms", ("table",)),
         )
     },
+    **dict.fromkeys(RATES, ("acceptance.model", RATED)),
+    **{f"acceptance.{name}": ("acceptance.model", ("lookup",)) for name in OF_LOOKUP},
     "acceptance.decay": ("acceptance.model", ("decay",)),
     "acceptance.correlation": ("acceptance.model", ("markov",)),
     "acceptance.swing": ("acceptance.model", ("phases",)),
     "acceptance.phase_tokens": ("acceptance.model", ("phases",)),
     "acceptance.trace": ("acceptance.model", ("trace",)),
+    **{
+        f"workload.{name}": ("workload.arrivals", kinds)
+        for name, kinds in (
+            ("cv", ("gamma",)),
+            ("rate_per_s", ("poisson", "gamma")),
+            ("requests", ("poisson", "gamma", "closed")),
+            ("prompt_tokens", ("poisson", "gamma", "closed")),
+            ("prompt_cv", ("poisson", "gamma", "closed")),
+            ("output_cv", ("poisson", "gamma", "closed")),
+            ("users", ("closed",)),
+            ("think_ms", ("closed",)),
+        )
+    },
+    "tokens": ("workload.arrivals", ("poisson", "gamma", "closed")),
     "lookahead_most": ("lookahead_policy", ("heuristic", "aimd")),
     "confidence_threshold": ("lookahead_policy", ("confidence",)),
 }
@@ -51,9 +73,15 @@ def idle_settings(
         return [*swept.get(key, ()), *(one[key] for one in variants if key in one)]
 
     def is_set(key: str) -> bool:
-        return any(value != BY_KEY[key].default for value in values(key))
+        return any(value != DEPLOYMENT.by_key[key].default for value in values(key))
 
-    return [*_undecided(values, is_set), *_unread(variants, is_set)]
+    return [
+        *_undecided(values, is_set),
+        *_unnamed(is_set),
+        *_unread(variants, is_set),
+        *_default_latency(variants, values, is_set),
+        *_too_spread(values),
+    ]
 
 
 def _undecided(values: Callable[[str], list[Any]], is_set: Callable[[str], bool]) -> Iterator[str]:
@@ -73,3 +101,43 @@ def _unread(variants: Sequence[Mapping[str, Any]], is_set: Callable[[str], bool]
                 f"{key} has no effect on {', '.join(map(title_of, names))}; it matters to "
                 f"{', '.join(by)}."
             )
+
+
+def _unnamed(is_set: Callable[[str], bool]) -> Iterator[str]:
+    """On settings of estimated latencies, where no model is named whose latency they tell."""
+    if any(map(is_set, MODELS)):
+        return
+    for key in KEYS:
+        if key not in MODELS and is_set(key):
+            yield f"{key} has no effect: no model is named; it matters with target.model."
+
+
+def _default_latency(
+    variants: Sequence[Mapping[str, Any]],
+    values: Callable[[str], list[Any]],
+    is_set: Callable[[str], bool],
+) -> Iterator[str]:
+    """A sentence where the latency of one model is given, and the other's is left as it is."""
+    names = {name for one in variants for name in one["algorithms"]}
+    if not any(ORCHESTRATIONS[name].traits.drafts for name in names):
+        return
+    for mine, other in (("target", "drafter"), ("drafter", "target")):
+        key = f"{mine}.latency_ms"
+        ways = (*ALTERNATIVES.get(key, ()), f"{mine}.model", f"{mine}.latency_by_width_ms", "pair")
+        if any(map(is_set, (key, *ways))):
+            continue
+        least = 0.0 if mine == "drafter" else BY_KEY[key].default  # a target of 1 is a unit
+        if is_set(theirs := f"{other}.latency_ms") and any(v and v > least for v in values(theirs)):
+            yield f"{key} is {show(values(key)[0])}, as by default; the {other}'s is set."
+
+
+def _too_spread(values: Callable[[str], list[Any]]) -> Iterator[str]:
+    """A sentence where rates cannot differ among repeats as much as they are asked to."""
+    for spread in values("acceptance.spread"):
+        for rate in values("acceptance.rate"):
+            if rate is not None and spread and spread > (most := math.sqrt(rate * (1 - rate))):
+                yield (
+                    f"acceptance.spread is {show(spread)}, but rates of {show(rate)} in the mean "
+                    f"differ by at most {most:.3g}, which is what they do here."
+                )
+                return

@@ -169,6 +169,10 @@ def settings_of(
         measured = {f"{role}.{name}" for name in ("latency_ms", "latency_by_width_ms")}
         settings[f"{role}.roofline"] = not measured & {*given}
     if shared:
+        gpus = values.get("replica.gpus")
+        if isinstance(gpus, int | float) and gpus < found.target.tp:
+            what = f"expected at least {found.target.tp} (tp), got {gpus:g}"
+            raise UserError(Problem(source, "replica.gpus", what))
         settings["replica.gpus"] = float(found.target.tp)
         settings["replica.kv_blocks"] = found.memory.kv_blocks(values.get("replica.block_size", 16))
         settings["replica.kv_token_bytes"] = found.memory.kv_bytes_per_token * found.target.tp

@@ -121,10 +121,10 @@ def read_results(path: Path) -> pd.DataFrame:
                     Problem(str(path), name, f"expected numbers, got {wrong.iloc[0]!r}")
                 )
             frame[name] = numbers
-    for name in frame.select_dtypes("number"):
+    for name in map(str, frame.select_dtypes("number")):
         if name not in MAY_BE_INFINITE and math.isinf(most := frame[name].abs().max()):
             got = f"expected numbers of at most {sys.float_info.max:.0e}, got {most}"
-            problems.append(Problem(str(path), str(name), got))
+            problems.append(Problem(str(path), name, got))
     if not problems:
         simulated = frame[frame["status"] != "refused"] if STATUS in frame else frame
         low = simulated.loc[~(simulated["latency_mean_ms"] > 0), "latency_mean_ms"]

@@ -84,6 +84,7 @@ def _model_settings(model: str) -> tuple[Setting, ...]:
             type="float",
             default=None,
             low=0,
+            high=5,
             above=True,
             unit="",
             meaning="lognormal, gamma: standard deviation / mean",

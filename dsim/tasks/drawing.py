@@ -179,8 +179,8 @@ def _of_texts(frame: pd.DataFrame, study: Study | None, left_out: int) -> View:
     if left_out:
         limit = study.settings["max_targets"] if study else "?"
         notes.append(
-            f"{left_out:,} DSI cases were left out: they need more than {limit} target servers "
-            "(setting max_targets)."
+            f"{left_out:,} DSI cases were left out: they have more than {limit} target servers "
+            "(settings targets and max_targets)."
         )
     if not wanted:
         notes.append("There is no chart: no setting varies that could be an axis.")

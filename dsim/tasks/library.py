@@ -22,7 +22,7 @@ from dsim.study.executors import Executor
 from dsim.study.folder import results_folder
 from dsim.study.settings import BY_KEY
 from dsim.study.shipped import path_of
-from dsim.tasks.simulate import case_in, describe, study_from, without_effect
+from dsim.tasks.simulate import case_in, describe, said_twice, study_from, without_effect
 from dsim.words import nearest, plural
 
 if TYPE_CHECKING:
@@ -276,6 +276,11 @@ def simulate(
     further = overrides_of({KEYWORDS[name]: value for name, value in others.items()})
     settings = {KEYWORDS[name]: plain(value) for name, value in given.items()}
     overrides = [*further, *overrides_of(set)]
+    defaults = simulate.__kwdefaults__ or {}
+    chosen = {KEYWORDS[name]: name for name, value in given.items() if value != defaults[name]}
+    others_of = [text for text in overrides if text.partition("=")[0] not in chosen]
+    if twice := said_twice(chosen, others_of):
+        raise UserError(*twice)
     try:
         study = study_from(settings, overrides)
         case = case_in(study)

@@ -17,6 +17,7 @@ from dsim.study.idle import idle_settings
 from dsim.study.loader import make_study, of_one_case
 from dsim.study.pairs import by_name
 from dsim.study.presets import PRESETS
+from dsim.study.settings import ALTERNATIVES
 from dsim.words import plural
 
 SHORT_MS, FASTER = 0.2, 2000  # of a pass; times a draft is: probably seconds in place of ms
@@ -59,6 +60,22 @@ def study_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> St
     if study.grid:
         raise UserError(Problem("--set", "grid", "one case has no grid; use dsim run"))
     return study
+
+
+def said_twice(named: Mapping[str, str], overrides: Sequence[str]) -> list[Problem]:
+    """A problem for each of *overrides* that says again, or otherwise, what is *named* already.
+
+    Args:
+        named: what people called each setting that they gave by other means, by key.
+        overrides: ``key=value`` texts.
+    """
+    given = {text.partition("=")[0].strip(): text for text in overrides}
+    return [
+        Problem(name, "", f"says the same as {given[other]}: give one of them")
+        for key, name in named.items()
+        for other in (key, *ALTERNATIVES.get(key, ()))
+        if other in given
+    ]
 
 
 def case_in(study: Study) -> Case:
@@ -272,6 +289,8 @@ def describe(case: Case, algorithms: Sequence[str]) -> str:
         limit = f", at most {plural(shape.nodes, 'node')}" if shape.nodes else ""
         grown = f"{shape.branches} branches, depth {shape.depth}{limit}"
         more += f"; tree: {f'{len(shape.paths)} paths' if shape.paths else grown}"
+        if not shape.paths:  # what decides which nodes are kept
+            more += f", confidence quality {case.policy.quality:g}"
     return (
         f"{case.tokens} token{'s' if case.tokens > 1 else ''}; "
         f"target {t2:g} ms, drafter {t1:g} ms, {acceptance}; "
@@ -304,7 +323,10 @@ def verdict(case: Case, results: Sequence[Outcome]) -> str:
     if not clear:
         return f"{title} is fastest, {by([*others])}, but{' by' * (case.repeats < 2)}{chance}."
     explain = ORCHESTRATIONS[winner].why
-    why = f": {explain(case, others.keys())}" if explain else ""
+    if case.repeats == 1 and 0 < case.acceptance.rate < 1 and case.acceptance.model != "trace":
+        why = " in this one repeat; --repeats 20 tells whether that is chance"
+    else:
+        why = f": {explain(case, others.keys())}" if explain else ""
     found = f"{title} is fastest, {by(clear)}{why}."
     return f"{found} It is only {by(close)},{chance}." if close else found
 

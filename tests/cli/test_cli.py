@@ -371,8 +371,8 @@ def test_a_terminal_sees_a_progress_bar(tmp_path):
 def test_constraints_are_reported(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     study = ROOT / "studies" / "lookahead.toml"
-    expected = "4 DSI cases were left out: they need more than 8 target servers (setting "
-    expected += "max_targets)."
+    expected = "4 DSI cases were left out: they have more than 8 target servers (settings "
+    expected += "targets and max_targets)."
     assert expected in dsim("run", str(study))
     assert expected in (tmp_path / "results" / "lookahead" / "report.html").read_text()
 
@@ -446,7 +446,7 @@ def test_second_choices_are_given_to_simulate_as_to_advise():
     none = json.loads(dsim(*words))["cases"]
     assert shares == by_key != none
     head = dsim("simulate", "--algorithm", "tree", "--tree-nodes", "9").splitlines()[0]
-    assert head.endswith("; tree: 2 branches, depth 5, at most 9 nodes")
+    assert head.endswith("; tree: 2 branches, depth 5, at most 9 nodes, confidence quality 0.3")
     assert "tree:" not in dsim("simulate", "--algorithm", "si").splitlines()[0]
 
 

@@ -37,6 +37,23 @@ def test_the_fastest_at_how_many_points():
     )
 
 
+def test_without_intervals_nothing_is_significant():
+    """One repeat was "slower by more than the 95 % interval"."""
+    first, asked, last = sentences(*ROWS[:2], half_ms=float("nan"))
+    assert first == (
+        "Of 2 grid points, DSI is the fastest at 2; no interval is known, so it may be chance."
+    )
+    assert "significantly" not in asked + last
+    assert "Of 2 points it is faster at 1, slower at none, and equally fast at 1." in asked
+
+
+def test_of_equals_the_simpler_is_the_fastest():
+    """A map said so, and the sentence above it named another."""
+    first, *_ = sentences((100.0, 120.0, 100.0), (100.0, 120.0, 90.0))
+    assert "non-SI is the fastest at 1 (at none by" in first
+    assert "DSI at 1 (at 1 by" in first
+
+
 def test_what_the_first_map_asks_is_told_second():
     _, asked, *more = sentences(*ROWS)
     assert asked == (

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 
 from dsim.cli.main import main
 from dsim.errors import UserError
+from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.idle import DECIDES, READ, idle_settings
 from dsim.study.loader import load, loads
-from dsim.study.settings import BY_KEY
 
 STUDIES = Path(__file__).parents[2] / "studies"
 
@@ -61,9 +61,58 @@ def test_no_study_that_ships_sets_what_has_no_effect():
 
 
 def test_every_rule_is_of_settings_that_there_are():
-    assert {*DECIDES, *READ} <= BY_KEY.keys()
+    known = DEPLOYMENT.by_key
+    assert {*DECIDES, *READ} <= known.keys()
     for other, kinds in DECIDES.values():
-        assert {*kinds} <= {*BY_KEY[other].choices}
+        assert {*kinds} <= {*known[other].choices}
+
+
+def test_rates_that_a_method_does_not_ask_for():
+    (one,) = notes('method = "ngram"\nacceptance.rate = 0.7')
+    assert one.startswith('acceptance.rate has no effect: acceptance.model is "lookup"; it matters')
+    assert notes('method = "ngram"') == []
+    assert notes("acceptance.copied_rate = 0.5")[0].startswith("acceptance.copied_rate has no eff")
+
+
+def test_gpus_of_no_model():
+    names = [note.split()[0] for note in notes('gpu = "h100"\ntp = 4\ndtype = "fp8"')]
+    assert names == ["gpu", "tp", "dtype"]
+    named = 'target.model = "llama-3.3-70b"\ngpu = "h100"\ntp = 4\ndtype = "fp8"\n'
+    assert notes(f"{named}drafter.latency_ms = 2") == []
+
+
+def test_one_latency_without_the_other():
+    (one,) = notes("target.latency_ms = 32")
+    assert one == "drafter.latency_ms is 0.1, as by default; the target's is set."
+    assert notes("drafter.latency_ms = 4")[0].startswith("target.latency_ms is 1.0, as by default")
+    for also in (
+        "drafter.latency_ms = 4",
+        "drafter.latency_relative = 0.2",
+        "algorithms=['nonsi']",
+    ):
+        assert notes(f"target.latency_ms = 32\n{also}") == []
+    assert notes("target.latency_ms = 32\n[grid]\ndrafter.latency_ms = [1, 2]") == []
+    assert notes("drafter.latency_ms = 0.5") == []  # the target's 1 is the unit, as in the paper
+
+
+def test_rates_cannot_differ_more_than_they_can():
+    (one,) = notes("acceptance.rate = 0.9\nacceptance.spread = 0.4")
+    assert one.startswith(
+        "acceptance.spread is 0.4, but rates of 0.9 in the mean differ by at most"
+    )
+    assert notes("acceptance.rate = 0.9\nacceptance.spread = 0.3") == []
+
+
+def test_a_load_that_a_trace_replaces():
+    trace = 'workload.arrivals = "trace"\nworkload.trace = "arrival_ms,output_tokens\\n0,7"\n'
+    assert notes(trace) == []
+    for key, value in (("rate_per_s", 30), ("requests", 10), ("prompt_tokens", 5), ("users", 3)):
+        (one,) = notes(f"{trace}workload.{key} = {value}")
+        assert one.startswith(f'workload.{key} has no effect: workload.arrivals is "trace"; it ma')
+    assert notes(f"tokens = 5\n{trace}")[0].startswith("tokens has no effect")
+    assert notes("workload.rate_per_s = 3\nworkload.requests = 20\ntokens = 5") == []
+    with pytest.raises(UserError, match='trace_file: has no meaning: the arrivals are not "trace"'):
+        loads(trace.replace('"trace"', '"poisson"'))
 
 
 @pytest.mark.parametrize("command", ["simulate", "run sanity"])

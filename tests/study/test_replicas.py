@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from dsim.cli.main import main
 from dsim.deployment.replica.cost import Batch
 from dsim.deployment.replica.setup import costs_of
+from dsim.errors import UserError
 from dsim.study.loader import loads
 from dsim.study.requests import run_cases, table
 from tests import ROOT
@@ -258,3 +259,13 @@ def test_users_who_wait_for_answers_are_no_growing_backlog():
     overrides = ["workload.arrivals=closed", "workload.users=100", "workload.requests=300"]
     frame = table(run_cases(loads(SMALL, overrides=overrides)))
     assert set(frame["status"]) == {"ok"}
+
+
+def test_a_replica_has_the_gpus_that_its_model_is_spread_over():
+    """One GPU in place of eight made the price an eighth."""
+    named = 'target.model = "llama-3.3-70b"\ngpu = "h100"\ntp = 8\nalgorithms = ["nonsi"]\n'
+    named += "workload.prompt_tokens = 100\n[replica]\ncount = 1\n"
+    with pytest.raises(UserError, match=r"replica\.gpus: expected at least 8 \(tp\), got 1"):
+        loads(f"{named}gpus = 1\n")
+    assert loads(f"{named}gpus = 9\n").settings["replica.gpus"] == 9
+    assert loads(named).settings["replica.gpus"] == 8

@@ -51,7 +51,8 @@ def test_a_replayed_workload_is_part_of_its_study(tmp_path):
     # It brings its own lengths, so room for tokens = 10 is not asked for.
     loads(study.to_toml(), "s", ["cluster.target_kv_tokens=6"])
     assert problems(text.replace('_file = "w.csv"', ' = "a,b\\n1,2"')) == [
-        "s.toml: workload.trace: expected a column arrival_ms, got a, b; Azure has TIMESTAMP, "
+        "s.toml: workload.trace: expected a column arrival_ms, got a, b; dsim's own has "
+        "arrival_ms or arrival_s or arrival_us, prompt_tokens, output_tokens; Azure has TIMESTAMP, "
         "ContextTokens, GeneratedTokens; BurstGPT has Timestamp, Request tokens, Response tokens"
     ]
 
@@ -75,6 +76,8 @@ def test_a_trace_from_a_spreadsheet():
         ("arrival_ms,output_tokens\n1,x\n", "line 2: expected numbers"),
         ("arrival_ms,output_tokens\n-1,3\n", "line 2: expected an arrival"),
         ("arrival_ms,output_tokens\n1,0\n", "an output ≥ 1"),
+        # A blank prompt was taken for none.
+        ("arrival_s,prompt_tokens,output_tokens\n1,,3\n", "line 2: expected numbers, got , 3"),
     ],
 )
 def test_bad_traces_are_refused(text, message):

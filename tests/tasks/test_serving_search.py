@@ -53,6 +53,15 @@ def test_the_fastest_with_a_reserve_is_best_though_another_carries_more(made):
     assert rank([slow, fast], {CHAIN: 0.0, PLAIN: math.inf})[0] == slow
 
 
+def test_the_fastest_of_the_closest_is_simulated_where_none_keeps_the_slo(made):
+    """One draft a step was 3 % closer than seven, at twice the latency, and alone in the end."""
+    fast, close = made(CHAIN, 872.0, slack=1.27), made(SHORT, 1721.0, slack=1.24)
+    far = made(dataclasses.replace(CHAIN, drafts=9), 774.0, slack=1.65)
+    assert search._finalists([close, fast, far, made(PLAIN, 2979.0, slack=1.22)])[0] == CHAIN
+    assert search.as_close([close, fast]) == search.AS_FAR * 1.24
+    assert search.as_close([close, made(PLAIN, slack=0.9)]) == 1.0
+
+
 def test_where_none_keeps_the_slo_the_fastest_of_the_closest_is_best(made):
     """Plain decoding was 5 % closer, at three times the latency."""
     fast, slow = made(CHAIN, 1236.0, slack=1.25), made(PLAIN, 4059.0, slack=1.18)
@@ -295,3 +304,14 @@ def test_prices_are_of_tokens_at_this_load(advice):
     assert answer.rows(found)[0][-1] == f"{6 / 0.36:.3g}"
     assert "price/M tok" in answer.head(found)
     assert "GPU-hours at 3; a load that keeps the GPUs busier" in answer.reading(found)
+
+
+def test_what_is_kept_over_all_alone_is_said_so_in_the_table(advice, made):
+    """ "1 ×" was said to be by the busiest requests, which miss the SLO."""
+    best = made(CHAIN, 1173.0, slack=0.97, requests=500)
+    found = dataclasses.replace(advice, ranking=[best], headroom={CHAIN: 1.0})
+    assert answer.rows(found)[0][8] == "1 ×, over all"
+    assert "over all: not by these, but by all together" in answer.reading(found)
+    assert "there is no reserve" in answer.verdict(found)
+    assert answer.rows(advice)[0][8] == "1.02 ×"
+    assert "over all:" not in answer.reading(advice)

@@ -51,7 +51,7 @@ def verdict(advice: Advice) -> str:
         limit += " (the same arrivals, sped up: "
         limit += f"{room * question.rate_per_s:.3g} requests/s in the mean, more in busy stretches)"
         limit += ", which is little reserve" if room < RESERVE else ""
-        if room == 1 and advice.limited < best.requests:  # found to be less, on these
+        if _only_over_all(advice, best):
             limit = (
                 f" It keeps the SLO over all requests, and not on {part(advice, advice.limited)}"
             )
@@ -110,6 +110,15 @@ def _price(advice: Advice, one: Trial) -> float:
     return 1e6 * advice.question.price / tokens_per_hour if tokens_per_hour else math.inf
 
 
+def _only_over_all(advice: Advice, one: Trial) -> bool:
+    """Whether *one* keeps the SLO over all requests, and not on the busiest of them."""
+    return advice.headroom[one.layout] == 1 and advice.limited < one.requests
+
+
+def _up_to(advice: Advice, one: Trial) -> str:
+    return f"{times(advice.headroom[one.layout])}{', over all' * _only_over_all(advice, one)}"
+
+
 def rows(advice: Advice) -> list[list[str]]:
     """The finalists, the best first."""
     return [
@@ -122,7 +131,7 @@ def rows(advice: Advice) -> list[list[str]]:
             f"{one.e2e_mean:,.0f}",
             f"{one.tokens_per_gpu_s:,.0f}",
             f"{one.batch:.1f}",
-            times(advice.headroom[one.layout]) if advice.has_slo else "–",
+            _up_to(advice, one) if advice.has_slo else "–",
             *([f"{_price(advice, one):.3g}"] if advice.question.price else ()),
         ]
         for one in advice.ranking
@@ -223,9 +232,11 @@ def reading(advice: Advice) -> str:
         "of waiting that vLLM was found to have; a study of the same layout (dsim run) has none."
     )
     if advice.has_slo:
+        only = any(_only_over_all(advice, one) for one in advice.ranking)
+        also = "; over all: not by these, but by all together" * only
         text += (
             " up to: the load up to which the SLO is kept, in multiples of the given one, to a few "
-            f"percent, by {part(advice, advice.limited)}. The answer is the layout with the "
+            f"percent, by {part(advice, advice.limited)}{also}. The answer is the layout with the "
             f"lowest mean E2E of those that keep the SLO up to {RESERVE:g} × the load; where none "
             f"does, of those within {TIE:.0%} of the highest load; where none keeps it at this "
             f"load, of those whose p99 is within {AS_FAR - 1:.0%} of the closest."

@@ -210,7 +210,7 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
     best = ranking[0].layout
     # Trees cost more under load than chains: the best chain counts as speculation, too.
     chains = [one for one in _ways(screened, best) if one.layout.drafts and not one.layout.preset]
-    wanted = dict.fromkeys([best, *(one.layout for one in closest(chains)[:1])])
+    wanted = dict.fromkeys([best, *(one.layout for one in closest(chains, as_close(screened))[:1])])
     more_curves = _curves(run, [layout for layout in wanted if layout not in curves])
     curves |= more_curves
     for layout, curve in more_curves.items():
@@ -288,6 +288,12 @@ def closest(trials: Sequence[Trial], allowed: float = 1.0) -> list[Trial]:
     return sorted(trials, key=lambda one: (max(allowed, one.slack), *_wait(one)))
 
 
+def as_close(trials: Sequence[Trial]) -> float:
+    """The slack up to which one of *trials* is about as close to the SLO as the closest is."""
+    least = min(one.slack for one in trials)
+    return AS_FAR * least if least > 1 else 1.0
+
+
 def _wait(one: Trial) -> tuple[float, str]:
     """The mean E2E latency; a choice in every step, which no server has, must be worth it."""
     refused = math.inf if one.served < 1 else 0.0
@@ -306,9 +312,7 @@ def _ranked(trials: Sequence[Trial], headroom: dict[Layout, float]) -> list[Tria
         enough = [one for one in left if room[one.layout] >= least]
         if min(one.slack for one in left) > 1:
             enough = left  # how much less load would do says no more than how far they are off
-        closest_slack = min(one.slack for one in enough)
-        allowed = AS_FAR * closest_slack if closest_slack > 1 else 1.0
-        best = closest(enough, allowed)[0]
+        best = closest(enough, as_close(enough))[0]
         found.append(best)
         left.remove(best)
     return found
@@ -320,7 +324,8 @@ def _finalists(screened: Sequence[Trial]) -> list[Layout]:
     for one in screened:
         if not one.layout.readers:
             kinds.setdefault((one.layout.tp, one.layout.drafts > 0), []).append(one)
-    chosen = [one.layout for trials in kinds.values() for one in closest(trials)[:1]]
+    allowed = as_close(screened)
+    chosen = [one.layout for trials in kinds.values() for one in closest(trials, allowed)[:1]]
     chosen += [closest(screened)[0].layout]
     fastest = [min(trials, key=_wait) for (_, drafts), trials in kinds.items() if drafts]
     chosen += [one.layout for one in sorted(fastest, key=_wait)]

@@ -1,0 +1,77 @@
+"""What ``dsim simulate`` says of one case."""
+
+from __future__ import annotations
+
+import warnings
+
+import pytest
+from click.testing import CliRunner
+
+import dsim
+from dsim.cli.main import main
+
+
+def said(words, code=0):
+    result = CliRunner().invoke(main, ["simulate", *words.split()])
+    assert result.exit_code == code, result.output
+    return result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (
+            "--acceptance 0.7 --set acceptance.mean_length=2.8 --set acceptance.at_lookahead=5",
+            "--acceptance: says the same as acceptance.mean_length=2.8",
+        ),
+        (
+            "--drafter-latency 4 --set drafter.latency_relative=0.5",
+            "--drafter-latency: says the same as drafter.latency_relative=0.5",
+        ),
+        ("--lookahead 3 --set lookahead=4", "--lookahead: says the same as lookahead=4"),
+    ],
+)
+def test_one_thing_is_said_once(words, told):
+    """What came last won, in silence."""
+    assert said(words, 2) == f"error: {told}: give one of them\n"
+    *others, last = words.split(" --set ", 1)
+    said(f"--set {last}")  # a default gives way
+    said(others[0])
+
+
+def test_one_thing_is_said_once_in_python():
+    length = {"acceptance_mean_length": 2.8, "acceptance_at_lookahead": 5}
+    with pytest.raises(dsim.UserError, match="acceptance: says the same as acceptance.mean_length"):
+        dsim.simulate(acceptance=0.7, **length)
+    with warnings.catch_warnings(action="error"):
+        assert dsim.simulate(**length).case.acceptance.rate == pytest.approx(0.69, abs=0.02)
+        by_key = dsim.simulate(acceptance=0.7, set={"acceptance.rate": 0.5})  # as documented
+    assert by_key.case.acceptance.rate == 0.5
+
+
+def test_one_repeat_explains_nothing():
+    words = "--acceptance 0.14 --lookahead 1 --algorithm nonsi --algorithm si"
+    for seed in range(5):
+        (told,) = [
+            line
+            for line in said(f"{words} --repeats 1 --seed {seed}").splitlines()
+            if " is fastest" in line
+        ]
+        assert told.endswith("in this one repeat; --repeats 20 tells whether that is chance.") or (
+            "so little that it hardly counts" in told
+        )
+    assert "tells whether that is chance" not in said(
+        "--accepts 1101 --algorithm nonsi --algorithm si"
+    )
+    assert "tells whether that is chance" not in said("--acceptance 1 --repeats 1")
+
+
+def test_what_decides_a_tree_is_said():
+    assert "depth 5, confidence quality 0\n" in said(
+        "--algorithm tree --rank-shares 0.4 --set confidence_quality=0"
+    )
+
+
+def test_a_variation_in_percent_is_refused():
+    told = said("--set target.latency_model=gamma --set target.latency_cv=20", 2)
+    assert "target.latency_cv: expected a number from 0 to 5, got 20" in told
