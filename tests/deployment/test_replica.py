@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dsim.deployment.cluster import ranks_of
+from dsim.deployment.replica import setup
 from dsim.deployment.replica.setup import costs_of, drafting_of
 from dsim.deployment.replica.spec import ReplicaSpec
 from dsim.deployment.request_rows import Text
@@ -210,6 +211,27 @@ def test_a_common_beginning_is_read_once(cached):
     workload = Workload(arrivals="trace", trace=((0, 9, 1), (50_000, 9, 1)), texts=texts)
     run = serve(Deployment(algorithm="nonsi", replica=spec), workload)
     assert list(run.done_ns - run.arrival_ns) == [19_000, 11_000 if cached else 19_000]
+
+
+def test_the_drafter_attends_to_all_that_it_has_not_read(monkeypatch):
+    """``n`` tokens after ``c`` attend to ``n (c + n / 2)``, as those of the target."""
+    batches = []
+
+    def spied(*_):
+        def cost(batch):
+            batches.append(batch)
+            return 1_000
+
+        return (lambda batch: 5_000 if batch.tokens else 1), cost
+
+    monkeypatch.setattr(setup, "costs_of", spied)
+    workload = Workload(arrivals="trace", trace=((0, 9, 6),), texts=(Text("", "", 0, "011111"),))
+    deployment = Deployment(algorithm="si", lookahead=2, replica=ReplicaSpec())
+    serve(deployment, workload)
+    assert {batch.decode_tokens for batch in batches} == {1, 2}
+    for batch in batches:
+        n, c = batch.decode_tokens, batch.context_tokens
+        assert batch.attended_tokens == n * (c + n / 2)
 
 
 def test_goodput_drafts_less_the_larger_the_batch():

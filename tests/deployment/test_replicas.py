@@ -20,6 +20,7 @@ from dsim.deployment.replica.spec import ROUTERS, ReplicaSpec
 from dsim.deployment.serve import serve
 from dsim.deployment.spec import Deployment, Faults, FleetSpec
 from dsim.deployment.workload import Length, Workload
+from dsim.model.acceptance import Acceptance
 from tests.deployment.replicas import algorithms, replayed, specs
 
 
@@ -248,6 +249,23 @@ def test_no_replica_does_more_than_its_offered_load_says(spec, readers, algorith
     per_s = 270e9 / (done_ns[284] - done_ns[14])
     assert 0 <= load.drafter < load.target
     assert per_s < 1.08 * load.most_per_s  # of other requests than those of the sample
+
+
+def test_the_largest_batch_that_still_drafts_may_carry_the_most():
+    """12 requests with 3 drafts each; from 13 on there are none, and less is done."""
+    workload = Workload(requests=50, rate_per_s=1.0, prompt=Length(mean_tokens=1))
+    workload = dataclasses.replace(workload, output=Length(mean_tokens=41))
+
+    def most_per_s(**more):
+        spec = ReplicaSpec(target_us=(1000, 0, 1), drafter_us=(1, 0), **more)
+        return offered_load(
+            Deployment(algorithm="si", replica=spec, acceptance=Acceptance(rate=1.0)), workload
+        ).most_per_s
+
+    most = most_per_s(max_seqs=24, drafts_by_batch=((1, 3), (13, 0)))
+    assert most == most_per_s(max_seqs=12, drafts_by_batch=((1, 3),))
+    assert most > 1.2 * most_per_s(max_seqs=8, drafts_by_batch=((1, 3),))
+    assert most > 1.2 * most_per_s(max_seqs=24, drafts_by_batch=((1, 0),))
 
 
 def test_time_outside_of_the_scheduler_counts():

@@ -246,6 +246,24 @@ def test_pools_of_drafters_share_their_load():
     assert loads_ == pytest.approx([0.1, 0.05, 0.1], rel=1e-5)
 
 
+def test_a_batch_of_wide_passes_takes_what_its_table_says():
+    """Four passes of SI that feed 3 tokens each are one of 12 tokens: 40 ms, where one takes 10."""
+    table = tuple((width, (10 if width <= 3 else 40) * 10**6) for width in range(1, 17))
+    base = Deployment(
+        algorithm="si",
+        lookahead=2,
+        target=Latency(model="table", latency_ns=10**7, table=table),
+        drafter=Latency(latency_ns=1),
+        acceptance=Acceptance(rate=1.0),
+        targets=FleetSpec(max_batch=1),
+    )
+    batched = dataclasses.replace(base, targets=FleetSpec(max_batch=4))
+    workload = Workload(requests=50, rate_per_s=1.0, output=Length(mean_tokens=30))
+    one, four = (offered_load(d, workload).target for d in (base, batched))
+    assert one == pytest.approx(10 * 10e-3)  # ten passes of three tokens
+    assert four == pytest.approx(10 * 40e-3 / 4)
+
+
 def test_an_unstable_load_is_named_and_explained(tmp_path):
     path = small(tmp_path)
     result = dsim("run", path, "--set", "workload.rate_per_s=50", "--json")

@@ -76,6 +76,7 @@ def test_a_trace_from_a_spreadsheet():
         ("arrival_ms,output_tokens\n1,x\n", "line 2: expected numbers"),
         ("arrival_ms,output_tokens\n-1,3\n", "line 2: expected an arrival"),
         ("arrival_ms,output_tokens\n1,0\n", "an output ≥ 1"),
+        ("Timestamp,Request tokens,Response tokens\n1,5,-1\n", "an output ≥ 0"),
         # A blank prompt was taken for none.
         ("arrival_s,prompt_tokens,output_tokens\n1,,3\n", "line 2: expected numbers, got , 3"),
     ],

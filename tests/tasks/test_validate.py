@@ -420,7 +420,8 @@ def test_json_and_text_and_report(tmp_path) -> None:
 def test_every_mistake_of_a_file_is_named(tmp_path) -> None:
     file = tmp_path / "v.toml"
     file.write_text(
-        'tokns = 5\nlookahead = [0]\ntargets = [1, 1]\n[torch]\ndtype = "float3"\n', "utf-8"
+        'tokns = 5\nprompts = 1\nlookahead = [0]\ntargets = [1, 1]\n[torch]\ndtype = "float3"\n',
+        "utf-8",
     )
     with pytest.raises(UserError) as caught:
         load(file)
@@ -428,6 +429,7 @@ def test_every_mistake_of_a_file_is_named(tmp_path) -> None:
     for words in (
         'tokns: unknown setting; did you mean "tokens"',
         "lookahead: expected a whole number",
+        "prompts: expected a whole number at least 2, got 1",
         "targets: duplicate value",
         'did you mean "float32"',
     ):
