@@ -243,6 +243,18 @@ def _of_hub(name: str) -> Shape:
         raise ValueError(f"{missing}; the hub does not give its config.json: {error}") from None
 
 
+def _key_of(name: str) -> str | None:
+    """The key of the model that comes with dsim under *name*, its own or the hub's."""
+    names = {plain(key): key for key in shipped()}
+    names |= {plain(entry["hub"]): key for key, entry in shipped().items()}
+    return names.get(plain(name))
+
+
+def is_known(name: str) -> bool:
+    """Whether a model comes with dsim under *name*, its own or the hub's."""
+    return _key_of(name) is not None
+
+
 def shape_of(name: str) -> Shape:
     """The shape of a model by its name, here or on the hub, or of a folder with a ``config.json``.
 
@@ -255,9 +267,7 @@ def shape_of(name: str) -> Shape:
         return read_config(path / "config.json", path.resolve().name)
     if path.is_dir():
         raise ValueError(f"the folder {name} holds no config.json")
-    names = {plain(key): key for key in shipped()}
-    names |= {plain(entry["hub"]): key for key, entry in shipped().items()}
-    key = names.get(plain(name))
+    key = _key_of(name)
     if key is None and re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         return _of_hub(name)
     if key is None:

@@ -313,6 +313,8 @@ class _Loader:
             value = written.strip()  # a word need not be quoted
         is_axis = key.startswith("grid.")
         key = key.removeprefix("grid.")
+        if isinstance(value, str) and f"{key}.model" in named.MODELS:
+            key = f"{key}.model"
         if key not in self.known:
             self.problems.add(key, self.unknown(key), "--set")
             return

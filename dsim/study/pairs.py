@@ -11,6 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from dsim.errors import Problem, UserError
+from dsim.model.shape import is_known
 from dsim.study.profile import FORMAT, Profile, of
 from dsim.words import nearest, show
 
@@ -55,6 +56,8 @@ def find(target: str | None, drafter: str | None, dataset: str | None = None) ->
             hint = nearest(wanted.lower(), list(close)).lower()
             for low, name in close.items():
                 hint = hint.replace(f'"{low}"', f'"{name}"')
+            if option == "--target" and is_known(wanted):
+                hint = "; with --gpu its latencies are estimated"
             known = ", ".join(names)
             raise UserError(
                 Problem(option, "", f"expected one of {known}; got {show(wanted)}{hint}")

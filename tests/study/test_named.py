@@ -102,6 +102,21 @@ def test_wrong_names_are_explained(text, message):
         loader.loads(text)
 
 
+def test_a_name_can_be_set_apart():
+    words = ["target=llama-3.1-8b", "tp=1", "drafter='medusa'", "dtype=bf16"]
+    study = loader.loads(STUDY, overrides=words)
+    assert study.settings["target.model"] == "llama-3.1-8b"
+    assert study.settings["drafter.model"] == "medusa"
+    with pytest.raises(UserError, match="target: unknown setting"):
+        loader.loads(STUDY, overrides=["target=8"])
+
+
+def test_a_model_that_wants_a_gpu():
+    result = CliRunner().invoke(main, ["advise", "--target", "llama-3.3-70b"])
+    assert result.exit_code == 2
+    assert result.output.endswith('got "llama-3.3-70b"; with --gpu its latencies are estimated\n')
+
+
 def test_simulate_takes_names():
     words = "simulate --target llama-3.3-70b --gpu h100 --tp 4 --drafter eagle3 --json".split()
     result = CliRunner().invoke(main, words)
