@@ -71,7 +71,7 @@ def said_twice(named: Mapping[str, str], overrides: Sequence[str]) -> list[Probl
     """
     given = {text.partition("=")[0].strip(): text for text in overrides}
     return [
-        Problem(name, "", f"says the same as {given[other]}: give one of them")
+        Problem(name, "", f"cannot be given together with {given[other]}")
         for key, name in named.items()
         for other in (key, *ALTERNATIVES.get(key, ()))
         if other in given
