@@ -315,3 +315,18 @@ def test_what_is_kept_over_all_alone_is_said_so_in_the_table(advice, made):
     assert "there is no reserve" in answer.verdict(found)
     assert answer.rows(advice)[0][8] == "1.02 ×"
     assert "over all:" not in answer.reading(advice)
+
+
+def test_a_p99_of_few_requests_near_its_bound_decides_nothing(advice, made):
+    """An hour's traffic kept the SLO on one stretch and missed it on the next, without a word."""
+    told = "p99 of 607 requests hangs on 7 requests, the slowest"
+
+    def said(slack, requests):
+        best = made(CHAIN, 1173.0, slack=slack, requests=requests)
+        return answer.verdict(dataclasses.replace(advice, ranking=[best]))
+
+    for slack in (0.9, 1.01):
+        assert told in said(slack, 607)
+        assert "hangs on" not in said(slack, 2000)
+    for slack in (0.5, 2.0):
+        assert "hangs on" not in said(slack, 607)

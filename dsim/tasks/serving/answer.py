@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dsim.tasks.serving.search import Advice
     from dsim.tasks.serving.trials import Trial
 
+FEW, NEAR = 2000, 1.4  # requests, and times the bound: such a p99 may be on either side of it
 METHODS_HEAD = ("speculation", "TTFT p99", "TPOT p50", "p99", "E2E")
 HEAD = ("layout", "TTFT p50", "p99", "TPOT p50", "p99", "E2E", "tok/s/GPU", "batch", "up to")
 PRICE_HEAD = "price/M tok"
@@ -43,6 +44,7 @@ def verdict(advice: Advice) -> str:
             f"No layout of {plural(question.gpus, 'GPU')} keeps {_slo(question)}. Of those within "
             f"{AS_FAR - 1:.0%} of the closest, the fastest is {best.layout}: {found}"
             f"{_rate(advice)}. That is {best.slack:.2g} times what is allowed.{_carried(advice)}"
+            f"{_few(best)}"
         )
     room = advice.headroom[best.layout]
     limit = f" It keeps the SLO at every load tried, up to {max(SCALES):g} × this one"
@@ -57,7 +59,20 @@ def verdict(advice: Advice) -> str:
             )
             limit += ": there is no reserve"
     others = _faster(advice) or roomier(advice)
-    return f"Run {best.layout}: {found} ({_slo(question)}){_rate(advice)}.{limit}.{others}"
+    return (
+        f"Run {best.layout}: {found} ({_slo(question)}){_rate(advice)}.{limit}.{others}{_few(best)}"
+    )
+
+
+def _few(best: Trial) -> str:
+    """What a p99 of few requests is worth, where it is near its bound."""
+    if best.requests >= FEW or not 1 / NEAR < best.slack < NEAR:
+        return ""
+    slowest = round(0.01 * (best.requests - 1)) + 1
+    return (
+        f" A p99 of {best.requests:,} requests hangs on {plural(slowest, 'request')}, the slowest: "
+        "with others like them it may be on the other side of the SLO. Ask with more of the trace."
+    )
 
 
 def _carried(advice: Advice) -> str:
