@@ -11,7 +11,7 @@ from itertools import chain
 from pathlib import Path
 
 from dsim.errors import Problem, UserError
-from dsim.model.shape import is_known
+from dsim.model.shape import is_known, plain
 from dsim.study.profile import FORMAT, Profile, of
 from dsim.words import nearest, show
 
@@ -56,7 +56,8 @@ def find(target: str | None, drafter: str | None, dataset: str | None = None) ->
             hint = nearest(wanted.lower(), list(close)).lower()
             for low, name in close.items():
                 hint = hint.replace(f'"{low}"', f'"{name}"')
-            if option == "--target" and is_known(wanted):
+            spelt = plain(wanted) in map(plain, names)  # but for dashes
+            if option == "--target" and is_known(wanted) and not spelt:
                 hint = "; with --gpu its latencies are estimated"
             known = ", ".join(names)
             raise UserError(
