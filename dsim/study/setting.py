@@ -55,7 +55,8 @@ class Setting:
             numbers = f"{'above' if self.above else 'at least'} {low}"
             if self.high is not None:
                 high = f"{int(self.high):,}" if self.high >= 10**6 else f"{self.high:g}"
-                numbers = f"from {low} to {'below ' if self.below else ''}{high}"
+                least = f"above {low}, up" if self.above else f"from {low}"
+                numbers = f"{least} to {'below ' if self.below else ''}{high}"
         return " or ".join(filter(None, (numbers, " | ".join(self.choices))))
 
     def problem(self, value: Any) -> str | None:

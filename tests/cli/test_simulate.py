@@ -77,4 +77,4 @@ def test_what_decides_a_tree_is_said():
 
 def test_a_variation_in_percent_is_refused():
     told = said("--set target.latency_model=gamma --set target.latency_cv=20", 2)
-    assert "target.latency_cv: expected a number from 0 to 5, got 20" in told
+    assert "target.latency_cv: expected a number above 0, up to 5, got 20" in told
