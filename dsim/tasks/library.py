@@ -278,8 +278,8 @@ def simulate(
     overrides = [*further, *overrides_of(set)]
     defaults = simulate.__kwdefaults__ or {}
     chosen = {KEYWORDS[name]: name for name, value in given.items() if value != defaults[name]}
-    others_of = [text for text in overrides if text.partition("=")[0] not in chosen]
-    if twice := said_twice(chosen, others_of):
+    apart = [text for text in overrides_of(set) if text.partition("=")[0] not in chosen]
+    if twice := said_twice(chosen, [*further, *apart]):
         raise UserError(*twice)
     try:
         study = study_from(settings, overrides)

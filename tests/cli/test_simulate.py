@@ -46,6 +46,8 @@ def test_one_thing_is_said_once_in_python():
     length = {"acceptance_mean_length": 2.8, "acceptance_at_lookahead": 5}
     with pytest.raises(dsim.UserError, match="acceptance: cannot be given together with"):
         dsim.simulate(acceptance=0.7, **length)
+    with pytest.raises(dsim.UserError, match="cannot be given together with target.latency_ms=30"):
+        dsim.simulate(target_ms=45, target_latency_ms=30)
     with warnings.catch_warnings(action="error"):
         assert dsim.simulate(**length).case.acceptance.rate == pytest.approx(0.69, abs=0.02)
         by_key = dsim.simulate(acceptance=0.7, set={"acceptance.rate": 0.5})  # as documented
