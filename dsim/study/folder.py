@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import io
+import json
 import os
 import shutil
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dsim.errors import Problem, UserError
-from dsim.orchestrations.plugins import options
+from dsim.orchestrations.plugins import fingerprints, options
 from dsim.study import loader
 from dsim.study.executors import Store
 
@@ -47,9 +48,10 @@ class RunInterrupted(Exception):  # noqa: N818 (no error)
 
 
 class PartStore(Store):
-    """Finished parts of a run as files, each written whole, each bound to its study.
+    """Finished parts of a run as files, each written whole, each bound to its study and plugins.
 
-    A part that is damaged, or that belongs to another study, counts as missing.
+    A part that is damaged, or that belongs to another study or to another text of a plugin, counts
+    as missing.
 
     Args:
         folder: the folder of the parts.
@@ -61,7 +63,8 @@ class PartStore(Store):
 
     def __init__(self, folder: Path, resolved: str) -> None:
         self.folder = folder
-        self.study = hashlib.sha256(resolved.encode()).digest()
+        plugins = json.dumps(fingerprints(), sort_keys=True)
+        self.study = hashlib.sha256(f"{resolved}\0{plugins}".encode()).digest()
         self.unusable = 0
 
     def get(self, number: int) -> Any:

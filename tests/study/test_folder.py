@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from dsim.errors import UserError
+from dsim.study import folder
 from dsim.study.folder import PartStore, results_folder, unfinished_study
 
 HOLD = """
@@ -81,6 +82,16 @@ def test_a_part_of_another_study_counts_as_missing(tmp_path):
     store = PartStore(tmp_path, "seed = 0")
     assert store.get(0) is None
     assert store.unusable == 1
+
+
+def test_a_part_of_another_text_of_a_plugin_counts_as_missing(tmp_path, monkeypatch):
+    """A run that went on with an edited plugin mixed the results of both texts."""
+    for text in ("a", "b"):
+        monkeypatch.setattr(folder, "fingerprints", lambda text=text: {"mine": text})
+        store = PartStore(tmp_path, "seed = 0")
+        assert store.get(0) is None
+        store.put(0, np.arange(3))
+        assert store.get(0) is not None
 
 
 def test_an_empty_study_is_not_resumed_as_the_default_one(tmp_path):
