@@ -51,13 +51,12 @@ def check_deployment(problems: Problems, study: Study) -> None:
     swept = {axis.key: axis.values for axis in study.grid}
     variants = [study.of_variant(number) for number in range(len(study.variants))]
     every = [{key: swept.get(key, (v,)) for key, v in values.items()} for values in variants]
-    arrivals = {kind for of in every for kind in of["workload.arrivals"]}
+    replays = any("trace" in of["workload.arrivals"] for of in every)
     for number, (values, of) in enumerate(zip(variants, every, strict=True)):
         where = f"variants[{number}]." if study.variants[number][0] else ""
-        if values["workload.trace"] is not None and "trace" not in arrivals:
+        if values["workload.trace"] is not None and not replays:
             what = 'has no meaning: the arrivals are not "trace"; set workload.arrivals = "trace"'
             problems.add(f"{where}workload.trace_file", what)
-            break
         if "trace" in of["workload.arrivals"] and values["workload.trace"] is None:
             problems.add(f"{where}workload.trace_file", 'is missing: the arrivals are "trace"')
         _check_window(problems, where, of)

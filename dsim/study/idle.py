@@ -1,21 +1,23 @@
-"""Settings that are set and have no effect, since another one that they go with is not set."""
+"""Settings that do not do what they seem to: without effect, left as they are, out of reach."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
+from dsim.deployment.workload import ARRIVALS
 from dsim.orchestrations import ORCHESTRATIONS, title_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.draft_settings import ACCEPTANCE_MODELS, RATES
 from dsim.study.named import KEYS, MODELS
-from dsim.study.settings import ALTERNATIVES, BY_KEY
 from dsim.words import show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
+KNOWN = DEPLOYMENT.by_key  # with the settings of single texts among them
 RATED = tuple(model for model in ACCEPTANCE_MODELS if model not in ("lookup", "trace"))
+SENT = tuple(kind for kind in ARRIVALS if kind != "trace")  # by dsim, not by a trace
 OF_LOOKUP = ("copied_tokens", "copied_rate", "new_tokens", "chance_match", "chance_rate")
 # For each setting the one that decides, and its values with which the first one matters.
 DECIDES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -40,18 +42,20 @@ DECIDES: dict[str, tuple[str, tuple[str, ...]]] = {
         for name, kinds in (
             ("cv", ("gamma",)),
             ("rate_per_s", ("poisson", "gamma")),
-            ("requests", ("poisson", "gamma", "closed")),
-            ("prompt_tokens", ("poisson", "gamma", "closed")),
-            ("prompt_cv", ("poisson", "gamma", "closed")),
-            ("output_cv", ("poisson", "gamma", "closed")),
+            *((name, SENT) for name in ("requests", "prompt_tokens", "prompt_cv", "output_cv")),
             ("users", ("closed",)),
             ("think_ms", ("closed",)),
         )
     },
-    "tokens": ("workload.arrivals", ("poisson", "gamma", "closed")),
+    "tokens": ("workload.arrivals", SENT),
     "lookahead_most": ("lookahead_policy", ("heuristic", "aimd")),
     "confidence_threshold": ("lookahead_policy", ("confidence",)),
 }
+# Settings of a model that say how long its forwards take.
+TIMES = (
+    *("latency_ms", "latency_relative", "latency_by_width_ms", "latency_samples_ms"),
+    *("linear_us", "ngram_us", "model"),
+)
 # Settings that only some orchestrations read.
 READ = (
     *("targets", "patience", "more_drafters.latency_ms", "more_drafters.overlap"),
@@ -73,7 +77,7 @@ def idle_settings(
         return [*swept.get(key, ()), *(one[key] for one in variants if key in one)]
 
     def is_set(key: str) -> bool:
-        return any(value != DEPLOYMENT.by_key[key].default for value in values(key))
+        return any(value != KNOWN[key].default for value in values(key))
 
     return [
         *_undecided(values, is_set),
@@ -122,12 +126,11 @@ def _default_latency(
     if not any(ORCHESTRATIONS[name].traits.drafts for name in names):
         return
     for mine, other in (("target", "drafter"), ("drafter", "target")):
-        key = f"{mine}.latency_ms"
-        ways = (*ALTERNATIVES.get(key, ()), f"{mine}.model", f"{mine}.latency_by_width_ms", "pair")
-        if any(map(is_set, (key, *ways))):
+        if any(is_set(f"{mine}.{name}") for name in TIMES):
             continue
-        least = 0.0 if mine == "drafter" else BY_KEY[key].default  # a target of 1 is a unit
-        if is_set(theirs := f"{other}.latency_ms") and any(v and v > least for v in values(theirs)):
+        key, theirs = f"{mine}.latency_ms", f"{other}.latency_ms"
+        least = 0.0 if mine == "drafter" else KNOWN[key].default  # a target of 1 is a unit
+        if is_set(theirs) and any(ms and ms > least for ms in values(theirs)):
             yield f"{key} is {show(values(key)[0])}, as by default; the {other}'s is set."
 
 

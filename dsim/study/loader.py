@@ -249,12 +249,10 @@ class _Loader:
         """The settings of *table* by key; notes those that this kind of study does not have."""
         flat: dict[str, Any] = {}
         for name, value in table.items():
-            if f"{name}.model" in named.MODELS and isinstance(value, str):
-                flat[f"{name}.model"] = value
-            elif name in self.schema.tables and isinstance(value, dict):
+            if name in self.schema.tables and isinstance(value, dict):
                 flat |= {f"{name}.{k}": v for k, v in value.items()}
             else:
-                flat[name] = value
+                flat[named.key_of(name, value)] = value
         for key in [key for key in flat if key not in self.known]:
             self.problems.add(where + key, self.unknown(key))
             del flat[key]
@@ -313,8 +311,7 @@ class _Loader:
             value = written.strip()  # a word need not be quoted
         is_axis = key.startswith("grid.")
         key = key.removeprefix("grid.")
-        if isinstance(value, str) and f"{key}.model" in named.MODELS:
-            key = f"{key}.model"
+        key = named.key_of(key, value)
         if key not in self.known:
             self.problems.add(key, self.unknown(key), "--set")
             return

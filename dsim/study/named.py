@@ -73,6 +73,12 @@ MODELS = ("target.model", "drafter.model")
 NAMES = {"model": "target.model", "drafter": "drafter.model"}
 
 
+def key_of(name: str, value: Any) -> str:
+    """The setting that *name* = *value* is of: ``target = "llama-3.3-70b"`` names a model."""
+    model = f"{name}.model"
+    return model if isinstance(value, str) and model in MODELS else name
+
+
 def estimate_of(values: Mapping[str, Any], source: str) -> Estimate | None:
     """The estimate that settings by key ask for; ``None``: they name no model.
 

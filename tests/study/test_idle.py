@@ -92,6 +92,10 @@ def test_one_latency_without_the_other():
     ):
         assert notes(f"target.latency_ms = 32\n{also}") == []
     assert notes("target.latency_ms = 32\n[grid]\ndrafter.latency_ms = [1, 2]") == []
+    for way in ("ngram_us = 20", "linear_us = [300, 1]"):
+        replicas = f"target.latency_ms = 9\ndrafter.{way}\nreplica.count = 1\n"
+        told = notes(f"{replicas}workload.prompt_tokens = 5\nalgorithms = ['nonsi', 'si']")
+        assert told == []
     assert notes("drafter.latency_ms = 0.5") == []  # the target's 1 is the unit, as in the paper
 
 
@@ -113,6 +117,10 @@ def test_a_load_that_a_trace_replaces():
     assert notes("workload.rate_per_s = 3\nworkload.requests = 20\ntokens = 5") == []
     with pytest.raises(UserError, match='trace_file: has no meaning: the arrivals are not "trace"'):
         loads(trace.replace('"trace"', '"poisson"'))
+    with pytest.raises(UserError) as caught:  # and what else is wrong, as well
+        loads(f"{trace}cluster.target_watts = 5".replace('"trace"', '"poisson"'))
+    assert "trace_file: has no meaning" in str(caught.value)
+    assert "cluster.target_idle_watts: is missing" in str(caught.value)
 
 
 @pytest.mark.parametrize("command", ["simulate", "run sanity"])

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dsim.tasks.serving.search import Advice
     from dsim.tasks.serving.trials import Trial
 
-FEW, NEAR = 2000, 1.4  # requests, and times the bound: such a p99 may be on either side of it
+FEW_REQUESTS, NEAR_BOUND = 2000, 1.4  # a p99 of fewer, and nearer than that factor, may be chance
 METHODS_HEAD = ("speculation", "TTFT p99", "TPOT p50", "p99", "E2E")
 HEAD = ("layout", "TTFT p50", "p99", "TPOT p50", "p99", "E2E", "tok/s/GPU", "batch", "up to")
 PRICE_HEAD = "price/M tok"
@@ -66,7 +66,7 @@ def verdict(advice: Advice) -> str:
 
 def _few(best: Trial) -> str:
     """What a p99 of few requests is worth, where it is near its bound."""
-    if best.requests >= FEW or not 1 / NEAR < best.slack < NEAR:
+    if best.requests >= FEW_REQUESTS or not 1 / NEAR_BOUND < best.slack < NEAR_BOUND:
         return ""
     slowest = round(0.01 * (best.requests - 1)) + 1
     return (
