@@ -21,9 +21,13 @@ def have_torch() -> bool:
     return all(find_spec(name) is not None for name in ("torch", "transformers", "tokenizers"))
 
 
+NO_TORCH = 'torch and transformers are not installed (the extra "torch")'
+needs_torch = pytest.mark.skipif(not have_torch(), reason=NO_TORCH)
+
+
 def need_torch() -> None:
     if not have_torch():
-        pytest.skip('torch and transformers are not installed (the extra "torch")')
+        pytest.skip(NO_TORCH)
 
 
 def write_tokenizer(folder, words=()) -> None:

@@ -30,7 +30,7 @@ from dsim.tasks.validate.run import validate
 from dsim.tasks.validate.settings import load
 from tests.backends.test_nodes import path_of, requests
 from tests.pages import specifications
-from tests.tiny import VOCAB
+from tests.tiny import VOCAB, needs_torch
 
 pytestmark = [
     pytest.mark.torch,
@@ -258,8 +258,12 @@ def test_generate_draws_trees(folder, tmp_path) -> None:
         (["--tree-paths", "1;2,1"], "--tree-paths: [2, 1] is there without its parent [2]"),
         (["--tree-paths", "0"], "--tree-paths: expected a list of paths, each of ranks from 1 on"),
         (["--tree-paths", "x"], "--tree-paths: expected whole numbers"),
-        (["--rule", "rejection"], "give its nodes by --tree-paths, or take --rule match"),
-        (["--block-tokens", "2"], "makes one token in a forward"),
+        pytest.param(
+            ["--rule", "rejection"],
+            "give its nodes by --tree-paths, or take --rule match",
+            marks=needs_torch,
+        ),
+        pytest.param(["--block-tokens", "2"], "makes one token in a forward", marks=needs_torch),
     ],
 )
 def test_wrong_trees_are_named(options, what) -> None:

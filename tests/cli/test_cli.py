@@ -20,6 +20,7 @@ from dsim.cli.main import main
 from dsim.study.settings import SETTINGS
 from tests import ROOT
 from tests.lanes import DSIM
+from tests.tiny import need_torch
 
 
 def dsim(*words, code=0):
@@ -424,6 +425,8 @@ def test_commands_of_the_readme(line, elsewhere):
         return  # the test of what cog writes runs it
     if "--open" in words:
         words.remove("--open")
+    if words[1] == "generate":
+        need_torch()
     found = in_process(*words[1:], cwd=elsewhere)
     assert found.returncode == 0, found.stderr
 

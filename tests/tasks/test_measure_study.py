@@ -17,13 +17,10 @@ from dsim.errors import UserError
 from dsim.study import profile
 from dsim.tasks.measure.settings import load
 from tests import STUDIES
-from tests.tiny import write_model
+from tests.tiny import needs_torch, write_model
 
 needs_datasets = pytest.mark.skipif(
     find_spec("datasets") is None, reason='the extra "datasets" is not installed'
-)
-needs_torch = pytest.mark.skipif(
-    find_spec("torch") is None, reason='the extra "torch" is not installed'
 )
 # One example of each data set, in its own columns.
 EXAMPLES = {
