@@ -34,6 +34,11 @@ def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
+def listed(texts: Sequence[str]) -> str:
+    """*texts* in one sentence: ``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(texts[:-1]), *texts[-1:])))
+
+
 def duration(seconds: float) -> str:
     """A length of time for people: ``90 s``, ``3 hours``."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):

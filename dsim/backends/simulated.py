@@ -67,7 +67,8 @@ class Simulated:
         if block is not None:
 
             def begin_block(forward: Forward) -> None:
-                forward.tokens = block(forward.first, servers.output.settled)
+                forward.tokens = made = block(forward.first, servers.output.settled)
+                forward.token = made[0] if made else None
                 begin(forward)
 
             return begin_block
@@ -140,7 +141,9 @@ class Simulated:
             run = self.run_lengths[first]
             return (run if run < count else count), None
         if self.guesses is None:
-            return next((i for i, token in enumerate(drafts) if token), count), 0
+            # None: a forward that guessed nothing was taken for a draft
+            wrong = (i for i, token in enumerate(drafts) if token or token is None)
+            return next(wrong, count), 0
         own = self.guesses[first : first + count + 1]
         stand = next((i for i, token in enumerate(drafts) if token != own[i]), count)
         return stand, own[stand]

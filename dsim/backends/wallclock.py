@@ -24,7 +24,8 @@ from dsim.events.run import Run
 from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM
 from dsim.model.script import script_of
 from dsim.orchestrations import ORCHESTRATIONS
-from dsim.orchestrations.start import blaming, start
+from dsim.orchestrations.blame import blaming
+from dsim.orchestrations.start import start
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:

@@ -88,6 +88,20 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
     say(lines, out, write, as_json=as_json)
 
 
+def _untried(*, of_servers: bool) -> list[str]:
+    """A sentence on each orchestration of a plugin that is not tried."""
+    from dsim.orchestrations import ORCHESTRATIONS
+    from dsim.orchestrations.plugins import orchestrations
+
+    needs = "methods that servers of models have" if of_servers else "what has a vector form"
+    return [
+        f"{name}, of a plugin, is not tried: dsim advise tries {needs}; a study simulates it under "
+        "load, with workload.rate_per_s (see dsim docs tutorial-orchestration)"
+        for name in orchestrations()
+        if of_servers or not ORCHESTRATIONS[name].vector
+    ]
+
+
 @click.command()
 @click.option(
     "--target",
@@ -237,6 +251,8 @@ def advise(*, as_json: bool, out: Path | None, **options: Any) -> None:
     --gpu h100 --gpus 8 --trace azure.csv --slo-ttft 500 --slo-tpot 40
     """
     given = {name for name in options if _is_given(name)}
+    for told in _untried(of_servers=options["gpu"] is not None):
+        click.echo(f"… {told}", err=True)
     if options["gpu"] is not None:
         _serve({name: options[name] for name in given}, as_json, out)
         return

@@ -88,7 +88,7 @@ def by_option(error: UserError) -> UserError:
     "algorithms",
     type=OrchestrationName(),
     multiple=True,
-    help="Algorithm to simulate; repeatable.  [default: nonsi, si, dsi]",
+    help="Algorithm to simulate; repeatable.  [default: nonsi, si, dsi, and those of plugins]",
 )
 @click.option(
     "--tokens",
@@ -182,6 +182,7 @@ def simulate(
 
     Without options it simulates three algorithms on one plausible case.
     """
+    from dsim.orchestrations.plugins import left_out
     from dsim.tasks import simulate as task
 
     if settled and not as_json:
@@ -219,7 +220,10 @@ def simulate(
     else:
         click.echo(task.as_text(case, outcomes))
         if options["accepts"] is None:
-            for line in task.without_effect(study, names):
+            for line in [
+                *task.without_effect(study, names, settings),
+                *left_out(names, "--algorithm"),
+            ]:
                 click.echo(line)
     if timeline is not None:
         task.write_timeline(case, names, timeline)

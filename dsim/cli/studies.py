@@ -142,6 +142,7 @@ def _run(
     open_: bool,
     quiet: bool,
 ) -> None:
+    from dsim.orchestrations.plugins import left_out
     from dsim.study import loader as studies
     from dsim.study import request_size, requests
     from dsim.study.deployment_settings import DEPLOYMENT
@@ -174,6 +175,11 @@ def _run(
             loaded = studies.load(study, overrides)
         folder = out or default_folder(study, overrides, loaded.to_toml())
     of_requests = loaded.kind == DEPLOYMENT.name
+    if not quiet:
+        variants = [loaded.of_variant(number) for number in range(len(loaded.variants))]
+        compared = dict.fromkeys(name for one in variants for name in one["algorithms"])
+        for told in left_out(compared):
+            click.echo(f"… {told}", err=True)
     unfit, kind = (OF_TEXTS, "a deployment") if of_requests else (OF_DEPLOYMENTS, "single requests")
     for name, option in _given(unfit):
         raise UserError(f"{option}: this is a study of {kind}: {unfit[name]}")

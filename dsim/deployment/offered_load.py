@@ -12,6 +12,7 @@ from dsim.deployment.replica.capacity import capacities
 from dsim.deployment.workload import request_key
 from dsim.model.script import script_of
 from dsim.orchestrations import ORCHESTRATIONS
+from dsim.orchestrations.blame import work_of
 from dsim.units import NS_PER_S
 
 if TYPE_CHECKING:
@@ -163,8 +164,7 @@ def _arrivals_per_s(deployment: Deployment, workload: Workload) -> float | None:
 
 
 def _mean_work(d: Deployment, workload: Workload, outputs: NDArray[np.int64]) -> _MeanWork:
-    orchestration = ORCHESTRATIONS[d.algorithm]
-    if not orchestration.traits.drafts:  # the whole workload is known: a pass per token
+    if not ORCHESTRATIONS[d.algorithm].traits.drafts:  # all is known: a pass per token
         return _MeanWork(float(outputs.mean()), [1], 0.0, exact=True)
     some = min(SAMPLE, workload.count)
     rates = workload.rates(d.seed, 0, d.acceptance)
@@ -181,7 +181,7 @@ def _mean_work(d: Deployment, workload: Workload, outputs: NDArray[np.int64]) ->
             further=[pool.drafter for pool in d.more_pools],
             rate=rate if d.acceptance.model != "trace" else None,
         )
-        work = orchestration.work(script)
+        work = work_of(d.algorithm, script)
         widths += work.widths
         drafts += work.drafts
         exact = exact and work.exact

@@ -18,7 +18,7 @@ from dsim.events.output import Output
 from dsim.events.run import MAX_IDLE_EVENTS
 from dsim.model.latency import beyond_of
 from dsim.orchestrations import ORCHESTRATIONS
-from dsim.orchestrations.start import blaming
+from dsim.orchestrations.blame import blaming
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -71,7 +71,8 @@ class SharedServer(FleetShare):
         if fed is not None:
             call.fed = fed
         elif self._block is not None:
-            call.tokens = self._block(first, self.output.settled)
+            call.tokens = made = self._block(first, self.output.settled)
+            call.token = made[0] if made else None
         elif self._guesses is not None:
             call.token = self._guesses[first]
         if self.closed:

@@ -1,7 +1,7 @@
 """The laws that every orchestration obeys, whatever it is; ``dsim check`` and the tests hold them.
 
-A law is a function of an orchestration's name, a case and a finished run of it (with history); it
-returns what is wrong, or nothing.
+A law is a function of an orchestration's name, a case and a finished run of it (with history, on
+the watched backend); it returns what is wrong, or nothing.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dsim.engines import simulate
+from dsim.engines.watched import Watched, wrong_token
+from dsim.errors import PluginError
 from dsim.events.trace import spans
-from dsim.model.acceptance import Acceptance
+from dsim.model.acceptance import DEEPER, Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
 from dsim.model.script import script_of
-from dsim.orchestrations import orchestration_of
+from dsim.orchestrations import COMPARED, REFERENCES, orchestration_of
+from dsim.orchestrations.blame import why_of, work_of
 from dsim.units import to_ms
 
 if TYPE_CHECKING:
@@ -77,6 +80,17 @@ def lossless(name: str, case: Case, run: Run) -> str:
     return ""
 
 
+def asks(_: str, __: Case, run: Run) -> str:
+    """A verdict is asked of an ended pass, about drafts that were made before it judges them."""
+    watched = [one.backend for one in (run.target, run.drafter) if isinstance(one.backend, Watched)]
+    return next((problem for one in watched for problem in one.problems), "")
+
+
+def own_text(_: str, __: Case, run: Run) -> str:
+    """The text is the target's own: what is settled is what a verdict said."""
+    return wrong_token(run.output) if isinstance(run.target.backend, Watched) else ""
+
+
 def servers(name: str, case: Case, run: Run) -> str:
     """No more servers are used than there are, and each does one thing at a time."""
     passes, wasted, drafts, wasted_drafts, peak = run.counts
@@ -119,7 +133,10 @@ def work(name: str, case: Case, run: Run) -> str:
     if case.has_first:
         return ""
     script = script_of(case, _draws(case), 0)
-    declared = orchestration_of(name).work(script)
+    try:
+        declared = work_of(name, script)
+    except PluginError as error:
+        return str(error)
     done, drafts = run.target.begun, run.counts[2]
     if declared.exact and (len(declared.widths), declared.drafts) != (done, drafts):
         told = f"{len(declared.widths)} passes and {declared.drafts} drafts"
@@ -130,11 +147,30 @@ def work(name: str, case: Case, run: Run) -> str:
     return ""
 
 
+def reason(name: str, case: Case, _: Run) -> str:
+    """The reason that it gives for being the fastest, if it gives one, is words."""
+    try:
+        for others in ({*COMPARED} - {name}, REFERENCES[:1]):
+            why_of(name, case, others)
+    except PluginError as error:
+        return str(error)
+    return ""
+
+
 def repeatable(name: str, case: Case, run: Run) -> str:
     """The same case gives the same run again."""
     again = simulate.run_events(case, name, 0, _draws(case))
     same = (again.output.settled_ns, again.counts) == (run.output.settled_ns, run.counts)
     return "" if same else f"settled at {_ms(run.output.settled_ns)}, then at {_ms_of(again)}"
+
+
+def by_depth(name: str, case: Case, run: Run) -> str:
+    """Rates that go by depth, and are alike at each depth, make no difference."""
+    bits = case.acceptance.traces[0]
+    alike = Acceptance(model="trace", traces=(bits + DEEPER + bits,))
+    deep = simulate.run_events(dataclasses.replace(case, acceptance=alike), name, 0)
+    same = deep.output.settled_ns == run.output.settled_ns
+    return "" if same else f"settled at {_ms(run.output.settled_ns)}; by depth at {_ms_of(deep)}"
 
 
 def reads(name: str, case: Case, run: Run) -> str:
@@ -163,8 +199,19 @@ def vector(name: str, case: Case, run: Run) -> str:
     return "" if same else f"events: {_ms(run.output.settled_ns)}; vector: {_ms(found)}"
 
 
-CHEAP: tuple[Law, ...] = (whole_text, verified, lossless, servers, traits, work)
-DEAR: tuple[Law, ...] = (repeatable, reads, vector)  # each of them runs the case again
+def watched_run(name: str, case: Case) -> Run:
+    """The run of *case* that laws are held against."""
+    return simulate.run_events(case, name, 0, _draws(case), keep_history=True, behind=Watched)
+
+
+CHEAP: tuple[Law, ...] = (whole_text, asks, own_text, verified, lossless, servers, traits, work)
+DEAR: tuple[Law, ...] = (
+    repeatable,
+    by_depth,
+    reads,
+    reason,
+    vector,
+)  # each of them runs the case again
 
 
 def small_cases(*, several_targets: bool) -> Iterator[Case]:

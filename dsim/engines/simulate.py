@@ -16,7 +16,8 @@ from dsim.model.acceptance import DRAFTER_STREAM, TARGET_STREAM
 from dsim.model.latency import beyond_of, most_beyond
 from dsim.model.script import script_of
 from dsim.orchestrations import orchestration_of
-from dsim.orchestrations.start import blaming, start
+from dsim.orchestrations.blame import blaming
+from dsim.orchestrations.start import start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -157,6 +158,7 @@ def run_events(
     ranks: NDArray[Any] | None = None,
     *,
     keep_history: bool = False,
+    behind: type[Simulated] = Simulated,
 ) -> Run:
     """One run of the event engine.
 
@@ -166,6 +168,7 @@ def run_events(
         repeat: which repeat.
         ranks: int8 (depths, tokens), or bool (tokens,), how drafts fare; by default they are drawn.
         keep_history: whether the servers keep their forwards, for a timeline.
+        behind: the backend that stands behind the servers.
 
     Raises:
         PluginError: the code of an orchestration of the user's own failed.
@@ -183,7 +186,7 @@ def run_events(
 
     def backend(latency_ns: Any, **of_a_drafter: Any) -> Simulated:
         own = {"preemptible": case.preemptible, "script": script, **of_a_drafter}
-        return Simulated(env, latency_ns, script.lengths, **own)
+        return behind(env, latency_ns, script.lengths, **own)
 
     with blaming(algorithm):
         drafters, target = start(

@@ -111,9 +111,10 @@ class Forward(Event):
         block: a hint to a server that has both models: (settled, drafts, wanted). Its asker
             alternates: with this many tokens settled it wants at most *drafts* drafts, then the
             target's pass over them, and so on until *wanted* tokens are settled.
-        token: what a draft guessed.
-        tokens: what a draft guessed where that is not one token: a block of tokens, or nothing.
-            ``None``: it is ``token``.
+        token: what a draft guessed; ``None`` if that is nothing. (In most simulations nobody looks
+            at tokens, and it is ``None`` always.)
+        tokens: what a draft guessed where that is not always one token: a block of tokens, or
+            nothing. ``None``: it is ``token``.
         fed: what the forward reads where that is not the end of the text: nodes of a tree of
             drafts, for example. Its width is their number.
         start_ns, end_ns: when it began and ended, if the servers keep a history.

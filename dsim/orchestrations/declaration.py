@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -29,6 +30,12 @@ FURTHER_DRAFTERS = (
     "more_drafters.acceptance_rate",
     "more_drafters.overlap",
 )
+# What the functions of a declaration are called with.
+TAKES = {
+    "start": ("the setup",),
+    "work": ("the script",),
+    "why": ("the case", "the others"),
+}
 # Every setting that some orchestrations read and others do not.
 TREE = ("tree.paths", "tree.depth", "tree.branches", "tree.nodes")
 READABLE = (
@@ -146,6 +153,14 @@ class Orchestration:
             refuse("colour", f'expected "#rrggbb", got {self.colour!r}')
         if not isinstance(self.traits, Traits):
             refuse("traits", f"expected Traits(overlaps=True, …), got {self.traits!r}")
+        for field, arguments in TAKES.items():
+            function = getattr(self, field)
+            if field == "why" and function is None:
+                continue
+            if what := _unfit(function, arguments, named=field == "start"):
+                refuse(field, what)
+        if not (isinstance(self.vector, str) and re.fullmatch(r"([\w.]+:\w+)?", self.vector)):
+            refuse("vector", f'expected "module:name", got {self.vector!r}')
         if isinstance(self.reads, str):
             refuse("reads", f"expected settings in brackets, ({self.reads!r},), got {self.reads!r}")
         for key in self.reads:
@@ -163,9 +178,37 @@ class Orchestration:
         return any(key.startswith("tree.") for key in self.reads)
 
     def starter(self) -> Callable[[Setup], Any]:
-        """The function that :attr:`start` is or names."""
+        """The function that :attr:`start` is or names.
+
+        Raises:
+            ValueError: it is no function of a setup.
+        """
         found: Callable[[Setup], Any] = resolve(self.start)
+        if isinstance(self.start, str) and (what := _unfit(found, TAKES["start"])):
+            raise ValueError(f"orchestration {self.name!r}: start: {what}")
         return found
+
+
+def _unfit(function: Any, arguments: tuple[str, ...], *, named: bool = False) -> str:
+    """What is wrong with a *function* that is to be called with *arguments*; nothing if it fits.
+
+    Args:
+        function: the function.
+        arguments: what each of its arguments is.
+        named: whether its name, as ``module:function``, will do.
+    """
+    if named and isinstance(function, str) and ":" in function:
+        return ""
+    takes = f"expected a function of {' and '.join(arguments)}"
+    if not callable(function):
+        return f"{takes}, got {function!r}"
+    try:
+        inspect.signature(function).bind(*arguments)
+    except TypeError as error:
+        return f"{takes}, got {getattr(function, '__name__', function)}: {error}"
+    except ValueError:  # a function of Python's own, which does not say what it takes
+        return ""
+    return ""
 
 
 def resolve(name: Any) -> Any:

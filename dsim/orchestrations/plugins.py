@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import os
+import re
 import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dsim.errors import Problem, UserError
-from dsim.orchestrations.declaration import Orchestration
+from dsim.orchestrations.blame import line_in
+from dsim.orchestrations.declaration import Orchestration, resolve
 from dsim.orchestrations.registry import ORCHESTRATIONS, register
+from dsim.words import nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from importlib.machinery import ModuleSpec
 
 # The variables by which worker processes know of plugins, and the folders where they may lie.
 PLUGINS, PLUGIN_FOLDERS = "DSIM_PLUGINS", "DSIM_PLUGIN_FOLDERS"
@@ -49,8 +59,9 @@ def load(names: list[str]) -> None:
             import_plugin(name)
             for added in ORCHESTRATIONS.keys() - before:
                 ORCHESTRATIONS[added].starter()
+                resolve(ORCHESTRATIONS[added].vector or None)
         except (Exception, SystemExit) as error:  # whatever the module does
-            what = f"cannot be imported: {type(error).__name__}: {error}"
+            what = f"cannot be imported: {_told(name, error)}"
         else:
             found = getattr(sys.modules[name], "__file__", None) or ""
             if name in paths and Path(found).resolve() != paths[name]:
@@ -63,6 +74,24 @@ def load(names: list[str]) -> None:
         if what:
             raise UserError(Problem("--plugin", name, what))
     os.environ[PLUGINS] = ",".join(known)
+
+
+def _told(name: str, error: BaseException) -> str:
+    """What went wrong in module *name*, and in which of its lines."""
+    spec = None if isinstance(error, ModuleNotFoundError) and error.name == name else _spec(name)
+    line = line_in(spec.origin, error) if spec and spec.origin else 0
+    found = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+    fields = [one.name for one in dataclasses.fields(Orchestration)]
+    hint = nearest(found[1], fields) if found else ""
+    what = str(error).replace("Orchestration.__init__()", "Orchestration()")
+    return f"{f'line {line}: ' * bool(line)}{type(error).__name__}: {what}{hint}"
+
+
+def _spec(name: str) -> ModuleSpec | None:
+    try:
+        return find_spec(name)
+    except (ImportError, ValueError):
+        return None
 
 
 def plugin_names() -> list[str]:
@@ -95,6 +124,30 @@ def import_plugin(name: str) -> None:
 def fingerprints() -> dict[str, str]:
     """The SHA-256 of the file of each plugin, by name, as it was when it was imported."""
     return {name: _fingerprints[name] for name in plugin_names()}
+
+
+def orchestrations() -> list[str]:
+    """The names of the orchestrations that are not dsim's own, in order of registration."""
+    return [
+        name
+        for name, one in ORCHESTRATIONS.items()
+        if one.starter().__module__.partition(".")[0] != "dsim"
+    ]
+
+
+def left_out(algorithms: Collection[str], how: str = "") -> list[str]:
+    """A sentence on each orchestration of a plugin that is none of the *algorithms* compared.
+
+    Args:
+        algorithms: names.
+        how: what adds one, before its name; by default a setting of all of them.
+    """
+    return [
+        f"{name}, of a plugin, is not among the algorithms compared; add it with "
+        + (f"{how} {name}." if how else f"--set 'algorithms={json.dumps([*algorithms, name])}'.")
+        for name in orchestrations()
+        if name not in algorithms
+    ]
 
 
 def options() -> str:

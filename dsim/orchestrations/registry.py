@@ -37,10 +37,16 @@ def register(orchestration: Orchestration) -> None:
     """Add *orchestration* for this process.
 
     Raises:
-        ValueError: the name is taken.
+        ValueError: the name or the title is taken.
     """
     if orchestration.name in ORCHESTRATIONS:
         raise ValueError(f"there is an orchestration {orchestration.name!r} already")
+    for other in ORCHESTRATIONS.values():
+        if orchestration.title.lower() in (other.title.lower(), other.name.lower()):
+            raise ValueError(
+                f"orchestration {orchestration.name!r}: title: {orchestration.title!r} is what "
+                f"charts and tables call {other.name!r}; choose another"
+            )
     ORCHESTRATIONS[orchestration.name] = orchestration
 
 

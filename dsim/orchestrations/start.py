@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import traceback
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from dsim.errors import EngineError, PluginError, UserError
 from dsim.events.order import DRAFT, PASS
 from dsim.events.output import Output
 from dsim.events.ports import SetupParts
@@ -15,7 +12,7 @@ from dsim.model.case import Decoding
 from dsim.orchestrations.registry import orchestration_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import simpy
 
@@ -126,37 +123,3 @@ def start(
     )
     orchestration_of(algorithm).starter()(setup)
     return setup.drafters, setup.asked or setup.target()
-
-
-@contextmanager
-def blaming(algorithm: str) -> Iterator[None]:
-    """Say of errors in the code of a plugin that they are the plugin's, and where.
-
-    Args:
-        algorithm: name of the orchestration that runs.
-
-    Raises:
-        PluginError: in place of an error that passed through the plugin's own file.
-    """
-    try:
-        yield
-    except (UserError, EngineError):
-        raise
-    except Exception as error:
-        start = orchestration_of(algorithm).starter()
-        own = getattr(getattr(start, "__code__", None), "co_filename", "")
-        if start.__module__.partition(".")[0] == "dsim" or not (line := _line_in(own, error)):
-            raise
-        title, kind = orchestration_of(algorithm).title, type(error).__name__
-        place = f"{own}, line {line}"
-        raise PluginError(f'orchestration "{title}": {place}: {kind}: {error}') from error
-
-
-def _line_in(file: str, error: BaseException | None) -> int:
-    """The innermost line of *file* that *error* passed through; 0 if it passed through none."""
-    line = 0
-    while error is not None and not line:
-        for frame in traceback.extract_tb(error.__traceback__):
-            line = (frame.lineno or 0) if frame.filename == file else line
-        error = error.__cause__
-    return line

@@ -248,12 +248,31 @@ def _claim(folder: Path, resolved: str, *, force: bool) -> None:
         same = (folder / STUDY).read_text(encoding="utf-8") == resolved
     except OSError:
         same = False
-    if not same and not force:
+    if force:
+        return
+    if same and (edited := _edited(folder)):
+        raise _refused(
+            folder,
+            f"holds results of {edited} as its text was before; choose another place with --out, "
+            "or replace them with --force",
+        )
+    if not same:
         raise _refused(
             folder,
             "holds the results of another study; choose another place with --out, "
             "or replace them with --force",
         )
+
+
+def _edited(folder: Path) -> str:
+    """The plugin whose text differs from that which the results in *folder* are of, if one does."""
+    try:
+        before = json.loads((folder / "provenance.json").read_text(encoding="utf-8"))
+        kept = dict(before.get("plugins_sha256", {}))
+    except (OSError, ValueError, AttributeError):
+        return ""
+    now = fingerprints()
+    return next((f"plugin {name}" for name in kept if now.get(name, kept[name]) != kept[name]), "")
 
 
 def unfinished_study(folder: Path) -> Study:

@@ -10,7 +10,7 @@ from dsim.orchestrations import ORCHESTRATIONS, title_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.draft_settings import ACCEPTANCE_MODELS, RATES
 from dsim.study.named import KEYS, MODELS
-from dsim.words import show
+from dsim.words import listed, show
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,9 +58,18 @@ TIMES = (
 )
 # Settings that only some orchestrations read.
 READ = (
-    *("targets", "patience", "more_drafters.latency_ms", "more_drafters.overlap"),
+    *("lookahead", "lookahead_policy", "targets", "patience", "preemptible"),
+    *("more_drafters.latency_ms", "more_drafters.overlap"),
     *("tree.paths", "tree.depth", "tree.branches", "tree.nodes", "tree.deviations", "ssd.fanout"),
 )
+
+
+RANK_SHARES = "acceptance.rank_shares"
+# Settings that matter to orchestrations that read one of these.
+BY_OTHERS = {
+    RANK_SHARES: {"tree.branches", "ssd.fanout"},  # a pair of models has them, too
+    "confidence_quality": {"tree.branches"},
+}
 
 
 def idle_settings(
@@ -97,14 +106,39 @@ def _undecided(values: Callable[[str], list[Any]], is_set: Callable[[str], bool]
 
 def _unread(variants: Sequence[Mapping[str, Any]], is_set: Callable[[str], bool]) -> Iterator[str]:
     names = list(dict.fromkeys(name for one in variants for name in one["algorithms"]))
-    read = {key for name in names for key in ORCHESTRATIONS[name].reads}
-    for key in READ:
-        if key not in read and is_set(key):
-            by = [title_of(name) for name, one in ORCHESTRATIONS.items() if key in one.reads]
-            yield (
-                f"{key} has no effect on {', '.join(map(title_of, names))}; it matters to "
-                f"{', '.join(by)}."
-            )
+    confident = any(one.get("lookahead_policy") == "confidence" for one in variants)
+    for key in (*READ, "confidence_quality"):
+        if is_set(key) and not (key == "confidence_quality" and confident):
+            yield from unread(key, names)
+
+
+def unread(key: str, algorithms: Sequence[str]) -> list[str]:
+    """A sentence on the setting *key* if it matters to none of *algorithms*."""
+    by = BY_OTHERS.get(key, {key})
+    if any(by & {*ORCHESTRATIONS[name].reads} for name in algorithms):
+        return []
+    told = [title_of(name) for name, one in ORCHESTRATIONS.items() if by & {*one.reads}]
+    if key == "confidence_quality":
+        told.append('lookahead_policy "confidence"')
+    names = ", ".join(map(title_of, algorithms))
+    return [f"{key} has no effect on {names}; it matters to {', '.join(told)}."]
+
+
+def never_right(variants: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A sentence if orchestrations look for second choices, and no chance for them is given.
+
+    Args:
+        variants: see :func:`idle_settings`.
+    """
+    names = dict.fromkeys(name for one in variants for name in one["algorithms"])
+    ranked = [name for name in names if BY_OTHERS[RANK_SHARES] & {*ORCHESTRATIONS[name].reads}]
+    given = any(one.get(RANK_SHARES) or one.get("acceptance.model") == "trace" for one in variants)
+    if not ranked or given:
+        return []
+    return [
+        f"{listed([*map(title_of, ranked)])}: the drafter's second choices are never right here; "
+        f"say how often they are, like {RANK_SHARES} = [0.45, 0.2]."
+    ]
 
 
 def _unnamed(is_set: Callable[[str], bool]) -> Iterator[str]:

@@ -11,7 +11,6 @@ from dsim.deployment.serve import serve
 from dsim.deployment.spec import Deployment, FleetSpec
 from dsim.deployment.workload import Length, Workload
 from dsim.engines import laws
-from dsim.engines.simulate import run_events
 from dsim.errors import EngineError, PluginError
 from dsim.orchestrations import ORCHESTRATIONS, orchestration_of
 from dsim.orchestrations.plugins import load
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 EVERY = 11  # small cases, of which one is held against the laws that run it again
 LARGER = 1000
+ENDED = "Every run ends, without an error"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,11 +96,11 @@ def check(name: str, progress: Callable[[int, int], None] = lambda *_: None) -> 
     every: tuple[Law, ...] = (*laws.CHEAP, *laws.DEAR, in_deployment)
     tried = dict.fromkeys(every, 0)
     broken: dict[Law, tuple[str, Case]] = {}
-    ended, stopped, runs = "Every run ends, without an error", ("", None), 0
+    stopped, runs = ("", None), 0
     tried_cases = cases(name)
     for number, case in enumerate(tried_cases):
         try:
-            run = run_events(case, name, 0, keep_history=True)
+            run = laws.watched_run(name, case)
             runs += 1
             for law in every:
                 if law in broken or (law not in laws.CHEAP and number % EVERY):
@@ -114,7 +114,7 @@ def check(name: str, progress: Callable[[int, int], None] = lambda *_: None) -> 
             stopped = str(error), case  # type: ignore[assignment]
             break
         progress(number + 1, len(tried_cases))
-    first = Verdict(law=ended, cases=runs, problem=stopped[0], case=stopped[1])
+    first = Verdict(law=ENDED, cases=runs, problem=stopped[0], case=stopped[1])
     return [first] + [
         Verdict(law=_sentence(law), cases=tried[law], problem=problem, case=case)
         for law in every

@@ -6,6 +6,7 @@ import textwrap
 from typing import TYPE_CHECKING, NamedTuple
 
 from dsim.model.latency import MAX_BEYOND, beyond_note
+from dsim.orchestrations import ORCHESTRATIONS, title_of
 from dsim.report import analysis, answers, charts, deployments
 from dsim.report import page as pages
 from dsim.report import requests as request_tables
@@ -13,7 +14,7 @@ from dsim.report.tables import TextTable, settings_rows, text_table
 from dsim.study.build import falling_notes, tables_of
 from dsim.study.columns import BEYOND, DEPLOYMENT_SETTINGS, column_of
 from dsim.study.deployment_settings import DEPLOYMENT
-from dsim.study.idle import idle_settings
+from dsim.study.idle import idle_settings, never_right
 from dsim.study.labels import words
 from dsim.study.named import warning_of
 from dsim.study.results import of_deployments
@@ -116,7 +117,7 @@ def draw_into(
             facts=view.facts,
             notes=[*shown, *failed, *of_charts],
             answer=view.answer,
-            after=view.tables,
+            after=[*view.tables, *_algorithms(frame)],
             settings=settings_rows(settings, study) if study else (),
             provenance=record,
             study=study.to_toml() if study else "",
@@ -132,18 +133,27 @@ def draw_into(
     return Drawn(lines[:-1] if lines and not lines[-1] else lines, failed)
 
 
+def _algorithms(frame: pd.DataFrame) -> list[TextTable]:
+    """What each algorithm of a table does, for a page that a stranger reads."""
+    names = [name for name in frame["algorithm"].unique() if name in ORCHESTRATIONS]
+    rows = [(title_of(name), ORCHESTRATIONS[name].meaning) for name in names]
+    told = TextTable(title="Algorithms", head=("algorithm", "what it does"), rows=rows)
+    return [told] if names else []
+
+
 def table_notes(frame: pd.DataFrame, study: Study | None) -> list[str]:
     """Sentences on what a reader of the results might take for something else.
 
     On latency tables that fall, forwards wider than they are, models that do not go together, and
-    settings without effect.
+    settings without effect, or that are missing.
     """
     notes = []
     if study is not None:
         variants = [study.of_variant(number) for number in range(len(study.variants))]
         notes = [note for one in variants for note in falling_notes(tables_of(one))]
         notes += filter(None, map(warning_of, variants))
-        notes += idle_settings(variants, {axis.key: axis.values for axis in study.grid})
+        swept = {axis.key: axis.values for axis in study.grid}
+        notes += [*idle_settings(variants, swept), *never_right(variants)]
         notes = list(dict.fromkeys(notes))
     if BEYOND.name in frame:
         of = f"{(frame[BEYOND.name] > MAX_BEYOND).sum():,} of {len(frame):,} rows"

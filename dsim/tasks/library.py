@@ -20,6 +20,7 @@ from dsim.study import study as studies
 from dsim.study.columns import column_of
 from dsim.study.executors import Executor
 from dsim.study.folder import results_folder
+from dsim.study.idle import never_right
 from dsim.study.settings import BY_KEY
 from dsim.study.shipped import path_of
 from dsim.tasks.simulate import case_in, describe, said_twice, study_from, without_effect
@@ -287,7 +288,8 @@ def simulate(
     except UserError as error:
         raise UserError(*(_by_keyword(problem) for problem in error.problems)) from None
     found = simulate_case(case, algorithm, engine)
-    for told in without_effect(study, [algorithm]):
+    one = study.of_variant(0) | {"algorithms": [algorithm]}
+    for told in [*without_effect(study, [algorithm]), *never_right([one])]:
         warnings.warn(told, stacklevel=2)
     return found
 

@@ -9,22 +9,23 @@ from dsim.engines.simulate import VECTOR_TAKES, engine_for, run_events, simulate
 from dsim.errors import Problem, UserError
 from dsim.model.latency import beyond_note
 from dsim.model.statistics import half_width, summarise
-from dsim.orchestrations import COMPARED, ORCHESTRATIONS, REFERENCES, title_of
+from dsim.orchestrations import COMPARED, ORCHESTRATIONS, REFERENCES, plugins, title_of
+from dsim.orchestrations.blame import why_of
 from dsim.report.tables import text_table
 from dsim.study.build import case_of, falling_notes
 from dsim.study.columns import BEYOND
-from dsim.study.idle import idle_settings
+from dsim.study.idle import RANK_SHARES, idle_settings, unread
 from dsim.study.loader import make_study, of_one_case
 from dsim.study.pairs import by_name
 from dsim.study.presets import PRESETS
 from dsim.study.settings import ALTERNATIVES
-from dsim.words import plural
+from dsim.words import listed, plural
 
 SHORT_MS, FASTER = 0.2, 2000  # of a pass; times a draft is: probably seconds in place of ms
 HARDLY = 1.005  # times the latency of the fastest: so little that it hardly counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from pathlib import Path
 
     from dsim.engines.simulate import Outcome
@@ -87,9 +88,18 @@ def case_in(study: Study) -> Case:
     return case_of(study.of_variant(0))
 
 
-def without_effect(study: Study, algorithms: Sequence[str]) -> list[str]:
-    """Sentences on settings of a study of :func:`study_from` that change nothing."""
-    return idle_settings([study.of_variant(0) | {"algorithms": algorithms}], {})
+def without_effect(
+    study: Study, algorithms: Sequence[str], given: Collection[str] = ()
+) -> list[str]:
+    """Sentences on settings of a study of :func:`study_from` that change nothing.
+
+    Args:
+        study: the study.
+        algorithms: names.
+        given: the settings that people gave themselves, without those of a pair of models.
+    """
+    told = idle_settings([study.of_variant(0) | {"algorithms": algorithms}], {})
+    return told + (unread(RANK_SHARES, algorithms) if RANK_SHARES in given else [])
 
 
 def pair_of(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -110,10 +120,10 @@ def in_order(algorithms: Sequence[str], method: str = "") -> list[str]:
     """*algorithms*, or by default those that are always compared, in the registry's order.
 
     Args:
-        algorithms: what was asked for.
+        algorithms: what was asked for; if nothing was, those of plugins are compared, too.
         method: a method whose orchestration is compared as well, if there is one.
     """
-    wanted = set(algorithms or COMPARED)
+    wanted = set(algorithms or (*COMPARED, *plugins.orchestrations()))
     if method:
         wanted.add(PRESETS[method].orchestration)
     return [name for name in ORCHESTRATIONS if name in wanted]
@@ -308,7 +318,7 @@ def verdict(case: Case, results: Sequence[Outcome]) -> str:
     least = min(mean.values())
     winners = [name for name in mean if mean[name] == least]
     if len(winners) > 1:
-        names = ", ".join(title_of(name) for name in winners[:-1]) + f" and {title_of(winners[-1])}"
+        names = listed([title_of(name) for name in winners])
         return f"{names} are equally fast: {_why_equal(case, winners)}"
     (winner,) = winners
     others = {name: value / least for name, value in mean.items() if name != winner}
@@ -317,16 +327,16 @@ def verdict(case: Case, results: Sequence[Outcome]) -> str:
     title = title_of(winner)
 
     def by(names: Sequence[str]) -> str:
-        return " and ".join(f"{others[name]:.2f}× as fast as {title_of(name)}" for name in names)
+        return listed([f"{others[name]:.2f}× as fast as {title_of(name)}" for name in names])
 
     chance = " within the 95 % interval" if case.repeats > 1 else " so little that it hardly counts"
     if not clear:
         return f"{title} is fastest, {by([*others])}, but{' by' * (case.repeats < 2)}{chance}."
-    explain = ORCHESTRATIONS[winner].why
     if case.repeats == 1 and 0 < case.acceptance.rate < 1 and case.acceptance.model != "trace":
         why = " in this one repeat; --repeats 20 tells whether that is chance"
     else:
-        why = f": {explain(case, others.keys())}" if explain else ""
+        reason = why_of(winner, case, others.keys())
+        why = f": {reason}" if reason else ""
     found = f"{title} is fastest, {by(clear)}{why}."
     return f"{found} It is only {by(close)},{chance}." if close else found
 

@@ -233,18 +233,18 @@ def measure(
     progress: Callable[[float], None] = lambda _: None,
 ) -> NDArray[np.float64]:
     """All repeats of *case*: float64, the outcomes and then those of real time (:data:`EXTRA`)."""
-    draws = case.acceptance.draws(case.seed, case.repeats, case.tokens)
+    ranks = case.acceptance.ranks(case.seed, case.repeats, case.tokens)
     runs, ideal_ns, beyond, stalls = [], [], [], 0
     for repeat in range(case.repeats):
-        ideal = run_events(case, algorithm, repeat, draws[repeat])
+        ideal = run_events(case, algorithm, repeat, ranks[repeat])
         ideal_ns.append(ideal.output.settled_ns[-1])
         beyond.append(ideal.beyond_share)
-        run = run_wallclock(case, algorithm, repeat, waiters, draws[repeat])
+        run = run_wallclock(case, algorithm, repeat, waiters, ranks[repeat])
         for _ in range(MAX_RETRIES):
             if max(run.oversleep_ns, default=0) <= STALL_NS:
                 break
             stalls += 1
-            run = run_wallclock(case, algorithm, repeat, waiters, draws[repeat])
+            run = run_wallclock(case, algorithm, repeat, waiters, ranks[repeat])
         runs.append(run)
         progress(ideal_ns[-1] / 1e9)
     latency_ns = np.array([[run.output.settled_ns[-1] for run in runs]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 import pytest
@@ -68,6 +69,30 @@ def test_real_waits_never_beat_the_simulation(
         waits = zip(live.output.settled_ns, simulated.output.settled_ns, strict=True)
         assert all(real >= ideal for real, ideal in waits)
     assert all(line.forward is None for line in waiters.lines)  # drained
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    acceptance=st.sampled_from(
+        [
+            Acceptance(by_depth=(0.7, 0.1)),
+            Acceptance(model="lookup", copied_tokens=3, new_tokens=2, chance_match=0.5),
+            Acceptance(rate=0.4, rank_shares=(0.6, 0.3)),
+        ]
+    ),
+    algorithm=st.sampled_from(["si", "pearl", "tree"]),
+    seed=st.integers(0, 9),
+)
+def test_ranks_depths_and_positions_without_a_draft_count(
+    waiters, acceptance, algorithm, seed
+) -> None:
+    case = dataclasses.replace(
+        case_of("1" * 12, lookahead=3, targets=1), acceptance=acceptance, seed=seed
+    )
+    live = run_wallclock(case, algorithm, 0, waiters)
+    simulated = run_events(case, algorithm, 0)
+    assert live.counts == simulated.counts
+    assert live.output.rejections == simulated.output.rejections
 
 
 @settings(max_examples=10, deadline=None)

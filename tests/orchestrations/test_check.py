@@ -12,13 +12,14 @@ from dsim.orchestrations.declaration import LOOKAHEAD, Work
 from dsim.tasks.check import check, lines
 
 
-def si(setup, *, blocks=lambda plan: plan.tokens, settle=None, overlaps=False):
+def si(setup, *, blocks=lambda plan: plan.tokens, settle=None, overlaps=False, deaf=False):
     """SI, with something to get wrong.
 
     Args:
         blocks: drafts per block, from the plan.
         settle: what is done with a verdict, in place of settling it.
         overlaps: make another draft while a pass runs.
+        deaf: take no draft where a forward may guess several, or nothing.
     """
     drafter, target, output = setup.drafter(), setup.target(), setup.output
     tokens, verify = output.tokens, target.backend.verify
@@ -29,7 +30,7 @@ def si(setup, *, blocks=lambda plan: plan.tokens, settle=None, overlaps=False):
             for _ in range(min(blocks(setup.plan), output.wanted - settled - 1)):
                 draft = drafter.forward(len(tokens))
                 yield draft
-                tokens.append(draft.token)
+                tokens.append(None if deaf and draft.tokens is not None else draft.token)
             forward = target.forward(settled)
             if overlaps and len(tokens) < output.wanted - 1:
                 yield drafter.forward(len(tokens))
@@ -69,11 +70,91 @@ def moody(setup):
     si(setup, blocks=lambda _: 1 + len(calls) % 2)
 
 
+def rounds(setup, *, draft=None, passes=None, verdict=None):
+    """SI with two drafts a round; each part can be put in the place of what is right."""
+    drafter, target, output = setup.drafter(), setup.target(), setup.output
+    tokens, last = output.tokens, [None]
+
+    def process():
+        while not output.finished:
+            settled = output.settled
+            early = target.forward(settled) if passes == "begun before drafts" else None
+            for _ in range(min(2, output.wanted - settled - 1)):
+                forward = drafter.forward(len(tokens))
+                if draft:
+                    tokens.append(draft(forward))
+                yield forward
+                if not draft:
+                    tokens.append(forward.token)
+            forward = early or target.forward(settled)
+            if passes != "not waited for":
+                yield forward
+            elif last[0] is None:
+                last[0] = forward
+            asked = last[0] if passes == "an old one" and last[0] else forward
+            found = target.backend.verify(asked, settled, tokens[settled:])
+            if not forward.triggered:
+                yield forward
+            last[0] = forward
+            output.settle(*(verdict(*found, tokens) if verdict else found))
+
+    setup.env.process(process())
+
+
+TOKENS = {
+    "taken before it was made": ({"draft": lambda forward: forward.token}, "had not ended"),
+    "made up": ({"draft": lambda _: 99}, "99, which no forward of the drafter guessed"),
+    "by a pass under way": ({"passes": "not waited for"}, "of a pass that had not ended"),
+    "by an old pass": ({"passes": "an old one"}, "was made after the pass began"),
+    "by too short a pass": ({"passes": "begun before drafts"}, "by a pass that had read 0 tokens"),
+}
+
+
+@pytest.mark.parametrize("how", TOKENS)
+def test_what_an_orchestration_does_with_its_tokens_is_watched(how, monkeypatch):
+    """In a plain simulation run lengths judge drafts: all of these kept every law."""
+    parts, words = TOKENS[how]
+    found = broken(monkeypatch, lambda setup: rounds(setup, **parts))
+    law = next(one for one in found if one.law.startswith("A verdict is asked"))
+    assert words in law.problem
+    assert not any(one.problem for one in found if "own: what is settled" in one.law)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "words"),
+    [
+        (lambda accepted, _, __: (accepted, 999), "token 0 of the text is 999"),
+        (lambda accepted, _, tokens: (accepted, tokens[0] if tokens else None), "of the text is"),
+    ],
+)
+def test_the_text_has_to_be_the_targets(verdict, words, monkeypatch):
+    found = broken(monkeypatch, lambda setup: rounds(setup, verdict=verdict))
+    law = next(one for one in found if "own: what is settled" in one.law)
+    assert words in law.problem
+    assert law.case.tokens == 1
+
+
+def test_the_right_one_keeps_all_laws(monkeypatch):
+    assert not [one for one in broken(monkeypatch, rounds) if one.problem]
+
+
+def broken(monkeypatch, start, **more):
+    """What ``dsim check`` finds of an orchestration, in few cases."""
+    monkeypatch.setattr("dsim.tasks.check.LARGER", 5)
+    monkeypatch.setattr("dsim.engines.laws.MAX_SMALL_TOKENS", 3)
+    declared = Orchestration(
+        name="broken", title="Broken", colour="#123456", meaning="", start=start, **more
+    )
+    monkeypatch.setitem(ORCHESTRATIONS, "broken", declared)
+    return check("broken")
+
+
 BROKEN = {
     "ends": (never_ends, {}),
-    "ended": (without_a_pass, {}),
+    "has ended": (without_a_pass, {}),
     "draft stays": (never_trusts, {"reads": LOOKAHEAD}),
     "again": (moody, {}),
+    "go by depth": (lambda s: si(s, deaf=True), {"reads": LOOKAHEAD}),
     "reads": (si, {}),
     "traits": (lambda s: si(s, overlaps=True), {"reads": LOOKAHEAD}),
     "at all": (si, {"reads": LOOKAHEAD, "traits": Traits(drafts=False)}),
@@ -148,7 +229,7 @@ def test_the_command(tmp_path):
     words = [sys.executable, "-m", "dsim", "check"]
     found = subprocess.run([*words, str(path)], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    assert "0 of 11 laws broken" in found.stdout
+    assert "0 of 14 laws broken" in found.stdout
     path.write_text(GOOD.replace("            yield forward\n", ""))
     found = subprocess.run([*words, "once_more.py"], capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 1, found.stdout

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 
 from dsim.engines import laws
-from dsim.engines.simulate import run_events
 from dsim.orchestrations import COMPARED, DEFAULT, ORCHESTRATIONS, REFERENCES, title_of
 from dsim.tasks.check import in_deployment
 from tests.strategies import case_of, draws, timings
@@ -20,7 +19,7 @@ EVERY = (*laws.CHEAP, *laws.DEAR, in_deployment)
 @given(timings(), draws(runs=1))
 def test_every_law_is_kept(name, timing, accepts):
     case = case_of(timing, accepts)
-    run = run_events(case, name, 0, accepts[0], keep_history=True)
+    run = laws.watched_run(name, case)
     for law in EVERY:
         assert law(name, case, run) == "", law.__name__
 

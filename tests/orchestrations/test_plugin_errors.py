@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from dsim.model.acceptance import Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
 from dsim.orchestrations import ORCHESTRATIONS, Orchestration, Traits, register
+from dsim.orchestrations.blame import why_of, work_of
 from dsim.tasks.simulate import outcomes, verdict
 
 CASE = Case(
@@ -117,9 +119,9 @@ def test_an_error_of_dsims_own_is_not_a_plugins(monkeypatch) -> None:
         raise ZeroDivisionError
 
     monkeypatch.setattr("dsim.orchestrations.si.Orchestration", broken)
-    built_in = dataclasses.replace(ORCHESTRATIONS["si"], start="dsim.model.script:script_of")
+    built_in = dataclasses.replace(ORCHESTRATIONS["si"], start="dsim.model.acceptance:at_depth_1")
     monkeypatch.setitem(ORCHESTRATIONS, "si", built_in)
-    with pytest.raises(TypeError):  # called with too few arguments
+    with pytest.raises(AttributeError):  # a setup is no text
         run_events(CASE, "si", 0)
 
 
@@ -136,6 +138,16 @@ def test_an_unknown_name_is_the_users_mistake() -> None:
         ({"name": "my own"}, "name: expected letters, digits, - and _"),
         ({"reads": ("targets",)}, "several_targets=True belongs together with"),
         ({"traits": Traits(further_drafters=True)}, "further_drafters=True belongs together"),
+        ({"start": None}, "start: expected a function of the setup, got None"),
+        (
+            {"start": lambda: None},
+            "start: expected a function of the setup, got <lambda>: too many",
+        ),
+        ({"work": lambda: None}, "work: expected a function of the script, got <lambda>"),
+        ({"why": lambda _: ""}, "why: expected a function of the case and the others, got"),
+        ({"why": "it is fast"}, "why: expected a function of the case and the others, got 'it is"),
+        ({"vector": "no module"}, "vector: expected \"module:name\", got 'no module'"),
+        ({"vector": None}, 'vector: expected "module:name", got None'),
     ],
 )
 def test_a_declaration_is_checked(wrong, words) -> None:
@@ -145,6 +157,47 @@ def test_a_declaration_is_checked(wrong, words) -> None:
     assert words in str(caught.value)
     with pytest.raises(ValueError, match="there is an orchestration 'dsi' already"):
         register(Orchestration(**right | {"name": "dsi"}))
+    with pytest.raises(ValueError, match="'dsi' is what charts and tables call 'dsi'"):
+        register(Orchestration(**right | {"title": "dsi"}))
+    assert "mine" not in ORCHESTRATIONS
+
+
+def _yields_nothing(setup):
+    yield setup.drafter().forward(0)
+    yield None  # the line
+
+
+def _leaves(setup):
+    yield setup.drafter().forward(0)
+    sys.exit()  # the line, too
+
+
+@pytest.mark.parametrize(
+    ("run", "mark", "words"),
+    [
+        (_yields_nothing, "    yield None  # the line", 'Invalid yield value "None"; expected a f'),
+        (_leaves, "    sys.exit()  # the line, too", "SystemExit"),
+    ],
+)
+def test_a_plugin_that_yields_nothing_or_leaves_is_told_where(monkeypatch, run, mark, words):
+    """The first was a bug in dsim, the second an end of everything, without a word."""
+    own(monkeypatch, run)
+    line = 1 + _lines().index(mark)
+    with pytest.raises(PluginError) as caught:
+        run_events(CASE, "mine", 0)
+    assert f'"Mine": {__file__}, line {line}: {words}' in str(caught.value)
+
+
+def test_reason_and_work_that_are_none_are_the_plugins(monkeypatch) -> None:
+    own(monkeypatch, lambda _: iter(()), why=lambda *_: None, work=lambda _: (1, 2))
+    with pytest.raises(PluginError, match='"Mine": why: expected words, got None'):
+        why_of("mine", CASE, ())
+    with pytest.raises(PluginError, match=r'"Mine": work: expected Work\(.*got \(1, 2\)'):
+        work_of("mine", None)
+    own(monkeypatch, lambda _: iter(()), why=lambda *_: 1 / 0, work=lambda _: 1 / 0)
+    for ask in (lambda: why_of("mine", CASE, ()), lambda: work_of("mine", None)):
+        with pytest.raises(PluginError, match=r"line \d+: ZeroDivisionError"):
+            ask()
 
 
 def test_the_verdict_gives_no_reason_for_what_it_does_not_know(monkeypatch) -> None:

@@ -104,7 +104,7 @@ def test_further_drafters_are_checked_for_whoever_takes_them(folder) -> None:
     (folder / "crowd.py").write_text(
         "import dataclasses\n"
         "from dsim.orchestrations import ORCHESTRATIONS, register\n"
-        'register(dataclasses.replace(ORCHESTRATIONS["multidsi"], name="crowd"))\n',
+        'register(dataclasses.replace(ORCHESTRATIONS["multidsi"], name="crowd", title="Crowd"))\n',
         "utf-8",
     )
     text = STUDY.replace("careful", "crowd").replace('"gamma"', '"constant"')
@@ -133,6 +133,39 @@ def test_what_was_run_is_on_record_not_what_became_of_its_file(folder) -> None:
     assert set(record["plugins_sha256"]) == {"mine"}
 
 
+def test_a_plugin_that_is_given_is_compared_or_said_not_to_be(folder) -> None:
+    """It was loaded, and nothing more was heard of it."""
+    one = ("simulate", "--plugin", "mine.py", "--tokens", "4", "--repeats", "2")
+    found = dsim(folder, *one)
+    assert [line.split("  ")[0] for line in found.stdout.splitlines()[4:8]] == [
+        *("non-SI", "SI", "DSI", "careful SI")
+    ]
+    found = dsim(folder, *one, "--algorithm", "si")
+    assert "careful, of a plugin, is not among the algorithms compared; add it" in found.stdout
+    assert found.stdout.endswith(" --algorithm careful.\n")
+    of_study = ("study.toml", "--plugin", "mine.py", "--set", 'algorithms=["nonsi", "si"]')
+    found = dsim(folder, "run", *of_study)
+    assert """add it with --set 'algorithms=["nonsi", "si", "careful"]'.""" in found.stderr
+    assert dsim(folder, "run", *of_study, "--quiet").stderr == ""
+    found = dsim(folder, "advise", "--plugin", "mine.py", "--gpus", "2", "--rate", "0.1")
+    assert found.returncode == 0
+    assert "careful, of a plugin, is not tried: dsim advise tries what has a vector" in found.stderr
+
+
+def test_results_of_an_edited_plugin_replace_the_old_ones_only_if_asked_to(folder) -> None:
+    words = ("run", "study.toml", "--plugin", "mine.py", "--set", "tokens=4", "--out", "out")
+    assert dsim(folder, *words).returncode == 0
+    assert dsim(folder, *words).returncode == 0  # the same again
+    before = (folder / "out" / "provenance.json").read_bytes()
+    (folder / "mine.py").write_text(MINE + "\n", "utf-8")
+    found = dsim(folder, *words)
+    assert found.returncode == 2
+    assert "holds results of plugin mine as its text was before; choose another" in found.stderr
+    assert (folder / "out" / "provenance.json").read_bytes() == before
+    assert dsim(folder, *words, "--force").returncode == 0
+    assert (folder / "out" / "provenance.json").read_bytes() != before
+
+
 def test_studies_take_it_in_worker_processes_too(folder) -> None:
     assert SMALL_TOKENS < 17 * 75 * 40  # or no worker would be started
     for jobs in ("1", "2"):
@@ -141,6 +174,7 @@ def test_studies_take_it_in_worker_processes_too(folder) -> None:
     files = {path.name: path.read_bytes() for path in (folder / "1").iterdir()}
     assert files == {path.name: path.read_bytes() for path in (folder / "2").iterdir()}
     assert b"careful SI" in files["report.html"]
+    assert b"one draft at a time" in files["report.html"]  # what it does
     frame = pd.read_parquet(folder / "1" / "results.parquet")
     by = {name: own["latency_mean_ms"].to_list() for name, own in frame.groupby("algorithm")}
     assert by["si"] == by["careful"]  # with lookahead 1 they are the same
@@ -158,8 +192,8 @@ def test_studies_take_it_in_worker_processes_too(folder) -> None:
         (MINE.replace('"mine:start"', '"other:begin"'), "has no attribute 'begin'"),
         (None, "cannot be imported: ModuleNotFoundError: No module named 'other'"),
         ("x = 1\n", "registers nothing"),
-        ("raise SystemExit(3)\n", "cannot be imported: SystemExit: 3"),
-        ("1 / 0\n", "cannot be imported: ZeroDivisionError"),
+        ("raise SystemExit(3)\n", "cannot be imported: line 1: SystemExit: 3"),
+        ("1 / 0\n", "cannot be imported: line 1: ZeroDivisionError"),
         (MINE.replace("careful", "dsi"), "there is an orchestration 'dsi' already"),
     ],
 )

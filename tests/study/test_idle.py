@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from dsim.cli.main import main
 from dsim.errors import UserError
 from dsim.study.deployment_settings import DEPLOYMENT
-from dsim.study.idle import DECIDES, READ, idle_settings
+from dsim.study.idle import DECIDES, READ, idle_settings, never_right
 from dsim.study.loader import load, loads
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -23,6 +23,10 @@ def notes(text):
 def of(study):
     variants = [study.of_variant(number) for number in range(len(study.variants))]
     return idle_settings(variants, {axis.key: axis.values for axis in study.grid})
+
+
+def unranked(study):
+    return never_right([study.of_variant(number) for number in range(len(study.variants))])
 
 
 def test_what_lacks_its_partner_is_named():
@@ -58,6 +62,33 @@ def test_no_study_that_ships_sets_what_has_no_effect():
         except UserError:  # of another command
             continue
         assert of(study) == [], path
+        assert unranked(study) == [], path
+
+
+def test_second_choices_of_which_nothing_is_known_are_named():
+    """``dsim simulate`` alone said so."""
+    text = "algorithms = ['nonsi', 'ssd', 'tree']\n"
+    (told,) = unranked(loads(text))
+    assert told.startswith("SSD and tree: the drafter's second choices are never right here; say")
+    traced = "acceptance.model = 'trace'\nacceptance.trace = '1111'\ntokens = 4\n"
+    for more in (traced, "acceptance.rank_shares = [0.4]\n"):
+        assert unranked(loads(text + more)) == []
+    assert unranked(loads("algorithms = ['nonsi', 'si', 'dsi']")) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("lookahead = 8\nalgorithms = ['tree']", "lookahead has no effect on tree; it matters"),
+        ("lookahead_policy = 'aimd'\nalgorithms = ['tree']", "lookahead_policy has no effect on"),
+        ("confidence_quality = 0.5", "confidence_quality has no effect on non-SI, SI, DSI; it m"),
+    ],
+)
+def test_what_no_algorithm_reads_is_named(text, words):
+    assert any(one.startswith(words) for one in notes(text))
+    others = "algorithms = ['tree', 'si']\nlookahead_policy = 'confidence'\n"
+    text = text.replace("algorithms = ['tree']", "").replace("lookahead_policy = 'aimd'", "")
+    assert not any("no effect on" in one for one in notes(others + text))
 
 
 def test_every_rule_is_of_settings_that_there_are():

@@ -80,6 +80,42 @@ def test_the_table_is_that_of_the_simulation_but_for_time(folder):
     assert waits["target_passes"].tolist() == ideal.loc[waits.index, "target_passes"].tolist()
 
 
+DEEP = """
+backend = "wallclock"
+algorithms = ["si", "dsi", "tree"]
+tokens = 12
+repeats = 2
+lookahead = 3
+target.latency_ms = 2.0
+drafter.latency_ms = 0.5
+[[variants]]
+name = "by depth"
+acceptance.by_depth = [0.6, 0.1]
+[[variants]]
+name = "by position"
+acceptance.per_position = [0.6, 0.06]
+[[variants]]
+name = "look-up"
+acceptance.model = "lookup"
+acceptance.copied_tokens = 3
+acceptance.new_tokens = 2
+[[variants]]
+name = "ranks"
+acceptance.rate = 0.3
+acceptance.rank_shares = [0.7, 0.2]
+"""
+
+
+def test_all_of_the_acceptance_counts():
+    """Waits knew first choices at depth 1 alone, and so did what they were compared with."""
+    real = realtime.run_grid(loads(DEEP)).table.to_pandas()
+    ideal = simulate(loads(DEEP.replace("wallclock", "simulated"))).table.to_pandas()
+    assert real["simulated_latency_mean_ms"].tolist() == ideal["latency_mean_ms"].tolist()
+    of_si = real["algorithm"] == "si"
+    for count in ("drafts", "target_passes"):
+        assert real.loc[of_si, count].tolist() == ideal.loc[of_si, count].tolist()
+
+
 def test_what_an_algorithm_does_not_read_is_run_once():
     study = loads(SMALL)
     grid = empty_grid(study)

@@ -271,6 +271,7 @@ class Torch:
         else:
             made = list(itertools.takewhile(lambda one: one.tokens, found))
             forward.tokens = [one.tokens[0] for one in made]
+            forward.token = forward.tokens[0] if made else None
             for position, one in enumerate(made, forward.first):
                 self.shared.said[position] = Answer(one.tokens[0], one.more)
 

@@ -25,6 +25,7 @@ from dsim.errors import EngineError, Problem, UserError
 from dsim.model.case import Decoding
 from dsim.model.lookahead import FIXED, Policy
 from dsim.orchestrations import COMPARED, ORCHESTRATIONS
+from dsim.orchestrations.blame import blaming
 from dsim.orchestrations.start import start
 from dsim.system import Following, available_cores, can_end_at_once, hold_interrupts
 from dsim.units import NS_PER_S
@@ -379,36 +380,37 @@ class Workers:
         shared = Shared()
         env = LiveEnvironment(self.lines, watchdog_ns=self.watchdog_ns)
         output = LiveOutput(env, tokens, stop_ids, on_settled)
-        (drafter, *_), target = start(
-            algorithm,
-            env,
-            output,
-            drafter_backends=[
-                Torch(
+        with blaming(algorithm):
+            (drafter, *_), target = start(
+                algorithm,
+                env,
+                output,
+                drafter_backends=[
+                    Torch(
+                        env,
+                        self.targets[:1] if together else [self.drafter],
+                        rule,
+                        shared,
+                        together=together,
+                        candidates=widest(decoding.tree) * ORCHESTRATIONS[algorithm].trees,
+                        block_tokens=decoding.block_tokens,
+                    )
+                ],
+                target_backend=Torch(
                     env,
-                    self.targets[:1] if together else [self.drafter],
+                    self.targets,
                     rule,
                     shared,
                     together=together,
-                    candidates=widest(decoding.tree) * ORCHESTRATIONS[algorithm].trees,
                     block_tokens=decoding.block_tokens,
-                )
-            ],
-            target_backend=Torch(
-                env,
-                self.targets,
-                rule,
-                shared,
-                together=together,
-                block_tokens=decoding.block_tokens,
-            ),
-            plan=policy.plan(lookahead, shared.confidence),
-            targets=len(self.targets) if targets is None else targets,
-            prefill=not cached,
-            keep_history=keep_history,
-            decoding=decoding,
-        )
-        with beside([core for cores in busy for core in cores]):
+                ),
+                plan=policy.plan(lookahead, shared.confidence),
+                targets=len(self.targets) if targets is None else targets,
+                prefill=not cached,
+                keep_history=keep_history,
+                decoding=decoding,
+            )
+        with blaming(algorithm), beside([core for cores in busy for core in cores]):
             env.run(until=output.done)
         wall_ns = env.clock.now_ns() - env.zero_ns
         ended = len(shared.spans)
