@@ -220,10 +220,10 @@ def simulate(
     else:
         click.echo(task.as_text(case, outcomes))
         if options["accepts"] is None:
-            for line in [
-                *task.without_effect(study, names, settings),
-                *left_out(names, "--algorithm"),
-            ]:
+            told = task.without_effect(study, names, settings)
+            if (preset := PRESETS.get(str(options["method"]))) and preset.note:
+                told.append(f"{preset.title}: {preset.note}.")
+            for line in [*told, *left_out(names, "--algorithm")]:
                 click.echo(line)
     if timeline is not None:
         task.write_timeline(case, names, timeline)

@@ -31,6 +31,11 @@ QUANTITIES = (
     *("throughput_per_s", "tokens_per_s", "goodput_per_s", "price_per_million"),
 )
 CHARTED = ("latency_mean_ms", "ttft_p50_ms", "ttft_p99_ms", "tpot_mean_ms", "tokens_per_s")
+# Settings of single texts that make results differ.
+CONSTANTS = (
+    *("tokens", "lookahead", "targets", "acceptance_rate"),
+    *("target_latency_ms", "drafter_latency_ms"),
+)
 MAX_ROWS = 400  # of the table on the page; the file beside it has all
 MAX_PANELS = 24
 MAX_KINDS = 8  # of variants and algorithms that a verdict tells apart
@@ -67,7 +72,9 @@ def differences(one: Source, other: Source) -> tuple[pd.DataFrame, list[str]]:
     """
     keys = _keys(one, other)
     left, right = (
-        s.frame.assign(**{k: s.frame[k].round(9) for k in keys if is_number(s.frame[k])})
+        s.frame.assign(
+            **{k: s.frame[k].astype(float).round(9) for k in keys if is_number(s.frame[k])}
+        )
         for s in (one, other)
     )
     both = left.merge(right, on=keys or None, how="inner" if keys else "cross", suffixes=("", " "))
@@ -100,6 +107,12 @@ def differences(one: Source, other: Source) -> tuple[pd.DataFrame, list[str]]:
     table["difference_half"] = np.hypot(table["half"], table["reference_half"])
     table["percent"] = 100 * table["difference"] / table["reference"]
     return table, [*telling]
+
+
+def _rounded(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """*frame* with those of *keys* that are numbers alike, whatever file they come from."""
+    numbers = [key for key in keys if is_number(frame[key])]
+    return frame.assign(**{key: frame[key].astype(float).round(9) for key in numbers})
 
 
 def _keys(one: Source, other: Source) -> list[str]:
@@ -320,19 +333,34 @@ def _varies(source: Source, name: str) -> bool:
 
 
 def changed(one: Source, other: Source) -> str:
-    """The settings in which the studies of two sources differ, as a sentence; or nothing."""
-    if not one.settings or not other.settings:
-        return ""
+    """The settings in which two sources differ, as a sentence; or nothing.
+
+    Those of their studies; where one has none, what is the same in all rows of each.
+    """
     told = ("title", "description", "minimise", "max_targets")
+    mine, theirs = one.settings, other.settings
+    if not mine or not theirs:
+        mine, theirs = _constants(one), _constants(other)
     parts = [
-        f"{key} {_shown(value)} ({_shown(one.settings[key])})"
-        for key, value in other.settings.items()
-        if key in one.settings and one.settings[key] != value and key not in told
+        f"{key} {_shown(value)} ({_shown(mine[key])})"
+        for key, value in theirs.items()
+        if key in mine and mine[key] != value and key not in told
     ]
     if not parts:
         return ""
     more = f" and {len(parts) - 8} more" if len(parts) > 8 else ""
     return f"{other.name} differs from {one.name} in: {', '.join(parts[:8])}{more}."
+
+
+def _constants(source: Source) -> dict[str, Any]:
+    """The settings that have one value in all rows of *source*, in words."""
+    frame = source.frame
+    names = [name for name in CONSTANTS if name in frame and name not in source.axes]
+    return {
+        words(name): f"{frame[name].iloc[0]:g}"
+        for name in names
+        if is_number(frame[name]) and frame[name].nunique() == 1
+    }
 
 
 def _shown(value: Any) -> str:

@@ -80,3 +80,15 @@ def test_what_decides_a_tree_is_said():
 def test_a_variation_in_percent_is_refused():
     told = said("--set target.latency_model=gamma --set target.latency_cv=20", 2)
     assert "target.latency_cv: expected a number above 0, up to 5, got 20" in told
+
+
+def test_what_there_is_to_know_of_a_method_is_said():
+    """PEARL's own lookahead, and the time of a search, were in ``dsim presets`` alone."""
+    for method, words in (
+        ("pearl", "PEARL: lookahead is its γ; by its own rule that is round(t2 / t1), which"),
+        ("ngram", "n-grams, prompt lookup: there is not always a draft; drafter.latency_ms is"),
+    ):
+        found = CliRunner().invoke(
+            main, ["simulate", "--method", method, "--tokens", "4", "--repeats", "2"]
+        )
+        assert any(line.startswith(words) for line in found.output.splitlines())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 
 import pandas as pd
 import pytest
@@ -190,6 +191,20 @@ def test_other_names_of_algorithms_are_compared_with_all(tmp_path):
     assert dict(zip(table["algorithm"], table["percent"], strict=True)) == pytest.approx(
         {"eagle | SI": 25.0, "eagle | DSI": -25.0}
     )
+
+
+def test_what_differs_between_files_without_a_study_is_said(tmp_path):
+    """Texts of 100 tokens were compared with texts of 50, in silence; 1 and 1.0 with a warning."""
+    head = "algorithm,tokens,acceptance_rate,latency_mean_ms\n"
+    (tmp_path / "mine.csv").write_text(f"{head}si,100,1,900\nsi,100,0,1900\n")
+    (tmp_path / "other.csv").write_text(f"{head}si,50,1.0,450\nsi,50,0.5,700\n")
+    one, other = (source(str(tmp_path / f"{name}.csv")) for name in ("mine", "other"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        table, _ = differences(one, other)
+    assert len(table) == 1
+    assert comparison.changed(one, other) == "other differs from mine in: tokens 50 (100)."
+    assert comparison.changed(one, one) == ""
 
 
 def test_points_that_never_meet(tmp_path):

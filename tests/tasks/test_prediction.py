@@ -205,6 +205,29 @@ def test_noise_that_neighbours_share_is_no_uncertainty() -> None:
     assert all(row.deviation > 0.02 for row in later.rows.values())
 
 
+class Uneven(Drifting):
+    """Forwards of one text take longer than those of another, whatever the configuration."""
+
+    def pace(self, configuration):
+        own = np.random.default_rng(self.measured[-1][0]).normal(0, 0.03)
+        return super().pace(configuration) * float(np.exp(own))
+
+
+def test_what_differs_from_text_to_text_is_an_uncertainty() -> None:
+    """Neighbours shared it with each other, but not with the text that is predicted."""
+    more = SMALL | {"prompts": 20, "repeats": 4, "calibration_prompts": 20}
+    found = run_validation(settings_of(**more), bench=Uneven(0.02, **RISING))
+    assert 0.01 < found.calibration.between_texts() ** 0.5 < 0.05
+    assert found.covered >= 0.85
+    for row in found.rows:
+        assert 0.02 < row.predicted.deviation < 0.07
+        assert abs(row.error_replay) < 0.02  # texts with faster forwards are not preferred
+    even = run_validation(settings_of(**more), bench=Drifting(0.02, **RISING))
+    assert even.calibration.between_texts() < 0.005**2
+    alone = found.calibration.paces.popitem()
+    assert dataclasses.replace(found.calibration, paces=dict([alone])).between_texts() == 0
+
+
 def test_of_two_repeats_there_is_no_interval() -> None:
     found = run_validation(settings_of(**SMALL | {"repeats": 2}), bench=World())
     assert found.covered is None

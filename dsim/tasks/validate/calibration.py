@@ -29,6 +29,7 @@ TRACE_DRAWS = 8  # simulations of each measurement, which differ by how long for
 MIN_REPEATS = 3  # of fewer there is no telling how much they differ
 RESAMPLES = 200
 MIN_APART = 0.05  # of the variance of two runs right after each other: they never share it all
+ON_ONE_TEXT = 2  # configurations in a row that are calibrated on one text, in one turn
 FITS = 15  # until costs and paces fit each other
 ROLES = ("target", "drafter")
 STALL_TIMES, STALL_NS = 5, 100_000_000
@@ -212,17 +213,37 @@ class Calibration:
     def apart(self, repeats: int) -> float:
         """Which part of the variance of their paces two runs right after each other do not share.
 
-        From the paces of configurations that were run next to each other, against those of the
-        *repeats* beside one text. 1 where there is nothing to tell it by.
+        From the paces of configurations that were run next to each other, on one text, against
+        those of the *repeats* beside one text. 1 where there is nothing to tell it by.
         """
-        paces = np.log([of_all["target"] for of_all in self.paces.values()])
+        paces, within, _ = self._neighbours()
         blocks = paces.reshape(len(paces), -1, repeats)
         own = float((blocks - blocks.mean(axis=2, keepdims=True)).var(ddof=0))
-        between = np.diff(paces, axis=0)
-        if repeats < MIN_REPEATS or not len(between) or not own:
+        if repeats < MIN_REPEATS or not len(within) or not own:
             return 1.0
-        both = float((between - between.mean(axis=1, keepdims=True)).var(ddof=0))
-        return float(np.clip(both / (2 * own * repeats / (repeats - 1)), MIN_APART, 1))
+        return float(np.clip(within.var() / (2 * own * repeats / (repeats - 1)), MIN_APART, 1))
+
+    def between_texts(self) -> float:
+        """Variance of the logarithm of the pace from text to text, beyond that of runs of one text.
+
+        Forwards of one text may take longer than those of another, of the same width: that is what
+        a latency by width does not know. From configurations that were run next to each other, on
+        two texts, against those on one text. 0 where there is nothing to tell it by.
+        """
+        _, within, across = self._neighbours()
+        if not len(within) or not len(across):
+            return 0.0
+        return max(0.0, float(across.var() - within.var()) / 2)
+
+    def _neighbours(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The logarithms of all paces; and how those of neighbours differ, on one text and on two.
+
+        Of each two neighbours, but for what their configurations differ by in the mean.
+        """
+        paces = np.log([of_all["target"] for of_all in self.paces.values()])
+        between = np.diff(paces, axis=0)
+        between -= between.mean(axis=1, keepdims=True)
+        return paces, between[::ON_ONE_TEXT], between[1::ON_ONE_TEXT]
 
     def case(
         self,

@@ -83,7 +83,7 @@ def predicted(
         calibration: what is known.
         configuration: what is going to be measured.
         texts: the draws of each, and how sure the drafter was; see :meth:`Calibration.from_trace`.
-        beside: for each text, the calibration runs at whose paces it is measured.
+        beside: for each text, the calibration runs at whose paces it is measured, all of one text.
         apart: which part of the noise these do not share with what is measured; see
             :meth:`Calibration.apart`.
     """
@@ -92,8 +92,9 @@ def predicted(
         for runs, text in zip(beside, texts, strict=True)
     ]
     share = float(np.mean([one.beyond_share for one in found]))
-    # As much noise again is in what is measured.
+    # As much noise again is in what is measured, and it is another text than the one beside it.
     variance = 2 * apart * float(np.mean([one.variance() for one in found]))
+    variance += 2 * calibration.between_texts()
     if share > MAX_BEYOND:
         variance += _beyond_deviation(calibration, configuration, beside[0], texts[0][0]) ** 2
     return Predicted(

@@ -25,6 +25,7 @@ from dsim.engines.simulate import run_events
 from dsim.study.build import drafts_of
 from dsim.tasks.validate.bench import bench_of
 from dsim.tasks.validate.calibration import (
+    ON_ONE_TEXT,
     ROLES,
     STALL_NS,
     STALL_TIMES,
@@ -142,6 +143,11 @@ class Session:
             steady = Steady(bench, others[0], self.wanted)
             turns = list(itertools.product(range(len(texts)), range(settings["repeats"])))
             first_s = time.monotonic()
+            places = [*enumerate(self.wanted)]
+            # What counts of the repeats of a text, the faster half, is that of one text in the
+            # calibration, too: of several it would be the texts with faster forwards. Neighbours on
+            # one text and on two say how much forwards differ from text to text.
+            apart = len(others) // -(-len(places) // ON_ONE_TEXT)
             for turn, (number, again) in enumerate(turns):
                 if not again:
                     what = "measuring" if measure else "calibrating"
@@ -149,10 +155,12 @@ class Session:
                     progress(f"{what} text {number + 1} of {len(texts)}{left}")
                 # There and back: fewer changes of algorithm, and nobody always comes after the
                 # same.
-                for c in reversed(self.wanted) if turn % 2 else self.wanted:
+                for place, c in reversed(places) if turn % 2 else places:
                     # Back to back, so that both see the same machine load.
                     if calibrate:
-                        run = steady.measure(others[turn % len(others)], c)
+                        alike = number if measure else turn % len(texts)
+                        other = others[(alike + place // ON_ONE_TEXT * apart) % len(others)]
+                        run = steady.measure(other, c)
                         self.seen[c].append(run.forwards)
                     if measure:
                         self.found[c][number].append(steady.measure(texts[number], c))
