@@ -221,6 +221,7 @@ def test_what_differs_from_text_to_text_is_an_uncertainty() -> None:
     assert found.covered >= 0.85
     for row in found.rows:
         assert 0.02 < row.predicted.deviation < 0.07
+        assert row.noise_deviation < 0.01  # is not made of texts
         assert abs(row.error_replay) < 0.02  # texts with faster forwards are not preferred
     even = run_validation(settings_of(**more), bench=Drifting(0.02, **RISING))
     assert even.calibration.between_texts() < 0.005**2

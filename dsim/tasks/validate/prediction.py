@@ -39,6 +39,7 @@ class Predicted:
         texts_ms: for each of ``STATISTICS``, float64 (texts,), from their traces.
         deviation: standard deviation of the logarithm of a text's measured time around its
             prediction; NaN where the calibration does not tell.
+        from_texts: the part of it that is no noise: how much forwards differ from text to text.
         rate_ms: the mean of texts, from how drafts fare on others alone.
         beyond_share: share of the forwards that were wider than what was measured.
     """
@@ -47,6 +48,7 @@ class Predicted:
     deviation: float
     rate_ms: float
     beyond_share: float
+    from_texts: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +96,8 @@ def predicted(
     share = float(np.mean([one.beyond_share for one in found]))
     # As much noise again is in what is measured, and it is another text than the one beside it.
     variance = 2 * apart * float(np.mean([one.variance() for one in found]))
-    variance += 2 * calibration.between_texts()
+    from_texts = 2 * calibration.between_texts()
+    variance += from_texts
     if share > MAX_BEYOND:
         variance += _beyond_deviation(calibration, configuration, beside[0], texts[0][0]) ** 2
     return Predicted(
@@ -102,6 +105,7 @@ def predicted(
             name: np.array([one.wall_ns(name) for one in found]) / 1e6 for name in STATISTICS
         },
         deviation=math.sqrt(variance),
+        from_texts=math.sqrt(from_texts),
         rate_ms=calibration.from_rate(configuration, beside, len(at_depth_1(texts[0][0]))) / 1e6,
         beyond_share=share,
     )

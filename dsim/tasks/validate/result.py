@@ -120,9 +120,14 @@ class Row:
 
     @property
     def noise_deviation(self) -> float:
-        """The deviation of the prediction, if noise alone makes it; otherwise 0."""
-        noise = self.predicted.beyond_share <= MAX_BEYOND
-        return self.predicted.deviation if noise and self.predicted.deviation > 0 else 0.0
+        """The deviation of the prediction that noise makes; 0 where that is not all there is.
+
+        How much forwards differ from text to text is no noise: no verdict hides behind that.
+        """
+        own = self.predicted
+        if own.beyond_share > MAX_BEYOND or math.isnan(own.deviation):
+            return 0.0
+        return math.sqrt(max(0.0, own.deviation**2 - own.from_texts**2))
 
     @property
     def error_half_width(self) -> float:
