@@ -91,13 +91,20 @@ def lengths(prompt: Any, output: Any, *, least: int = 1) -> tuple[int, int]:
     try:
         found = int(prompt), int(output)
     except (TypeError, ValueError):
-        raise ValueError(f"expected numbers, got {prompt}, {output}") from None
+        got = f"{_cell(prompt)} for the prompt, {_cell(output)} for the answer"
+        raise ValueError(f"expected numbers of tokens, got {got}") from None
     if not (0 <= found[0] <= MAX_TOKENS and least <= found[1] <= MAX_TOKENS):
         raise ValueError(
             f"expected a prompt ≥ 0 and an output ≥ {least} ({MAX_TOKENS:,} tokens at most), "
             f"got {prompt}, {output}"
         )
     return found
+
+
+def _cell(value: Any) -> str:
+    """A cell for a message."""
+    text = "" if value is None else str(value).strip()
+    return text or "nothing"
 
 
 def _own(time: str, scale: int, row: Mapping[str, Any]) -> Row:

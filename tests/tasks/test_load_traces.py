@@ -78,7 +78,10 @@ def test_a_trace_from_a_spreadsheet():
         ("arrival_ms,output_tokens\n1,0\n", "an output ≥ 1"),
         ("Timestamp,Request tokens,Response tokens\n1,5,-1\n", "an output ≥ 0"),
         # A blank prompt was taken for none.
-        ("arrival_s,prompt_tokens,output_tokens\n1,,3\n", "line 2: expected numbers, got , 3"),
+        (
+            "arrival_s,prompt_tokens,output_tokens\n1,,3\n",
+            "line 2: expected numbers of tokens, got nothing for the prompt, 3 for the answer",
+        ),
     ],
 )
 def test_bad_traces_are_refused(text, message):
