@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from dsim.study.study import Chart
 
 LATENCY = "latency_mean_ms"
+LOADS = ("rate_per_s", "rate_scale", "users")  # how the names of axes end that are loads
 
 
 def of_texts(frame: pd.DataFrame, axes: Sequence[str], charts: Sequence[Chart] = ()) -> list[str]:
@@ -103,6 +104,8 @@ def _one_point(frame: pd.DataFrame, interval: str) -> str:
 def of_deployments(frame: pd.DataFrame, series: pd.Series[Any], axes: Sequence[str]) -> list[str]:
     """Who is fastest at the highest load that all carry, and who carries the most.
 
+    Of an axis that is no load: who is fastest at both its ends.
+
     Args:
         frame: the results, one row a case.
         series: what each row is called.
@@ -113,31 +116,39 @@ def of_deployments(frame: pd.DataFrame, series: pd.Series[Any], axes: Sequence[s
     if served.empty:
         return ["No case that was simulated keeps up with its load."]
     numeric = [axis for axis in axes if is_number(frame[axis]) and frame[axis].nunique() > 1]
-    at, where = served, ""
+    if not numeric:
+        return [_at(served, "", axes, known_interval(LATENCY, frame))]
+    axis = next((one for one in numeric if one.endswith(LOADS)), numeric[0])
+    counts = served.groupby(axis)["series"].nunique()
+    all_of = counts[counts == frame["series"].nunique()]
+    values = [all_of.index.max() if len(all_of) else served[axis].min()]
     told = []
-    if numeric:
-        axis = numeric[0]
-        counts = served.groupby(axis)["series"].nunique()
-        all_of = counts[counts == frame["series"].nunique()]
-        value = all_of.index.max() if len(all_of) else served[axis].min()
-        at = served[served[axis] == value]
-        name = words(axis)
+    if axis.endswith(LOADS):
+        most = served.groupby("series")[axis].max()
+        if most.nunique() > 1:
+            first = sorted(most.index, key=lambda name: -most[name])
+            carried = "; ".join(f"{name} up to {most[name]:g}" for name in first)
+            told = [f"Highest {words(axis)} that is sustained, of those tried: {carried}."]
+    elif len(all_of) > 1:  # no load, of which the highest says most
+        values = [all_of.index.min(), *values]
+    interval = known_interval(LATENCY, frame)
+    return [*(_at(served[served[axis] == v], axis, axes, interval) for v in values), *told]
+
+
+def _at(at: pd.DataFrame, axis: str, axes: Sequence[str], interval: str) -> str:
+    """The latencies of the cases *at* one value of *axis*, if there is one; the fastest first."""
+    where = ""
+    if axis:
+        name, value = words(axis), at[axis].iloc[0]
         if name.endswith("s"):  # a number of things
             where = f"With {value:g} {name}"
         else:
             article = "an" if name[0] in "aeiou" else "a"
             where = f"At {article} {name} of {value:g}{_unit(axis)}"
-        if len(axes) > 1:
-            others = [a for a in axes if a != axis and at[a].nunique() > 1]
-            if others:
-                at = at.loc[at.groupby("series")[LATENCY].idxmin()]
-                where += f", each at its best {' and '.join(map(words, others))}"
-        most = served.groupby("series")[axis].max()
-        if most.nunique() > 1 and "rate" in axis:
-            first = sorted(most.index, key=lambda name: -most[name])
-            told = [f"{name} up to {most[name]:g}" for name in first]
-            told = [f"Highest {words(axis)} that is sustained, of those tried: {'; '.join(told)}."]
-    interval = known_interval(LATENCY, frame)
+        others = [a for a in axes if a != axis and at[a].nunique() > 1]
+        if others:
+            at = at.loc[at.groupby("series")[LATENCY].idxmin()]
+            where += f", each at its best {' and '.join(map(words, others))}"
     rows = at.sort_values(LATENCY).to_dict("records")
     amounts = [f"{r['series']} {_with(r, LATENCY, interval)} ms" for r in rows[:4]]
     doubt = ""
@@ -148,7 +159,7 @@ def of_deployments(frame: pd.DataFrame, series: pd.Series[Any], axes: Sequence[s
         elif rows[1][LATENCY] - rows[0][LATENCY] <= half:
             doubt = "; the first two differ by no more than their 95 % interval"
     opening = f"{where}, mean E2E latency" if where else "Mean E2E latency"
-    return [f"{opening}: {'; '.join(amounts)}{doubt}.", *told]
+    return f"{opening}: {'; '.join(amounts)}{doubt}."
 
 
 def _by_point(frame: pd.DataFrame, axes: list[str], column: str) -> pd.DataFrame:

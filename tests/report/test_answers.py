@@ -75,3 +75,41 @@ def test_equal_everywhere_is_told_in_a_word():
 @pytest.mark.parametrize("show", ["", "multidsi"])
 def test_nothing_is_told_of_what_was_not_asked_or_not_simulated(show):
     assert len(sentences(*ROWS, show=show)) == 2
+
+
+def served(axis, *rows, half_ms=0.5):
+    """What is told of a deployment with the E2E latencies of non-SI and SI in *rows*, by value."""
+    frame = pd.DataFrame(
+        [
+            (value, status, ms, half_ms)
+            for value, *both in rows
+            for ms, status in ((ms, "ok" if ms else "saturated") for ms in both)
+        ],
+        columns=[axis, "status", "latency_mean_ms", "latency_ci95_ms"],
+    )
+    series = pd.Series(["non-SI", "SI"] * len(rows))
+    return answers.of_deployments(frame, series, [axis])
+
+
+def test_a_deployment_is_told_at_both_ends_of_what_is_no_load():
+    """The last acceptance rate alone was told, at which drafting looks best."""
+    low, high = served(
+        "acceptance_rate", (0.3, 600.0, 620.0), (0.6, 600.0, 400.0), (0.9, 600.0, 200.0)
+    )
+    assert low.startswith(
+        "At an acceptance rate of 0.3, mean E2E latency: non-SI 600.0 ± 0.5 ms; SI"
+    )
+    assert high.startswith(
+        "At an acceptance rate of 0.9, mean E2E latency: SI 200.0 ± 0.5 ms; non-"
+    )
+    (only,) = served("acceptance_rate", (0.9, 600.0, 200.0))
+    assert only.startswith("Mean E2E latency: SI 200.0 ± 0.5 ms; non-SI 600.0")
+
+
+def test_a_deployment_is_told_at_the_highest_load_that_all_carry():
+    told = served(
+        "rate_per_s", (1.0, 600.0, 300.0), (2.0, 700.0, 320.0), (3.0, None, 400.0)
+    )
+    assert len(told) == 2
+    assert told[0].startswith("At a rate of 2 per second, mean E2E latency: SI 320.0")
+    assert told[1].endswith("sustained, of those tried: SI up to 3; non-SI up to 2.")
