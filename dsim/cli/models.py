@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsim.cli.options import OrchestrationName, StudyFile, Whole, Word, paths_in
+from dsim.cli.options import NewFile, OrchestrationName, StudyFile, Whole, Word, paths_in
 from dsim.cli.progress import counting
 from dsim.cli.shared import (
     chat_option,
@@ -163,9 +163,14 @@ def generate(prompt: str, **options: Any) -> None:
     "report",
     "FILE.html",
     "Write a page with a chart of predicted against measured, and timelines of both.",
+    NewFile(".html", ".htm"),
 )
 @file_option(
-    "--predict", "predict", "FILE.json", "Calibrate, write the prediction, and measure nothing."
+    "--predict",
+    "predict",
+    "FILE.json",
+    "Calibrate, write the prediction, and measure nothing.",
+    NewFile(".json"),
 )
 @click.option(
     "--against",

@@ -134,16 +134,26 @@ class Word(click.Choice):  # type: ignore[type-arg]  # of click 8.5 on
 
 
 class NewFile(click.Path):
-    """A file to write, in a folder that there is: that is known before the work."""
+    """A file to write, in a folder that there is: that is known before the work.
 
-    def __init__(self) -> None:
+    A file that is there already is replaced only if its name ends like one of ours.
+
+    Args:
+        endings: how such names end.
+    """
+
+    def __init__(self, *endings: str) -> None:
         super().__init__(path_type=Path, dir_okay=False)
+        self.endings = endings
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """The path of the file."""
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
         if not path.parent.is_dir():
             self.fail(f"{path} cannot be written: there is no folder {path.parent}", param, ctx)
+        if path.exists() and not path.name.endswith(self.endings):
+            known = " or ".join(self.endings)
+            self.fail(f"{path} is there already, and its name does not end in {known}", param, ctx)
         return path
 
 

@@ -104,7 +104,7 @@ def page_option(what: str) -> Callable[..., Any]:
     Args:
         what: the help.
     """
-    return file_option("--out", "out", "FILE.html", what, NewFile())
+    return file_option("--out", "out", "FILE.html", what, NewFile(".html", ".htm"))
 
 
 def page_options(what: str) -> Callable[..., Any]:
@@ -142,7 +142,7 @@ def timeline_option(of: str = "") -> Callable[..., Any]:
         of: what the timeline shows, after "Draw a timeline".
     """
     what = f"Draw a timeline{of}: one lane per server."
-    return file_option("--timeline", "timeline", "FILE.html", what, NewFile())
+    return file_option("--timeline", "timeline", "FILE.html", what, NewFile(".html", ".htm"))
 
 
 jobs_option = click.option(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsim.cli.options import Number, OrchestrationName, StudyFile, executor_of
+from dsim.cli.options import NewFile, Number, OrchestrationName, StudyFile, executor_of
 from dsim.cli.progress import counting
 from dsim.cli.shared import (
     executor_options,
@@ -64,12 +64,14 @@ run_options = with_options(
         "trace",
         "FILE.json[.gz]",
         "Deployments: write a trace of every server, for ui.perfetto.dev; .gz is smaller.",
+        NewFile(".json", ".json.gz"),
     ),
     file_option(
         "--requests",
         "requests_file",
         "FILE.csv",
         "Deployments: write a row for each request: its times and its outcome.",
+        NewFile(".csv"),
     ),
     json_option(help="Deployments: print one JSON object, and write no folder."),
     open_option,

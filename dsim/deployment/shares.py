@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from simpy.events import Event
 
 from dsim.deployment.calls import Call, Share
+from dsim.events.forward import Over
 from dsim.events.order import RESTART
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class SharedServer(FleetShare):
     def cancel(self, forward: Forward) -> None:
         """Give up *forward*: at once if it has not begun or is preemptible, else at its end."""
         call: Call = forward  # type: ignore[assignment]
-        if call.cancelled:
+        if call.cancelled or call.callbacks is None:
             return
         call.cancelled = True
         fleet, waiting = self.fleet, call.after[1:]
@@ -111,7 +112,7 @@ class SharedServer(FleetShare):
             if not fleet.preemptible:
                 return
             fleet.take_off(call)
-        call.callbacks = []
+        call.callbacks = Over(call)
         self._call = Call(self, -1)
         self._call.callbacks = None  # type: ignore[assignment]
         notice = Event(self.env)
@@ -221,7 +222,7 @@ class SharedPool(FleetShare):
             fleet.take_off(call)
         else:
             return
-        call.callbacks = []
+        call.callbacks = Over(call)
         call.ended = True
         self.under_way -= 1
         self.calls.pop(call, None)

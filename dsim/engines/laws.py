@@ -19,6 +19,7 @@ from dsim.events.trace import spans
 from dsim.model.acceptance import DEEPER, Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
+from dsim.model.lookahead import Policy
 from dsim.model.script import script_of
 from dsim.orchestrations import COMPARED, REFERENCES, orchestration_of
 from dsim.orchestrations.blame import why_of, work_of
@@ -180,12 +181,13 @@ def reads(name: str, case: Case, run: Run) -> str:
         ("lookahead", {"lookahead": case.lookahead + 1}),
         ("targets", {"targets": case.targets + 1}),
         ("preemptible", {"preemptible": not case.preemptible}),
+        ("lookahead_policy", {"policy": Policy(name="aimd", most=case.lookahead + 1)}),
     ):
         if key in declared:
             continue
         other = simulate.run_events(dataclasses.replace(case, **changed), name, 0, _draws(case))
         if other.output.settled_ns != run.output.settled_ns:
-            value = f"{key} = {changed[key]}"
+            value = f"{key} = {changed.get(key, 'aimd')}"
             return f'"{key}" is not in reads, but with {value} tokens settle at {_ms_of(other)}'
     return ""
 

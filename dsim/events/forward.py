@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from simpy.events import Event
 
+from dsim.events.order import RESTART
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -90,6 +92,29 @@ class TreeBackend(Backend, Protocol):
         Returns:
             The child of the node that is the target's token, if there is one; and that token.
         """
+
+
+class Over(list[Any]):
+    """The callbacks of a forward that was taken off its server: whoever comes late is called now.
+
+    A forward that nobody wants has no end of its own any more, only its place in the schedule,
+    which does nothing. A process that yields it afterwards goes on at this instant.
+
+    Args:
+        forward: the forward.
+    """
+
+    def __init__(self, forward: Forward) -> None:
+        super().__init__()
+        self.forward = forward
+
+    def append(self, callback: Callable[[Any], None], /) -> None:
+        """Have *callback* called at this instant."""
+        forward = self.forward
+        notice = Event(forward.env)
+        notice._ok, notice._value = True, forward
+        notice.callbacks = [lambda _: callback(forward)]
+        forward.env.schedule(notice, RESTART)  # type: ignore[arg-type]
 
 
 class Forward(Event):

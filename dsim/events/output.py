@@ -48,7 +48,13 @@ class Output:
         self.done = env.event()
 
     def settle_drafts(self, count: int) -> None:
-        """Settle the next *count* drafts: they are the target's tokens."""
+        """Settle the next *count* drafts: they are the target's tokens.
+
+        Raises:
+            ValueError: there are not so many drafts, or not so many tokens in the text.
+        """
+        if not 0 <= count <= min(len(self.tokens), self.wanted) - self.settled:
+            raise ValueError(self._too_many(count))
         self.accepted += count
         self.settled += count
         now = self.env._now
@@ -58,10 +64,18 @@ class Output:
         """Settle the next *count* drafts and then the target's own *token*.
 
         Drafts from that position on are void.
+
+        Raises:
+            ValueError: there are not so many drafts, or not so many tokens in the text.
         """
         if count:
             self.settle_drafts(count)
         tokens, position = self.tokens, self.settled
+        if position >= self.wanted:
+            raise ValueError(
+                f"settles a token more than the {self.wanted} of the text: its last position, "
+                f"{self.wanted - 1}, needs no draft"
+            )
         if position < len(tokens):
             self.rejections.append(position)
             del tokens[position:]
@@ -71,3 +85,10 @@ class Output:
         if position == self.wanted:
             self.finished = True
             self.done.succeed()
+
+    def _too_many(self, count: int) -> str:
+        drafts = len(self.tokens) - self.settled
+        return (
+            f"settles {count} drafts; there {'is' if drafts == 1 else 'are'} {drafts}, and "
+            f"{self.settled} of {self.wanted} tokens are settled"
+        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from simpy.events import Event
 
-from dsim.events.forward import Forward
+from dsim.events.forward import Forward, Over
 from dsim.events.order import RESTART
 
 if TYPE_CHECKING:
@@ -118,8 +118,9 @@ class Server(Servers):
 
         If the backend is preemptible, the server is free at once, and whoever waits for the forward
         is called at this instant. Otherwise the forward runs to its end, and its answer is ignored.
+        A forward that has ended stays as it is.
         """
-        if forward.cancelled:
+        if forward.cancelled or forward.callbacks is None:
             return
         forward.cancelled = True
         self.cancelled += 1
@@ -128,7 +129,7 @@ class Server(Servers):
             notice = Event(self.env)
             notice._ok, notice._value, notice.callbacks = True, forward, forward.callbacks
             self.env.schedule(notice, RESTART)  # type: ignore[arg-type]
-            forward.callbacks = []  # its place in the schedule stays, and does nothing
+            forward.callbacks = Over(forward)
             forward.end_ns = self.env._now  # type: ignore[assignment]
             self._forward = Forward(self, 0)
 
@@ -200,7 +201,7 @@ class Pool(Servers):
             forward.cancelled = True
             self.cancelled += 1
             if preemptible and not forward.ended:
-                forward.callbacks = []  # its place in the schedule stays, and does nothing
+                forward.callbacks = Over(forward)
                 forward.ended = True
                 forward.end_ns = now  # type: ignore[assignment]
                 free.append(forward.server)

@@ -6,17 +6,22 @@
 from __future__ import annotations
 
 
-def targets_equation1(drafter_ns: int, target_ns: int, lookahead: int) -> int:
-    """Target servers that DSI needs, by Equation 1 of the paper: ``⌈t2 / (k·t1)⌉``."""
-    return -(-target_ns // (lookahead * drafter_ns))
+def targets_equation1(
+    drafter_ns: int, target_ns: int, lookahead: int, block_tokens: int = 1
+) -> int:
+    """Target servers that DSI needs, by Equation 1 of the paper: ``⌈t2 / (k·t1)⌉``.
+
+    With drafts of *block_tokens* tokens a forward, ``k`` tokens take ``⌈k / block_tokens⌉·t1``.
+    """
+    return -(-target_ns // (-(-lookahead // block_tokens) * drafter_ns))
 
 
-def targets_enough(drafter_ns: int, target_ns: int, lookahead: int) -> int:
+def targets_enough(drafter_ns: int, target_ns: int, lookahead: int, block_tokens: int = 1) -> int:
     """Target servers with which no pass of DSI ever waits: one more than Equation 1.
 
     The one more is for the last, partial block (``docs/model.md``, "Theorems").
     """
-    return targets_equation1(drafter_ns, target_ns, lookahead) + 1
+    return targets_equation1(drafter_ns, target_ns, lookahead, block_tokens) + 1
 
 
 def dsi_branch_ns(drafter_ns: int, target_ns: int, lookahead: int, accepted: int, left: int) -> int:

@@ -177,10 +177,15 @@ def start(setup: Setup) -> None:
     )
 
 
+def drafts_of(case: Case) -> str:
+    """How many tokens a forward of the drafter makes, in words."""
+    return "one token" if case.block_tokens == 1 else f"{case.block_tokens} tokens"
+
+
 def why(case: Case, others: Collection[str]) -> str:
     """Why it is the fastest."""
     t1, t2 = case.drafter.latency_ns, case.target.latency_ns
-    enough = targets_enough(t1, t2, case.lookahead)
+    enough = targets_enough(t1, t2, case.lookahead, case.block_tokens)
     # How many are enough is certain only where every forward takes as long as the last one.
     steady = case.target.is_constant and case.drafter.is_constant and not case.policy.adapts
     if not case.preemptible:
@@ -193,7 +198,7 @@ def why(case: Case, others: Collection[str]) -> str:
     else:
         end = f", so it waits {'only' if steady else 'hardly but'} after a rejection"
     return (
-        f"it keeps drafting (one token every {to_ms(t1):g} ms) while target passes "
+        f"it keeps drafting ({drafts_of(case)} every {to_ms(t1):g} ms) while target passes "
         f"({to_ms(t2):g} ms each) verify{end}" + ("; SI waits for every pass" * ("si" in others))
     )
 

@@ -69,15 +69,17 @@ class PrivateSetup(SetupParts):
 
     def target(self) -> Server:
         """See :class:`dsim.events.ports.Setup`."""
-        self.asked = server = Server(self.env, self.target_backend, self.output, **self._of_target)
-        return server
+        if not isinstance(self.asked, Server):
+            self.asked = Server(self.env, self.target_backend, self.output, **self._of_target)
+        return self.asked
 
     def targets(self) -> Pool:
         """See :class:`dsim.events.ports.Setup`."""
-        self.asked = pool = Pool(
-            self.env, self.target_backend, self.output, count=self.count, **self._of_target
-        )
-        return pool
+        if not isinstance(self.asked, Pool):
+            self.asked = Pool(
+                self.env, self.target_backend, self.output, count=self.count, **self._of_target
+            )
+        return self.asked
 
 
 def start(
@@ -121,5 +123,8 @@ def start(
         keep_history=keep_history,
         decoding=decoding,
     )
-    orchestration_of(algorithm).starter()(setup)
-    return setup.drafters, setup.asked or setup.target()
+    declared = orchestration_of(algorithm)
+    declared.starter()(setup)
+    # A process may ask for its target only when it begins, which is later.
+    target = setup.targets if declared.traits.several_targets else setup.target
+    return setup.drafters, setup.asked or target()

@@ -154,7 +154,9 @@ def fanout_of(values: Mapping[str, Any]) -> tuple[int, ...]:
     return _listed(values["ssd.fanout"])
 
 
-def targets_of(targets: int | str, lookahead: int, drafter: Latency, target: Latency) -> int:
+def targets_of(
+    targets: int | str, lookahead: int, drafter_ns: int, target_ns: int, block_tokens: int
+) -> int:
     """``S``, where a word stands for it (the mean latencies count).
 
     ``enough``: no pass ever waits; ``paper``: Equation 1 of the paper.
@@ -162,7 +164,7 @@ def targets_of(targets: int | str, lookahead: int, drafter: Latency, target: Lat
     if isinstance(targets, int):
         return targets
     rule = targets_enough if targets == "enough" else targets_equation1
-    return rule(drafter.latency_ns, target.latency_ns, lookahead)
+    return rule(drafter_ns, target_ns, lookahead, block_tokens)
 
 
 def policy_of(values: Mapping[str, Any]) -> Policy:
@@ -204,13 +206,17 @@ def case_of(values: Mapping[str, Any]) -> Case:
     """The case that settings by key describe."""
     target, drafter = latency_of(values, "target"), latency_of(values, "drafter")
     policy = policy_of(values)
-    least = 1 if policy.adapts else values["lookahead"]  # what may ask for most servers
+    # What may ask for most servers.
+    least = 1 if policy.adapts else values["lookahead"]
+    more_drafters = more_drafters_of(values)
+    fastest_ns = min(one.latency_ns for one in (drafter, *(m.latency for m in more_drafters)))
+    block_tokens = values["drafter.block_tokens"]
     return Case(
         tokens=values["tokens"],
         lookahead=values["lookahead"],
-        targets=targets_of(values["targets"], least, drafter, target),
+        targets=targets_of(values["targets"], least, fastest_ns, target.latency_ns, block_tokens),
         policy=policy,
-        more_drafters=more_drafters_of(values),
+        more_drafters=more_drafters,
         target=target,
         drafter=drafter,
         acceptance=acceptance_of(values),

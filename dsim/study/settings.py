@@ -246,7 +246,8 @@ SETTINGS: tuple[Setting, ...] = (
         choices=("enough", "paper"),
         unit="servers",
         meaning="S, target servers of DSI; enough: with which no pass ever waits, "
-        "⌈t2/(k·t1)⌉ + 1; paper: its Equation 1, ⌈t2/(k·t1)⌉",
+        "⌈t2/(k·t1)⌉ + 1; paper: its Equation 1, ⌈t2/(k·t1)⌉ (where a draft makes b tokens, ⌈k/b⌉ "
+        "in place of k)",
     ),
     Setting(
         key="max_targets",

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EVERY = 11  # small cases, of which one is held against the laws that run it again
 LARGER = 1000
+REQUESTS = 3  # at the same time, on the same servers
 ENDED = "Every run ends, without an error"
 
 
@@ -65,7 +66,17 @@ def names_in(plugin: str) -> list[str]:
 
 def in_deployment(name: str, case: Case, run: Run) -> str:
     """Alone on shared servers, a request is served as it is on servers of its own."""
-    deployment = Deployment(
+    deployment = _deployment(name, case)
+    workload = Workload(requests=1, output=Length(mean_tokens=case.tokens))
+    found = serve(deployment, workload, keep_settled=True).settled_ns[0]
+    same = found == run.output.settled_ns
+    times = [" ".join(f"{to_ms(ns):g}" for ns in one) for one in (run.output.settled_ns, found)]
+    return "" if same else f"tokens settle at {times[0]} ms alone, at {times[1]} ms in a deployment"
+
+
+def _deployment(name: str, case: Case) -> Deployment:
+    """Servers that requests share, as *case* has them."""
+    return Deployment(
         algorithm=name,
         lookahead=case.lookahead,
         targets=FleetSpec(servers=case.targets),
@@ -77,11 +88,18 @@ def in_deployment(name: str, case: Case, run: Run) -> str:
         preemptible=case.preemptible,
         seed=case.seed,
     )
-    workload = Workload(requests=1, output=Length(mean_tokens=case.tokens))
-    found = serve(deployment, workload, keep_settled=True).settled_ns[0]
-    same = found == run.output.settled_ns
-    times = [" ".join(f"{to_ms(ns):g}" for ns in one) for one in (run.output.settled_ns, found)]
-    return "" if same else f"tokens settle at {times[0]} ms alone, at {times[1]} ms in a deployment"
+
+
+def under_load(name: str, case: Case, _: Run) -> str:
+    """Several requests on the same servers come to their ends, whoever has to wait for whom."""
+    deployment = _deployment(name, case)
+    workload = Workload(requests=REQUESTS, output=Length(mean_tokens=case.tokens), rate_per_s=1e6)
+    try:
+        settled = serve(deployment, workload, keep_settled=True).settled_ns
+    except (EngineError, PluginError) as error:
+        return str(error)
+    ended = [len(one) for one in settled]
+    return "" if ended == [case.tokens] * REQUESTS else f"requests settled {ended} tokens"
 
 
 def check(name: str, progress: Callable[[int, int], None] = lambda *_: None) -> list[Verdict]:
@@ -93,7 +111,7 @@ def check(name: str, progress: Callable[[int, int], None] = lambda *_: None) -> 
         name: name of the orchestration.
         progress: called after each case with how many of how many are tried.
     """
-    every: tuple[Law, ...] = (*laws.CHEAP, *laws.DEAR, in_deployment)
+    every: tuple[Law, ...] = (*laws.CHEAP, *laws.DEAR, *DEPLOYED)
     tried = dict.fromkeys(every, 0)
     broken: dict[Law, tuple[str, Case]] = {}
     stopped, runs = ("", None), 0
@@ -120,6 +138,9 @@ def check(name: str, progress: Callable[[int, int], None] = lambda *_: None) -> 
         for law in every
         for problem, case in [broken.get(law, ("", None))]
     ]
+
+
+DEPLOYED: tuple[Law, ...] = (in_deployment, under_load)
 
 
 def cases(name: str) -> list[Case]:

@@ -66,3 +66,24 @@ def test_a_page_in_no_folder_is_refused_before_the_work(words, tmp_path, monkeyp
     found = CliRunner().invoke(main, [*words.split(), "none/page.html"])
     assert found.exit_code == 2
     assert "none/page.html cannot be written: there is no folder none" in found.output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["simulate", "--tokens", "4", "--repeats", "2", "--timeline"],
+        ["latency", "llama-3.1-8b", "--gpu", "h100", "--out"],
+        ["run", "load", "--requests"],
+        ["run", "load", "--trace"],
+        ["validate", "--predict"],
+        ["validate", "--report"],
+    ],
+)
+def test_a_file_of_the_users_is_not_replaced(words, tmp_path):
+    """``dsim simulate --timeline study.toml`` made a page of a study."""
+    own = tmp_path / "study.toml"
+    own.write_text("tokens = 4", "utf-8")
+    found = CliRunner().invoke(main, [*words, str(own)])
+    assert found.exit_code == 2, found.output
+    assert f"{own} is there already, and its name does not end in ." in found.output
+    assert own.read_text("utf-8") == "tokens = 4"

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 
 from dsim.engines import laws
 from dsim.orchestrations import COMPARED, DEFAULT, ORCHESTRATIONS, REFERENCES, title_of
-from dsim.tasks.check import in_deployment
+from dsim.tasks.check import DEPLOYED
 from tests.strategies import case_of, draws, timings
 
 NAMES = tuple(ORCHESTRATIONS)
-EVERY = (*laws.CHEAP, *laws.DEAR, in_deployment)
+EVERY = (*laws.CHEAP, *laws.DEAR, *DEPLOYED)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import assume, given
@@ -12,6 +14,8 @@ from dsim.engines.simulate import COUNTS, simulate_case
 from dsim.engines.vector import Timing
 from dsim.model import closed_forms as theory
 from dsim.model.acceptance import Acceptance
+from dsim.orchestrations import orchestration_of
+from dsim.tasks.simulate import case_in, study_from
 from tests.strategies import case_of, draws, timings
 
 ENGINES = ("events", "vector")
@@ -217,6 +221,38 @@ def test_more_servers_than_enough_change_nothing(timing, accepts, more):
     few = simulate_case(case_of(timing, accepts), "dsi", "events")
     many = simulate_case(case_of(timing, accepts, targets=timing.targets + more), "dsi", "events")
     assert (few.settled_ns == many.settled_ns).all()
+
+
+@given(
+    drafter=st.integers(1, 6),
+    target=st.integers(1, 40),
+    lookahead=st.integers(1, 9),
+    block_tokens=st.integers(1, 5),
+    accepts=draws(runs=1, most_tokens=30),
+)
+def test_servers_are_enough_for_drafts_of_several_tokens(
+    drafter, target, lookahead, block_tokens, accepts
+):
+    """A draft of 15 tokens was taken for one of one token, and 3 servers for enough."""
+    enough = theory.targets_enough(drafter, target, lookahead, block_tokens)
+    timing = Timing(drafter_ns=drafter, target_ns=target, lookahead=lookahead, targets=enough)
+    few = dataclasses.replace(case_of(timing, accepts), block_tokens=block_tokens)
+    many = dataclasses.replace(few, targets=enough + 5)
+    assert (
+        simulate_case(few, "dsi", "events").settled_ns
+        == simulate_case(many, "dsi", "events").settled_ns
+    ).all()
+
+
+def test_what_dsi_says_of_its_servers_knows_blocks():
+    timing = Timing(drafter_ns=1_000_000, target_ns=18_000_000, lookahead=15, targets=3)
+    case = dataclasses.replace(case_of(timing, [[True] * 61]), block_tokens=15)
+    words = orchestration_of("dsi").why(case, ["si"])
+    assert "it keeps drafting (15 tokens every 1 ms) while target passes (18 ms each)" in words
+    assert "with 19 target servers instead of 3 no pass would have to wait" in words
+    enough = {"drafter.block_tokens": 15, "targets": "enough", "lookahead": 15}
+    enough |= {"drafter.latency_ms": 1.0, "target.latency_ms": 18.0}
+    assert case_in(study_from(enough)).targets == 19
 
 
 @given(timings(), draws(), st.integers(2, 9))

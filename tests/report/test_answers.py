@@ -107,9 +107,7 @@ def test_a_deployment_is_told_at_both_ends_of_what_is_no_load():
 
 
 def test_a_deployment_is_told_at_the_highest_load_that_all_carry():
-    told = served(
-        "rate_per_s", (1.0, 600.0, 300.0), (2.0, 700.0, 320.0), (3.0, None, 400.0)
-    )
+    told = served("rate_per_s", (1.0, 600.0, 300.0), (2.0, 700.0, 320.0), (3.0, None, 400.0))
     assert len(told) == 2
     assert told[0].startswith("At a rate of 2 per second, mean E2E latency: SI 320.0")
     assert told[1].endswith("sustained, of those tried: SI up to 3; non-SI up to 2.")
