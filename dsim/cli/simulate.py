@@ -29,6 +29,7 @@ from dsim.cli.shared import (
 )
 from dsim.errors import Problem, UserError
 from dsim.study.presets import PRESETS
+from dsim.words import listed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -98,7 +99,9 @@ def by_option(error: UserError) -> UserError:
 @lookahead_options
 @click.option(
     "--method",
+    "methods",
     type=Word(PRESETS),
+    multiple=True,
     help="Settings and orchestration of a method that people know by name (dsim presets).",
 )
 @click.option(
@@ -176,6 +179,7 @@ def simulate(
     settled: bool,
     timeline: Path | None,
     pair: str | None,
+    methods: Sequence[str],
     **options: object,
 ) -> None:
     """Simulate one case and compare the algorithms.
@@ -189,6 +193,9 @@ def simulate(
         raise UserError("--settled goes with --json")
     if options["accepts"] is not None and options["acceptance"] is not None:
         raise UserError("give either --acceptance or --accepts")
+    if len(methods) > 1:
+        raise UserError(Problem("--method", "", f"takes one method, got {listed(methods)}"))
+    options["method"] = methods[0] if methods else None
     options["tree_paths"] = paths_in(options["tree_paths"])
     options["ssd_fanout"] = numbers_in("--ssd-fanout", options["ssd_fanout"])
     source_of = click.get_current_context().get_parameter_source

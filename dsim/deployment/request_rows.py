@@ -89,8 +89,8 @@ def lengths(prompt: Any, output: Any, *, least: int = 1) -> tuple[int, int]:
         ValueError: they are no whole numbers, negative, or absurd.
     """
     try:
-        found = int(prompt), int(output)
-    except (TypeError, ValueError):
+        found = _whole(prompt), _whole(output)
+    except (TypeError, ValueError, OverflowError):
         got = f"{_cell(prompt)} for the prompt, {_cell(output)} for the answer"
         raise ValueError(f"expected numbers of tokens, got {got}") from None
     if not (0 <= found[0] <= MAX_TOKENS and least <= found[1] <= MAX_TOKENS):
@@ -99,6 +99,17 @@ def lengths(prompt: Any, output: Any, *, least: int = 1) -> tuple[int, int]:
             f"got {prompt}, {output}"
         )
     return found
+
+
+def _whole(value: Any) -> int:
+    """A whole number, also as other tools write columns that had blanks: ``100.0``."""
+    try:
+        return int(value)
+    except ValueError:
+        number = float(value)
+        if number != int(number):
+            raise
+        return int(number)
 
 
 def _cell(value: Any) -> str:

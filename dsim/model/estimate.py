@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dsim.errors import Problem, UserError
 from dsim.model.drafter_shapes import HEADS, drafter_shape
-from dsim.model.gpu import DTYPE_BYTES, gpu_of
+from dsim.model.gpu import DTYPE_BYTES, HOST_GPUS, gpu_of
 from dsim.model.roofline import GIB, Memory, Roofline, memory_of, possible_tp
 from dsim.model.shape import shape_of
 from dsim.words import nearest, plural, show
@@ -43,6 +43,20 @@ class Estimate:
 
     @property
     def warning(self) -> str:
+        """What makes the estimate doubtful, in sentences; else empty."""
+        return " ".join(filter(None, (self._other_tokens, self._other_hosts)))
+
+    @property
+    def _other_hosts(self) -> str:
+        if self.target.tp <= HOST_GPUS:
+            return ""
+        return (
+            f"TP {self.target.tp} reaches beyond one host, which has {HOST_GPUS} GPUs: links "
+            "between hosts are slower, and are taken for links of one host here."
+        )
+
+    @property
+    def _other_tokens(self) -> str:
         """A sentence where the drafter's tokens cannot be the target's; else empty."""
         if self.drafter is None or self.is_head:
             return ""

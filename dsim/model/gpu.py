@@ -18,6 +18,7 @@ DTYPE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "fp8": 1.0, "int8": 1.0, "
 DTYPE_BYTES["fp4"] = 0.53  # MXFP4: 4 bits, and 8 for each block of 32
 # Names that people use for one of the GPUs.
 ALIASES = {"a100": "a100-80gb", "3090": "rtx-3090", "4090": "rtx-4090"}
+HOST_GPUS = 8  # of one host, at most, as these GPUs are sold
 SAME_GPU = re.compile(r"nvidia|amd|geforce|instinct|sxm\d?|hbm\d?e?|pcie|\d+gb")
 
 

@@ -10,6 +10,7 @@ from dsim.orchestrations.declaration import (
     Traits,
     Work,
 )
+from dsim.orchestrations.drafting import draft_up_to
 from dsim.orchestrations.plugins import import_named
 from dsim.orchestrations.registry import (
     COMPARED,
@@ -35,6 +36,7 @@ __all__ = [
     "Orchestration",
     "Traits",
     "Work",
+    "draft_up_to",
     "orchestration_of",
     "register",
     "title_of",

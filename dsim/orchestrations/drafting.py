@@ -39,9 +39,20 @@ def add_block(
     return bool(made)
 
 
-def draft_up_to(end: int, drafter: ServerPort, output: Output, plan: Plan) -> Generator[Forward]:
-    """Draft up to position *end* of the text, or less; see :func:`add_block`."""
-    tokens, ends = output.tokens, plan.ends
+def draft_up_to(
+    end: int, drafter: ServerPort, output: Output, plan: Plan | None = None
+) -> Generator[Forward]:
+    """Draft up to position *end* of the text, or less: ``yield from`` this.
+
+    However many tokens a forward guesses; where it guesses none, drafting is over.
+
+    Args:
+        end: no draft for this position or one behind it is wanted.
+        drafter: the server of a drafter.
+        output: the text.
+        plan: where a block may end before; ``None``: it does not.
+    """
+    tokens, ends = output.tokens, None if plan is None else plan.ends
     while len(tokens) < end:
         draft = drafter.forward(len(tokens))
         yield draft

@@ -400,6 +400,7 @@ def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vect
             known[pair] = latency_of(values, "target"), latency_of(values, "drafter")
         target, drafter = known[pair]
         lookahead = point.get("lookahead", settings["lookahead"])
+        block = settings["drafter.block_tokens"]
         targets = point.get("targets", settings["targets"])
         depth = point.get("tree.depth", tree.depth)
         if depth not in trees:
@@ -408,16 +409,10 @@ def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vect
             drafter_ns=drafter.latency_ns,
             target_ns=target.latency_ns,
             lookahead=lookahead,
-            targets=targets_of(
-                targets,
-                lookahead,
-                drafter.latency_ns,
-                target.latency_ns,
-                settings["drafter.block_tokens"],
-            ),
+            targets=targets_of(targets, lookahead, drafter.latency_ns, target.latency_ns, block),
             drafter_first_ns=drafter.first_ns,
             target_first_ns=target.first_ns,
-            block_tokens=settings["drafter.block_tokens"],
+            block_tokens=block,
             patience=settings["patience"],
             tree=trees[depth],
             fanout=fanout,

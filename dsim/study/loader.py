@@ -15,12 +15,13 @@ from dsim.study.checks import check_charts, check_together
 from dsim.study.data import checked_trace, read_samples, read_traces
 from dsim.study.deployment_checks import check_deployment, check_deployment_charts
 from dsim.study.deployment_settings import DEPLOYMENT, DEPLOYMENT_TABLES
-from dsim.study.presets import apply_presets
+from dsim.study.presets import PRESETS, apply_presets, in_place_of
 from dsim.study.setting import LISTED, Problems, Setting, exact, unprintable
 from dsim.study.settings import (
     ALTERNATIVES,
     CHART_BY_KEY,
     COMMAND_TABLES,
+    KNOWN_BY,
     MODEL_TABLES,
     OF_ONE_CASE,
     PAIR_TABLES,
@@ -191,7 +192,12 @@ class _Loader:
             for other in {*ALTERNATIVES.get(key, ())} & {*values, *ranges}:
                 self.problems.add(f"grid.{key}", f'cannot be set together with "{other}"')
             if key in values:
-                self.problems.add(key, "is set, and is an axis of the grid as well")
+                preset = PRESETS.get(str(values.get("method")))
+                if preset and key in preset.settings:
+                    what = f'is set by method = "{preset.name}", and is an axis of the grid as well'
+                    self.problems.add(key, f"{what}; {in_place_of(preset, key)}")
+                else:
+                    self.problems.add(key, "is set, and is an axis of the grid as well")
         minimise = values.get("minimise", [])
         for key in minimise if isinstance(minimise, list) else []:
             if key not in ranges:
@@ -378,9 +384,18 @@ class _Loader:
         found = len(self.problems.found)
         for key, value in table.items():
             if key not in CHART_BY_KEY:
-                self.problems.add(where + key, f"unknown setting{nearest(key, list(CHART_BY_KEY))}")
+                hint = nearest(key, list(CHART_BY_KEY)) or f"; expected {', '.join(CHART_BY_KEY)}"
+                self.problems.add(where + key, f"unknown setting{hint}")
             elif wrong := CHART_BY_KEY[key].problem(value):
                 self.problems.add(where + key, wrong)
+            elif (
+                value != CHART_BY_KEY[key].default  # a study that was written down has them all
+                and key in KNOWN_BY
+                and table.get("kind") not in KNOWN_BY[key]
+            ):
+                kinds = " or ".join(map(show, KNOWN_BY[key]))
+                what = f"has no effect: kind is {show(table.get('kind'))}; it matters with {kinds}"
+                self.problems.add(where + key, what)
         for key in ("kind", "x", "y"):
             if key not in table:
                 self.problems.add(where + key, f"is missing: {CHART_BY_KEY[key].meaning}")

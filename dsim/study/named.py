@@ -108,8 +108,8 @@ def estimate_of(values: Mapping[str, Any], source: str) -> Estimate | None:
 
 
 def warning_of(values: Mapping[str, Any]) -> str:
-    """A sentence where the models that settings by key name do not go together; else empty."""
-    if not all(values.get(key) for key in (*MODELS, "gpu")):
+    """What makes the estimate doubtful that settings by key name, in sentences; else empty."""
+    if not all(values.get(key) for key in ("target.model", "gpu")):
         return ""
     found = estimate_of(values, "")
     return found.warning if found else ""

@@ -8,7 +8,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 from dsim.orchestrations import COMPARED
-from dsim.words import show
+from dsim.words import listed, show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -68,8 +68,15 @@ def apply_presets(
         for key, value in preset.settings.items():
             if own.setdefault(key, value) != value:
                 what = f'{show(own[key])} contradicts method = "{name}", which has {show(value)}'
-                problems.add(where + key, what)
+                problems.add(where + key, f"{what}; {in_place_of(preset, key)}")
         algorithms = own.get("algorithms", values["algorithms"])
         if isinstance(algorithms, list) and preset.orchestration not in algorithms:
             what = f'expected "{preset.orchestration}" among them, as method = "{name}" needs'
             problems.add(f"{where}algorithms", what)
+
+
+def in_place_of(preset: Preset, key: str) -> str:
+    """How to have the method *preset* with another value of *key*, in words."""
+    others = [f"{one} = {show(value)}" for one, value in preset.settings.items() if one != key]
+    rest = f" with {listed(others)}" if others else ""
+    return f'for another, leave method out: algorithm "{preset.orchestration}"{rest}'

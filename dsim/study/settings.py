@@ -406,4 +406,10 @@ CHART_SETTINGS: tuple[Setting, ...] = (
         "latency_mean_ms, or per_device: by tokens per second and device",
     ),
 )
+# The kinds of charts that know some of these; the others all know.
+KNOWN_BY = {
+    "show": ("heatmap", "map", "marginal"),
+    "against": ("heatmap",),
+    "value": ("map", "winners"),
+}
 CHART_BY_KEY = {s.key: s for s in CHART_SETTINGS}

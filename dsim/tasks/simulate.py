@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dsim.engines.simulate import Outcome
+    from dsim.model.acceptance import Acceptance
     from dsim.model.case import Case
     from dsim.study.study import Study
 
@@ -284,14 +285,27 @@ def _without_second_choices(case: Case, results: Sequence[Outcome]) -> list[str]
     ]
 
 
+def _in_words(acceptance: Acceptance) -> str:
+    """How drafts fare."""
+    if acceptance.model == "trace":
+        return "recorded draws"
+    if acceptance.model == "lookup":
+        return f"look-ups, right at {acceptance.copied_rate:g} in copied stretches"
+    if acceptance.by_depth:
+        return f"acceptance {', '.join(f'{rate:g}' for rate in acceptance.by_depth)} by depth"
+    more = {
+        "decay": f", times {acceptance.decay:g} for each further draft",
+        "markov": f" in streaks (correlation {acceptance.correlation:g})",
+        "phases": f" in phases (swing {acceptance.swing:g})",
+    }
+    spread = f", spread {acceptance.spread:g}" if acceptance.spread else ""
+    return f"acceptance {acceptance.rate:g}{more.get(acceptance.model, '')}{spread}"
+
+
 def describe(case: Case, algorithms: Sequence[str]) -> str:
     """The case in one line, with what *algorithms* make of it."""
     t1, t2 = case.drafter.latency_ns / 1e6, case.target.latency_ns / 1e6
-    acceptance = (
-        "recorded draws"
-        if case.acceptance.model == "trace"
-        else f"acceptance {case.acceptance.rate:g}"
-    )
+    acceptance = _in_words(case.acceptance)
     drafters = [f"{d.latency.latency_ns / 1e6:g} ms at {d.rate:g}" for d in case.more_drafters]
     more = f"; further drafters: {', '.join(drafters)}" if drafters else ""
     if any("tree.nodes" in ORCHESTRATIONS[name].reads for name in algorithms):

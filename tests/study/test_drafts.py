@@ -79,6 +79,48 @@ def test_what_contradicts_a_method_is_named():
     assert [one["name"] for one in json.loads(told)["presets"]] == [*PRESETS]
 
 
+def test_another_value_of_what_a_method_sets_takes_its_orchestration():
+    """The way out of "contradicts", and of an axis of the grid that nobody had set."""
+    swept = refused('method = "ssd"\n[grid]\nlookahead = [1, 2]\n')
+    assert 'lookahead: is set by method = "ssd", and is an axis of the grid as well; for' in swept
+    assert 'leave method out: algorithm "ssd" with ssd.fanout = 3' in swept
+    assert 'leave method out: algorithm "si"' in refused('method = "mtp"\nlookahead = 3\n')
+    told = CliRunner().invoke(main, ["simulate", "--method", "mtp", "--method", "ngram"])
+    assert told.exit_code == 2
+    assert "--method: takes one method, got mtp and ngram" in told.output
+
+
+def test_what_a_chart_of_another_kind_shows_is_refused():
+    """A heat map with ``value`` drew something else."""
+    study = "grid.lookahead = [1, 2]\ngrid.acceptance.rate = [0.5, 0.9]\n[[charts]]\n"
+    axes = 'x = "lookahead"\ny = "acceptance.rate"\n'
+    told = refused(f'{study}kind = "heatmap"\nvalue = "speedup_vs_si"\n{axes}')
+    assert 'charts[0].value: has no effect: kind is "heatmap"; it matters with "map" or' in told
+    loads(f'{study}kind = "heatmap"\nvalue = "lookahead"\n{axes}')  # as by default
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["acceptance.by_depth=[0.9,0.1]"], "acceptance 0.9, 0.1 by depth; lookahead"),
+        (["acceptance.per_position=[0.5,0.3]"], "acceptance 0.5, 0.6 by depth; lookahead"),
+        (
+            ['acceptance.model="decay"', "acceptance.decay=0.3"],
+            "acceptance 0.8, times 0.3 for each further draft; lookahead",
+        ),
+        (
+            ['acceptance.model="markov"', "acceptance.correlation=0.5"],
+            "acceptance 0.8 in streaks (correlation 0.5); lookahead",
+        ),
+    ],
+)
+def test_the_heading_says_how_drafts_fare(settings, words):
+    """It had the first rate alone."""
+    more = [word for one in settings for word in ("--set", one)]
+    found = CliRunner().invoke(main, ["simulate", "--tokens", "4", *more])
+    assert words in found.output
+
+
 def test_options_of_one_case():
     words = "simulate --accepts 211211 --target-latency 10 --drafter-latency 3 --json"
     tree = "--algorithm tree --tree-paths 1;2;1,1;1,2;2,1"

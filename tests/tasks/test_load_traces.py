@@ -65,6 +65,15 @@ def test_a_trace_from_a_spreadsheet():
         read_trace(f"{text}x,2\r\n")
 
 
+def test_whole_numbers_may_be_written_as_pandas_writes_them():
+    """A column that once had blanks."""
+    found = read_trace("arrival_s,prompt_tokens,output_tokens\n1,100.0,10.0\n")
+    assert found == read_trace("arrival_s,prompt_tokens,output_tokens\n1,100,10\n")
+    for wrong in ("1.5", "nan", "inf"):
+        with pytest.raises(ValueError, match="line 2: expected numbers of tokens, got"):
+            read_trace(f"arrival_s,prompt_tokens,output_tokens\n1,{wrong},10\n")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

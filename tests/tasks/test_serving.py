@@ -69,6 +69,16 @@ def test_layouts_use_the_gpus():
     assert split(Layout(tp=1, replicas=1)) == []
 
 
+def test_a_replica_is_of_one_host_unless_it_needs_more():
+    """16 GPUs were one host, whose links made TP 16 the best."""
+    found = layouts(question(target="llama-3.3-70b", gpu="h100", gpus=16))
+    assert {one.tp for one in found} == {2, 4, 8}
+    large = question(target="deepseek-v3", gpu="h100", gpus=16)
+    assert {one.tp for one in layouts(large)} == {16}
+    assert "TP 16 reaches beyond one host, which has 8 GPUs: links" in large.estimate(16).warning
+    assert question().estimate(2).warning == ""
+
+
 def test_a_trial_of_one_request_is_its_steps():
     """A prompt and 19 tokens, each in a step, and what passes outside of steps."""
     asked = question(rate=0.001)

@@ -212,7 +212,8 @@ def why_not(advice: Advice, one: Trial, mine: Trial) -> str:
     if advice.has_slo and room < RESERVE and room * (1 + TIE) < best:
         return f"keeps the SLO only up to {times(room)}"
     if slower > 1:
-        return f"slower ({slower:.2g} times the E2E)"
+        much = f"{slower:.2g} times the E2E" if slower >= 1.2 else f"{slower - 1:.0%} more E2E"
+        return f"slower ({much})"
     return "slower on more of the load" if one.layout in advice.headroom else "about as good"
 
 

@@ -14,6 +14,7 @@ from dsim.errors import Problem, UserError
 from dsim.files import read_text
 from dsim.model.acceptance import TYPICAL_RANK_SHARES
 from dsim.model.estimate import estimate
+from dsim.model.gpu import HOST_GPUS
 from dsim.model.roofline import possible_tp
 from dsim.model.shape import shape_of, shipped
 
@@ -173,7 +174,8 @@ def _degrees(asked: Question) -> tuple[int, ...]:
     Raises:
         UserError: there is none; or a name is unknown.
     """
-    found, first = [], None
+    found: list[int] = []
+    first = None
     # An unknown name is reported of any degree; a misfit says at which the models would fit.
     try:
         asked.estimate(1)
@@ -184,7 +186,7 @@ def _degrees(asked: Question) -> tuple[int, ...]:
     except ValueError:
         raise first or UserError(asked.target) from None
     for tp in possible_tp(shape):
-        if tp > asked.gpus:
+        if tp > asked.gpus or (found and tp > HOST_GPUS):  # beyond one host only if need be
             break
         try:
             asked.estimate(tp)
