@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from dsim.words import plural
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
     from dsim.events.forward import Forward
     from dsim.events.output import Output
     from dsim.events.ports import ServerPort
+    from dsim.model.case import Case
     from dsim.model.lookahead import Plan
 
 
@@ -62,3 +65,8 @@ def draft_up_to(
             tokens.append(draft.token)
         elif not add_block(made_by(draft), tokens, end, ends):
             break
+
+
+def a_draft_makes(case: Case, unit: str = "token") -> str:
+    """How many tokens, or levels of a tree, a forward of the drafter makes, in words."""
+    return f"one {unit}" if case.block_tokens == 1 else plural(case.block_tokens, unit)

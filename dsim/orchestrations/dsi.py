@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from dsim.model.closed_forms import targets_enough
 from dsim.orchestrations.declaration import LOOKAHEAD, PASSES, Orchestration, Traits
+from dsim.orchestrations.drafting import a_draft_makes
 from dsim.units import to_ms
 
 if TYPE_CHECKING:
@@ -177,11 +178,6 @@ def start(setup: Setup) -> None:
     )
 
 
-def drafts_of(case: Case) -> str:
-    """How many tokens a forward of the drafter makes, in words."""
-    return "one token" if case.block_tokens == 1 else f"{case.block_tokens} tokens"
-
-
 def why(case: Case, others: Collection[str]) -> str:
     """Why it is the fastest."""
     t1, t2 = case.drafter.latency_ns, case.target.latency_ns
@@ -198,7 +194,7 @@ def why(case: Case, others: Collection[str]) -> str:
     else:
         end = f", so it waits {'only' if steady else 'hardly but'} after a rejection"
     return (
-        f"it keeps drafting ({drafts_of(case)} every {to_ms(t1):g} ms) while target passes "
+        f"it keeps drafting ({a_draft_makes(case)} every {to_ms(t1):g} ms) while target passes "
         f"({to_ms(t2):g} ms each) verify{end}" + ("; SI waits for every pass" * ("si" in others))
     )
 

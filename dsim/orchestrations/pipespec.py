@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.events.order import AFTER_PASSES
 from dsim.orchestrations.declaration import FURTHER_DRAFTERS, LOOKAHEAD, Orchestration, Traits
-from dsim.orchestrations.drafting import add_block
+from dsim.orchestrations.drafting import a_draft_makes, add_block
 from dsim.orchestrations.pipeline import pipe
 from dsim.orchestrations.verdict import settle_verdict
 from dsim.units import to_ms
@@ -105,8 +105,8 @@ def start(setup: Setup) -> None:
 def why(case: Case, _: Collection[str]) -> str:
     """Why it is the fastest."""
     return (
-        f"it keeps drafting (one token every {to_ms(case.drafter.latency_ns):g} ms) while its one "
-        f"target verifies ({to_ms(case.target.latency_ns):g} ms a pass)"
+        f"it keeps drafting ({a_draft_makes(case)} every {to_ms(case.drafter.latency_ns):g} ms) "
+        f"while its one target verifies ({to_ms(case.target.latency_ns):g} ms a pass)"
     )
 
 

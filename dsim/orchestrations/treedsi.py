@@ -11,6 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from dsim.orchestrations.declaration import PASSES, TREE, Orchestration, Traits
+from dsim.orchestrations.drafting import a_draft_makes
 from dsim.orchestrations.growing import GrowingTree
 from dsim.orchestrations.tree import tree_backend, work
 from dsim.units import to_ms
@@ -126,9 +127,10 @@ class TreeDSI:
 def why(case: Case, _: Collection[str]) -> str:
     """Why it is the fastest."""
     return (
-        f"it keeps drafting (one level every {to_ms(case.drafter.latency_ns):g} ms), also behind "
-        f"second choices, while passes ({to_ms(case.target.latency_ns):g} ms each) verify the "
-        "whole tree, so it waits only after a token that is nowhere on the tree"
+        f"it keeps drafting ({a_draft_makes(case, 'level')} every "
+        f"{to_ms(case.drafter.latency_ns):g} ms), also behind second choices, while passes "
+        f"({to_ms(case.target.latency_ns):g} ms each) verify the whole tree, so only a token that "
+        "is nowhere on the tree makes it begin again"
     )
 
 
