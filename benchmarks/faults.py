@@ -635,7 +635,8 @@ def again(log: Path) -> None:
                 line["not ok"][trial] = now
         if not line.get("not ok", True):
             del line["not ok"]
-    log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    since = log.read_text().splitlines()[len(lines) :]  # by another campaign, meanwhile
+    log.write_text("".join(f"{line}\n" for line in [*map(json.dumps, lines), *since]))
 
 
 def one(kind: str, trial: int) -> Outcome:
