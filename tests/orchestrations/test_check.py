@@ -150,7 +150,7 @@ def broken(monkeypatch, start, **more):
 
 
 BROKEN = {
-    "ends": (never_ends, {}),
+    "Every run ends": (never_ends, {}),
     "has ended": (without_a_pass, {}),
     "draft stays": (never_trusts, {"reads": LOOKAHEAD}),
     "again": (moody, {}),
@@ -229,7 +229,7 @@ def test_the_command(tmp_path):
     words = [sys.executable, "-m", "dsim", "check"]
     found = subprocess.run([*words, str(path)], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    assert "0 of 15 laws broken" in found.stdout
+    assert "0 of 16 laws broken" in found.stdout
     path.write_text(GOOD.replace("            yield forward\n", ""))
     found = subprocess.run([*words, "once_more.py"], capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 1, found.stdout
