@@ -129,10 +129,12 @@ def _right(token: Any, position: int) -> bool:
 def wrong_token(output: Output) -> str:
     """A word on the first settled token that is not the target's own; nothing if all are."""
     for position, token in enumerate(output.tokens[: output.settled]):
-        if not _right(token, position):
-            own = token.position if isinstance(token, Token) else None
-            what = f"the token {own}" if own not in (None, position) else f"{token!r}"
-            if isinstance(token, Token) and own == position:
+        if _right(token, position):
+            continue
+        what = repr(token)
+        if isinstance(token, Token):
+            what = f"the token {token.position}"
+            if token.position == position:
                 what = "a draft that the target does not accept"
-            return f"token {position} of the text is {what}; settle what a verdict says"
+        return f"token {position} of the text is {what}; settle what a verdict says"
     return ""

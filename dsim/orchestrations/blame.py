@@ -36,10 +36,10 @@ def blaming(algorithm: str) -> Iterator[None]:
     except (UserError, EngineError):
         raise
     except (Exception, SystemExit) as error:
-        start = orchestration_of(algorithm).starter()
-        if start.__module__.partition(".")[0] == "dsim":
+        declared = orchestration_of(algorithm)
+        if declared.is_own:
             raise
-        own = file_of(start)
+        own = getattr(getattr(declared.starter(), "__code__", None), "co_filename", "")
         what, line = f"{type(error).__name__}: {error}", line_in(own, error)
         if found := NO_EVENT.match(str(error)):
             what = f"{found[3]}; expected a forward, or another event, after yield"
@@ -51,11 +51,6 @@ def blaming(algorithm: str) -> Iterator[None]:
 
 def _problem(algorithm: str, what: str) -> PluginError:
     return PluginError(f'orchestration "{orchestration_of(algorithm).title}": {what}')
-
-
-def file_of(function: Any) -> str:
-    """The file that *function* stands in; nothing if that is not known."""
-    return str(getattr(getattr(function, "__code__", None), "co_filename", ""))
 
 
 def line_in(file: str, error: BaseException | None) -> int:

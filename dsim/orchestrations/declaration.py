@@ -177,6 +177,11 @@ class Orchestration:
         """Whether its drafts are trees."""
         return any(key.startswith("tree.") for key in self.reads)
 
+    @property
+    def is_own(self) -> bool:
+        """Whether it is dsim's own, and not a plugin's."""
+        return self.starter().__module__.partition(".")[0] == "dsim"
+
     def starter(self) -> Callable[[Setup], Any]:
         """The function that :attr:`start` is or names.
 

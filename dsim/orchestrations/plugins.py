@@ -128,11 +128,7 @@ def fingerprints() -> dict[str, str]:
 
 def orchestrations() -> list[str]:
     """The names of the orchestrations that are not dsim's own, in order of registration."""
-    return [
-        name
-        for name, one in ORCHESTRATIONS.items()
-        if one.starter().__module__.partition(".")[0] != "dsim"
-    ]
+    return [name for name, one in ORCHESTRATIONS.items() if not one.is_own]
 
 
 def left_out(algorithms: Collection[str], how: str = "") -> list[str]:

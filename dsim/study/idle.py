@@ -13,7 +13,7 @@ from dsim.study.named import KEYS, MODELS
 from dsim.words import listed, show
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 KNOWN = DEPLOYMENT.by_key  # with the settings of single texts among them
 RATED = tuple(model for model in ACCEPTANCE_MODELS if model not in ("lookup", "trace"))
@@ -124,6 +124,12 @@ def unread(key: str, algorithms: Sequence[str]) -> list[str]:
     return [f"{key} has no effect on {names}; it matters to {', '.join(told)}."]
 
 
+def ranking(algorithms: Iterable[str]) -> str:
+    """The titles of those of *algorithms* that look for second choices, in words; or nothing."""
+    reads = BY_OTHERS[RANK_SHARES]
+    return listed([title_of(one) for one in algorithms if reads & {*ORCHESTRATIONS[one].reads}])
+
+
 def never_right(variants: Sequence[Mapping[str, Any]]) -> list[str]:
     """A sentence if orchestrations look for second choices, and no chance for them is given.
 
@@ -131,12 +137,12 @@ def never_right(variants: Sequence[Mapping[str, Any]]) -> list[str]:
         variants: see :func:`idle_settings`.
     """
     names = dict.fromkeys(name for one in variants for name in one["algorithms"])
-    ranked = [name for name in names if BY_OTHERS[RANK_SHARES] & {*ORCHESTRATIONS[name].reads}]
+    ranked = ranking(names)
     given = any(one.get(RANK_SHARES) or one.get("acceptance.model") == "trace" for one in variants)
     if not ranked or given:
         return []
     return [
-        f"{listed([*map(title_of, ranked)])}: the drafter's second choices are never right here; "
+        f"{ranked}: the drafter's second choices are never right here; "
         f"say how often they are, like {RANK_SHARES} = [0.45, 0.2]."
     ]
 

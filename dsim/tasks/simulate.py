@@ -14,7 +14,7 @@ from dsim.orchestrations.blame import why_of
 from dsim.report.tables import text_table
 from dsim.study.build import case_of, falling_notes
 from dsim.study.columns import BEYOND
-from dsim.study.idle import RANK_SHARES, idle_settings, unread
+from dsim.study.idle import RANK_SHARES, idle_settings, ranking, unread
 from dsim.study.loader import make_study, of_one_case
 from dsim.study.pairs import by_name
 from dsim.study.presets import PRESETS
@@ -272,15 +272,11 @@ def _without_second_choices(case: Case, results: Sequence[Outcome]) -> list[str]
     """A note if some orchestrations look for second choices, and no chance for them is given."""
     if case.acceptance.rank_shares or case.acceptance.model == "trace":
         return []
-    names = [
-        title_of(one.algorithm)
-        for one in results
-        if {"tree.branches", "ssd.fanout"} & {*ORCHESTRATIONS[one.algorithm].reads}
-    ]
+    names = ranking(one.algorithm for one in results)
     if not names:
         return []
     return [
-        f"{' and '.join(names)}: the drafter's second choices are never right here; say how often "
+        f"{names}: the drafter's second choices are never right here; say how often "
         "they are: --rank-shares 0.45,0.2"
     ]
 

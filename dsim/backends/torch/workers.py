@@ -410,8 +410,8 @@ class Workers:
                 keep_history=keep_history,
                 decoding=decoding,
             )
-        with blaming(algorithm), beside([core for cores in busy for core in cores]):
-            env.run(until=output.done)
+            with beside([core for cores in busy for core in cores]):
+                env.run(until=output.done)
         wall_ns = env.clock.now_ns() - env.zero_ns
         ended = len(shared.spans)
         env.drain()
