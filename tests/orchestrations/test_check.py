@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from dsim.engines import laws
 from dsim.orchestrations import ORCHESTRATIONS, Orchestration, Traits
 from dsim.orchestrations.declaration import LOOKAHEAD, Work
 from dsim.tasks.check import check, lines
@@ -132,6 +133,35 @@ def test_the_text_has_to_be_the_targets(verdict, words, monkeypatch):
     law = next(one for one in found if "own: what is settled" in one.law)
     assert words in law.problem
     assert law.case.tokens == 1
+
+
+def test_a_lookahead_that_adapts_has_to_be_declared(monkeypatch):
+    """Its results were those of the fixed one, whatever a study asked for."""
+
+    def adapts(setup):
+        def told(accepted, token):
+            if setup.plan.judged is not None:
+                setup.plan.judged(accepted, setup.plan.tokens)
+            setup.output.settle(accepted, token)
+
+        si(setup, settle=told)
+
+    case = laws.case_of("1" * 12, 1, 3, 1, 1, preemptible=True)
+
+    def law(*reads):
+        declared = Orchestration(
+            name="broken",
+            title="Broken",
+            colour="#123456",
+            meaning="",
+            start=adapts,
+            reads=("lookahead", *reads),
+        )
+        monkeypatch.setitem(ORCHESTRATIONS, "broken", declared)
+        return laws.reads("broken", case, laws.watched_run("broken", case))
+
+    assert law().startswith('"lookahead_policy" is not in reads, but with lookahead_policy = aimd')
+    assert law("lookahead_policy") == ""
 
 
 def test_the_right_one_keeps_all_laws(monkeypatch):
