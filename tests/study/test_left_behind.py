@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dsim.system import can_end_at_once
+from dsim.system import can_end_at_once, swept
 from tests import said
 from tests.lanes import DRAW_NOTHING
 from tests.study.test_executors import (
@@ -212,3 +212,22 @@ def test_the_end_of_a_thread_is_not_the_end_of_the_parent():
     thread.join()
     assert found == [False]
     assert can_end_at_once()
+
+
+def test_what_ends_late_is_ended_when_dsim_ends_by_itself(tmp_path):
+    """Ray's processes may take their time after they were told to end."""
+    stays = tmp_path / "log"
+    with swept(str(tmp_path)), stays.open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-c", "import time; time.sleep(60)"], stdout=log
+        )
+    try:
+        assert process.wait(timeout=30) == -signal.SIGKILL
+    finally:
+        process.kill()
+
+
+def test_a_sweep_spares_whoever_asks_for_one(tmp_path):
+    with (tmp_path / "of its own").open("w"), swept(str(tmp_path)):
+        pass
+    assert not tmp_path.exists()
