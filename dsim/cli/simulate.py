@@ -188,6 +188,7 @@ def simulate(
     """
     from dsim.orchestrations.plugins import left_out
     from dsim.tasks import simulate as task
+    from dsim.tasks.check import doubts
 
     if settled and not as_json:
         raise UserError("--settled goes with --json")
@@ -232,6 +233,8 @@ def simulate(
                 told.append(f"{preset.title}: {preset.note}.")
             for line in [*told, *left_out(names, "--algorithm")]:
                 click.echo(line)
+    for line in doubts(names):
+        click.echo(line, err=True)
     if timeline is not None:
         task.write_timeline(case, names, timeline)
         if not as_json:

@@ -150,6 +150,7 @@ def _run(
     from dsim.study.deployment_settings import DEPLOYMENT
     from dsim.study.folder import RunInterrupted, unfinished_study
     from dsim.tasks import waits
+    from dsim.tasks.check import doubts
     from dsim.tasks.request_rows import write_requests
     from dsim.tasks.run import run_study, write_trace
 
@@ -180,7 +181,7 @@ def _run(
     if not quiet:
         variants = [loaded.of_variant(number) for number in range(len(loaded.variants))]
         compared = dict.fromkeys(name for one in variants for name in one["algorithms"])
-        for told in left_out(compared):
+        for told in [*left_out(compared), *doubts(compared)]:
             click.echo(f"… {told}", err=True)
     unfit, kind = (OF_TEXTS, "a deployment") if of_requests else (OF_DEPLOYMENTS, "single requests")
     for name, option in _given(unfit):

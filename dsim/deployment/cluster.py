@@ -168,6 +168,7 @@ class Request(SetupParts):
         self.env: simpy.Environment = cluster.env
         self.output = output
         self._cluster = cluster
+        self._several = ORCHESTRATIONS[cluster.deployment.algorithm].traits.several_targets
         self._number = number
         self._prompt_tokens = prompt_tokens
         d = cluster.deployment
@@ -197,14 +198,16 @@ class Request(SetupParts):
 
     def drafter(self, number: int = 0) -> SharedServer:
         """See :class:`dsim.events.ports.Setup`."""
-        return self._drafters[number]
+        return self.numbered(self._drafters, number)
 
     def target(self) -> SharedServer:
         """See :class:`dsim.events.ports.Setup`."""
+        self.rightly(False, self._several)
         return self._asked(SharedServer)
 
     def targets(self) -> SharedPool:
         """See :class:`dsim.events.ports.Setup`."""
+        self.rightly(True, self._several)
         return self._asked(SharedPool, max_passes=self._cluster.deployment.most_passes)
 
     def _asked(self, kind: type[S], **more: Any) -> S:

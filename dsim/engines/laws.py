@@ -117,16 +117,37 @@ def traits(name: str, _: Case, run: Run) -> str:
     drafts = sum(one.begun for one in (run.drafter, *run.more_drafters))
     if drafts and not declared.drafts:
         return f"{drafts} drafts were made, but traits say drafts=False"
-    if not declared.overlaps:
-        rows = spans(run.output, run.drafter, *run.more_drafters, run.target)
-        passes = [row for row in rows if row["lane"].startswith("target")]
-        for one, other in itertools.product(rows, passes):
-            if one["lane"] == other["lane"]:
-                continue
-            if max(one["start_ns"], other["start_ns"]) < min(one["end_ns"], other["end_ns"]):
-                at = to_ms(max(one["start_ns"], other["start_ns"]))
-                return f"a draft and a pass overlap at {at:g} ms, but traits say overlaps=False"
+    if not declared.overlaps and (at_ns := _overlap_ns(run)) is not None:
+        at = f"{to_ms(at_ns):g} ms"
+        return f"a draft and a pass overlap at {at}, but traits say overlaps=False"
     return ""
+
+
+def _overlap_ns(run: Run) -> int | None:
+    """An instant from which on a pass and another forward are under way at once, if any is."""
+    rows = spans(run.output, run.drafter, *run.more_drafters, run.target)
+    passes = [row for row in rows if row["lane"].startswith("target")]
+    for one, other in itertools.product(rows, passes):
+        begins: int = max(one["start_ns"], other["start_ns"])
+        if one["lane"] != other["lane"] and begins < min(one["end_ns"], other["end_ns"]):
+            return begins
+    return None
+
+
+def claims(name: str) -> set[str]:
+    """The traits of an orchestration of which some case has to show that they hold."""
+    declared = orchestration_of(name).traits
+    return {
+        trait for trait in ("drafts", "overlaps", "several_targets") if getattr(declared, trait)
+    }
+
+
+def shown(run: Run) -> set[str]:
+    """Those of these traits that *run* shows."""
+    drafts = any(one.begun for one in (run.drafter, *run.more_drafters))
+    found = {"drafts": drafts, "overlaps": drafts and _overlap_ns(run) is not None}
+    found["several_targets"] = run.counts[-1] > 1
+    return {trait for trait, is_shown in found.items() if is_shown}
 
 
 def work(name: str, case: Case, run: Run) -> str:

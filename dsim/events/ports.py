@@ -6,7 +6,7 @@ Servers that one text has to itself (:mod:`dsim.events.servers`) and servers tha
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dsim.events.output import Output
     from dsim.model.case import Decoding
     from dsim.model.lookahead import Plan
+
+D = TypeVar("D")
 
 
 class ServerPort(Protocol):
@@ -119,7 +121,13 @@ class Setup(Protocol):
     decoding: Decoding
 
     def drafter(self, number: int = 0) -> ServerPort:
-        """The server of drafter *number*; 0 leads, the others have outputs of their own."""
+        """The server of drafter *number*; 0 leads, the others have outputs of their own.
+
+        Any of them can draft for ``output``, too.
+
+        Raises:
+            IndexError: there are not so many.
+        """
 
     def target(self) -> ServerPort:
         """One target server, for an orchestration that waits for each pass."""
@@ -130,6 +138,43 @@ class Setup(Protocol):
 
 class SetupParts:
     """What every setup says to who wrote an orchestration that looks for something else."""
+
+    @staticmethod
+    def numbered(drafters: Sequence[D], number: int) -> D:
+        """Drafter *number* of *drafters*.
+
+        Raises:
+            IndexError: there are not so many.
+        """
+        if not 0 <= number < len(drafters):
+            there = f"is {len(drafters)} drafter" if len(drafters) == 1 else f"are {len(drafters)}"
+            raise IndexError(
+                f"setup.drafter({number}): there {there}, number 0 the first; how many further "
+                "ones there are is setup.further_drafters (settings more_drafters.…)"
+            )
+        return drafters[number]
+
+    @staticmethod
+    def rightly(asked: bool, declared: bool) -> None:
+        """See to it that who asks for several target servers, and nobody else, declares it.
+
+        Args:
+            asked: whether several are asked for.
+            declared: whether traits say so.
+
+        Raises:
+            TypeError: they say otherwise.
+        """
+        if asked and not declared:
+            raise TypeError(
+                "setup.targets() is for traits with several_targets=True; one server is "
+                "setup.target()"
+            )
+        if declared and not asked:
+            raise TypeError(
+                "setup.target() is not for traits with several_targets=True; their servers are "
+                "setup.targets()"
+            )
 
     def __getattr__(self, name: str) -> Any:
         """Say what there is.

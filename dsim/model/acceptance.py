@@ -94,6 +94,10 @@ class Acceptance:
         deep = self.by_depth or any(DEEPER in trace for trace in self.traces[:1])
         return not deep and self.model != "lookup"
 
+    def texts(self, repeats: int) -> int:
+        """How many of *repeats* have draws of their own: recorded ones are replayed in turn."""
+        return min(repeats, len(self.traces)) if self.model == "trace" else repeats
+
     def chances(self, first: float, count: int) -> list[float]:
         """Chances of the *count* best candidates, of which the first has the chance *first*."""
         shares = (*self.rank_shares, *[0.0] * count)[: count - 1]

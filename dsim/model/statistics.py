@@ -13,20 +13,26 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 
-def half_width(std: Any, repeats: Any) -> Any:
+def half_width(std: Any, repeats: Any, texts: Any = None) -> Any:
     """Half width of the 95 % interval of a mean, by Student's t; NaN for one repeat.
 
     Args:
         std: standard deviation of the repeats; a number or an array.
         repeats: how many there are; a number, or an array that spreads to the shape of *std*.
+        texts: how many different recorded texts the repeats replay in turn, likewise: a repeat that
+            replays a text again tells nothing new of other texts. ``None``: as many as repeats.
     """
-    if np.max(repeats) < 2:
+    texts = repeats if texts is None else np.minimum(texts, repeats)
+    if np.max(texts) < 2:
         return std * np.nan
     from scipy.special import stdtrit
 
-    of_two = np.maximum(repeats, 2)  # what has one repeat gets no interval below
+    of_two = np.maximum(texts, 2)  # what has one repeat gets no interval below
     widths = stdtrit(of_two - 1, 0.975) / np.sqrt(of_two)
-    return std * np.where(np.less(repeats, 2), np.nan, widths)
+    # *std* divides squares by repeats - 1; those of the texts alone are divided by texts - 1.
+    again = np.sqrt((1 - 1 / np.maximum(repeats, 2)) / (1 - 1 / of_two))
+    again = np.where(np.equal(texts, repeats), 1.0, again)
+    return std * np.where(np.less(texts, 2), np.nan, widths * again)
 
 
 def summarise(latency_ns: Ints) -> tuple[Floats, Floats, Floats, Floats]:

@@ -35,6 +35,7 @@ class PrivateSetup(SetupParts):
         prefill: bool,
         keep_history: bool,
         decoding: Decoding,
+        several: bool,
     ) -> None:
         self.env = env
         self.decoding = decoding
@@ -43,6 +44,7 @@ class PrivateSetup(SetupParts):
         self.prefill = prefill
         self.further_drafters = len(drafter_backends) - 1
         self.count = targets
+        self.several = several
         self.keep_history = keep_history
         self.drafters = [
             Server(
@@ -65,16 +67,18 @@ class PrivateSetup(SetupParts):
 
     def drafter(self, number: int = 0) -> Server:
         """See :class:`dsim.events.ports.Setup`."""
-        return self.drafters[number]
+        return self.numbered(self.drafters, number)
 
     def target(self) -> Server:
         """See :class:`dsim.events.ports.Setup`."""
+        self.rightly(False, self.several)
         if not isinstance(self.asked, Server):
             self.asked = Server(self.env, self.target_backend, self.output, **self._of_target)
         return self.asked
 
     def targets(self) -> Pool:
         """See :class:`dsim.events.ports.Setup`."""
+        self.rightly(True, self.several)
         if not isinstance(self.asked, Pool):
             self.asked = Pool(
                 self.env, self.target_backend, self.output, count=self.count, **self._of_target
@@ -112,6 +116,7 @@ def start(
     Returns:
         The drafters, and the target server or servers.
     """
+    declared = orchestration_of(algorithm)
     setup = PrivateSetup(
         env,
         output,
@@ -122,8 +127,8 @@ def start(
         prefill=prefill,
         keep_history=keep_history,
         decoding=decoding,
+        several=declared.traits.several_targets,
     )
-    declared = orchestration_of(algorithm)
     declared.starter()(setup)
     # A process may ask for its target only when it begins, which is later.
     target = setup.targets if declared.traits.several_targets else setup.target

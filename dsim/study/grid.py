@@ -349,7 +349,9 @@ class _Grid:
         more = [1] * len(self.study.grid)
         reference = {name: latency[a] for a, name in enumerate(self.algorithms)}
         all_ = self.outcomes | {
-            "latency_mean_ci95_ms": half_width(std, np.array(repeats).reshape(-1, *more)),
+            "latency_mean_ci95_ms": half_width(
+                std, np.array(repeats).reshape(-1, *more), self._texts()
+            ),
             "ms_per_token": latency / tokens,
         }
         with np.errstate(invalid="ignore"):
@@ -363,6 +365,18 @@ class _Grid:
             for c in shown
             if c.kind == "outcome"
         }
+
+    def _texts(self) -> NDArray[np.int64]:
+        """How many repeats have draws of their own."""
+        texts = np.empty(self.shape, np.int64)
+        telling = [axis for axis in self.study.grid if axis.key.startswith("acceptance.")]
+        for variant in range(len(self.study.variants)):
+            for point in points(telling):
+                values = self.study.of_variant(variant) | point
+                texts[(variant, *self.index_of(point))] = acceptance_of(values).texts(
+                    values["repeats"]
+                )
+        return texts
 
     def _rates(self) -> NDArray[np.float64]:
         """Acceptance rates where they are not an axis; of a trace, the share that was accepted."""

@@ -10,6 +10,7 @@ from dsim.orchestrations import ORCHESTRATIONS, title_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.draft_settings import ACCEPTANCE_MODELS, RATES
 from dsim.study.named import KEYS, MODELS
+from dsim.study.settings import LATENCY_MODELS
 from dsim.words import listed, show
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 KNOWN = DEPLOYMENT.by_key  # with the settings of single texts among them
 RATED = tuple(model for model in ACCEPTANCE_MODELS if model not in ("lookup", "trace"))
 SENT = tuple(kind for kind in ARRIVALS if kind != "trace")  # by dsim, not by a trace
+# Models of latencies that spread around latency_ms; the others have latencies of their own.
+SCALED = tuple(kind for kind in LATENCY_MODELS if kind not in ("empirical", "table"))
 OF_LOOKUP = ("copied_tokens", "copied_rate", "new_tokens", "chance_match", "chance_rate")
 # For each setting the one that decides, and its values with which the first one matters.
 DECIDES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -28,7 +31,9 @@ DECIDES: dict[str, tuple[str, tuple[str, ...]]] = {
             ("latency_cv", ("lognormal", "gamma")),
             ("latency_samples_ms", ("empirical",)),
             ("latency_by_width_ms", ("table",)),
+            *((name, SCALED) for name in ("latency_ms", "latency_relative")),
         )
+        if f"{model}.{name}" in KNOWN
     },
     **dict.fromkeys(RATES, ("acceptance.model", RATED)),
     **{f"acceptance.{name}": ("acceptance.model", ("lookup",)) for name in OF_LOOKUP},
@@ -99,6 +104,8 @@ def idle_settings(
 
 def _undecided(values: Callable[[str], list[Any]], is_set: Callable[[str], bool]) -> Iterator[str]:
     for key, (other, kinds) in DECIDES.items():
+        if key == "target.latency_ms" and any(values("drafter.latency_relative")):
+            continue  # the drafter's is a part of it
         if is_set(key) and (got := values(other)) and not {*kinds} & {*got}:
             matters = " or ".join(show(kind) for kind in kinds)
             yield f"{key} has no effect: {other} is {show(got[0])}; it matters with {matters}."

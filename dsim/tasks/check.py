@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,15 +19,18 @@ from dsim.orchestrations.plugins import load
 from dsim.units import to_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from dsim.engines.laws import Law
     from dsim.events.run import Run
     from dsim.model.case import Case
+    from dsim.orchestrations import Orchestration
 
 EVERY = 11  # small cases, of which one is held against the laws that run it again
 LARGER = 1000
+FEW_TOKENS, FEW = 3, 40  # before a study: texts of up to 3 tokens, then 40 larger ones
 REQUESTS = 3  # at the same time, on the same servers
+SHOWN = "What its traits claim, some case shows: drafts, overlaps, several targets"
 ENDED = "Every run ends, without an error"
 
 
@@ -115,11 +120,13 @@ def check(name: str, progress: Callable[[int, int], None] = lambda *_: None) -> 
     tried = dict.fromkeys(every, 0)
     broken: dict[Law, tuple[str, Case]] = {}
     stopped, runs = ("", None), 0
+    claimed = laws.claims(name)
     tried_cases = cases(name)
     for number, case in enumerate(tried_cases):
         try:
             run = laws.watched_run(name, case)
             runs += 1
+            claimed -= laws.shown(run) if claimed else set()
             for law in every:
                 if law in broken or (law not in laws.CHEAP and number % EVERY):
                     continue
@@ -133,10 +140,47 @@ def check(name: str, progress: Callable[[int, int], None] = lambda *_: None) -> 
             break
         progress(number + 1, len(tried_cases))
     first = Verdict(law=ENDED, cases=runs, problem=stopped[0], case=stopped[1])
-    return [first] + [
-        Verdict(law=_sentence(law), cases=tried[law], problem=problem, case=case)
-        for law in every
-        for problem, case in [broken.get(law, ("", None))]
+    never = ", ".join(f"{trait}=True" for trait in sorted(claimed))
+    problem = f"traits say {never}, which no case shows" if never and not stopped[0] else ""
+    return [
+        first,
+        *(
+            Verdict(law=_sentence(law), cases=tried[law], problem=problem, case=case)
+            for law in every
+            for problem, case in [broken.get(law, ("", None))]
+        ),
+        Verdict(law=SHOWN, cases=0 if stopped[0] else runs, problem=problem),
+    ]
+
+
+@functools.cache
+def _doubt(declared: Orchestration) -> str:
+    """The first law that *declared* breaks in a few small cases; or nothing."""
+    name = declared.name
+    several = declared.traits.several_targets
+    small = laws.small_cases(several_targets=several)
+    few = itertools.takewhile(lambda case: case.tokens <= FEW_TOKENS, small)
+    for case in [*few, *laws.larger_cases(FEW)]:
+        try:
+            run = laws.watched_run(name, case)
+            for law in laws.CHEAP:
+                if problem := law(name, case, run):
+                    return f"{_sentence(law)} (but: {problem.splitlines()[0]})"
+        except (EngineError, PluginError) as error:
+            return f"{ENDED} (but: {str(error).splitlines()[0]})"
+    return ""
+
+
+def doubts(names: Iterable[str]) -> list[str]:
+    """A sentence on each orchestration of a plugin among *names* that breaks a law.
+
+    Looks at a few small cases, which takes a fraction of a second; :func:`check` looks at more.
+    """
+    return [
+        f"Do not trust the numbers of {declared.title}: {declared.name} breaks a law of dsim "
+        f"check: {problem}."
+        for declared in map(orchestration_of, dict.fromkeys(names))
+        if not declared.is_own and (problem := _doubt(declared))
     ]
 
 
@@ -166,10 +210,10 @@ def lines(name: str, verdicts: list[Verdict], plugin: str = "") -> list[str]:
     for one in verdicts:
         mark = "BROKEN" if one.problem else kept if one.cases else "not tried"
         told.append(f"  {mark:9}  {one.law}")
+        told += [f"             {line}" for line in one.problem.splitlines()]
         if one.case is None:
             continue
         case = one.case
-        told += [f"             {line}" for line in one.problem.splitlines()]
         words = f"--plugin {plugin} " if plugin else ""
         told.append(
             f"             see it: dsim {words}simulate --algorithm {name} --repeats 1 "

@@ -20,6 +20,7 @@ from dsim.study.named import warning_of
 from dsim.study.results import of_deployments
 from dsim.study.settings import SETTINGS
 from dsim.tasks import waits
+from dsim.tasks.check import doubts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -153,7 +154,8 @@ def table_notes(frame: pd.DataFrame, study: Study | None) -> list[str]:
         notes = [note for one in variants for note in falling_notes(tables_of(one))]
         notes += filter(None, map(warning_of, variants))
         swept = {axis.key: axis.values for axis in study.grid}
-        notes += [*idle_settings(variants, swept), *never_right(variants)]
+        names = [name for one in variants for name in one["algorithms"]]
+        notes += [*doubts(names), *idle_settings(variants, swept), *never_right(variants)]
         notes = list(dict.fromkeys(notes))
     if BEYOND.name in frame:
         of = f"{(frame[BEYOND.name] > MAX_BEYOND).sum():,} of {len(frame):,} rows"

@@ -23,6 +23,7 @@ from dsim.study.folder import results_folder
 from dsim.study.idle import never_right
 from dsim.study.settings import BY_KEY
 from dsim.study.shipped import path_of
+from dsim.tasks.check import doubts
 from dsim.tasks.simulate import case_in, describe, said_twice, study_from, without_effect
 from dsim.words import nearest, plural
 
@@ -200,9 +201,11 @@ class Outcome(engine_room.Outcome):
         """The case, and a small table: mean, 95 % interval and extremes over the repeats."""
         rows = []
         latency_ms = self.latency_ns / 1e6
+        texts = self.case.acceptance.texts(len(latency_ms))
         counts = [(name.replace("_", " "), getattr(self, name)) for name in COUNTS]
         for name, values in [("latency (ms)", latency_ms), *counts]:
-            half = half_width(values.std(ddof=1), len(values)) if len(values) > 1 else math.nan
+            std = values.std(ddof=1) if texts > 1 else math.nan
+            half = half_width(std, len(values), texts)
             known = "" if math.isnan(half) else f"{half:,.1f}"
             ends = (f"{value:,.1f}" for value in (values.min(), values.max()))
             rows.append([name, f"{values.mean():,.1f}", known, *ends])
@@ -289,7 +292,11 @@ def simulate(
         raise UserError(*(_by_keyword(problem) for problem in error.problems)) from None
     found = simulate_case(case, algorithm, engine)
     one = study.of_variant(0) | {"algorithms": [algorithm]}
-    for told in [*without_effect(study, [algorithm]), *never_right([one])]:
+    for told in [
+        *doubts([algorithm]),
+        *without_effect(study, [algorithm]),
+        *never_right([one]),
+    ]:
         warnings.warn(told, stacklevel=2)
     return found
 

@@ -198,6 +198,7 @@ def _mean(values: Any) -> int | float:
 def as_text(case: Case, results: Sequence[Outcome]) -> str:
     """A table for people, and who won."""
     mean = {o.algorithm: float(o.latency_ns.mean()) for o in results}
+    texts = case.acceptance.texts(case.repeats)
     head = ["", "latency", "per token"]
     references = [name for name in REFERENCES if name in mean and len(mean) > 1]
     head += [f"vs {title_of(name)}" for name in references]
@@ -206,8 +207,8 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
     for outcome in results:
         average, std, _, _ = (values[0] for values in summarise(outcome.latency_ns[None, :]))
         latency = f"{average:.1f}"
-        if case.repeats > 1:
-            latency += f" ± {half_width(std, case.repeats):.1f}"
+        if texts > 1:
+            latency += f" ± {half_width(std, case.repeats, texts):.1f}"
         rows.append(
             [
                 title_of(outcome.algorithm),
@@ -225,14 +226,15 @@ def as_text(case: Case, results: Sequence[Outcome]) -> str:
     overlap = [o for o in results if ORCHESTRATIONS[o.algorithm].traits.overlaps]
     who = "every drafter" if case.more_drafters else "the drafter"
     own = f"; {who} has a server of its own, beside these" if overlap else ""
+    replayed = f" of {plural(texts, 'recorded text')}" if texts < case.repeats else ""
     return "\n".join(
         [
             describe(case, [one.algorithm for one in results]),
             "",
             *text_table(head, rows),
             "",
-            f"latency: time to the last token, mean{' ± 95 % interval' if case.repeats > 1 else ''}"
-            f" over {case.repeats} repeat{'s' if case.repeats > 1 else ''} ({engines} engine); "
+            f"latency: time to the last token, mean{' ± 95 % interval' if texts > 1 else ''}"
+            f" over {plural(case.repeats, 'repeat')}{replayed} ({engines} engine); "
             f"busy: most target servers busy at once{own}",
             "",
             verdict(case, results),
@@ -332,7 +334,7 @@ def verdict(case: Case, results: Sequence[Outcome]) -> str:
         return f"{names} are equally fast: {_why_equal(case, winners)}"
     (winner,) = winners
     others = {name: value / least for name, value in mean.items() if name != winner}
-    close = _close(winner, results)
+    close = _close(case, winner, results)
     clear = [name for name in others if name not in close]
     title = title_of(winner)
 
@@ -351,18 +353,19 @@ def verdict(case: Case, results: Sequence[Outcome]) -> str:
     return f"{found} It is only {by(close)},{chance}." if close else found
 
 
-def _close(winner: str, results: Sequence[Outcome]) -> list[str]:
+def _close(case: Case, winner: str, results: Sequence[Outcome]) -> list[str]:
     """The algorithms that are slower than *winner* by so little that it may be chance.
 
     Repeats are compared in pairs: all algorithms have the same draws in each.
     """
     own = {one.algorithm: one.latency_ns for one in results}
+    texts = case.acceptance.texts(case.repeats)
     found = []
     for name, latency_ns in own.items():
         if name == winner:
             continue
         more = latency_ns - own[winner]
-        half = half_width(float(more.std(ddof=1)), len(more)) if len(more) > 1 else 0.0
+        half = half_width(float(more.std(ddof=1)), len(more), texts) if texts > 1 else 0.0
         if more.mean() <= half or latency_ns.mean() < HARDLY * own[winner].mean():
             found.append(name)
     return found
