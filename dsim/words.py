@@ -21,12 +21,18 @@ def show(value: Any) -> str:
 
 def nearest(name: str, names: Sequence[str]) -> str:
     """A hint at the valid name that is nearest to *name*, or nothing."""
+    close = closest(name, names)
+    return f'; did you mean "{close}"?' if close else ""
+
+
+def closest(name: str, names: Sequence[str]) -> str:
+    """The one of *names* that is nearest to *name*, if any is near; or nothing."""
     last = {n.rsplit(".", 1)[-1]: n for n in reversed(names)}
     close = [known for known in names if known.lower() == name.lower()]
     close = close or difflib.get_close_matches(name, names, 1, 0.6)
     if not close:
         close = [last[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, 1, 0.6)]
-    return f'; did you mean "{close[0]}"?' if close else ""
+    return close[0] if close else ""
 
 
 def plural(count: int, noun: str) -> str:

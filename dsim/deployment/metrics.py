@@ -285,7 +285,11 @@ class _Cut:
         longer = self.lengths > 1
         later_ns = self.latency_ns - self.ttft_ns
         self.tpot_ms = later_ns[longer] / 1e6 / (self.lengths[longer] - 1)
-        self.since_ns = int(run.arrival_ns[first]) if first else 0
+        # As many requests end from here on as are kept: while the queue grows, those of the warm-up
+        # take servers long after the first of the others has arrived.
+        self.over_ns = np.where(run.left_ns >= 0, run.left_ns, run.arrival_ns)
+        ends_ns = np.partition(self.over_ns, first - 1)[first - 1] if first else 0
+        self.since_ns = max(int(run.arrival_ns[first]), int(ends_ns)) if first else 0
 
     def good(self, deployment: Deployment) -> NDArray[np.bool_]:
         """Which of the finished requests kept the SLO."""
@@ -307,12 +311,12 @@ class _Cut:
         the batches take all the time there is.
         """
         run = self.run
-        over_ns = np.where(run.left_ns >= 0, run.left_ns, run.arrival_ns)
+        over_ns = self.over_ns
 
         def along(since_ns: int, first: int) -> tuple[NDArray[np.int64], Floats]:
             """Requests from *first* on by end, and the seconds that each batch of them takes."""
             order = first + np.argsort(over_ns[first:], kind="stable")
-            ends = [over_ns[part[-1]] for part in np.array_split(order, count)]
+            ends = [max(over_ns[part[-1]], since_ns) for part in np.array_split(order, count)]
             return order, np.diff([since_ns, *ends[:-1], run.end_ns]) / NS_PER_S
 
         def sums(values: NDArray[Any]) -> Floats:

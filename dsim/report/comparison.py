@@ -12,10 +12,11 @@ from dsim.orchestrations import title_of
 from dsim.report import charts
 from dsim.report.analysis import interval_of, is_number
 from dsim.report.tables import TextTable
+from dsim.study.columns import BY_NAME
 from dsim.study.labels import describe, label, sentence, words
 from dsim.study.measurements import MEASURED
 from dsim.study.study import Chart
-from dsim.words import plural
+from dsim.words import closest, listed, plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -147,6 +148,35 @@ def crossed(one: Source, other: Source) -> str:
         f"No algorithm of {other.name} ({theirs}) has the name of one of {one.name} ({mine}), so "
         f"each is compared with each.{hint}"
     )
+
+
+def apart(one: Source, other: Source) -> str:
+    """A sentence on axes that keep no rows apart, as only one of the sources has them; or nothing.
+
+    A column that is called otherwise than dsim's looks like an axis of its own.
+    """
+    keys, parts, hints = _keys(one, other), [], []
+    for mine, theirs in ((one, other), (other, one)):
+        lone = [name for name in mine.axes if name not in (*keys, "algorithm", "variant")]
+        lacking = [name for name in lone if name not in theirs.frame]
+        parts += [
+            f"{name} holds text in {mine.name}"
+            for name in lone
+            if name not in lacking
+            if not is_number(mine.frame[name])
+        ]
+        if lacking:
+            names = listed([words(name) for name in lacking])
+            parts.append(f"{theirs.name} has no {names}, which {mine.name} varies")
+        columns = [str(name) for name in theirs.frame if name not in mine.frame]
+        hints += [
+            f' Is "{close}" of {theirs.name} the {words(name)}? Then call the column {name}.'
+            for name in lacking
+            if name in BY_NAME and (close := closest(name, columns))
+        ]
+    if not parts:
+        return ""
+    return f"{'; '.join(parts)}: each value is compared with each.{''.join(hints)}"
 
 
 def verdict(one: Source, other: Source, table: pd.DataFrame) -> str:

@@ -21,6 +21,7 @@ RATED = tuple(model for model in ACCEPTANCE_MODELS if model not in ("lookup", "t
 SENT = tuple(kind for kind in ARRIVALS if kind != "trace")  # by dsim, not by a trace
 # Models of latencies that spread around latency_ms; the others have latencies of their own.
 SCALED = tuple(kind for kind in LATENCY_MODELS if kind not in ("empirical", "table"))
+SAME = 0.01  # two latencies that differ by less are not told apart
 OF_LOOKUP = ("copied_tokens", "copied_rate", "new_tokens", "chance_match", "chance_rate")
 # For each setting the one that decides, and its values with which the first one matters.
 DECIDES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -104,11 +105,24 @@ def idle_settings(
 
 def _undecided(values: Callable[[str], list[Any]], is_set: Callable[[str], bool]) -> Iterator[str]:
     for key, (other, kinds) in DECIDES.items():
-        if key == "target.latency_ms" and any(values("drafter.latency_relative")):
-            continue  # the drafter's is a part of it
+        if key.endswith(".latency_ms") and _matters(key, values):
+            continue
         if is_set(key) and (got := values(other)) and not {*kinds} & {*got}:
             matters = " or ".join(show(kind) for kind in kinds)
             yield f"{key} has no effect: {other} is {show(got[0])}; it matters with {matters}."
+
+
+def _matters(key: str, values: Callable[[str], list[Any]]) -> bool:
+    """Whether latencies at *key* say something beside latencies of a model's own, or the same."""
+    if key == "target.latency_ms" and any(values("drafter.latency_relative")):
+        return True  # the drafter's is a part of it
+    role = key.partition(".")[0]
+    own = [found[0][1] for found in values(f"{role}.latency_by_width_ms") if found]
+    own += [
+        math.fsum(found) / len(found) for found in values(f"{role}.latency_samples_ms") if found
+    ]
+    same = (math.isclose(ms, one, rel_tol=SAME) for ms in values(key) if ms for one in own)
+    return any(values(f"{role}.model")) or any(same)  # models that are named have both
 
 
 def _unread(variants: Sequence[Mapping[str, Any]], is_set: Callable[[str], bool]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -112,14 +113,14 @@ def read_results(path: Path) -> pd.DataFrame:
         for name in needed
         if name not in frame
     ]
-    for name, column in BY_NAME.items():
-        if name in frame and column.dtype != "string":
+    for name in map(str, frame):  # settings may be written as in a study, with a dot
+        column = BY_NAME.get(name.replace(".", "_"))
+        if column is not None and column.dtype != "string":
             numbers = pd.to_numeric(frame[name], errors="coerce")
             wrong = frame.loc[numbers.isna() & frame[name].notna(), name]
             if len(wrong):
-                problems.append(
-                    Problem(str(path), name, f"expected numbers, got {wrong.iloc[0]!r}")
-                )
+                got = f"expected numbers, got {wrong.iloc[0]!r}{_how(str(wrong.iloc[0]))}"
+                problems.append(Problem(str(path), name, got))
             frame[name] = numbers
     for name in map(str, frame.select_dtypes("number")):
         if name not in MAY_BE_INFINITE and math.isinf(most := frame[name].abs().max()):
@@ -136,6 +137,15 @@ def read_results(path: Path) -> pd.DataFrame:
     if problems:
         raise UserError(*problems)
     return frame
+
+
+def _how(text: str) -> str:
+    """How to write the number that *text* seems to mean, or nothing."""
+    with contextlib.suppress(ValueError):
+        if text.endswith("%"):
+            return f"; write {float(text[:-1].replace(',', '.')) / 100:g}"
+        return f"; write {float(text.replace(',', '.')):g}, with a decimal point"
+    return ""
 
 
 def _separator(path: Path) -> str:

@@ -102,6 +102,7 @@ def compare(texts: Sequence[str], out: Path, measured: str = "") -> tuple[Path, 
     found = [(other, *comparison.differences(one, other)) for other in others]
     answer = [comparison.verdict(one, other, table) for other, table, _ in found]
     notes = [comparison.crossed(one, other) for other in others]
+    notes += [comparison.apart(one, other) for other in others]
     notes = list(filter(None, [*notes, *(comparison.changed(one, other) for other in others)]))
     at_a_glance = comparison.glance(one, [(other, table) for other, table, _ in found])
     details = [comparison.detail(one, other, table, keys) for other, table, keys in found]

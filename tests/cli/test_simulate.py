@@ -92,3 +92,11 @@ def test_what_there_is_to_know_of_a_method_is_said():
             main, ["simulate", "--method", method, "--tokens", "4", "--repeats", "2"]
         )
         assert any(line.startswith(words) for line in found.output.splitlines())
+
+
+def test_one_recorded_text_has_no_interval():
+    words = "simulate --accepts 110100 --tokens 6 --repeats 100".split()
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert "±" not in result.output
+    assert "mean over 100 repeats of 1 recorded text (" in result.output

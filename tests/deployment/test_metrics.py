@@ -86,6 +86,17 @@ def test_the_warm_up_is_cut():
     assert measure(deployment, [run], warm_up=0.5).latency["mean"].value == pytest.approx(10)
 
 
+def test_throughput_of_a_queue_that_only_drains():
+    """The requests of the warm-up take servers long after the first of the others arrived."""
+    deployment = Deployment(
+        algorithm="nonsi", target=Latency(latency_ns=10**7), targets=FleetSpec()
+    )
+    trace = tuple((i, 0, 1) for i in range(1000))
+    run = serve(deployment, Workload(arrivals="trace", trace=trace))
+    for warm_up in (0, 0.1, 0.5):
+        assert measure(deployment, [run], warm_up=warm_up).throughput_per_s == pytest.approx(100)
+
+
 def test_energy_worked_out_by_hand():
     """One target of 2 GPUs at work for 30 of 35 ms, 5 idle ones of a fleet of two for 70 in all."""
     deployment = Deployment(

@@ -6,11 +6,17 @@ import subprocess
 import sys
 
 import pytest
+from click.testing import CliRunner
 
+import dsim
+from dsim.cli.main import main
 from dsim.engines import laws
 from dsim.orchestrations import ORCHESTRATIONS, Orchestration, Traits
 from dsim.orchestrations.declaration import LOOKAHEAD, Work
-from dsim.tasks.check import check, lines
+from dsim.study.grid import run_grid
+from dsim.study.loader import loads
+from dsim.tasks.check import check, doubts, lines
+from dsim.tasks.drawing import table_notes
 
 
 def si(setup, *, blocks=lambda plan: plan.tokens, settle=None, overlaps=False, deaf=False):
@@ -186,7 +192,7 @@ BROKEN = {
     "again": (moody, {}),
     "go by depth": (lambda s: si(s, deaf=True), {"reads": LOOKAHEAD}),
     "reads": (si, {}),
-    "traits": (lambda s: si(s, overlaps=True), {"reads": LOOKAHEAD}),
+    "its traits say": (lambda s: si(s, overlaps=True), {"reads": LOOKAHEAD}),
     "at all": (si, {"reads": LOOKAHEAD, "traits": Traits(drafts=False)}),
     "no less work": (si, {"reads": LOOKAHEAD, "work": lambda *_: Work([1], 0, exact=True)}),
 }
@@ -259,7 +265,7 @@ def test_the_command(tmp_path):
     words = [sys.executable, "-m", "dsim", "check"]
     found = subprocess.run([*words, str(path)], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-    assert "0 of 16 laws broken" in found.stdout
+    assert "0 of 17 laws broken" in found.stdout
     path.write_text(GOOD.replace("            yield forward\n", ""))
     found = subprocess.run([*words, "once_more.py"], capture_output=True, text=True, cwd=tmp_path)
     assert found.returncode == 1, found.stdout
@@ -277,3 +283,55 @@ def test_a_vector_form_that_is_not_there_is_not_called_kept():
     assert "kept       Its vector form" in text["si"]
     assert "not tried  Its vector form" in text["multidsi"]
     assert "so far" not in text["si"]
+
+
+def claiming(monkeypatch, start, **more):
+    traits = Traits(**more)
+    reads = ("lookahead", *(("targets",) if traits.several_targets else ()))
+    declared = Orchestration(
+        name="claims",
+        title="Claims",
+        colour="#123456",
+        meaning="",
+        start=start,
+        reads=reads,
+        traits=traits,
+    )
+    monkeypatch.setitem(ORCHESTRATIONS, "claims", declared)
+    return [one.problem for one in check("claims") if one.problem]
+
+
+def test_traits_that_nothing_shows_are_found(monkeypatch):
+    assert claiming(monkeypatch, si) == []
+    (one,) = claiming(monkeypatch, si, overlaps=True)
+    assert one == "traits say overlaps=True, which no case shows"
+
+    (wrong,) = claiming(monkeypatch, si, several_targets=True)
+    assert "setup.target() is not for traits with several_targets=True" in wrong
+
+
+def test_numbers_of_what_breaks_a_law_are_not_shown_without_a_word(monkeypatch):
+    """An orchestration that took wrong drafts was said to be the fastest."""
+    broken = Orchestration(
+        name="trusting",
+        title="Trusting",
+        colour="#123456",
+        meaning="",
+        reads=("lookahead",),
+        start=lambda setup: si(
+            setup,
+            settle=lambda _, token: setup.output.settle(
+                len(setup.output.tokens) - setup.output.settled, token
+            ),
+        ),
+    )
+    monkeypatch.setitem(ORCHESTRATIONS, "trusting", broken)
+    (told,) = doubts(["si", "trusting", "trusting"])
+    assert told.startswith("Do not trust the numbers of Trusting: trusting breaks a law of dsim")
+    assert doubts(ORCHESTRATIONS.keys() - {"trusting"}) == []
+    with pytest.warns(UserWarning, match="Do not trust the numbers of Trusting"):
+        dsim.simulate("trusting", repeats=1, tokens=5)
+    result = CliRunner().invoke(main, ["simulate", "--algorithm", "trusting", "--tokens=5"])
+    assert told in result.stderr
+    study = loads('algorithms = ["nonsi", "trusting"]\ntokens = 5\nrepeats = 1')
+    assert told in table_notes(run_grid(study).table.to_pandas(), study)

@@ -271,3 +271,23 @@ def test_an_algorithm_of_ones_own_needs_its_plugin() -> None:
     result = CliRunner().invoke(main, ["simulate", "--algorithm", "dsii"])
     assert 'did you mean "dsi"' in result.output
     assert "--plugin" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda setup: setup.drafter(1), "there is 1 drafter, number 0 the first"),
+        (lambda setup: setup.drafter(-1), "there is 1 drafter, number 0 the first"),
+        (lambda setup: setup.targets(), r"setup.targets\(\) is for traits with several_targets"),
+    ],
+)
+def test_servers_that_are_not_there_are_named(monkeypatch, wrong, told) -> None:
+    def process(setup):
+        yield setup.target().forward(0)
+        wrong(setup)
+
+    own(monkeypatch, process)
+    with pytest.raises(PluginError, match=told):
+        run_events(CASE, "mine", 0)
+    with pytest.raises(PluginError, match=told):
+        serve(Deployment(algorithm="mine"), Workload(arrivals="trace", trace=((0, 0, 4),)))

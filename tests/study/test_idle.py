@@ -45,6 +45,16 @@ def test_what_lacks_its_partner_is_named():
     assert notes("targets = 3\nalgorithms = ['nonsi', 'si']")[0].startswith("targets has no effect")
 
 
+def test_a_latency_beside_latencies_of_its_own_model_is_named():
+    """300 ms were given, 25 ms simulated."""
+    samples = "target = {latency_model = 'empirical', latency_samples_ms = [19, 40]"
+    (one,) = [n for n in notes(f"{samples}, latency_ms = 300}}") if n.startswith("target")]
+    assert one.startswith('target.latency_ms has no effect: target.latency_model is "empirical"')
+    part = f"{samples}, latency_ms = 300}}\ndrafter.latency_relative = 0.1"
+    assert notes(part) == []  # the drafter's latency is a part of it
+    assert not any(n.startswith("target") for n in notes(f"{samples}}}"))
+
+
 def test_what_matters_in_some_case_is_not_named():
     swept = "target.latency_cv = 0.2\n[grid]\ntarget.latency_model = ['constant', 'gamma']"
     assert notes(swept) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from dsim.study.grid import run_grid
@@ -47,3 +49,30 @@ def test_a_variant_has_the_interval_of_its_own_repeats():
     assert (
         table.loc["many", "latency_mean_ms"].tolist() != few.loc["many", "latency_mean_ms"].tolist()
     )
+
+
+TEXTS = """
+algorithms = ["si"]
+tokens = 8
+target.latency_ms = 20
+drafter.latency_ms = 2
+acceptance = {model = "trace", trace = ["11011011", "00110001", "11111111"]}
+"""
+
+
+def test_texts_that_are_replayed_again_tell_nothing_new():
+    """Two recorded texts and 200 repeats had an interval a hundredth as wide as those texts'."""
+
+    def half(repeats):
+        (row,) = run_grid(loads(TEXTS, overrides=[f"repeats={repeats}"])).table.to_pylist()
+        return row["latency_mean_ci95_ms"]
+
+    three = half(3)
+    assert three > 1
+    for repeats in (6, 99, 300):
+        assert half(repeats) == pytest.approx(three)
+    assert half(200) == pytest.approx(three, rel=0.02)
+    assert half(2) > three  # of fewer texts
+    one = TEXTS.replace('"00110001", "11111111"', "")
+    (row,) = run_grid(loads(one, overrides=["repeats=9"])).table.to_pylist()
+    assert math.isnan(row["latency_mean_ci95_ms"])

@@ -188,6 +188,12 @@ MISTAKES = {
         '[drafter]\nlatency_model = "empirical"',
         's.toml: drafter.latency_samples_ms: is missing: the latency model is "empirical"',
     ),
+    "an axis without effect": (
+        "target = {latency_model = 'empirical', latency_samples_ms = [1, 2]}\n[grid]\n"
+        "target.latency_ms = [1, 2]",
+        's.toml: grid.target.latency_ms: is an axis, but with target.latency_model = "empirical" '
+        "it has no effect: the latencies are those of target.latency_samples_ms",
+    ),
     "widths that fall": (
         "[target]\nlatency_by_width_ms = [[2, 1.0], [1, 2.0]]",
         "s.toml: target.latency_by_width_ms: expected a list of [width, ms] pairs, both above 0, "

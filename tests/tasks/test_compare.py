@@ -334,3 +334,32 @@ def test_commands(tmp_path, simulated):
     found = CliRunner().invoke(main, ["plot", str(path), *out])
     assert found.exit_code == 2
     assert "mine.txt" in found.output
+
+
+def test_axes_that_keep_no_rows_apart_are_said(tmp_path):
+    """A column called acceptance met every acceptance rate of the other, in silence."""
+    head = "algorithm,{},latency_mean_ms\n"
+    one = source(csv(tmp_path, "mine", head.format("acceptance") + "si,0.6,39\nsi,0.7,32\n"))
+    other = source(csv(tmp_path, "its", head.format("acceptance_rate") + "si,0.6,4\nsi,0.7,3\n"))
+    told = comparison.apart(one, other)
+    assert told.startswith("its has no acceptance, which mine varies; mine has no acceptance rate")
+    assert told.endswith(
+        '"acceptance" of mine the acceptance rate? Then call the column acceptance_rate.'
+    )
+    assert comparison.apart(other, other) == ""
+    _, (lines, _) = compare(
+        [csv(tmp_path, "mine", (tmp_path / "mine.csv").read_text()), str(tmp_path / "its.csv")],
+        tmp_path / "out",
+    )
+    assert told in lines
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"), [("63%", "write 0.63"), ("0,63", "write 0.63, with a decimal point")]
+)
+def test_numbers_as_spreadsheets_write_them_are_refused(tmp_path, value, hint):
+    text = f"algorithm;acceptance.rate;latency_mean_ms\nsi;{value};39\n"
+    with pytest.raises(
+        UserError, match=f"acceptance.rate: expected numbers, got '{value}'; {hint}"
+    ):
+        source(csv(tmp_path, "mine", text))
