@@ -65,7 +65,10 @@ def _serve(options: dict[str, Any], as_json: bool, out: Path | None) -> None:
 
     for name in options:
         if name not in (*SERVING, *SHARED):
-            raise UserError(Problem(_option(name), "", "has no meaning together with --gpu"))
+            what = "has no meaning together with --gpu"
+            if name == "gpus_per_target":
+                what += ", which tries each degree that the model fits on"
+            raise UserError(Problem(_option(name), "", what))
     for name in ("from_s", "for_s"):
         if name in options and "trace" not in options:
             raise UserError(Problem(_option(name), "", "goes together with --trace"))

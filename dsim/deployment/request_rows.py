@@ -210,6 +210,8 @@ def format_of(names: list[str]) -> Format:
     Raises:
         ValueError: there is none; says which column the closest one lacks.
     """
+    if len(times := [name for name in OWN if name in names]) > 1:
+        raise ValueError(f"expected arrivals in one unit, got columns {' and '.join(times)}")
     for one in FORMATS:
         if one.columns[0] in names:
             missing = [name for name in one.columns if name not in names]

@@ -94,6 +94,11 @@ class Acceptance:
         deep = self.by_depth or any(DEEPER in trace for trace in self.traces[:1])
         return not deep and self.model != "lookup"
 
+    @property
+    def has_second(self) -> bool:
+        """Whether the drafter's second choices are ever right where the first is wrong."""
+        return bool(self.rank_shares) or self.model == "trace"
+
     def texts(self, repeats: int) -> int:
         """How many of *repeats* have draws of their own: recorded ones are replayed in turn."""
         return min(repeats, len(self.traces)) if self.model == "trace" else repeats

@@ -147,6 +147,9 @@ class Orchestration:
         def refuse(field: str, what: str) -> None:
             raise ValueError(f"orchestration {self.name!r}: {field}: {what}")
 
+        for field in ("name", "title", "colour", "meaning"):
+            if not isinstance(found := getattr(self, field), str):
+                refuse(field, f"expected a text, got {found!r}")
         if not re.fullmatch(r"[A-Za-z][\w-]*", self.name):
             refuse("name", "expected letters, digits, - and _")
         if not re.fullmatch("#[0-9a-fA-F]{6}", self.colour):

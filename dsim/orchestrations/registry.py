@@ -6,12 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from dsim.errors import UserError
+from dsim.orchestrations.declaration import Orchestration
 from dsim.words import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-
-    from dsim.orchestrations.declaration import Orchestration
 
 _FILES = (
     "nonsi",
@@ -38,7 +37,10 @@ def register(orchestration: Orchestration) -> None:
 
     Raises:
         ValueError: the name or the title is taken.
+        TypeError: it is no :class:`Orchestration`.
     """
+    if not isinstance(orchestration, Orchestration):
+        raise TypeError(f"expected an Orchestration, got {orchestration!r}")
     if orchestration.name in ORCHESTRATIONS:
         raise ValueError(f"there is an orchestration {orchestration.name!r} already")
     for other in ORCHESTRATIONS.values():

@@ -126,8 +126,16 @@ def work(script: Script) -> Work:
     return least_work(script, script.decoding.tree.branches)
 
 
-def why(case: Case, _: Collection[str]) -> str:
+def why(case: Case, others: Collection[str]) -> str:
     """Why it is the fastest."""
+    if not case.acceptance.has_second or case.tree.branches == 1:
+        deeper = case.tree.levels > case.lookahead and "si" in others
+        return (
+            f"a pass verifies up to {case.tree.levels} drafts in a row, one of SI "
+            f"{case.lookahead}; second choices have no part in it here"
+            if deeper
+            else ""
+        )
     return (
         f"each pass ({to_ms(case.target.latency_ns):g} ms) verifies the drafter's second choices, "
         "too, so that fewer passes settle nothing but the target's own token"

@@ -126,9 +126,10 @@ class TreeDSI:
 
 def why(case: Case, _: Collection[str]) -> str:
     """Why it is the fastest."""
+    behind = "also behind second choices, " if case.acceptance.has_second else ""
     return (
         f"it keeps drafting ({a_draft_makes(case, 'level')} every "
-        f"{to_ms(case.drafter.latency_ns):g} ms), also behind second choices, while passes "
+        f"{to_ms(case.drafter.latency_ns):g} ms), {behind}while passes "
         f"({to_ms(case.target.latency_ns):g} ms each) verify the whole tree, so only a token that "
         "is nowhere on the tree makes it begin again"
     )

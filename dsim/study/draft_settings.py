@@ -134,8 +134,8 @@ DRAFTS: tuple[Setting, ...] = (
         "acceptance.mean_length",
         None,
         1,
-        "in place of acceptance.rate: tokens per target pass, its own included (EAGLE's τ, vLLM's "
-        "mean acceptance length), at acceptance.at_lookahead drafts",
+        "in place of acceptance.rate: tokens per target pass, its own included (τ, vLLM's mean "
+        "acceptance length), at acceptance.at_lookahead drafts in a row; not τ over a tree",
         "float",
     ),
     _tokens("acceptance.at_lookahead", None, 1, "drafts a pass that mean_length was measured at"),

@@ -21,7 +21,7 @@ RATED = tuple(model for model in ACCEPTANCE_MODELS if model not in ("lookup", "t
 SENT = tuple(kind for kind in ARRIVALS if kind != "trace")  # by dsim, not by a trace
 # Models of latencies that spread around latency_ms; the others have latencies of their own.
 SCALED = tuple(kind for kind in LATENCY_MODELS if kind not in ("empirical", "table"))
-SAME = 0.01  # two latencies that differ by less are not told apart
+SAME = 0.2  # a latency that differs by less may be of the same model, measured otherwise
 OF_LOOKUP = ("copied_tokens", "copied_rate", "new_tokens", "chance_match", "chance_rate")
 # For each setting the one that decides, and its values with which the first one matters.
 DECIDES: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -100,6 +100,7 @@ def idle_settings(
         *_unread(variants, is_set),
         *_default_latency(variants, values, is_set),
         *_too_spread(values),
+        *_of_a_chain(variants, values),
     ]
 
 
@@ -193,6 +194,18 @@ def _default_latency(
         least = 0.0 if mine == "drafter" else KNOWN[key].default  # a target of 1 is a unit
         if is_set(theirs) and any(ms and ms > least for ms in values(theirs)):
             yield f"{key} is {show(values(key)[0])}, as by default; the {other}'s is set."
+
+
+def _of_a_chain(
+    variants: Sequence[Mapping[str, Any]], values: Callable[[str], list[Any]]
+) -> Iterator[str]:
+    """A sentence where trees are simulated from a mean acceptance length."""
+    names = dict.fromkeys(name for one in variants for name in one["algorithms"])
+    if any(values("acceptance.mean_length")) and (trees := ranking(names)):
+        yield (
+            "acceptance.mean_length is taken for that of one draft per position, without second "
+            f"choices; if it was measured over a tree, {trees} will look too fast."
+        )
 
 
 def _too_spread(values: Callable[[str], list[Any]]) -> Iterator[str]:

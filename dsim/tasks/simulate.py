@@ -272,7 +272,7 @@ def _without_further_drafters(case: Case, results: Sequence[Outcome]) -> list[st
 
 def _without_second_choices(case: Case, results: Sequence[Outcome]) -> list[str]:
     """A note if some orchestrations look for second choices, and no chance for them is given."""
-    if case.acceptance.rank_shares or case.acceptance.model == "trace":
+    if case.acceptance.has_second:
         return []
     names = ranking(one.algorithm for one in results)
     if not names:

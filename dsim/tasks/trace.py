@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 BINS = 100  # parts of the time, about, in which requests are counted
 PERCENTILES = (50, 90, 99)
 EVEN, BURSTY = 0.7, 1.3  # coefficients of variation of gaps that are called so
+CHANGING = 2.0  # variance / mean of counts from which on the rate is said to change
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,10 +195,15 @@ def sentences(found: Summary) -> list[str]:
             kind = "more even than a Poisson process"
         elif found.gap_cv > BURSTY:
             kind = "in bursts"
-        lines.append(
-            f"Gaps between requests: standard deviation / mean {found.gap_cv:.2f}, {kind}; counts "
-            f"in {found.bin_s:g} s: variance / mean {found.dispersion:.3g} (Poisson: 1)."
-        )
+        told = f"Gaps between requests: standard deviation / mean {found.gap_cv:.2f}, {kind}"
+        if not math.isnan(found.dispersion):
+            told += (
+                f"; counts in {found.bin_s:g} s: variance / mean {found.dispersion:.3g} "
+                "(Poisson: 1)"
+            )
+            if found.dispersion > CHANGING and found.gap_cv <= BURSTY:
+                told += ", so the rate itself rises and falls"
+        lines.append(f"{told}.")
     if math.isnan(found.shared):
         lines.append("Shared prefixes: the trace does not say.")
     else:
