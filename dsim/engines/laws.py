@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 NS = 1_000_000  # the unit of latency of small cases: 1 ms
 MAX_SMALL_TOKENS = 6
+LONG = 10  # of so many larger cases one is long, in long blocks
 
 
 def whole_text(_: str, case: Case, run: Run) -> str:
@@ -251,11 +252,17 @@ def small_cases(*, several_targets: bool) -> Iterator[Case]:
 
 
 def larger_cases(count: int) -> Iterator[Case]:
-    """Random cases of up to 40 tokens; the same ones each time."""
+    """Random cases of up to 40 tokens, some of up to 400 in blocks of up to 64.
+
+    The same ones each time.
+    """
     draw = np.random.default_rng(0)
-    for _ in range(count):
-        bits = "".join("01"[int(b)] for b in draw.random(draw.integers(6, 41)) < draw.random())
+    for number in range(count):
+        tokens = draw.integers(6, 41) if number % LONG else draw.integers(100, 401)
+        bits = "".join("01"[int(b)] for b in draw.random(tokens) < draw.random())
         drafter, target, lookahead, targets = (int(draw.integers(1, most)) for most in (9, 9, 9, 7))
+        if number % LONG == 0:
+            lookahead = int(draw.integers(10, 65))
         yield case_of(bits, drafter, target, lookahead, targets, bool(draw.integers(2)))
 
 

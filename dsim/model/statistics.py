@@ -19,8 +19,9 @@ def half_width(std: Any, repeats: Any, texts: Any = None) -> Any:
     Args:
         std: standard deviation of the repeats; a number or an array.
         repeats: how many there are; a number, or an array that spreads to the shape of *std*.
-        texts: how many different recorded texts the repeats replay in turn, likewise: a repeat that
-            replays a text again tells nothing new of other texts. ``None``: as many as repeats.
+        texts: how many recorded texts the repeats replay in turn; a number, or such an array. A
+            repeat that replays a text again tells nothing new of other texts. ``None``: as many as
+            there are repeats.
     """
     texts = repeats if texts is None else np.minimum(texts, repeats)
     if np.max(texts) < 2:

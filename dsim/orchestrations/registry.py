@@ -36,11 +36,16 @@ def register(orchestration: Orchestration) -> None:
     """Add *orchestration* for this process.
 
     Raises:
-        ValueError: the name or the title is taken.
+        ValueError: the name or the title is taken; or a replica is said to step a plugin.
         TypeError: it is no :class:`Orchestration`.
     """
     if not isinstance(orchestration, Orchestration):
         raise TypeError(f"expected an Orchestration, got {orchestration!r}")
+    if orchestration.traits.lockstep and not orchestration.is_own:
+        raise ValueError(
+            f"orchestration {orchestration.name!r}: traits: lockstep=True is for orchestrations of "
+            "dsim, whose steps replicas have built in; leave it out"
+        )
     if orchestration.name in ORCHESTRATIONS:
         raise ValueError(f"there is an orchestration {orchestration.name!r} already")
     for other in ORCHESTRATIONS.values():

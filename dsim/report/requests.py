@@ -122,11 +122,17 @@ def notes(
         axes: the settings that its grid varies.
         refusals: why cases were not simulated. ``None``: their offered load is all that is known.
     """
-    skipped, growing, short = [], [], []
+    skipped, growing, short, away = [], [], [], []
     for row in frame.to_dict("records"):
         parts = [row["variant"], title_of(row["algorithm"])]
         parts += [describe(column_of(axis), row[column_of(axis)]) for axis in axes]
         name = ", ".join(dict.fromkeys(filter(None, parts)))
+        if row["status"] != "refused" and (count := int(row["turned_away"])):
+            sent = int(row["requests"] * row["repeats"])
+            away.append(
+                f"{name}: {count:,} of {sent:,} requests were rejected (prompts that do not "
+                "fit, or admission control), and are in none of the times."
+            )
         if row["status"] == "refused":
             load = max(row["offered_target"], row["offered_drafter"])
             skipped.append(f"Not simulated: {name}: the offered load is {load:.2f}.")
@@ -140,7 +146,7 @@ def notes(
             )
         elif math.isnan(row["latency_mean_ci95_ms"]):
             short.append(row.get("interval_requests", math.nan))
-    lines = [*(skipped if refusals is None else refusals), *growing]
+    lines = [*away, *(skipped if refusals is None else refusals), *growing]
     if known := [count for count in short if math.isfinite(count)]:
         most = float(f"{max(known):.1e}")
         some = len(short) < len(frame)

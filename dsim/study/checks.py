@@ -94,6 +94,13 @@ def check_algorithms(
         problems.add(where, f"needs the algorithm {', '.join(sorted(missing))}")
 
 
+def check_once(problems: Problems, where: str, algorithms: Sequence[str]) -> None:
+    """No algorithm is there twice."""
+    twice = next((name for n, name in enumerate(algorithms) if name in algorithms[:n]), None)
+    if twice is not None:
+        problems.add(f"{where}algorithms", f'"{twice}" is there twice')
+
+
 def check_together(problems: Problems, study: Study) -> None:
     """What is right only together with other settings."""
     limit = study.settings["max_cases"]
@@ -110,6 +117,7 @@ def check_together(problems: Problems, study: Study) -> None:
     for number, (name, own) in enumerate(study.variants):
         where = f"variants[{number}]." if name else ""
         values = {k: (v,) for k, v in study.of_variant(number).items()} | swept
+        check_once(problems, where, values["algorithms"][0])
         for model in ("target", "drafter"):
             for kind, needs in (
                 ("lognormal", "latency_cv"),

@@ -9,6 +9,7 @@ from dsim.deployment.outages import further_role
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.study import outages
 from dsim.study.build import at_number, replay_of
+from dsim.study.checks import check_once
 from dsim.study.columns import DEPLOYMENT_COLUMNS
 from dsim.study.deployment_settings import MAX_WORKLOAD_S, MORE_KEYS
 from dsim.study.replica_settings import any_on_fleets, check_replicas
@@ -59,6 +60,7 @@ def check_deployment(problems: Problems, study: Study) -> None:
             problems.add(f"{where}workload.trace_file", what)
         if "trace" in of["workload.arrivals"] and values["workload.trace"] is None:
             problems.add(f"{where}workload.trace_file", 'is missing: the arrivals are "trace"')
+        check_once(problems, where, values["algorithms"])
         _check_window(problems, where, of)
         lasts_s = max(of["workload.requests"]) / min(of["workload.rate_per_s"])
         if lasts_s > MAX_WORKLOAD_S:

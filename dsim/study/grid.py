@@ -6,7 +6,6 @@ whether the run was interrupted.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
@@ -19,32 +18,25 @@ from dsim.engines.simulate import engine_for, run_events
 from dsim.events.run import COUNTS
 from dsim.model.statistics import half_width, summarise
 from dsim.orchestrations import ORCHESTRATIONS, READABLE, REFERENCES
-from dsim.study.build import acceptance_of, case_of, fanout_of, latency_of, targets_of, tree_of
+from dsim.study.build import acceptance_of, case_of
 from dsim.study.columns import BEYOND, COLUMNS, column_of
 from dsim.study.executors import Executor, Store
 from dsim.study.results import StudyResult
-from dsim.study.study import Axis, Study, points
+from dsim.study.study import Study, points
+from dsim.study.timings import TIMING_KEYS, is_inner, timings_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-    from dsim.model.case import Case, TreeShape
-    from dsim.model.latency import Latency
+    from dsim.model.acceptance import Acceptance
+    from dsim.model.case import Case
 
     Floats = NDArray[np.float64]
 
 STATISTICS = ("latency_mean_ms", "latency_std_ms", "latency_min_ms", "latency_max_ms")
 OUTCOMES = (*STATISTICS, *COUNTS, BEYOND.name)
-TIMING_KEYS = {
-    *(f"{m}.{n}" for m in ("target", "drafter") for n in ("latency_ms", "first_latency_ms")),
-    *(f"{m}.first_latency_ratio" for m in ("target", "drafter")),
-    "drafter.latency_relative",
-    "lookahead",
-    "targets",
-    "tree.depth",
-}
 CELLS_AT_ONCE = 2**22  # draws of one batch in the vector engine
 TIMINGS_AT_ONCE = 512
 CHUNKS = 256  # into how many pieces, at most, event cases are cut for workers and for resuming
@@ -85,7 +77,7 @@ class _Grid:
 
     def blocks(self) -> Iterator[tuple[int, tuple[Any, ...], dict[str, Any]]]:
         """Blocks of cases with one engine: variant, index into the axes, settings."""
-        outer = [axis for axis in self.study.grid if not _is_inner(axis)]
+        outer = [axis for axis in self.study.grid if not is_inner(axis)]
         for variant in range(len(self.study.variants)):
             settings = self.study.of_variant(variant)
             for point in points(outer):
@@ -114,7 +106,7 @@ class _Grid:
         algorithms: Sequence[str],
     ) -> None:
         """Run a block by *algorithms* on the vector engine."""
-        inner = [axis for axis in self.study.grid if _is_inner(axis)]
+        inner = [axis for axis in self.study.grid if is_inner(axis)]
         timing_axes = [axis for axis in inner if axis.key in TIMING_KEYS]
         draw_axes = [axis for axis in inner if axis.key not in TIMING_KEYS]
         # From (timing axes, draw axes) to the order of the grid.
@@ -125,7 +117,7 @@ class _Grid:
         def spread(values: NDArray[Any]) -> NDArray[Any]:
             return values.reshape(sizes).transpose(transpose)
 
-        timings = list(_timings(settings, timing_axes))
+        timings = list(timings_of(settings, timing_axes))
         groups = [acceptance_of(settings | point) for point in points(draw_axes)]
         wide = np.ones(len(groups))
         where = (variant, *index)
@@ -366,71 +358,31 @@ class _Grid:
             if c.kind == "outcome"
         }
 
-    def _texts(self) -> NDArray[np.int64]:
+    def _texts(self) -> NDArray[np.float64]:
         """How many repeats have draws of their own."""
-        texts = np.empty(self.shape, np.int64)
-        telling = [axis for axis in self.study.grid if axis.key.startswith("acceptance.")]
-        for variant in range(len(self.study.variants)):
-            for point in points(telling):
-                values = self.study.of_variant(variant) | point
-                texts[(variant, *self.index_of(point))] = acceptance_of(values).texts(
-                    values["repeats"]
-                )
-        return texts
+        return self._by_acceptance(lambda of, values: of.texts(values["repeats"]), ())
 
     def _rates(self) -> NDArray[np.float64]:
         """Acceptance rates where they are not an axis; of a trace, the share that was accepted."""
-        rates = np.empty(self.shape)
-        telling = [
-            a for a in self.study.grid if a.key == "tokens" or a.key.startswith("acceptance.")
-        ]
+
+        def rate(of: Acceptance, values: Mapping[str, Any]) -> float:
+            if of.model != "trace":
+                return of.rate
+            return float(of.draws(0, values["repeats"], values["tokens"]).mean())
+
+        return self._by_acceptance(rate, ("tokens",))
+
+    def _by_acceptance(
+        self, what: Callable[[Acceptance, Mapping[str, Any]], float], more: Sequence[str]
+    ) -> NDArray[np.float64]:
+        """Something of each case that its acceptance and the axes *more* decide."""
+        found = np.empty(self.shape)
+        telling = [a for a in self.study.grid if a.key in more or a.key.startswith("acceptance.")]
         for variant in range(len(self.study.variants)):
             for point in points(telling):
                 values = self.study.of_variant(variant) | point
-                acceptance = acceptance_of(values)
-                rate = acceptance.rate
-                if acceptance.model == "trace":
-                    rate = float(acceptance.draws(0, values["repeats"], values["tokens"]).mean())
-                rates[(variant, *self.index_of(point))] = rate
-        return rates
-
-
-def _is_inner(axis: Axis) -> bool:
-    """Whether the vector engine takes all values of *axis* at once."""
-    draws = axis.key.startswith("acceptance.") and axis.key != "acceptance.model"
-    return draws or axis.key in TIMING_KEYS
-
-
-def _timings(settings: Mapping[str, Any], axes: Sequence[Axis]) -> Iterator[vector.Timing]:
-    """The timing of every combination of the values of *axes*."""
-    tree, fanout = tree_of(settings), fanout_of(settings)
-    trees: dict[int, TreeShape] = {}
-    known: dict[tuple[Any, ...], tuple[Latency, Latency]] = {}
-    keys = [axis.key for axis in axes if axis.key not in ("lookahead", "targets", "tree.depth")]
-    for point in points(axes):
-        pair = tuple(point[key] for key in keys)
-        if pair not in known:
-            values = {**settings, **point}
-            known[pair] = latency_of(values, "target"), latency_of(values, "drafter")
-        target, drafter = known[pair]
-        lookahead = point.get("lookahead", settings["lookahead"])
-        block = settings["drafter.block_tokens"]
-        targets = point.get("targets", settings["targets"])
-        depth = point.get("tree.depth", tree.depth)
-        if depth not in trees:
-            trees[depth] = dataclasses.replace(tree, depth=depth)
-        yield vector.Timing(
-            drafter_ns=drafter.latency_ns,
-            target_ns=target.latency_ns,
-            lookahead=lookahead,
-            targets=targets_of(targets, lookahead, drafter.latency_ns, target.latency_ns, block),
-            drafter_first_ns=drafter.first_ns,
-            target_first_ns=target.first_ns,
-            block_tokens=block,
-            patience=settings["patience"],
-            tree=trees[depth],
-            fanout=fanout,
-        )
+                found[(variant, *self.index_of(point))] = what(acceptance_of(values), values)
+        return found
 
 
 def _prepare(study: Study) -> Callable[[_Task], NDArray[np.float64]]:
@@ -477,7 +429,7 @@ def simulate_grid(
     grid = _Grid(study)
     by_events = np.zeros(grid.shape, np.bool_)
     for variant, index, settings in grid.blocks():
-        sample = case_of(settings | {a.key: a.values[0] for a in study.grid if _is_inner(a)})
+        sample = case_of(settings | {a.key: a.values[0] for a in study.grid if is_inner(a)})
         taken = [name for name in grid.algorithms if grid.engine_of(sample, name) == "vector"]
         if taken:
             grid.run_block(variant, index, settings, taken)

@@ -160,10 +160,11 @@ def _doubt(declared: Orchestration) -> str:
     several = declared.traits.several_targets
     small = laws.small_cases(several_targets=several)
     few = itertools.takewhile(lambda case: case.tokens <= FEW_TOKENS, small)
-    for case in [*few, *laws.larger_cases(FEW)]:
+    for number, case in enumerate([*few, *laws.larger_cases(FEW)]):
         try:
             run = laws.watched_run(name, case)
-            for law in laws.CHEAP:
+            every = number % EVERY == 0
+            for law in (*laws.CHEAP, *((laws.repeatable, laws.reads) if every else ())):
                 if problem := law(name, case, run):
                     return f"{_sentence(law)} (but: {problem.splitlines()[0]})"
         except (EngineError, PluginError) as error:

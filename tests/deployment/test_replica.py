@@ -64,6 +64,25 @@ def plainly(deployment, workload):
     return texts, steps
 
 
+def test_a_draft_that_fell_is_read_again_after_steps_without_drafts():
+    """Two requests get no drafts, three get two each: the drafter was said to know a token more."""
+    trace = ((0, 1, 6), (0, 1, 4), (0, 1, 1), (0, 1, 1), (0, 1, 5), (0, 1, 2))
+    texts = tuple(Text(name=str(n), accepts="0" * row[2]) for n, row in enumerate(trace))
+    spec = ReplicaSpec(
+        max_seqs=3,
+        max_batched_tokens=7,
+        block_size=1,
+        drafts_by_batch=((1, 0), (2, 0), (3, 2)),
+        target_us=(1, 1, 1),
+        drafter_us=(0.5, 1),
+    )
+    deployment = Deployment(algorithm="si", lookahead=1, replica=spec)
+    workload = Workload(arrivals="trace", trace=trace, texts=texts)
+    run = serve(deployment, workload, keep_settled=True)
+    assert run.settled_ns[0] == [4000, 8000, 19000, 27000, 33500, 38500]
+    assert [text.settled for text in plainly(deployment, workload)[0]] == run.settled_ns
+
+
 @settings(max_examples=150)
 @given(specs(), replayed(), algorithms, st.integers(1, 4))
 def test_the_engine_keeps_to_the_plain_program(spec, workload, algorithm, lookahead):

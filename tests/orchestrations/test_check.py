@@ -335,3 +335,31 @@ def test_numbers_of_what_breaks_a_law_are_not_shown_without_a_word(monkeypatch):
     assert told in result.stderr
     study = loads('algorithms = ["nonsi", "trusting"]\ntokens = 5\nrepeats = 1')
     assert told in table_notes(run_grid(study).table.to_pandas(), study)
+
+
+def test_a_setting_that_is_read_and_not_declared_is_said_before_a_study(monkeypatch):
+    """A grid over the lookahead had one and the same row for each value, in silence."""
+    undeclared = Orchestration(name="plain", title="Plain", colour="#123456", meaning="", start=si)
+    monkeypatch.setitem(ORCHESTRATIONS, "plain", undeclared)
+    (told,) = doubts(["plain"])
+    assert "Settings that it does not declare in" in told
+
+
+def test_trust_in_long_blocks_is_found(monkeypatch):
+    """What went wrong in blocks of more than 8 drafts kept all laws."""
+
+    def start(setup):
+        output = setup.output
+
+        def settle(accepted, token):
+            drafts = len(output.tokens) - output.settled
+            output.settle(drafts if drafts > 12 else accepted, token)
+
+        si(setup, settle=settle)
+
+    long = Orchestration(
+        name="long", title="Long", colour="#123456", meaning="", start=start, reads=LOOKAHEAD
+    )
+    monkeypatch.setitem(ORCHESTRATIONS, "long", long)
+    assert doubts(["long"])
+    assert any(one.problem for one in check("long"))

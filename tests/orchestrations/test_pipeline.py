@@ -44,6 +44,7 @@ def run(latencies, target, rows, lookahead):
         prefill=False,
         keep_history=True,
         decoding=Decoding(),
+        several=False,
     )
     pipeline.pipe(setup)
     env.run(until=output.done)

@@ -291,3 +291,12 @@ def test_servers_that_are_not_there_are_named(monkeypatch, wrong, told) -> None:
         run_events(CASE, "mine", 0)
     with pytest.raises(PluginError, match=told):
         serve(Deployment(algorithm="mine"), Workload(arrivals="trace", trace=((0, 0, 4),)))
+
+
+def test_no_replica_steps_a_plugin(monkeypatch) -> None:
+    """A plugin with lockstep=True was run as SI, in silence."""
+    mine = dataclasses.replace(
+        ORCHESTRATIONS["si"], name="mine", title="Mine", start=lambda _: None, vector=""
+    )
+    with pytest.raises(ValueError, match="lockstep=True is for orchestrations of dsim"):
+        register(mine)

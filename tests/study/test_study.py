@@ -188,6 +188,10 @@ MISTAKES = {
         '[drafter]\nlatency_model = "empirical"',
         's.toml: drafter.latency_samples_ms: is missing: the latency model is "empirical"',
     ),
+    "an algorithm twice": (
+        'algorithms = ["dsi", "si", "dsi"]',
+        's.toml: algorithms: "dsi" is there twice',
+    ),
     "an axis without effect": (
         "target = {latency_model = 'empirical', latency_samples_ms = [1, 2]}\n[grid]\n"
         "target.latency_ms = [1, 2]",

@@ -380,3 +380,27 @@ WATTS = (
     "cluster.drafter_watts=300",
     "cluster.drafter_idle_watts=50",
 )
+
+
+def test_requests_that_are_rejected_are_told(tmp_path):
+    """Half of the requests never ran, and the percentiles of the others looked perfect."""
+    rows = [f"{n},{(900_000, 500)[n % 2]},3" for n in range(20)]
+    (tmp_path / "t.csv").write_text("\n".join(["arrival_s,prompt_tokens,output_tokens", *rows]))
+    study = f"""
+algorithms = ["nonsi"]
+target = "llama-3.1-8b"
+gpu = "h100"
+repeats = 1
+replica.count = 1
+[workload]
+arrivals = "trace"
+trace_file = "{tmp_path / "t.csv"}"
+"""
+    (tmp_path / "s.toml").write_text(study)
+    result = CliRunner().invoke(
+        main, ["run", str(tmp_path / "s.toml"), "--out", str(tmp_path / "o")]
+    )
+    assert result.exit_code == 0, result.output
+    told = "non-SI: 10 of 20 requests were rejected"
+    assert told in result.output
+    assert told in (tmp_path / "o" / "report.html").read_text()

@@ -295,9 +295,10 @@ class Replica:
         for request in going:
             known = request.known
             request.drafts = drafts = min(most, request.end - known - 1)
+            # What the drafter fed itself counts only as far as it stood; also where this request
+            # gets no draft now, but in a later step.
+            request.seen = seen = min(request.seen, known - 1)
             if drafts:
-                # What the drafter fed itself counts only as far as it stood.
-                seen = min(request.seen, known - 1)
                 width = known - seen
                 unseen += width
                 context += seen
@@ -338,7 +339,7 @@ class Replica:
             made += request.drafts
             if drafting.lookup_ns is not None:
                 continue
-            context = min(request.seen, known - 1)
+            request.seen = context = min(request.seen, known - 1)
             for level, width in enumerate(feeds):
                 fed = width or known - context
                 if level == len(levels):
