@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import math
 
 import pytest
 
@@ -273,3 +274,14 @@ def test_a_legend_on_a_phone_holds_every_layout(advice):
     chart = page.pareto_panel(advice).chart.to_dict()
     (rows,) = chart["datasets"].values()
     assert {row["layout"] for row in rows} == {one.short for one in advice.curves}
+
+
+def test_requests_that_are_refused_are_in_the_first_sentences(made):
+    """Half of the prompts did not fit, and p99 TTFT was said to be 28 ms."""
+    found, _ = made
+    half = dataclasses.replace(found.best, served=0.5, requests=100, slack=math.inf)
+    told = answer.verdict(dataclasses.replace(found, ranking=[half]))
+    assert "serves every request" in told
+    assert "refuses 50 of 100 requests, whose prompts do not fit" in told
+    assert "inf" not in told
+    assert "refuses" not in answer.verdict(found)

@@ -30,6 +30,16 @@ def _slo(question: Question) -> str:
     return " and ".join(f"p99 {name} ≤ {bound:g} ms" for name, bound in bounds if bound is not None)
 
 
+def _refused(best: Trial) -> str:
+    """How many requests are in none of the times."""
+    if best.served == 1:
+        return ""
+    return (
+        f" It refuses {round((1 - best.served) * best.requests):,} of {best.requests:,} requests, "
+        "whose prompts do not fit into its memory; they are in none of these times."
+    )
+
+
 def verdict(advice: Advice) -> str:
     """The answer in one or two sentences."""
     question, best = advice.question, advice.best
@@ -38,7 +48,12 @@ def verdict(advice: Advice) -> str:
         f"{best.e2e_mean:,.0f} ms"
     )
     if not advice.has_slo:
-        return f"Run {best.layout}: {found}{_rate(advice)}."
+        return f"Run {best.layout}: {found}{_rate(advice)}.{_refused(best)}"
+    if best.served < 1 and math.isinf(best.slack):
+        return (
+            f"No layout of {plural(question.gpus, 'GPU')} serves every request, and so none keeps "
+            f"{_slo(question)}. The best is {best.layout}: {found}{_rate(advice)}.{_refused(best)}"
+        )
     if best.slack > 1:
         return (
             f"No layout of {plural(question.gpus, 'GPU')} keeps {_slo(question)}. Of those within "
