@@ -196,7 +196,11 @@ class OrchestrationName(click.ParamType):  # type: ignore[type-arg]  # of click 
         """Check that *value* is one of the names."""
         names = self.names()
         if value not in names:
+            from dsim.study.presets import PRESETS
+
             hint = nearest(value, names) or "; for one of your own, give --plugin FILE.py"
+            if value in PRESETS:
+                hint = f"; it is a method: --method {value} (a setting in studies)"
             self.fail(f"expected one of {', '.join(names)}, got {value}{hint}", param, ctx)
         return value
 

@@ -93,6 +93,25 @@ def axes_in(frame: pd.DataFrame) -> list[str]:
     return axes
 
 
+def spread(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
+    """*frame* with the rows of algorithms at every value of axes that they do not read.
+
+    Somebody who measured non-SI once has measured it for every lookahead. Rows of an algorithm are
+    taken as they are where they have several values of such an axis themselves.
+    """
+    for name in ("lookahead", "targets"):
+        values: list[Any] = [*frame[name].dropna().unique()] if name in axes else []
+        parts = []
+        for algorithm, own in frame.groupby("algorithm", sort=False, observed=True):
+            known = ORCHESTRATIONS.get(str(algorithm))
+            if len(values) > 1 and known and name not in known.reads and own[name].nunique() <= 1:
+                parts += [own.assign(**{name: value}) for value in values]
+            else:
+                parts.append(own)
+        frame = pd.concat(parts, ignore_index=True) if len(values) > 1 else frame
+    return frame
+
+
 def _numbered(columns: Iterable[tuple[NDArray[np.int64], int]]) -> NDArray[np.int64]:
     """A number for each row; rows have the same one where they agree in all *columns*.
 

@@ -63,6 +63,7 @@ def source(text: str, taken: Sequence[str] = (), measured: str = "") -> Source:
         frame = frame[frame[STATUS] != "refused"]
     if study is None:
         axes = analysis.axes_in(frame)
+        frame = analysis.spread(frame, axes)
         if not of_deployments(frame) and path.suffix != ".json":
             minimise = analysis.guess(frame, axes)[0]
     else:

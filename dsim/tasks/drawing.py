@@ -180,6 +180,7 @@ def view_of(
 def _of_texts(frame: pd.DataFrame, study: Study | None, left_out: int) -> View:
     frame = frame if study else analysis.plain_columns(frame)
     axes = analysis.axes_of(study) if study else analysis.axes_in(frame)
+    frame = frame if study else analysis.spread(frame, axes)
     minimise = [column_of(key) for key in study.settings["minimise"]] if study else []
     wanted = list(study.charts) if study else []
     if not wanted:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import warnings
 from functools import cached_property
@@ -21,6 +22,7 @@ from dsim.study.columns import column_of
 from dsim.study.executors import Executor
 from dsim.study.folder import results_folder
 from dsim.study.idle import never_right
+from dsim.study.presets import PRESETS
 from dsim.study.settings import BY_KEY
 from dsim.study.shipped import path_of
 from dsim.tasks.check import doubts
@@ -281,6 +283,11 @@ def simulate(
     settings = {KEYWORDS[name]: plain(value) for name, value in given.items()}
     overrides = [*further, *overrides_of(set)]
     defaults = simulate.__kwdefaults__ or {}
+    methods = (text.partition("=") for text in overrides)
+    named = next((json.loads(value) for key, _, value in methods if key == "method"), "")
+    own = PRESETS[named].settings if named in PRESETS else {}
+    left = [key for name, key in KEYWORDS.items() if given.get(name) == defaults.get(name, given)]
+    settings = {k: v for k, v in settings.items() if k not in own or k not in left}
     chosen = {KEYWORDS[name]: name for name, value in given.items() if value != defaults[name]}
     apart = [text for text in overrides_of(set) if text.partition("=")[0] not in chosen]
     if twice := said_twice(chosen, [*further, *apart]):

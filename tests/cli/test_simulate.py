@@ -100,3 +100,9 @@ def test_one_recorded_text_has_no_interval():
     assert result.exit_code == 0, result.output
     assert "±" not in result.output
     assert "mean over 100 repeats of 1 recorded text (" in result.output
+
+
+def test_a_method_that_is_taken_for_an_algorithm_is_said_to_be_one():
+    result = CliRunner().invoke(main, ["simulate", "--algorithm", "eagle3"])
+    assert result.exit_code == 2
+    assert "got eagle3; it is a method: --method eagle3" in result.output

@@ -363,3 +363,12 @@ def test_numbers_as_spreadsheets_write_them_are_refused(tmp_path, value, hint):
         UserError, match=f"acceptance.rate: expected numbers, got '{value}'; {hint}"
     ):
         source(csv(tmp_path, "mine", text))
+
+
+def test_an_algorithm_that_takes_no_lookahead_is_compared_at_each(tmp_path):
+    """A blank lookahead of non-SI dropped its row without a word."""
+    head = "algorithm,lookahead,latency_mean_ms\n"
+    one = source(csv(tmp_path, "mine", f"{head}nonsi,,60\nsi,1,41\nsi,2,35\n"))
+    other = source(csv(tmp_path, "its", f"{head}nonsi,1,66\nnonsi,2,66\nsi,1,41\nsi,2,35\n"))
+    table, _ = differences(one, other)
+    assert table["percent"].tolist() == pytest.approx([10, 10, 0, 0])

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import dsim
 from dsim.cli.main import main
+from dsim.errors import UserError
 from tests import ROOT
 
 SMALL = {
@@ -140,3 +141,11 @@ def test_one_case_has_the_same_defaults_everywhere():
     assert dsi["latency_ns"] == dsim.simulate_case(case, "dsi").latency_ns.tolist()
     relative = dsim.make_case({"drafter.latency_relative": 0.5})
     assert relative.drafter.latency_ns * 2 == relative.target.latency_ns == case.target.latency_ns
+
+
+def test_a_method_sets_what_nobody_gave():
+    """The default lookahead was said to contradict the method's."""
+    assert dsim.simulate("si", method="mtp", repeats=2).case.lookahead == 1
+    assert dsim.simulate("si", set={"method": "mtp"}, repeats=2).case.lookahead == 1
+    with pytest.raises(UserError, match="contradicts method"):
+        dsim.simulate("si", method="mtp", lookahead=3)

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from dsim.cli.main import main
 from dsim.errors import UserError
 from dsim.study.executors import Store
 from dsim.study.grid import run_grid
@@ -161,3 +163,14 @@ def test_traces_over_several_lengths():
     """
     table = run_grid(loads(text)).table.to_pandas()
     assert table["acceptance_rate"].tolist() == [0.5, 0.6]
+
+
+@pytest.mark.parametrize("first", ["1", ""])
+def test_who_measured_plain_decoding_once_has_measured_it_for_every_lookahead(tmp_path, first):
+    """Speed-ups came from the one point that had the same lookahead, in silence."""
+    rows = f"nonsi,{first},6010\nsi,1,4100\nsi,2,3500\nsi,4,3200\n"
+    (tmp_path / "m.csv").write_text("algorithm,lookahead,latency_mean_ms\n" + rows)
+    words = ["plot", str(tmp_path / "m.csv"), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+    assert "SI is 1.47× to 1.88× as fast as non-SI (median 1.72×)" in result.output
