@@ -15,7 +15,7 @@ import numpy as np
 from dsim.engines import simulate
 from dsim.engines.watched import Watched, wrong_token
 from dsim.errors import PluginError
-from dsim.events.trace import spans
+from dsim.events.trace import busy_times
 from dsim.model.acceptance import DEEPER, Acceptance
 from dsim.model.case import Case
 from dsim.model.latency import Latency
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from dsim.events.forward import Forward
     from dsim.events.run import Run
+    from dsim.events.trace import Busy
 
     Law = Callable[[str, Case, Run], str]
 
@@ -103,13 +104,17 @@ def servers(name: str, case: Case, run: Run) -> str:
         return f"{passes} passes, of which {wasted} were wasted, for {case.tokens} tokens"
     if not 0 <= wasted_drafts <= drafts:
         return f"{wasted_drafts} of {drafts} drafts were wasted"
-    rows = spans(run.output, run.drafter, *run.more_drafters, run.target)
-    for _, lane in itertools.groupby(sorted(rows, key=_lane), key=lambda row: row["lane"]):
-        for before, after in itertools.pairwise(lane):
-            if after["start_ns"] < before["end_ns"]:
-                at = to_ms(after["start_ns"])
-                return f"{after['lane']} begins another forward at {at:g} ms, while it is busy"
+    ordered = sorted(_busy(run), key=lambda busy: busy[:3])
+    for lane, forwards in itertools.groupby(ordered, key=lambda busy: busy.lane):
+        for before, after in itertools.pairwise(forwards):
+            if after.start_ns < before.end_ns:
+                at = to_ms(after.start_ns)
+                return f"{lane} begins another forward at {at:g} ms, while it is busy"
     return ""
+
+
+def _busy(run: Run) -> list[Busy]:
+    return busy_times(run.output, run.drafter, *run.more_drafters, run.target)
 
 
 def traits(name: str, _: Case, run: Run) -> str:
@@ -125,13 +130,16 @@ def traits(name: str, _: Case, run: Run) -> str:
 
 
 def _overlap_ns(run: Run) -> int | None:
-    """An instant from which on a pass and another forward are under way at once, if any is."""
-    rows = spans(run.output, run.drafter, *run.more_drafters, run.target)
-    passes = [row for row in rows if row["lane"].startswith("target")]
-    for one, other in itertools.product(rows, passes):
-        begins: int = max(one["start_ns"], other["start_ns"])
-        if one["lane"] != other["lane"] and begins < min(one["end_ns"], other["end_ns"]):
-            return begins
+    """The first instant at which a pass and another forward are under way at once, if any is."""
+    ends: dict[str, int] = {}  # by lane
+    for lane, start_ns, end_ns, _ in _busy(run):
+        if end_ns == start_ns:
+            continue
+        is_pass = lane.startswith("target")
+        for other, until_ns in ends.items():
+            if until_ns > start_ns and other != lane and (is_pass or other.startswith("target")):
+                return start_ns
+        ends[lane] = end_ns
     return None
 
 
@@ -294,10 +302,6 @@ def case_of(
 
 def _draws(case: Case) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
     return np.array([bit == "1" for bit in case.acceptance.traces[0]])
-
-
-def _lane(row: dict[str, object]) -> tuple[object, ...]:
-    return row["lane"], row["start_ns"], row["end_ns"]
 
 
 def _ms(times_ns: list[int]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from dsim.events.forward import Forward
@@ -21,23 +21,44 @@ def spans(output: Output, *servers: Servers) -> list[dict[str, Any]]:
     Raises:
         ValueError: the servers kept no history.
     """
+    return [
+        {
+            "lane": busy.lane,
+            "start_ns": busy.start_ns,
+            "end_ns": busy.end_ns,
+            "fate": _fate(busy.forward, output),
+            "what": _what(busy.forward),
+        }
+        for busy in busy_times(output, *servers)
+    ]
+
+
+class Busy(NamedTuple):
+    """When a server was busy with *forward*; see :func:`spans`."""
+
+    lane: str
+    start_ns: int
+    end_ns: int
+    forward: Forward
+
+
+def busy_times(output: Output, *servers: Servers) -> list[Busy]:
+    """The times alone of :func:`spans`, in the same order.
+
+    Raises:
+        ValueError: the servers kept no history.
+    """
     histories = [one.history for one in servers]
     if None in histories:
         raise ValueError("the servers kept no history")
     over_ns = output.settled_ns[-1]
-    rows = []
+    found = []
     for forward in sorted(itertools.chain(*filter(None, histories)), key=lambda f: f.start_ns):
         role = forward.servers.role
-        rows.append(
-            {
-                "lane": f"target {forward.server + 1}" if role == "target" else role,
-                "start_ns": forward.start_ns,
-                "end_ns": over_ns if forward.end_ns < 0 else min(forward.end_ns, over_ns),
-                "fate": _fate(forward, output),
-                "what": _what(forward),
-            }
-        )
-    return rows
+        lane = f"target {forward.server + 1}" if role == "target" else role
+        end_ns = over_ns if forward.end_ns < 0 else min(forward.end_ns, over_ns)
+        found.append(Busy(lane, forward.start_ns, end_ns, forward))
+    return found
 
 
 def rejections(output: Output) -> list[dict[str, Any]]:

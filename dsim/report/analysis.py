@@ -101,14 +101,16 @@ def spread(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     """
     for name in ("lookahead", "targets"):
         values: list[Any] = [*frame[name].dropna().unique()] if name in axes else []
+        if len(values) < 2:
+            continue
         parts = []
         for algorithm, own in frame.groupby("algorithm", sort=False, observed=True):
             known = ORCHESTRATIONS.get(str(algorithm))
-            if len(values) > 1 and known and name not in known.reads and own[name].nunique() <= 1:
+            if known and name not in known.reads and own[name].nunique() <= 1:
                 parts += [own.assign(**{name: value}) for value in values]
             else:
                 parts.append(own)
-        frame = pd.concat(parts, ignore_index=True) if len(values) > 1 else frame
+        frame = pd.concat(parts, ignore_index=True)
     return frame
 
 

@@ -8,7 +8,7 @@ from dsim.model.drafters import MAX_MORE
 from dsim.orchestrations import ORCHESTRATIONS, REFERENCES
 from dsim.study.columns import COLUMNS
 from dsim.study.draft_checks import check_drafts
-from dsim.study.settings import BY_KEY
+from dsim.study.settings import BY_KEY, OWN_LATENCIES
 from dsim.units import NS_PER_MS
 from dsim.words import nearest, show
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from dsim.study.study import Study
 
 
-OWN = {"empirical": "latency_samples_ms", "table": "latency_by_width_ms"}  # of latency models
 MAX_DRAWS = 50_000_000  # of one case, all repeats together
 MAX_NS = 2**53  # up to there whole numbers are exact in float64, too: 104 days
 
@@ -122,20 +121,19 @@ def check_together(problems: Problems, study: Study) -> None:
             for kind, needs in (
                 ("lognormal", "latency_cv"),
                 ("gamma", "latency_cv"),
-                ("empirical", "latency_samples_ms"),
-                ("table", "latency_by_width_ms"),
+                *OWN_LATENCIES.items(),
             ):
                 key = f"{model}.{needs}"
                 if kind in values[f"{model}.latency_model"] and values[key] == (None,):
                     at = f"{where if any(k.startswith(model) for k in own) else ''}{key}"
                     problems.add(at, f'is missing: the latency model is "{kind}"')
             key, kinds = f"{model}.latency_ms", values[f"{model}.latency_model"]
-            for kind in OWN if key in swept else ():
+            for kind in OWN_LATENCIES if key in swept else ():
                 if kind in kinds:
                     problems.add(
                         f"grid.{key}",
                         f'is an axis, but with {model}.latency_model = "{kind}" it has no effect: '
-                        f"the latencies are those of {model}.{OWN[kind]}",
+                        f"the latencies are those of {model}.{OWN_LATENCIES[kind]}",
                     )
         for kind, needs in (
             ("decay", "decay"),

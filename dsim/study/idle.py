@@ -10,7 +10,7 @@ from dsim.orchestrations import ORCHESTRATIONS, title_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.draft_settings import ACCEPTANCE_MODELS, RATES
 from dsim.study.named import KEYS, MODELS
-from dsim.study.settings import LATENCY_MODELS
+from dsim.study.settings import LATENCY_MODELS, OWN_LATENCIES
 from dsim.words import listed, show
 
 if TYPE_CHECKING:
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 KNOWN = DEPLOYMENT.by_key  # with the settings of single texts among them
 RATED = tuple(model for model in ACCEPTANCE_MODELS if model not in ("lookup", "trace"))
 SENT = tuple(kind for kind in ARRIVALS if kind != "trace")  # by dsim, not by a trace
-# Models of latencies that spread around latency_ms; the others have latencies of their own.
-SCALED = tuple(kind for kind in LATENCY_MODELS if kind not in ("empirical", "table"))
+SCALED = tuple(kind for kind in LATENCY_MODELS if kind not in OWN_LATENCIES)
 SAME = 0.2  # a latency that differs by less may be of the same model, measured otherwise
 OF_LOOKUP = ("copied_tokens", "copied_rate", "new_tokens", "chance_match", "chance_rate")
 # For each setting the one that decides, and its values with which the first one matters.
@@ -30,8 +29,7 @@ DECIDES: dict[str, tuple[str, tuple[str, ...]]] = {
         for model in ("target", "drafter")
         for name, kinds in (
             ("latency_cv", ("lognormal", "gamma")),
-            ("latency_samples_ms", ("empirical",)),
-            ("latency_by_width_ms", ("table",)),
+            *((own, (kind,)) for kind, own in OWN_LATENCIES.items()),
             *((name, SCALED) for name in ("latency_ms", "latency_relative")),
         )
         if f"{model}.{name}" in KNOWN

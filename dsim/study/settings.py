@@ -21,6 +21,8 @@ BEST: ChainMap[str, Any] = ChainMap(
 ENGINES = ("auto", "vector", "events")
 BACKENDS = ("simulated", "wallclock")
 LATENCY_MODELS = ("constant", "lognormal", "gamma", "empirical", "table")
+# Those with latencies of their own, in these settings; the others spread around latency_ms.
+OWN_LATENCIES = {"empirical": "latency_samples_ms", "table": "latency_by_width_ms"}
 CHART_KINDS = ("heatmap", "map", "winners", "lines", "marginal", "variants", "published")
 
 

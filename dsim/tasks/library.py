@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import warnings
 from functools import cached_property
@@ -280,14 +279,15 @@ def simulate(
             what = f"unknown keyword{nearest(name, [*given, 'engine', 'set', *KEYWORDS])}"
             raise UserError(Problem("simulate", name, what))
     further = overrides_of({KEYWORDS[name]: value for name, value in others.items()})
-    settings = {KEYWORDS[name]: plain(value) for name, value in given.items()}
     overrides = [*further, *overrides_of(set)]
     defaults = simulate.__kwdefaults__ or {}
-    methods = (text.partition("=") for text in overrides)
-    named = next((json.loads(value) for key, _, value in methods if key == "method"), "")
-    own = PRESETS[named].settings if named in PRESETS else {}
-    left = [key for name, key in KEYWORDS.items() if given.get(name) == defaults.get(name, given)]
-    settings = {k: v for k, v in settings.items() if k not in own or k not in left}
+    method = (set or {}).get("method", others.get("method"))
+    of_method = PRESETS[method].settings if method in PRESETS else {}
+    settings = {
+        KEYWORDS[name]: plain(value)
+        for name, value in given.items()
+        if KEYWORDS[name] not in of_method or value != defaults[name]  # which nobody gave
+    }
     chosen = {KEYWORDS[name]: name for name, value in given.items() if value != defaults[name]}
     apart = [text for text in overrides_of(set) if text.partition("=")[0] not in chosen]
     if twice := said_twice(chosen, [*further, *apart]):

@@ -176,13 +176,22 @@ def test_the_right_one_keeps_all_laws(monkeypatch):
 
 def broken(monkeypatch, start, **more):
     """What ``dsim check`` finds of an orchestration, in few cases."""
-    monkeypatch.setattr("dsim.tasks.check.LARGER", 5)
-    monkeypatch.setattr("dsim.engines.laws.MAX_SMALL_TOKENS", 3)
-    declared = Orchestration(
-        name="broken", title="Broken", colour="#123456", meaning="", start=start, **more
-    )
-    monkeypatch.setitem(ORCHESTRATIONS, "broken", declared)
+    in_few_cases(monkeypatch)
+    declare(monkeypatch, "broken", start, **more)
     return check("broken")
+
+
+def in_few_cases(monkeypatch, tokens=3):
+    monkeypatch.setattr("dsim.tasks.check.LARGER", 5)
+    monkeypatch.setattr("dsim.engines.laws.MAX_SMALL_TOKENS", tokens)
+
+
+def declare(monkeypatch, name, start, **more):
+    """An orchestration of one's own, for the time of a test."""
+    own = Orchestration(
+        name=name, title=name.title(), colour="#123456", meaning="", start=start, **more
+    )
+    monkeypatch.setitem(ORCHESTRATIONS, name, own)
 
 
 BROKEN = {
@@ -200,14 +209,8 @@ BROKEN = {
 
 @pytest.mark.parametrize("law", BROKEN)
 def test_each_law_finds_who_breaks_it(law, monkeypatch):
-    monkeypatch.setattr("dsim.tasks.check.LARGER", 5)
-    monkeypatch.setattr("dsim.engines.laws.MAX_SMALL_TOKENS", 3)
     start, more = BROKEN[law]
-    broken = Orchestration(
-        name="broken", title="Broken", colour="#123456", meaning="", start=start, **more
-    )
-    monkeypatch.setitem(ORCHESTRATIONS, "broken", broken)
-    verdicts = check("broken")
+    verdicts = broken(monkeypatch, start, **more)
     (found,) = (v for v in verdicts if law in v.law)
     assert found.problem
     assert found.case.tokens <= 3
@@ -218,17 +221,8 @@ def test_each_law_finds_who_breaks_it(law, monkeypatch):
 
 def test_the_smallest_case_is_found(monkeypatch):
     """A draft that the target accepts is thrown away: two tokens, one draft."""
-    broken = Orchestration(
-        name="broken",
-        title="Broken",
-        colour="#123456",
-        meaning="",
-        start=never_trusts,
-        reads=LOOKAHEAD,
-    )
-    monkeypatch.setattr("dsim.engines.laws.MAX_SMALL_TOKENS", 2)
-    monkeypatch.setattr("dsim.tasks.check.LARGER", 5)
-    monkeypatch.setitem(ORCHESTRATIONS, "broken", broken)
+    declare(monkeypatch, "broken", never_trusts, reads=LOOKAHEAD)
+    in_few_cases(monkeypatch, tokens=2)
     found = next(v for v in check("broken") if "draft stays" in v.law)
     assert found.problem == "rejected the draft of token 0, which the target accepts"
     assert (found.case.tokens, found.case.lookahead) == (2, 1)
@@ -286,19 +280,9 @@ def test_a_vector_form_that_is_not_there_is_not_called_kept():
 
 
 def claiming(monkeypatch, start, **more):
-    traits = Traits(**more)
-    reads = ("lookahead", *(("targets",) if traits.several_targets else ()))
-    declared = Orchestration(
-        name="claims",
-        title="Claims",
-        colour="#123456",
-        meaning="",
-        start=start,
-        reads=reads,
-        traits=traits,
-    )
-    monkeypatch.setitem(ORCHESTRATIONS, "claims", declared)
-    return [one.problem for one in check("claims") if one.problem]
+    reads = ("lookahead", "targets") if "several_targets" in more else ("lookahead",)
+    found = broken(monkeypatch, start, reads=reads, traits=Traits(**more))
+    return [one.problem for one in found if one.problem]
 
 
 def test_traits_that_nothing_shows_are_found(monkeypatch):
@@ -312,20 +296,12 @@ def test_traits_that_nothing_shows_are_found(monkeypatch):
 
 def test_numbers_of_what_breaks_a_law_are_not_shown_without_a_word(monkeypatch):
     """An orchestration that took wrong drafts was said to be the fastest."""
-    broken = Orchestration(
-        name="trusting",
-        title="Trusting",
-        colour="#123456",
-        meaning="",
-        reads=("lookahead",),
-        start=lambda setup: si(
-            setup,
-            settle=lambda _, token: setup.output.settle(
-                len(setup.output.tokens) - setup.output.settled, token
-            ),
-        ),
-    )
-    monkeypatch.setitem(ORCHESTRATIONS, "trusting", broken)
+
+    def trusting(setup):
+        output = setup.output
+        si(setup, settle=lambda _, token: output.settle(len(output.tokens) - output.settled, token))
+
+    declare(monkeypatch, "trusting", trusting, reads=("lookahead",))
     (told,) = doubts(["si", "trusting", "trusting"])
     assert told.startswith("Do not trust the numbers of Trusting: trusting breaks a law of dsim")
     assert doubts(ORCHESTRATIONS.keys() - {"trusting"}) == []
@@ -339,8 +315,7 @@ def test_numbers_of_what_breaks_a_law_are_not_shown_without_a_word(monkeypatch):
 
 def test_a_setting_that_is_read_and_not_declared_is_said_before_a_study(monkeypatch):
     """A grid over the lookahead had one and the same row for each value, in silence."""
-    undeclared = Orchestration(name="plain", title="Plain", colour="#123456", meaning="", start=si)
-    monkeypatch.setitem(ORCHESTRATIONS, "plain", undeclared)
+    declare(monkeypatch, "plain", si)
     (told,) = doubts(["plain"])
     assert "Settings that it does not declare in" in told
 
@@ -357,9 +332,5 @@ def test_trust_in_long_blocks_is_found(monkeypatch):
 
         si(setup, settle=settle)
 
-    long = Orchestration(
-        name="long", title="Long", colour="#123456", meaning="", start=start, reads=LOOKAHEAD
-    )
-    monkeypatch.setitem(ORCHESTRATIONS, "long", long)
-    assert doubts(["long"])
-    assert any(one.problem for one in check("long"))
+    assert any(one.problem for one in broken(monkeypatch, start, reads=LOOKAHEAD))
+    assert doubts(["broken"])
