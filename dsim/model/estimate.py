@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, TypeVar
 
 from dsim.errors import Problem, UserError
-from dsim.model.drafter_shapes import HEADS, drafter_shape
+from dsim.model.drafter_shapes import HEADS, drafter_shape, mtp
 from dsim.model.gpu import DTYPE_BYTES, HOST_GPUS, gpu_of
 from dsim.model.roofline import GIB, Memory, Roofline, memory_of, possible_tp
 from dsim.model.shape import shape_of
@@ -44,7 +44,7 @@ class Estimate:
     @property
     def warning(self) -> str:
         """What makes the estimate doubtful, in sentences; else empty."""
-        return " ".join(filter(None, (self._other_tokens, self._other_hosts)))
+        return " ".join(filter(None, (self._other_tokens, self._no_module, self._other_hosts)))
 
     @property
     def _other_hosts(self) -> str:
@@ -53,6 +53,20 @@ class Estimate:
         return (
             f"TP {self.target.tp} reaches beyond one host, which has {HOST_GPUS} GPUs: links "
             "between hosts are slower, and are taken for links of one host here."
+        )
+
+    @property
+    def _no_module(self) -> str:
+        """A sentence where the target has no MTP module that could draft; else empty."""
+        shape = self.target.shape
+        if self.drafter is None or not self.is_head or shape.mtp_modules:
+            return ""
+        if self.drafter.shape != mtp(shape):
+            return ""
+        return (
+            f"{shape.name} comes without an MTP module (its config has no "
+            "num_nextn_predict_layers), and vLLM and SGLang do not start it with one. The numbers "
+            "are of a module like DeepSeek-V3's, trained for it."
         )
 
     @property

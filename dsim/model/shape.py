@@ -52,6 +52,7 @@ class Shape:
         expert_layers: number of layers with experts.
         tied: whether the embedding serves as the output matrix (lm_head) as well.
         shared_head: whether both belong to another model (of a drafter: to its target).
+        mtp_modules: modules for multi-token prediction that the checkpoint has.
         dtype: type that the weights are stored in, if the configuration says so; else ``bf16``.
     """
 
@@ -71,6 +72,7 @@ class Shape:
     expert_layers: int = 0
     tied: bool = False
     shared_head: bool = False
+    mtp_modules: int = 0
     dtype: str = "bf16"
 
     @property
@@ -180,6 +182,7 @@ def from_config(config: Mapping[str, Any], name: str) -> Shape:
         experts_per_token=number("num_experts_per_tok") if experts else 0,
         expert_parameters=matrices * width * of_expert,
         expert_layers=expert_layers,
+        mtp_modules=number("num_nextn_predict_layers", "mtp_num_hidden_layers", default=0),
         tied=bool(whole.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
         dtype=STORED.get(quantised.get("quant_method", ""), "bf16"),
     )

@@ -307,6 +307,13 @@ def test_models_of_two_vocabularies_are_named():
         assert estimate(target, "h100", tp=8, drafter=drafter).warning == ""
 
 
+def test_a_model_without_an_mtp_module_is_named():
+    one = estimate("llama-3.3-70b", "h100", tp=8, drafter="mtp")
+    assert one.warning.startswith("llama-3.3-70b comes without an MTP module")
+    assert estimate("deepseek-v3", "h200", tp=8, drafter="mtp").warning == ""
+    assert estimate("llama-3.3-70b", "h100", tp=8, drafter="eagle3").warning == ""
+
+
 def test_a_folder_without_a_model_is_no_name_on_the_hub(tmp_path, monkeypatch):
     (tmp_path / "models" / "mine").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

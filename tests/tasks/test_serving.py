@@ -139,7 +139,7 @@ def test_of_layouts_with_about_the_same_headroom_the_fastest_is_best():
     base = dataclasses.replace(base, slack=0.5)
     slow, fast, poor = one(1, 300.0), one(2, 100.0), one(4, 50.0)
     headroom = {slow.layout: 1.19, fast.layout: 1.04, poor.layout: 0.9}
-    assert search._ranked([slow, fast, poor], headroom) == [fast, slow, poor]
+    assert search.ranked([slow, fast, poor], headroom) == [fast, slow, poor]
 
 
 def test_more_load_is_never_faster():

@@ -17,6 +17,7 @@ from tests.tasks.test_serving import question
 
 CHAIN = Layout(tp=1, replicas=2, drafts=7)
 TREE = Layout(tp=1, replicas=2, drafts=7, preset="sglang")
+SHORT = Layout(tp=1, replicas=2, drafts=2)
 PLAIN = Layout(tp=1, replicas=2)
 STEPS: list[tuple[int, int]] = []  # of the progress bar
 
@@ -210,15 +211,25 @@ def test_the_best_of_each_way_to_share_out_the_gpus_says_why_it_lost(made):
 
 def test_where_vllm_has_no_tree_its_best_other_way_is_launched(made):
     found, table = made
-    tree = next(one for one in found.screened if one.layout == TREE)
-    found = dataclasses.replace(found, ranking=[tree], screened=table(1400.0, 1000.0))
-    found = dataclasses.replace(found, headroom={TREE: 1.0})
+    chain, tree, plain = table(1400.0, 1000.0)
+    short = dataclasses.replace(chain, layout=SHORT, e2e_mean=1500.0)
+    found = dataclasses.replace(found, ranking=[tree, short, chain, plain])
+    room = {TREE: 1.3, SHORT: 1.3, CHAIN: 1.1, PLAIN: 1.4}
+    found = dataclasses.replace(found, headroom=room)
+    rows = launch.launch(found, TREE)
+    assert rows[1][1].startswith("# best that vLLM can launch: 2 drafts a step, 50% slower")
+    # Beside another answer, the fastest is to be as fast as can be.
+    found = dataclasses.replace(found, ranking=[short, tree, chain, plain])
     rows = launch.launch(found, TREE)
     assert [server for server, _ in rows] == ["vLLM", "vLLM", "vLLM", "SGLang"]
     assert rows[0][1].startswith("# vLLM has no flags for this tree")
     assert rows[1][1].startswith("# best that vLLM can launch: 7 drafts a step, 40% slower")
     assert rows[2][1] == launch.commands(found.question, CHAIN)[0]
     assert '"num_speculative_tokens": 7' in rows[2][1]
+    assert "misses the SLO" not in rows[1][1]
+    late = [dataclasses.replace(one, slack=1.1) for one in (tree, chain)]
+    found = dataclasses.replace(found, ranking=late)
+    assert "it misses the SLO" in launch.launch(found, TREE)[1][1]
     assert json.loads(answer.as_json(found))["commands"]["vllm_instead"] == rows[2][1]
     assert [server for server, _ in launch.launch(found, CHAIN)] == ["vLLM", "SGLang"]
 

@@ -46,7 +46,7 @@ def runner(made, limits):
 def test_the_fastest_with_a_reserve_is_best_though_another_carries_more(made):
     """Plain decoding carried 16 % more load, and was the answer at 3 times the latency."""
     fast, slow = made(CHAIN, 946.0), made(PLAIN, 3169.0)
-    rank = search._ranked
+    rank = search.ranked
     assert rank([slow, fast], {CHAIN: 1.73, PLAIN: 2.0})[0] == fast
     assert rank([slow, fast], {CHAIN: 1.1, PLAIN: 2.0})[0] == slow
     assert rank([slow, fast], {CHAIN: 1.1, PLAIN: 1.2})[0] == fast  # none has much
@@ -66,12 +66,12 @@ def test_where_none_keeps_the_slo_the_fastest_of_the_closest_is_best(made):
     """Plain decoding was 5 % closer, at three times the latency."""
     fast, slow = made(CHAIN, 1236.0, slack=1.25), made(PLAIN, 4059.0, slack=1.18)
     rooms = {CHAIN: 0.66, PLAIN: 0.69}
-    assert search._ranked([slow, fast], rooms) == [fast, slow]
-    assert search._ranked([slow, fast], {CHAIN: 0.5, PLAIN: 0.69}) == [fast, slow]
+    assert search.ranked([slow, fast], rooms) == [fast, slow]
+    assert search.ranked([slow, fast], {CHAIN: 0.5, PLAIN: 0.69}) == [fast, slow]
     far = dataclasses.replace(fast, slack=1.25 * 1.18 + 0.01)
-    assert search._ranked([slow, far], rooms) == [slow, far]
+    assert search.ranked([slow, far], rooms) == [slow, far]
     kept = dataclasses.replace(slow, slack=0.99)
-    assert search._ranked([kept, dataclasses.replace(fast, slack=1.01)], rooms)[0] == kept
+    assert search.ranked([kept, dataclasses.replace(fast, slack=1.01)], rooms)[0] == kept
 
 
 def test_a_number_of_drafts_that_no_server_chooses_must_be_worth_it(made):
@@ -107,28 +107,49 @@ def test_the_load_itself_is_tried_before_fewer_requests_deny_it(made, limit, fou
     assert tasks[-1].scale == 1.0
 
 
-def test_what_is_faster_than_the_one_that_keeps_the_slo_may_keep_it_too(made):
+WAYS = [Layout(tp=1, replicas=2, drafts=drafts) for drafts in (7, 5, 3, 2, 1, 0)]
+
+
+def confirmed(made, limits, tried):
+    """What tries WAYS, each of which keeps the SLO up to one of *limits* times the load."""
+    run, tasks = runner(made, dict(zip(WAYS, limits, strict=True)))
+    found = search._Confirmed(run, True, {})
+    found.add([WAYS[at] for at in tried])
+    return found, tasks
+
+
+@pytest.mark.parametrize("most", [2, 3, 5])
+def test_what_is_faster_than_the_one_that_keeps_the_slo_may_keep_it_too(made, most):
     """7 drafts missed the SLO and 1 kept it; 2 kept it as well, and were never tried."""
-    ways = [Layout(tp=1, replicas=2, drafts=drafts) for drafts in (7, 5, 3, 2, 1, 0)]
-    screened = [made(one, 1000.0 + 100 * place, slack=1.2) for place, one in enumerate(ways)]
+    screened = [made(one, 1000.0 + 100 * place, slack=1.2) for place, one in enumerate(WAYS)]
     screened.append(made(Layout(tp=2, replicas=1, drafts=2), 1250.0))
-    for most in (2, 3, 5):
-        tried = []
+    alike = search._alike(screened[::-1], WAYS[0])
+    assert [one.layout for one in alike] == WAYS
+    found, tasks = confirmed(made, [1.5 if one.drafts <= most else 0.9 for one in WAYS], [0, 4])
+    del tasks[:]
+    found.refine(alike)
+    kept = [one.layout.drafts for one in found.known.values() if one.slack <= 1]
+    assert max(kept) == most
+    assert len(found.known) <= 4
+    assert len(tasks) <= 2 * (1 + search.GUESSES)
 
-        def run(tasks, most=most, tried=tried):
-            tried.extend(task.layout.drafts for task in tasks)
-            return [
-                made(task.layout, slack=1.1 if task.layout.drafts > most else 0.9) for task in tasks
-            ]
 
-        confirmed = [made(ways[0], 1000.0, slack=1.1), made(ways[4], 1400.0, slack=0.9)]
-        kept = [
-            one.layout.drafts for one in search._between(run, confirmed, screened) if one.slack <= 1
-        ]
-        assert max(kept) == most
-        assert len(tried) <= 2
-    assert search._between(run, confirmed[:1], screened) == []
-    assert search._between(run, confirmed[1:], screened) == []
+@pytest.mark.parametrize("reserve", [2, 3, 5, 7])
+def test_what_is_faster_than_the_one_with_reserve_may_have_it_too(made, reserve):
+    """7 drafts kept the SLO up to 1.1 times the load, and 1 up to 1.3: 2 as well was not tried."""
+    screened = [made(one, 1000.0 + 100 * place) for place, one in enumerate(WAYS)]
+    found, _ = confirmed(made, [1.3 if one.drafts <= reserve else 1.1 for one in WAYS], [0, 4])
+    found.refine(screened)
+    room = {one.drafts for one, room in found.headroom.items() if room >= search.RESERVE}
+    assert max(room) == reserve
+
+
+def test_nothing_more_is_tried_where_no_layout_keeps_the_slo(made):
+    found, tasks = confirmed(made, [0.9] * len(WAYS), [0, 4])
+    count = len(tasks)
+    found.refine([made(one) for one in WAYS])
+    assert len(tasks) == count
+    assert found.fastest.layout in (WAYS[0], WAYS[4])
 
 
 def test_a_faster_layout_that_misses_by_less_than_the_estimate_is_off_is_named(advice, made):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.model.shape import shape_of, shipped
 from dsim.study.presets import PRESETS
+from dsim.tasks.serving.search import closest, ranked
 from dsim.tasks.serving.trials import NGRAM
 from dsim.words import plural
 
@@ -76,16 +77,20 @@ def commands(question: Question, layout: Layout) -> list[str]:
 
 
 def instead(advice: Advice, layout: Layout) -> Trial | None:
-    """What vLLM can launch in place of a tree: the fastest other way at the same degree."""
-    if not layout.preset or layout.preset == NGRAM:
+    """What vLLM can launch in place of a tree: the best, or fastest, like it, by as many requests.
+
+    ``None``: vLLM launches *layout* itself, or nothing like it was tried.
+    """
+    if not layout.is_tree:
         return None
     others = [
         one
-        for one in advice.screened
-        if one.layout.tp == layout.tp and not one.layout.readers and not one.layout.chooses
-        if one.layout.preset in ("", NGRAM)
+        for one in advice.ranking
+        if one.layout.sharing == layout.sharing and one.layout.has_flags
     ]
-    return min(others, key=lambda one: (max(1.0, one.slack), one.e2e_mean), default=None)
+    if layout == advice.best.layout:
+        return next(iter(ranked(others, advice.headroom)), None)
+    return next(iter(closest(others)), None)
 
 
 def launch(advice: Advice, layout: Layout) -> list[tuple[str, str]]:
@@ -93,15 +98,11 @@ def launch(advice: Advice, layout: Layout) -> list[tuple[str, str]]:
     vllm, sglang = commands(advice.question, layout)
     rows = [("vLLM", vllm), ("SGLang", sglang)]
     if other := instead(advice, layout):
-        (tree,) = (
-            one
-            for one in advice.screened
-            if (one.layout.tp, one.layout.preset) == (layout.tp, layout.preset)
-            if not one.layout.readers
-        )
+        (tree,) = (one for one in advice.ranking if one.layout == layout)
         slower = other.e2e_mean / tree.e2e_mean - 1
         says = f"# best that vLLM can launch: {spoken(other.layout)}, {abs(slower):.0%} "
         says += f"{'slower' if slower >= 0 else 'faster'} (mean E2E)"
+        says += "" if other.slack <= 1 or not advice.has_slo else "; it misses the SLO"
         rows[1:1] = [("vLLM", says), ("vLLM", commands(advice.question, other.layout)[0])]
     return rows
 

@@ -183,30 +183,23 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
     slo = question.slo_ttft_ms is not None or question.slo_tpot_ms is not None
     headroom = {layout: _headroom(curve) if slo else 0.0 for layout, curve in curves.items()}
     at_one = [one for curve in curves.values() for one in curve if one.scale == 1.0]
-    first = [one.layout for one in _ranked(at_one, headroom)][:MAX_CONFIRMED]
+    first = [one.layout for one in ranked(at_one, headroom)][:MAX_CONFIRMED]
     # What the busiest requests deny to the fastest, the whole load may allow.
     near = NEAR * max(1.0, min(one.slack for one in at_one))
     first += [one.layout for one in sorted(at_one, key=_wait) if one.slack <= near][:1]
-    confirmed = run([Task(layout, CONFIRMED) for layout in dict.fromkeys(first)])
-    if slo:
-        confirmed += _between(run, confirmed, screened)
-        kept = {one.layout: one.slack <= 1 for one in confirmed}
-        headroom |= _limits(run, {one: headroom.get(one, BELOW) for one in kept}, kept)
-
-    def rank() -> list[Trial]:
-        """The best first, those that keep the SLO before all others."""
-        return sorted(_ranked(confirmed, headroom), key=lambda one: slo and one.slack > 1)
-
-    ranking = rank()
+    found = _Confirmed(run, slo, headroom)
+    found.add(first)
+    found.refine(_alike(screened, found.ranking[0].layout))
+    tree = next((one.layout for one in found.ranking if one.layout.is_tree), None)
+    if tree is not None and tree in (found.ranking[0].layout, found.fastest.layout):
+        # vLLM cannot launch it: what it can is judged by as many requests.
+        ways = [one for one in _alike(screened, tree) if one.layout.has_flags]
+        found.add([closest(ways, as_close(screened))[0].layout])
+        found.refine(ways)
     # What the answer is compared with, as precisely.
-    tp, known = ranking[0].layout.tp, {one.layout for one in confirmed}
-    plain = [one for one in finalists if one.tp == tp and not one.drafts and one not in known]
-    if slo and plain:
-        beside = run([Task(one, CONFIRMED) for one in plain])
-        kept = {one.layout: one.slack <= 1 for one in beside}
-        headroom |= _limits(run, {one: headroom[one] for one in plain}, kept)
-        confirmed += beside
-        ranking = rank()
+    tp = found.ranking[0].layout.tp
+    found.add([one for one in finalists if one.tp == tp and not one.drafts])
+    ranking = found.ranking
     best = ranking[0].layout
     # Trees cost more under load than chains: the best chain counts as speculation, too.
     chains = [one for one in _ways(screened, best) if one.layout.drafts and not one.layout.preset]
@@ -214,19 +207,83 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
     more_curves = _curves(run, [layout for layout in wanted if layout not in curves])
     curves |= more_curves
     for layout, curve in more_curves.items():
-        headroom.setdefault(layout, _headroom(curve) if slo else 0.0)
+        found.headroom.setdefault(layout, _headroom(curve) if slo else 0.0)
     return Advice(
         question=question,
         ranking=ranking,
         screened=screened,
         curves=curves,
-        headroom=headroom,
+        headroom=found.headroom,
         limited=min(LIMITED, len(question.replay.requests)),
         fewer=_fewer(run, best) if slo else [],
         others=_others(run, question, _ways(screened, best)),
         beyond=_beyond(run, best),
         crossover=_crossover(curves, best),
     )
+
+
+@dataclasses.dataclass
+class _Confirmed:
+    """Layouts that were tried on much of the load.
+
+    Attributes:
+        run: makes trials.
+        slo: whether there is a bound to keep.
+        headroom: as in :class:`Advice`; of layouts that were not tried yet, about.
+        known: their trials.
+    """
+
+    run: Callable[[Sequence[Task]], list[Trial]]
+    slo: bool
+    headroom: dict[Layout, float]
+    known: dict[Layout, Trial] = dataclasses.field(default_factory=dict)
+
+    @property
+    def ranking(self) -> list[Trial]:
+        """The best first, those that keep the SLO before all others."""
+        best_first = ranked(list(self.known.values()), self.headroom)
+        return sorted(best_first, key=lambda one: self.slo and one.slack > 1)
+
+    @property
+    def fastest(self) -> Trial:
+        """The fastest that keeps the SLO, or else is about as close to it as the closest."""
+        trials = list(self.known.values())
+        return closest(trials, as_close(trials) if self.slo else math.inf)[0]
+
+    def add(self, layouts: Sequence[Layout]) -> None:
+        """Try those of *layouts* that were not tried yet."""
+        wanted = [layout for layout in dict.fromkeys(layouts) if layout not in self.known]
+        trials = self.run([Task(layout, CONFIRMED) for layout in wanted])
+        self.known |= {one.layout: one for one in trials}
+        if self.slo:
+            kept = {one.layout: one.slack <= 1 for one in trials}
+            rough = {layout: self.headroom.get(layout, BELOW) for layout in wanted}
+            self.headroom |= _limits(self.run, rough, kept)
+        else:
+            self.headroom |= dict.fromkeys(wanted, 0.0)
+
+    def refine(self, ways: Sequence[Trial]) -> None:
+        """Try the fastest of *ways* that keeps the SLO, and the fastest that does with reserve.
+
+        Both are bisected: what is faster on a little of the load misses the SLO first. Nothing is
+        tried where no layout is known that keeps the SLO.
+        """
+        if not self.slo or self.ranking[0].slack > 1:
+            return
+        order = [one.layout for one in ways]
+
+        def holds(layout: Layout, room: float) -> bool:
+            self.add([layout])
+            return self.known[layout].slack <= 1 and self.headroom[layout] >= room
+
+        for room in (0.0, RESERVE):
+            tried = [(at, holds(one, room)) for at, one in enumerate(order) if one in self.known]
+            high = min((at for at, held in tried if held), default=len(order))
+            low = max((at + 1 for at, held in tried if not held and at < high), default=0)
+            while low < high:
+                middle = (low + high) // 2
+                held = holds(order[middle], room)
+                low, high = (low, middle) if held else (middle + 1, high)
 
 
 def _curves(
@@ -242,6 +299,24 @@ def _curves(
 def _as_one(layout: Layout, gpus: int) -> Layout:
     """The same without replicas for prompts only, which the ways to speculate are compared with."""
     return dataclasses.replace(layout, readers=0, replicas=gpus // layout.tp)
+
+
+def _alike(screened: Sequence[Trial], layout: Layout) -> list[Trial]:
+    """Trials of all ways to speculate with the GPUs shared out as by *layout*, the fastest first.
+
+    Replicas for prompts only are tried with one way alone: their order is that of the same GPUs
+    without such replicas.
+    """
+    ways = sorted(_ways(screened, layout), key=_wait)
+    return [
+        dataclasses.replace(
+            one,
+            layout=dataclasses.replace(
+                one.layout, replicas=layout.replicas, readers=layout.readers
+            ),
+        )
+        for one in ways
+    ]
 
 
 def _ways(screened: Sequence[Trial], best: Layout) -> list[Trial]:
@@ -300,7 +375,7 @@ def _wait(one: Trial) -> tuple[float, str]:
     return one.e2e_mean * (1 + SAME * one.layout.chooses) + refused, str(one.layout)
 
 
-def _ranked(trials: Sequence[Trial], headroom: dict[Layout, float]) -> list[Trial]:
+def ranked(trials: Sequence[Trial], headroom: dict[Layout, float]) -> list[Trial]:
     """The best first: of those with enough headroom the fastest, and so on.
 
     Where none keeps the SLO, it is the fastest of those that are about as close to it.
@@ -386,36 +461,6 @@ def _limits(
             low = max(one.scale for one in trials)
             room = low if low < most else math.inf
         found[layout] = max(1.0, room) if keeps[layout] else min(BELOW, room)
-    return found
-
-
-def _between(
-    run: Callable[[Sequence[Task]], list[Trial]],
-    confirmed: Sequence[Trial],
-    screened: Sequence[Trial],
-) -> list[Trial]:
-    """Trials of much of the load between the fastest that keeps the SLO and faster ones.
-
-    What is faster than the one, and misses the SLO by less than the others, may keep it: bisected,
-    by how fast they are on a little of the load.
-    """
-    kept = min((one for one in confirmed if one.slack <= 1), key=_wait, default=None)
-    if kept is None:
-        return []
-    faster = [one for one in confirmed if one.slack > 1 and _wait(one) < _wait(kept)]
-    sharing = kept.layout.sharing
-    ends = [one.layout for one in faster if one.layout.sharing == sharing]
-    ways = {one.layout: one for one in screened if one.layout.sharing == sharing}
-    if not ends or kept.layout not in ways:
-        return []
-    slowest, fastest = _wait(ways[kept.layout]), max(_wait(ways[one]) for one in ends)
-    left = sorted((one for one in ways.values() if fastest < _wait(one) < slowest), key=_wait)
-    found = []
-    while left:
-        middle = len(left) // 2
-        (one,) = run([Task(left[middle].layout, CONFIRMED)])
-        found.append(one)
-        left = left[:middle] if one.slack <= 1 else left[middle + 1 :]
     return found
 
 

@@ -66,6 +66,16 @@ class Layout:
         return self.drafts > 0 and self.preset != NGRAM
 
     @property
+    def is_tree(self) -> bool:
+        """Whether the drafts of a step are a tree, which vLLM has no flags for."""
+        return self.preset not in ("", NGRAM)
+
+    @property
+    def has_flags(self) -> bool:
+        """Whether both servers can be told to draft like that."""
+        return not self.is_tree and not self.chooses
+
+    @property
     def is_at_edge(self) -> bool:
         """Whether it drafts a chain of as many tokens as are tried."""
         return self.drafts == max(DRAFTS) and not self.preset
