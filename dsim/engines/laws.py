@@ -218,7 +218,10 @@ def reads(name: str, case: Case, run: Run) -> str:
         other = simulate.run_events(dataclasses.replace(case, **changed), name, 0, _draws(case))
         if other.output.settled_ns != run.output.settled_ns:
             value = f"{key} = {changed.get(key, 'aimd')}"
-            return f'"{key}" is not in reads, but with {value} tokens settle at {_ms_of(other)}'
+            return (
+                f'"{key}" is not in reads, but with {value} tokens settle at {_ms_of(other)}, '
+                f"and in the case that is shown at {_ms_of(run)}"
+            )
     return ""
 
 

@@ -156,7 +156,12 @@ class Pool(Servers):
     def forward(self, first: int, fed: Sequence[Any] | None = None) -> Forward:
         """See :class:`dsim.events.ports.PoolPort`."""
         free = self.free
-        forward = Forward(self, free.pop(), first, len(self.tokens), self.callbacks.copy())
+        try:
+            server = free.pop()
+        except IndexError:
+            what = f"forward on the {self.role}, of which all {self.count} are busy: look at free, "
+            raise RuntimeError(what + "or wait for one that ends, before the forward") from None
+        forward = Forward(self, server, first, len(self.tokens), self.callbacks.copy())
         if fed is not None:
             forward.fed = fed
         self.begun += 1

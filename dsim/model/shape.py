@@ -52,6 +52,7 @@ class Shape:
         expert_layers: number of layers with experts.
         tied: whether the embedding serves as the output matrix (lm_head) as well.
         shared_head: whether both belong to another model (of a drafter: to its target).
+        max_tokens: tokens of prompt and answer that it was made for; 0: not known.
         mtp_modules: modules for multi-token prediction that the checkpoint has.
         dtype: type that the weights are stored in, if the configuration says so; else ``bf16``.
     """
@@ -72,6 +73,7 @@ class Shape:
     expert_layers: int = 0
     tied: bool = False
     shared_head: bool = False
+    max_tokens: int = 0
     mtp_modules: int = 0
     dtype: str = "bf16"
 
@@ -182,6 +184,7 @@ def from_config(config: Mapping[str, Any], name: str) -> Shape:
         experts_per_token=number("num_experts_per_tok") if experts else 0,
         expert_parameters=matrices * width * of_expert,
         expert_layers=expert_layers,
+        max_tokens=number("max_position_embeddings", "n_positions", default=0),
         mtp_modules=number("num_nextn_predict_layers", "mtp_num_hidden_layers", default=0),
         tied=bool(whole.get("tie_word_embeddings", config.get("tie_word_embeddings", False))),
         dtype=STORED.get(quantised.get("quant_method", ""), "bf16"),

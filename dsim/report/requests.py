@@ -130,8 +130,9 @@ def notes(
         if row["status"] != "refused" and (count := int(row["turned_away"])):
             sent = int(row["requests"] * row["repeats"])
             away.append(
-                f"{name}: {count:,} of {sent:,} requests were rejected (prompts that do not "
-                "fit, or admission control), and are in none of the times."
+                f"{name}: {count:,} of {sent:,} requests were rejected (more tokens than "
+                "a replica's KV cache or the model takes, or admission control), and are in none "
+                "of the times."
             )
         if row["status"] == "refused":
             load = max(row["offered_target"], row["offered_drafter"])

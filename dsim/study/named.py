@@ -181,6 +181,7 @@ def settings_of(
             raise UserError(Problem(source, "replica.gpus", what))
         settings["replica.gpus"] = float(found.target.tp)
         settings["replica.kv_blocks"] = found.memory.kv_blocks(values.get("replica.block_size", 16))
+        settings["replica.max_model_len"] = found.target.shape.max_tokens
         settings["replica.kv_token_bytes"] = found.memory.kv_bytes_per_token * found.target.tp
         settings["replica.api_us"] = [found.target.constants.request_us, 0.0, 0.0]
         settings["drafter.features"] = found.is_head

@@ -151,7 +151,8 @@ REPLICA_SETTINGS: tuple[Setting, ...] = (
         "replica.max_model_len",
         0,
         "tokens",
-        "prompt and answer that a request may have; longer ones are refused; 0: no limit",
+        "prompt and answer that a request may have; longer ones are refused; 0: no limit; where "
+        "target.model gives the latencies, what that model was made for, if dsim knows",
         low=0,
     ),
     Setting(

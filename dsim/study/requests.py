@@ -123,10 +123,12 @@ def check(case: DeploymentCase) -> str:
             if not prompts.min():
                 return "prompt_tokens: expected at least 1 on replicas, got 0"
             if all(map(replica.refuses, prompts.tolist(), outputs.tolist())):
+                most = replica.max_model_len
                 return (
                     f"replica.kv_blocks, replica.max_model_len: no request fits: the shortest has "
                     f"{int((prompts + outputs).min())} tokens (prompt and answer), and a replica "
-                    f"has {replica.kv_blocks} blocks of {replica.block_size}"
+                    f"has {replica.kv_blocks or 'any number of'} blocks of {replica.block_size}"
+                    + (f", for a model of at most {most:,} tokens" if most else "")
                 )
         for model, spec in (("target", deployment.targets), ("drafter", deployment.drafters)):
             if 0 < spec.kv_tokens < longest:

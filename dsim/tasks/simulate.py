@@ -61,6 +61,9 @@ def study_from(settings: Mapping[str, Any], overrides: Sequence[str] = ()) -> St
     study = make_study(of_one_case(values, overrides), overrides)
     if study.grid:
         raise UserError(Problem("--set", "grid", "one case has no grid; use dsim run"))
+    if study.settings["backend"] == "wallclock":
+        what = "one case is simulated; use dsim run --backend wallclock, or dsim validate"
+        raise UserError(Problem("--set", "backend", what))
     return study
 
 

@@ -226,6 +226,7 @@ def test_any_setting_can_be_set():
         ),
         ("simulate --set lookahed=3", '--set: lookahed: unknown setting; did you mean "lookahead"'),
         ("simulate --set grid.lookahead=[1,2]", "one case has no grid; use dsim run"),
+        ("simulate --set backend=wallclock", "use dsim run --backend wallclock"),
         ("simulate --engine vector --no-preemptible", '--engine: "vector" takes constant'),
         ("simulate --settled", "--settled goes with --json"),
         ("simulate --target-latency 1e300", "may take over 104 days"),

@@ -83,6 +83,17 @@ def test_a_kept_forward_of_a_shared_server_stays_what_it_was(keeper) -> None:
     assert keeper == [(False, False)] * 3 + [[0, 1, 2], [True] * 3]
 
 
+def test_a_pool_that_is_busy_says_so(monkeypatch) -> None:
+    def greedy(setup):
+        for _ in range(CASE.targets + 1):
+            setup.targets().forward(0)
+
+    own = dataclasses.replace(ORCHESTRATIONS["dsi"], name="greedy", start=greedy)
+    monkeypatch.setitem(ORCHESTRATIONS, "greedy", own)
+    with pytest.raises(PluginError, match=f"of which all {CASE.targets} are busy: look at free"):
+        run_events(CASE, "greedy", 0)
+
+
 def test_a_server_does_one_forward_at_a_time(monkeypatch) -> None:
     def hasty(setup):
         setup.drafter().forward(0)

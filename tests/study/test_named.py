@@ -127,3 +127,19 @@ def test_simulate_takes_names():
     wrong = CliRunner().invoke(main, ["simulate", "--target", "llama-3.3-70b"])
     assert wrong.exit_code == 2
     assert wrong.output.startswith("error: --gpu: is missing")
+
+
+def test_a_request_may_be_as_long_as_the_model_was_made_for():
+    """A model of 8,192 tokens answered prompts of 20,000."""
+    text = 'algorithms = ["nonsi"]\ngpu = "h100"\ntarget.model = "llama-3-8b"\nreplica.count = 1\n'
+    text += "workload.prompt_tokens = 100\n"
+
+    def replica(*overrides):
+        (one,) = loader.loads(text, overrides=overrides).cases()
+        return one.deployment.replica
+
+    assert replica().max_model_len == 8192
+    assert replica().refuses(8000, 193)
+    assert not replica().refuses(8000, 192)
+    assert replica("replica.max_model_len=0").max_model_len == 0
+    assert replica("target.model=vicuna-7b", "drafter.model=eagle3").max_model_len == 0

@@ -293,6 +293,6 @@ def test_requests_that_are_refused_are_in_the_first_sentences(made):
     half = dataclasses.replace(found.best, served=0.5, requests=100, slack=math.inf)
     told = answer.verdict(dataclasses.replace(found, ranking=[half]))
     assert "serves every request" in told
-    assert "refuses 50 of 100 requests, whose prompts do not fit" in told
+    assert "refuses 50 of 100 requests, which do not fit" in told
     assert "inf" not in told
     assert "refuses" not in answer.verdict(found)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dsim.tasks.serving.search import Advice
     from dsim.tasks.serving.trials import Trial
 
+MANY = 100  # times, from when on a factor has no decimals
 FEW_REQUESTS, NEAR_BOUND = 2000, 1.4  # a p99 of fewer, and nearer than that factor, may be chance
 METHODS_HEAD = ("speculation", "TTFT p99", "TPOT p50", "p99", "E2E")
 HEAD = ("layout", "TTFT p50", "p99", "TPOT p50", "p99", "E2E", "tok/s/GPU", "batch", "up to")
@@ -36,7 +37,8 @@ def _refused(best: Trial) -> str:
         return ""
     return (
         f" It refuses {round((1 - best.served) * best.requests):,} of {best.requests:,} requests, "
-        "whose prompts do not fit into its memory; they are in none of these times."
+        "which do not fit into its memory, or are longer than the model was made for; they are in "
+        "none of these times."
     )
 
 
@@ -58,7 +60,7 @@ def verdict(advice: Advice) -> str:
         return (
             f"No layout of {plural(question.gpus, 'GPU')} keeps {_slo(question)}. Of those within "
             f"{AS_FAR - 1:.0%} of the closest, the fastest is {best.layout}: {found}"
-            f"{_rate(advice)}. That is {best.slack:.2g} times what is allowed.{_carried(advice)}"
+            f"{_rate(advice)}. That is {_many(best.slack)} times what is allowed.{_carried(advice)}"
             f"{_few(best)}"
         )
     room = advice.headroom[best.layout]
@@ -77,6 +79,11 @@ def verdict(advice: Advice) -> str:
     return (
         f"Run {best.layout}: {found} ({_slo(question)}){_rate(advice)}.{limit}.{others}{_few(best)}"
     )
+
+
+def _many(factor: float) -> str:
+    """A factor in words: 1.3, or 1,300."""
+    return f"{factor:,.0f}" if factor >= MANY else f"{factor:.2g}"
 
 
 def _few(best: Trial) -> str:
