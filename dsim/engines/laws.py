@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 NS = 1_000_000  # the unit of latency of small cases: 1 ms
 MAX_SMALL_TOKENS = 6
 LONG = 10  # of so many larger cases one is long, in long blocks
+UNEVEN, CV = 3, 0.5  # of so many larger cases one has random latencies; how much these vary
 
 
 def whole_text(_: str, case: Case, run: Run) -> str:
@@ -265,7 +266,8 @@ def small_cases(*, several_targets: bool) -> Iterator[Case]:
 def larger_cases(count: int) -> Iterator[Case]:
     """Random cases of up to 40 tokens, some of up to 400 in blocks of up to 64.
 
-    The same ones each time.
+    Where latencies are random, too, passes end in another order than they began. The cases are the
+    same ones each time.
     """
     draw = np.random.default_rng(0)
     for number in range(count):
@@ -274,7 +276,17 @@ def larger_cases(count: int) -> Iterator[Case]:
         drafter, target, lookahead, targets = (int(draw.integers(1, most)) for most in (9, 9, 9, 7))
         if number % LONG == 0:
             lookahead = int(draw.integers(10, 65))
-        yield case_of(bits, drafter, target, lookahead, targets, bool(draw.integers(2)))
+        case = case_of(bits, drafter, target, lookahead, targets, bool(draw.integers(2)))
+        yield _uneven(case) if number % UNEVEN == 0 else case
+
+
+def _uneven(case: Case) -> Case:
+    """The same with random latencies, of the same means."""
+    target, drafter = (
+        dataclasses.replace(latency, model="gamma", cv=CV)
+        for latency in (case.target, case.drafter)
+    )
+    return dataclasses.replace(case, target=target, drafter=drafter)
 
 
 def case_of(

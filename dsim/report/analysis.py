@@ -28,6 +28,7 @@ BEST = "best"  # what a chart names to compare with the fastest reference of eac
 MANY = 1 << 16  # rows from which on a shorter way to number them is worth it
 # Columns that may follow from other settings, and are axes only if they do not.
 DERIVED = ("targets", "drafter_latency_ms", "target_latency_ms", "acceptance_rate")
+SPREAD = ("lookahead", "targets")  # axes that some algorithms do not read
 
 
 def is_number(values: pd.Series[Any]) -> bool:
@@ -99,7 +100,7 @@ def spread(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
     Somebody who measured non-SI once has measured it for every lookahead. Rows of an algorithm are
     taken as they are where they have several values of such an axis themselves.
     """
-    for name in ("lookahead", "targets"):
+    for name in SPREAD:
         values: list[Any] = [*frame[name].dropna().unique()] if name in axes else []
         if len(values) < 2:
             continue

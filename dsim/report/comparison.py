@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from dsim.orchestrations import title_of
+from dsim.orchestrations import ORCHESTRATIONS, title_of
 from dsim.report import charts
-from dsim.report.analysis import interval_of, is_number
+from dsim.report.analysis import SPREAD, interval_of, is_number
 from dsim.report.tables import TextTable
 from dsim.study.columns import BY_NAME
 from dsim.study.labels import describe, label, sentence, words
@@ -19,7 +20,7 @@ from dsim.study.study import Chart
 from dsim.words import closest, listed, plural
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from dsim.report.charts import Panel
 
@@ -39,6 +40,9 @@ CONSTANTS = (
 )
 MAX_ROWS = 400  # of the table on the page; the file beside it has all
 MAX_PANELS = 24
+SAME_LOAD = 0.05  # of two loads: by how much they may differ before that is said
+MAX_ALONE = 4  # rows without a partner that are named
+ROW = "#row"
 MAX_KINDS = 8  # of variants and algorithms that a verdict tells apart
 
 
@@ -51,19 +55,46 @@ class Source:
         frame: its rows, each algorithm at its best over the axes that are left out.
         axes: the columns that tell rows of one algorithm apart.
         settings: the settings of its study, where there is one.
+        load: what of the load of a server is known, by its name in words.
+        whole: its rows before the best was taken.
+        minimised: the axes that the best was taken over.
     """
 
     name: str
     frame: pd.DataFrame
     axes: Sequence[str]
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    load: dict[str, float] = dataclasses.field(default_factory=dict)
+    whole: pd.DataFrame | None = None
+    minimised: Sequence[str] = ()
+
+    def beside(self, other: Source) -> Source:
+        """The same with all its rows, where *other* tells rows apart that the best leaves out.
+
+        What was measured at one lookahead is compared with what was simulated at that one.
+        """
+        names = [name for name in self.minimised if name in other.axes]
+        if self.whole is None or not names:
+            return self
+        reads = {
+            algorithm: not (known := ORCHESTRATIONS.get(str(algorithm)))
+            or any(name not in SPREAD or name in known.reads for name in names)
+            for algorithm in self.whole["algorithm"].unique()
+        }
+        alike = self.frame[~self.frame["algorithm"].map(reads)].assign(**dict.fromkeys(names))
+        rows = [
+            self.whole[self.whole["algorithm"].map(reads)],
+            alike.astype(dict.fromkeys(names, float)),
+        ]
+        frame = pd.concat([part for part in rows if len(part)], ignore_index=True)
+        return dataclasses.replace(self, frame=frame, axes=[*self.axes, *names], minimised=())
 
 
 def differences(one: Source, other: Source) -> tuple[pd.DataFrame, list[str]]:
     """Every point that both have, and how far *other* is from *one* there.
 
     Where one of them lacks an axis, or an algorithm of the other's name, its rows are compared with
-    every row of the other.
+    every row of the other; so is a row whose value on an axis is blank.
 
     Returns:
         One row per point and quantity: what tells points apart (the first is ``algorithm``),
@@ -72,13 +103,8 @@ def differences(one: Source, other: Source) -> tuple[pd.DataFrame, list[str]]:
         and ``percent``; and the names of the columns that tell points apart.
     """
     keys = _keys(one, other)
-    left, right = (
-        s.frame.assign(
-            **{k: s.frame[k].astype(float).round(9) for k in keys if is_number(s.frame[k])}
-        )
-        for s in (one, other)
-    )
-    both = left.merge(right, on=keys or None, how="inner" if keys else "cross", suffixes=("", " "))
+    left, right = (_rounded(source.frame, keys) for source in (one, other))
+    both = _joined(left, right, keys)
     if "algorithm" in keys:
         named = both["algorithm"].map(title_of)
     else:
@@ -108,6 +134,62 @@ def differences(one: Source, other: Source) -> tuple[pd.DataFrame, list[str]]:
     table["difference_half"] = np.hypot(table["half"], table["reference_half"])
     table["percent"] = 100 * table["difference"] / table["reference"]
     return table, [*telling]
+
+
+def _joined(left: pd.DataFrame, right: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
+    """Rows that agree in *keys*, in which a blank agrees with every value.
+
+    Columns that both have, but for *keys*, end in a blank where they are of *right*.
+    """
+    parts = []
+    for mine, some in _by_blanks(left, keys):
+        for theirs, others in _by_blanks(right, keys):
+            on = [key for key in keys if key not in (*mine, *theirs)]
+            how: Literal["inner", "cross"] = "inner" if on else "cross"
+            part = some.merge(others, on=on or None, how=how, suffixes=("", " "))
+            for key in set(keys) - {*on}:
+                part[key] = part.pop(f"{key} ") if key in mine else part[key]
+            parts.append(part.drop(columns=[f"{key} " for key in theirs if f"{key} " in part]))
+    kept = [part for part in parts if len(part)] or parts[:1]
+    return pd.concat(kept, ignore_index=True)
+
+
+def _by_blanks(
+    frame: pd.DataFrame, keys: Sequence[str]
+) -> Iterator[tuple[list[str], pd.DataFrame]]:
+    """The rows of *frame* by which of *keys* are blank in them."""
+    some = [key for key in keys if frame[key].isna().any()]
+    if not some:
+        yield [], frame
+        return
+    for blank, part in frame.groupby([frame[key].isna() for key in some]):
+        yield [key for key, empty in zip(some, blank, strict=True) if empty], part
+
+
+def alone(one: Source, other: Source) -> str:
+    """A sentence on the rows of one that no row of the other is compared with; or nothing.
+
+    Those of the shorter one: a grid has more points than were measured.
+    """
+    keys = _keys(one, other)
+    short, long = sorted((one, other), key=lambda source: len(source.frame))
+    rows = _rounded(short.frame, keys).reset_index(names=ROW)
+    met = _joined(rows, _rounded(long.frame, keys), keys)[ROW]
+    left = short.frame[~short.frame.index.isin(met)]
+    if left.empty or len(left) == len(short.frame):
+        return ""  # that nothing meets is the verdict's to say
+
+    def name(row: dict[Any, Any]) -> str:
+        told = [describe(key, row[key]) for key in keys if not pd.isna(row[key])]
+        return ", ".join([title_of(row["algorithm"]), *told[1:]])
+
+    names = [name(row) for row in left.head(MAX_ALONE).to_dict("records")]
+    more = f"; and {len(left) - MAX_ALONE} more" if len(left) > MAX_ALONE else ""
+    return (
+        f"{len(left)} of the {plural(len(short.frame), 'row')} of {short.name} "
+        f"{'is' if len(left) == 1 else 'are'} compared with nothing, as {long.name} has no row "
+        f"with the same {listed([words(key) for key in keys])}: {'; '.join(names)}{more}."
+    )
 
 
 def _rounded(frame: pd.DataFrame, keys: Sequence[str]) -> pd.DataFrame:
@@ -292,7 +374,7 @@ def detail(
             percent += f" ± {100 * half / abs(row['reference']):.1f}"
         rows.append(
             [
-                *(f"{row[k]:g}" if isinstance(row[k], float) else str(row[k]) for k in keys),
+                *(_told(row[k]) for k in keys),
                 label(row["quantity"]),
                 _amount(row["reference"], row["reference_half"]),
                 _amount(row["value"], row["half"]),
@@ -308,6 +390,13 @@ def detail(
         rows=rows,
         numbers=True,
     )
+
+
+def _told(value: Any) -> str:
+    """What tells a point apart, in a table."""
+    if not isinstance(value, float):
+        return str(value)
+    return "–" if np.isnan(value) else f"{value:g}"
 
 
 def _amount(value: float, half: float) -> str:
@@ -376,10 +465,20 @@ def changed(one: Source, other: Source) -> str:
         for key, value in theirs.items()
         if key in mine and mine[key] != value and key not in told
     ]
+    if not (one.settings and other.settings):
+        parts += [
+            f"{name} {_rate(value)} ({_rate(one.load[name])})"
+            for name, value in other.load.items()
+            if name in one.load and not math.isclose(value, one.load[name], rel_tol=SAME_LOAD)
+        ]
     if not parts:
         return ""
     more = f" and {len(parts) - 8} more" if len(parts) > 8 else ""
     return f"{other.name} differs from {one.name} in: {', '.join(parts[:8])}{more}."
+
+
+def _rate(value: float) -> str:
+    return f"{value:.3g}" if math.isfinite(value) else "all at once"
 
 
 def _constants(source: Source) -> dict[str, Any]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MEASURED = "measured"  # stands where results name an orchestration
+RATE, PROMPT, ANSWER = "requests a second", "tokens of a prompt", "tokens of an answer"
 Z95 = 1.96
 Row = dict[str, Any]
 
@@ -58,6 +59,22 @@ def read_measurements(path: Path) -> pd.DataFrame:
     return frame
 
 
+def load_of(path: Path) -> dict[str, float]:
+    """The load of the one benchmark that ``vllm bench serve`` wrote, in words; else nothing.
+
+    Infinite requests a second: all come at once.
+    """
+    records = list(_objects(path))
+    if len(records) != 1 or not _is_vllm(records[0]):
+        return {}
+    (record,) = records
+    rate, completed = record.get("request_rate"), _number(record.get("completed"))
+    found = {RATE: math.inf if rate == "inf" else _number(rate)}
+    for name, key in ((PROMPT, "total_input_tokens"), (ANSWER, "total_output_tokens")):
+        found[name] = _number(record.get(key)) / (completed or math.nan)
+    return {name: value for name, value in found.items() if not math.isnan(value)}
+
+
 def _objects(path: Path) -> Iterator[Row]:
     """The JSON objects in the file, one after the other."""
     text = read_text(path).strip()
@@ -93,6 +110,10 @@ def _summary(name: str, values: Row, count: float) -> Row:
     row = {f"{name}_{s}_ms": _number(values.get(s)) for s in ("mean", "p50", "p90", "p99")}
     half = Z95 * _number(values.get("std")) / math.sqrt(count) if count > 1 else math.nan
     return {**row, f"{name}_mean_ci95_ms": half}
+
+
+def _is_vllm(record: Row) -> bool:
+    return "request_throughput" in record and "completed" in record
 
 
 def _of_vllm(record: Row) -> list[Row]:
@@ -182,7 +203,7 @@ def _of_genai_perf(record: Row) -> list[Row]:
 
 
 _FORMATS: tuple[tuple[Callable[[Row], bool], Callable[[Row], list[Row]]], ...] = (
-    (lambda record: "request_throughput" in record and "completed" in record, _of_vllm),
+    (_is_vllm, _of_vllm),
     (lambda record: isinstance(record.get("benchmarks"), list), _of_guidellm),
     (lambda record: isinstance(record.get("request_latency"), dict), _of_genai_perf),
 )

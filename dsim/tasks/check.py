@@ -71,6 +71,8 @@ def names_in(plugin: str) -> list[str]:
 
 def in_deployment(name: str, case: Case, run: Run) -> str:
     """Alone on shared servers, a request is served as it is on servers of its own."""
+    if not case.target.is_constant:
+        return ""  # with random latencies, a deployment draws its own
     deployment = _deployment(name, case)
     workload = Workload(requests=1, output=Length(mean_tokens=case.tokens))
     found = serve(deployment, workload, keep_settled=True).settled_ns[0]
@@ -198,6 +200,41 @@ def _sentence(law: Law) -> str:
     return (law.__doc__ or "").split("\n\n")[0].rstrip(".").replace("``", '"')
 
 
+def _command(name: str, case: Case, dsim: str) -> str:
+    """The command that shows *case*."""
+    random = [
+        f" --set {model}.latency_model={latency.model} --set {model}.latency_cv={latency.cv:g}"
+        for model, latency in (("target", case.target), ("drafter", case.drafter))
+        if not latency.is_constant
+    ]
+    return (
+        f"see it: {dsim} simulate --algorithm {name} --repeats 1 --tokens {case.tokens} "
+        f"--accepts {case.acceptance.traces[0]} --lookahead {case.lookahead} "
+        f"--targets {case.targets} --target-latency {to_ms(case.target.latency_ns):g} "
+        f"--drafter-latency {to_ms(case.drafter.latency_ns):g}{''.join(random)}"
+        f"{'' if case.preemptible else ' --no-preemptible'} --timeline timeline.html"
+    )
+
+
+def _study(name: str, case: Case, dsim: str) -> list[str]:
+    """A study of several requests like *case*, and the command that runs it."""
+    bits = case.acceptance.traces[0]
+    settings = {
+        "algorithms": f'["{name}"]',
+        "tokens": case.tokens,
+        "lookahead": case.lookahead,
+        "targets": case.targets,
+        "preemptible": f"{case.preemptible}".lower(),
+        "acceptance.rate": f"{bits.count('1') / len(bits):g}",
+        "target.latency_ms": f"{to_ms(case.target.latency_ns):g}",
+        "drafter.latency_ms": f"{to_ms(case.drafter.latency_ns):g}",
+        "cluster.targets": case.targets,
+        "workload": f'{{ arrivals = "closed", users = {REQUESTS}, requests = {REQUESTS} }}',
+    }
+    lines = [f"  {key} = {value}" for key, value in settings.items()]
+    return [f"see it: {dsim} run {name}.toml, with {name}.toml of", *lines]
+
+
 def lines(name: str, verdicts: list[Verdict], plugin: str = "") -> list[str]:
     """What ``dsim check`` prints of *verdicts*: one line per law, and the smallest counterexample.
 
@@ -214,16 +251,10 @@ def lines(name: str, verdicts: list[Verdict], plugin: str = "") -> list[str]:
         told += [f"             {line}" for line in one.problem.splitlines()]
         if one.case is None:
             continue
-        case = one.case
-        words = f"--plugin {plugin} " if plugin else ""
-        told.append(
-            f"             see it: dsim {words}simulate --algorithm {name} --repeats 1 "
-            f"--tokens {case.tokens} --accepts {case.acceptance.traces[0]} "
-            f"--lookahead {case.lookahead} --targets {case.targets} "
-            f"--target-latency {to_ms(case.target.latency_ns):g} "
-            f"--drafter-latency {to_ms(case.drafter.latency_ns):g}"
-            f"{'' if case.preemptible else ' --no-preemptible'} --timeline timeline.html"
-        )
+        dsim = f"dsim --plugin {plugin}" if plugin else "dsim"
+        deployed = one.law in map(_sentence, DEPLOYED)
+        shown = _study(name, one.case, dsim) if deployed else [_command(name, one.case, dsim)]
+        told += [f"             {line}" for line in shown]
     count = sum(bool(one.problem) for one in verdicts)
     tried = max(one.cases for one in verdicts)
     told.append(f"  {count} of {len(verdicts)} laws broken; {tried:,} cases tried")

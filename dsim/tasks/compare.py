@@ -17,12 +17,14 @@ from dsim.study.columns import STATUS, column_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.folder import charts_folder
 from dsim.study.labels import words
-from dsim.study.measurements import read_measurements
+from dsim.study.measurements import ANSWER, PROMPT, RATE, load_of, read_measurements
 from dsim.study.results import of_deployments, read_results, write_csv
 from dsim.tasks.drawing import Drawn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from dsim.study.study import Study
 
 CSV = "comparison.csv"
 
@@ -66,20 +68,44 @@ def source(text: str, taken: Sequence[str] = (), measured: str = "") -> Source:
         frame = analysis.spread(frame, axes)
         if not of_deployments(frame) and path.suffix != ".json":
             minimise = analysis.guess(frame, axes)[0]
+            others = ["algorithm", *(axis for axis in axes if axis not in minimise)]
+            if not frame.duplicated(others).any():
+                minimise = []  # one value each: no best to take
     else:
         axes = analysis.axes_of(study)
+    whole = frame
     if study is None or study.kind != DEPLOYMENT.name:
         frame = analysis.best(frame, axes, minimise) if "latency_mean_ms" in frame else frame
     axes = [axis for axis in axes if axis not in minimise]
     plain = {name: str for name, kind in frame.dtypes.items() if kind == "category"}
-    frame = frame.astype(plain)
+    frame, whole = frame.astype(plain), whole.astype(plain)
     settings = dict(study.settings) if study else {}
     settings = {k: v for k, v in settings.items() if column_of(k) not in axes}
     for axis in study.grid if study else ():
         if column_of(axis.key) in minimise:
             tried = ", ".join(map(str, axis.values))
             settings[f"best {words(column_of(axis.key))} of"] = tried
-    return Source(name=name, frame=frame.reset_index(drop=True), axes=axes, settings=settings)
+    load = load_of(path) if path.suffix == ".json" else {}
+    if study is not None and study.kind == DEPLOYMENT.name:
+        load = _load(study, axes)
+    return Source(
+        name=name,
+        load=load,
+        frame=frame.reset_index(drop=True),
+        axes=axes,
+        settings=settings,
+        whole=whole.reset_index(drop=True),
+        minimised=minimise,
+    )
+
+
+def _load(study: Study, axes: Sequence[str]) -> dict[str, float]:
+    """The load of a study that varies none of the settings that say it; else what is the same."""
+    values = study.of_variant(0)
+    if values["workload.arrivals"] not in ("poisson", "gamma") or "variant" in axes:
+        return {}
+    keys = {RATE: "workload.rate_per_s", PROMPT: "workload.prompt_tokens", ANSWER: "tokens"}
+    return {name: float(values[key]) for name, key in keys.items() if column_of(key) not in axes}
 
 
 def compare(texts: Sequence[str], out: Path, measured: str = "") -> tuple[Path, Drawn]:
@@ -100,13 +126,13 @@ def compare(texts: Sequence[str], out: Path, measured: str = "") -> tuple[Path, 
     for text in texts:
         sources.append(source(text, [s.name for s in sources], measured))
     one, *others = sources
-    found = [(other, *comparison.differences(one, other)) for other in others]
-    answer = [comparison.verdict(one, other, table) for other, table, _ in found]
-    notes = [comparison.crossed(one, other) for other in others]
-    notes += [comparison.apart(one, other) for other in others]
-    notes = list(filter(None, [*notes, *(comparison.changed(one, other) for other in others)]))
-    at_a_glance = comparison.glance(one, [(other, table) for other, table, _ in found])
-    details = [comparison.detail(one, other, table, keys) for other, table, keys in found]
+    pairs = [(one.beside(other), other.beside(one)) for other in others]
+    found = [(*pair, *comparison.differences(*pair)) for pair in pairs]
+    answer = [comparison.verdict(mine, theirs, table) for mine, theirs, table, _ in found]
+    tell = (comparison.alone, comparison.crossed, comparison.apart, comparison.changed)
+    notes = list(filter(None, (say(*pair) for say in tell for pair in pairs)))
+    at_a_glance = comparison.glance(one, [(theirs, table) for _, theirs, table, _ in found])
+    details = [comparison.detail(*each) for each in found]
     panels = comparison.panels(sources)
 
     def page(of_charts: Sequence[str]) -> pages.Page:
@@ -127,7 +153,7 @@ def compare(texts: Sequence[str], out: Path, measured: str = "") -> tuple[Path, 
         if found:
             import pyarrow as pa
 
-            tables = [table.assign(source=other.name) for other, table, _ in found]
+            tables = [table.assign(source=other.name) for _, other, table, _ in found]
             every = pd.concat([table for table in tables if len(table)] or tables[:1])
             write_csv(new / CSV, pa.Table.from_pandas(every, preserve_index=False))
     lines = [*answer, *notes]

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from dsim.engines.simulate import Outcome
     from dsim.model.acceptance import Acceptance
     from dsim.model.case import Case
+    from dsim.model.latency import Latency
     from dsim.study.study import Study
 
 
@@ -303,9 +304,18 @@ def _in_words(acceptance: Acceptance) -> str:
     return f"acceptance {acceptance.rate:g}{more.get(acceptance.model, '')}{spread}"
 
 
+def _spread(latency: Latency) -> str:
+    """A latency in words: how long, and how it varies."""
+    how = {
+        "constant": "",
+        "table": " and more for wider passes (a table)",
+        "empirical": f" in the mean ({len(latency.samples_ns)} samples)",
+    }.get(latency.model, f" in the mean ({latency.model}, cv {latency.cv:g})")
+    return f"{latency.latency_ns / 1e6:g} ms{how}"
+
+
 def describe(case: Case, algorithms: Sequence[str]) -> str:
     """The case in one line, with what *algorithms* make of it."""
-    t1, t2 = case.drafter.latency_ns / 1e6, case.target.latency_ns / 1e6
     acceptance = _in_words(case.acceptance)
     drafters = [f"{d.latency.latency_ns / 1e6:g} ms at {d.rate:g}" for d in case.more_drafters]
     more = f"; further drafters: {', '.join(drafters)}" if drafters else ""
@@ -318,7 +328,7 @@ def describe(case: Case, algorithms: Sequence[str]) -> str:
             more += f", confidence quality {case.policy.quality:g}"
     return (
         f"{case.tokens} token{'s' if case.tokens > 1 else ''}; "
-        f"target {t2:g} ms, drafter {t1:g} ms, {acceptance}; "
+        f"target {_spread(case.target)}, drafter {_spread(case.drafter)}, {acceptance}; "
         f"lookahead {case.lookahead}{case.policy.in_words}, "
         f"{case.targets} target server{'s' if case.targets > 1 else ''}"
         f"{'' if case.preemptible else ', not preemptible'}{more}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ from dsim.orchestrations import ORCHESTRATIONS, Orchestration, Traits
 from dsim.orchestrations.declaration import LOOKAHEAD, Work
 from dsim.study.grid import run_grid
 from dsim.study.loader import loads
+from dsim.tasks import check as check_task
 from dsim.tasks.check import check, doubts, lines
 from dsim.tasks.drawing import table_notes
 
@@ -334,3 +336,58 @@ def test_trust_in_long_blocks_is_found(monkeypatch):
 
     assert any(one.problem for one in broken(monkeypatch, start, reads=LOOKAHEAD))
     assert doubts(["broken"])
+
+
+def test_passes_that_end_out_of_order_are_tried(monkeypatch):
+    """What took the verdict of whichever pass ended first kept every law of constant latencies."""
+
+    def hasty(setup):
+        setup.env.process(taking_any(setup))
+
+    def taking_any(setup):
+        drafter, pool, output = setup.drafter(), setup.targets(), setup.output
+        while not output.finished:
+            tokens, sent, passes = output.tokens, output.settled, []
+            while pool.free and len(passes) < 2 and len(tokens) < output.wanted - 1:
+                draft = drafter.forward(len(tokens))
+                yield draft
+                tokens.append(draft.token)
+                passes.append((pool.forward(sent), len(tokens)))
+                sent = len(tokens)
+            passes = passes or [(pool.forward(sent), sent)]
+            while passes:
+                yield passes[0][0] if len(passes) == 1 else passes[0][0] | passes[1][0]
+                forward, end = ended = next(one for one in passes if one[0].processed)
+                passes.remove(ended)
+                first = output.settled
+                accepted, token = pool.backend.verify(forward, first, tokens[first:end])
+                if passes and passes[0][1] > end == first + accepted:
+                    output.settle_drafts(accepted)
+                else:
+                    output.settle(accepted, token)
+                    pool.cancel([one for one, _ in passes])
+                    passes = []
+
+    traits = Traits(overlaps=True, several_targets=True)
+    declare(monkeypatch, "hasty", hasty, reads=("targets", "preemptible"), traits=traits)
+    (told,) = doubts(["hasty"])
+    assert "no pass had judged it by then" in told
+    random = next(case for case in laws.larger_cases(9) if not case.target.is_constant)
+    shown = check_task._command("hasty", random, "dsim")
+    result = CliRunner().invoke(main, shown.removeprefix("see it: dsim ").split()[:-2])
+    assert "gamma" in result.output
+    assert "Do not trust" in result.stderr
+
+
+def test_what_breaks_with_several_requests_is_shown_by_a_study(tmp_path):
+    """The command that was named ran a single request, in which nothing is wrong."""
+
+    case = laws.case_of("1", 1, 3, 1, 1, preemptible=False)
+    told = check_task._study("si", case, "dsim --plugin x.py")
+    assert told[0] == "see it: dsim --plugin x.py run si.toml, with si.toml of"
+    study = tmp_path / "si.toml"
+    study.write_text("\n".join(told[1:]), "utf-8")
+    result = CliRunner().invoke(main, ["run", str(study), "--json"])
+    assert result.exit_code == 0
+    (found,) = json.loads(result.stdout)["cases"]
+    assert found["requests"] == check_task.REQUESTS

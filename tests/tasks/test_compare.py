@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import warnings
 
 import pandas as pd
@@ -372,3 +373,84 @@ def test_an_algorithm_that_takes_no_lookahead_is_compared_at_each(tmp_path):
     other = source(csv(tmp_path, "its", f"{head}nonsi,1,66\nnonsi,2,66\nsi,1,41\nsi,2,35\n"))
     table, _ = differences(one, other)
     assert table["percent"].tolist() == pytest.approx([10, 10, 0, 0])
+
+
+STUDY = """
+algorithms = ["nonsi", "si", "dsi"]
+repeats = 2
+tokens = 30
+target.latency_ms = 40
+drafter.latency_ms = 3
+{}
+[grid]
+targets = [1, 2, 4]
+lookahead = [1, 2, 5]
+"""
+
+
+@pytest.fixture(scope="module", params=['minimise = ["lookahead"]', ""])
+def swept(tmp_path_factory, request):
+    folder = tmp_path_factory.mktemp("swept") / "swept"
+    run_study(loads(STUDY.format(request.param)), folder)
+    return folder
+
+
+def simulated_at(folder, algorithm, targets, lookahead):
+    frame = pd.read_parquet(folder / "results.parquet")
+    at = (frame["targets"] == targets) & (frame["lookahead"] == lookahead)
+    return float(frame[at & (frame["algorithm"] == algorithm)]["latency_mean_ms"].iloc[0])
+
+
+def test_blanks_agree_with_every_value_and_lookaheads_with_their_own(tmp_path, swept):
+    """Non-SI twice as slow and SI 2.5 times: "0.3 % lower", as one row in three was compared."""
+    head = "algorithm,targets,lookahead,latency_mean_ms\n"
+    mine = csv(tmp_path, "mine", head + "nonsi,,,16000\nsi,,5,9000\ndsi,4,2,2850\n")
+    _, (lines, _) = compare([mine, str(swept)], tmp_path / "out")
+    assert not any("compared with nothing" in line for line in lines)
+    table = pd.read_csv(tmp_path / "out" / "comparison.csv")
+    values = table.groupby("algorithm")["value"].unique().map(list)
+    assert values["non-SI"] == [1200.0]
+    assert values["SI"] == [simulated_at(swept, "si", 1, 5)]
+    assert values["DSI"] == [simulated_at(swept, "dsi", 4, 2)]
+    _, (lines, _) = compare([str(swept), mine], tmp_path / "back")
+    back = pd.read_csv(tmp_path / "back" / "comparison.csv")
+    assert len(back) == len(table)
+    assert set(back["value"]) == set(table["reference"])
+    report = (tmp_path / "back" / "report.html").read_text("utf-8")
+    assert "nan" not in re.findall(r">([^<]{1,8})<", report)
+
+
+def test_rows_that_are_compared_with_nothing_are_named(tmp_path, swept):
+    head = "algorithm,targets,lookahead,latency_mean_ms\n"
+    rows = "vanilla,1,1,16000\nspeculative,1,5,9000\ndsi,4,2,2850\ndsi,4,3,2850\n"
+    mine = csv(tmp_path, "mine", head + rows)
+    for order in ([mine, str(swept)], [str(swept), mine]):
+        _, (lines, _) = compare(order, tmp_path / "out")
+        (told,) = (line for line in lines if "compared with nothing" in line)
+        assert told.startswith("3 of the 4 rows of mine are compared with nothing, as swept has no")
+        rows = told.rstrip(".").partition(": ")[2].split("; ")
+        assert {", ".join(sorted(row.split(", "))) for row in rows} == {
+            "lookahead 1, target servers 1, vanilla",
+            "lookahead 5, speculative, target servers 1",
+            "DSI, lookahead 3, target servers 4",
+        }
+
+
+def test_a_measurement_under_another_load_is_said(tmp_path, simulated):
+    """A burst of short prompts was compared with a Poisson load of long ones, in silence."""
+    folder = tmp_path / "one"
+    study = (simulated / "study.toml").read_text("utf-8").partition("[grid]")[0]
+    run_study(loads(study, overrides=["workload.rate_per_s=1.5", "algorithms=['si']"]), folder)
+    bench = VLLM | {"request_rate": 1.51, "completed": 4}
+    bench |= {"total_input_tokens": 0, "total_output_tokens": 82}
+
+    def told(**more):
+        one = source(str(written(tmp_path, "bench", bench | more)))
+        return comparison.changed(one, source(str(folder)))
+
+    assert told() == ""  # within a few percent
+    assert told(request_rate="inf") == (
+        "one differs from bench in: requests a second 1.5 (all at once)."
+    )
+    assert "tokens of an answer 20 (50)" in told(total_output_tokens=200)
+    assert "requests a second 1.5 (3)" in told(request_rate=3)
