@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -14,6 +15,7 @@ from dsim.model.script import script_of
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.orchestrations.blame import work_of
 from dsim.units import NS_PER_S
+from dsim.words import plural
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from dsim.deployment.spec import Deployment, Faults
     from dsim.deployment.workload import Workload
 
+BUSY_LINK = 0.3  # from when on transfers that do not wait for each other are too good to be true
 SAMPLE = 400  # number of requests from which the mean work of one is estimated
 
 
@@ -40,6 +43,8 @@ class Load:
         replicas: how many replicas have this load; 0: fleets do. Of replicas the load of drafters
             is the part of it in which they draft.
         readers: whether these are the ones that only read prompts.
+        link: part of the time in which each replica for prompts sends KV caches. 1 or more: the
+            link cannot carry them.
     """
 
     target: float
@@ -48,6 +53,35 @@ class Load:
     most_per_s: float
     replicas: int = 0
     readers: bool = False
+    link: float = 0.0
+
+    @property
+    def busy_link(self) -> str:
+        """That KV caches would wait for each other at the link, in words; or nothing."""
+        if self.link < BUSY_LINK:
+            return ""
+        more = "more than it can carry: they would pile up" if self.link >= 1 else "a lot"
+        return (
+            f"each replica for prompts sends KV caches {self.link:.0%} of the time, {more}. "
+            "They do not wait for each other in the simulation, so times are too short. Use a "
+            "faster link (replica.link_gb_s), or more replicas for prompts"
+        )
+
+    def overload(self, faults: Faults) -> str:
+        """That replicas are asked for more than they can do, in words, or nothing."""
+        if not self.replicas:
+            return ""
+        if self.target < 1:
+            return self.busy_link if self.link >= 1 else ""
+        load, count = self.target, self.replicas
+        name = plural(count, "replica") + (" for prompts" if self.readers else "")
+        up = f" (each is up for {availability(faults):.1%} of the time)" if faults.mtbf_ns else ""
+        return (
+            f"{name} {'is' if count == 1 else 'are'} overloaded (at least {load:.0%}{up}), so the "
+            "queue grows as long as requests arrive, and latencies depend on the length of the "
+            f"run. Use fewer than {self.most_per_s:.3g} requests / s, or "
+            f"{max(count + 1, math.ceil(count * load + 1e-9))} replicas or more"
+        )
 
     @property
     def worst(self) -> tuple[str, float]:
@@ -151,7 +185,16 @@ def _of_replicas(
         most_per_s=rate_per_s / target,
         replicas=pools[readers],
         readers=readers,
+        link=rate_per_s / NS_PER_S * _sending_ns(d, spec, workload) / (spec.readers or 1),
     )
+
+
+def _sending_ns(d: Deployment, spec: ReplicaSpec, workload: Workload) -> float:
+    """How long the KV cache of a prompt is sent, in the mean; 0: none is."""
+    if not spec.readers:
+        return 0.0
+    prompts, _ = workload.lengths(d.seed, 0)
+    return spec.kv_token_bytes * float(prompts.mean()) / spec.link_gb_s
 
 
 def _arrivals_per_s(deployment: Deployment, workload: Workload) -> float | None:

@@ -76,18 +76,12 @@ class CaseResult(NamedTuple):
 
         They are simulated all the same: a trace ends at some time.
         """
-        if self.offered is None or not self.offered.replicas or self.offered.target < 1:
-            return ""
-        load, count = self.offered.target, self.offered.replicas
-        name = plural(count, "replica") + (" for prompts" if self.offered.readers else "")
-        faults = self.case.deployment.faults
-        up = f" (each is up for {availability(faults):.1%} of the time)" if faults.mtbf_ns else ""
-        return (
-            f"{name} {'is' if count == 1 else 'are'} overloaded (at least {load:.0%}{up}), so the "
-            "queue grows as long as requests arrive, and latencies depend on the length of the "
-            f"run. Use fewer than {self.offered.most_per_s:.3g} requests / s, or "
-            f"{max(count + 1, math.ceil(count * load + 1e-9))} replicas or more"
-        )
+        return self.offered.overload(self.case.deployment.faults) if self.offered else ""
+
+    @property
+    def busy_link(self) -> str:
+        """That replicas for prompts send too much for transfers not to wait, or nothing."""
+        return self.offered.busy_link if self.offered and not self.overloaded else ""
 
 
 def refusal(case: DeploymentCase, offered: Load | None, max_load: float = 1.0) -> str:
@@ -402,8 +396,8 @@ def precision_notes(study: Study, found: Sequence[CaseResult]) -> list[str]:
 
 def refusals(found: Sequence[CaseResult]) -> list[str]:
     """Why cases were not simulated, and which were under too much load, in sentences."""
-    lines = []
-    for what, field in (("Not simulated", "refused"), ("Overloaded", "overloaded")):
+    lines, fields = [], {"Not simulated": "refused", "Overloaded": "overloaded"}
+    for what, field in {**fields, "Busy link": "busy_link"}.items():
         alike: dict[tuple[str, str], list[CaseResult]] = {}
         for one in found:
             if getattr(one, field):

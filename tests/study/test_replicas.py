@@ -13,7 +13,7 @@ from dsim.deployment.replica.cost import Batch
 from dsim.deployment.replica.setup import costs_of
 from dsim.errors import UserError
 from dsim.study.loader import loads
-from dsim.study.requests import run_cases, table
+from dsim.study.requests import refusals, run_cases, table
 from tests import ROOT
 
 BLIS = ROOT / "tests" / "data" / "blis"
@@ -269,3 +269,28 @@ def test_a_replica_has_the_gpus_that_its_model_is_spread_over():
         loads(f"{named}gpus = 1\n")
     assert loads(f"{named}gpus = 9\n").settings["replica.gpus"] == 9
     assert loads(named).settings["replica.gpus"] == 8
+
+
+@pytest.mark.parametrize(
+    ("link", "status", "said"),
+    [
+        (25, "ok", ""),
+        (2.5, "ok", "85% of the time, a lot"),
+        (1, "backlog grows", "212% of the time"),
+    ],
+)
+def test_a_link_that_cannot_carry_the_caches_is_said(link, status, said):
+    """9 prompts a second of 900 tokens of 256 KiB are 2.1 GB/s; 1 GB/s was "ok"."""
+    study = loads(
+        f"""
+algorithms = ["nonsi"]
+tokens = 200
+target.linear_us = [9000, 60, 45]
+replica = {{ count = 1, prefill_count = 1, kv_token_bytes = 262144, link_gb_s = {link} }}
+workload = {{ requests = 100, rate_per_s = 9, prompt_tokens = 900 }}
+"""
+    )
+    (one,) = run_cases(study)
+    assert one.status == status
+    assert said in "".join(refusals([one]))
+    assert bool(said) == bool(refusals([one]))
