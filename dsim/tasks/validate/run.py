@@ -23,6 +23,7 @@ import numpy as np
 
 from dsim.engines.simulate import run_events
 from dsim.study.build import drafts_of
+from dsim.tasks.check import doubts
 from dsim.tasks.validate.bench import bench_of
 from dsim.tasks.validate.calibration import (
     ON_ONE_TEXT,
@@ -121,7 +122,8 @@ class Session:
         bench = bench or bench_of(settings)
         workers: Workers | None = getattr(bench, "workers", None)
         contention = "" if workers is None else workers.contention
-        self.notes = [f"{contention}; they slow each other"] if contention else []
+        self.notes = doubts(settings["algorithms"])
+        self.notes += [f"{contention}; they slow each other"] if contention else []
         begun = _now()
         others = range(settings["calibration_prompts"])
         texts = range(len(others), len(others) + settings["prompts"])

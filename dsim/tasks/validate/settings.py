@@ -127,7 +127,13 @@ def load(
     if quick:
         found |= {key: min(found[key], most) for key, most in QUICK_AT_MOST.items()}
         found |= {key: max(found[key], least) for key, least in QUICK_AT_LEAST.items()}
-    return found | own
+    found |= own
+    if found["backend"] != "torch" and (idle := [key for key in own if key.startswith("torch.")]):
+        what = f'has no meaning with backend "{found["backend"]}", which runs no models'
+        raise UserError(
+            *(Problem(f"--{key.partition('.')[2].replace('_', '-')}", "", what) for key in idle)
+        )
+    return found
 
 
 class Configuration(NamedTuple):
