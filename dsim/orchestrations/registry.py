@@ -75,6 +75,11 @@ def title_of(name: str) -> str:
     return ORCHESTRATIONS[name].title if name in ORCHESTRATIONS else name
 
 
+def reads_lookahead(name: str) -> bool:
+    """Whether orchestration *name* reads the lookahead; those that nobody declared here may."""
+    return name not in ORCHESTRATIONS or "lookahead" in ORCHESTRATIONS[name].reads
+
+
 def titles() -> Mapping[str, str]:
     """What people read, by name."""
     return {name: o.title for name, o in ORCHESTRATIONS.items()}

@@ -10,7 +10,14 @@ import numpy as np
 import pandas as pd
 
 from dsim.errors import UserError
-from dsim.orchestrations import DEFAULT, ORCHESTRATIONS, READABLE, REFERENCES, title_of
+from dsim.orchestrations import (
+    DEFAULT,
+    ORCHESTRATIONS,
+    READABLE,
+    REFERENCES,
+    reads_lookahead,
+    title_of,
+)
 from dsim.report.tables import TextTable
 from dsim.study.columns import BY_NAME, column_of
 from dsim.study.labels import words
@@ -278,17 +285,12 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
     if "lookahead" in frame and "lookahead" not in keys:
         table["lookahead"] = mine["lookahead"].to_numpy()
         for number, (name, rows) in enumerate(others.items()):
-            if drafts(name):
+            if reads_lookahead(name):
                 theirs = rows["lookahead"][both].to_numpy(float)
                 table["other_lookahead"] = np.where(better == number, theirs, np.nan)
     if "peak_targets" in mine and "peak_targets" not in keys:
         table["servers"] = mine["peak_targets"].to_numpy()
     return table
-
-
-def drafts(algorithm: str) -> bool:
-    """Whether *algorithm* asks a drafter; those that nobody declared here may."""
-    return algorithm not in ORCHESTRATIONS or ORCHESTRATIONS[algorithm].traits.drafts
 
 
 def guess(frame: pd.DataFrame, axes: Sequence[str]) -> tuple[list[str], list[Chart]]:

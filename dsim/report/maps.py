@@ -8,8 +8,8 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from dsim.orchestrations import REFERENCES, title_of
-from dsim.report.analysis import BEST, compare, drafts, is_equal, other_of
+from dsim.orchestrations import REFERENCES, reads_lookahead, title_of
+from dsim.report.analysis import BEST, compare, is_equal, other_of
 from dsim.report.style import BLUE, EQUAL, INK, PALE_BLUE, PALE_PINK, PINK, ticks
 from dsim.study.columns import column_of
 from dsim.study.labels import label, words
@@ -50,11 +50,11 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart | alt.LayerCha
         alt.Tooltip(f"{y}:Q", title=label(y)),
         alt.Tooltip("other:N", title="compared with"),
     ]
-    if drafts(chart.show) and "lookahead" in table:
+    if reads_lookahead(chart.show) and "lookahead" in table:
         tooltip.append(alt.Tooltip("lookahead:Q", title=f"best lookahead of {show}"))
     if "other_lookahead" in table:
         names = REFERENCES if chart.against == BEST else (chart.against,)
-        other = title_of(next(name for name in names if drafts(name)))
+        other = title_of(next(name for name in names if reads_lookahead(name)))
         tooltip.append(alt.Tooltip("other_lookahead:Q", title=f"best lookahead of {other}"))
     if "servers" in table and table["servers"].max() > 1:
         tooltip.append(alt.Tooltip("servers:Q", title=label("peak_targets")))

@@ -254,11 +254,13 @@ def test_a_map_shows_the_value_at_the_best(tmp_path):
     ("line", "complaint"),
     [
         ('value = "lokahead"', 'value: expected a column of the results, got "lokahead"; did you'),
+        ('show = "nonsi"', "charts[0].value: expected a column of the results: non-SI reads no"),
         ('y = "lookahead"', "charts[0].y: expected another axis of the grid"),
     ],
 )
 def test_mistakes_in_a_map(line, complaint):
-    text = MAP.replace('y = "acceptance.rate"\n', "") if line.startswith("y") else MAP
+    own = line.partition(" ")[0]
+    text = re.sub(rf"(?m)^{own} = .*\n", "", MAP)
     with pytest.raises(UserError) as caught:
         loads(text + line + "\n")
     assert complaint in str(caught.value)
