@@ -87,11 +87,15 @@ def test_a_trial_of_one_request_is_its_steps():
     first = roofline.forward_ns(200, 200 * 200 / 2, 0, 1) / 1e6
     steps = [roofline.step_ns([(1, c)]) / 1e6 for c in range(200, 219)]
     constants = roofline.constants
-    outside = constants.request_us / 1e3 + constants.waits * (first + sum(steps)) / 20
+    busy, host = first + sum(steps), constants.request_us / 1e3
+    outside = host + constants.waits * busy / 20 * busy / (busy + host)
     assert one.ttft_p50 == pytest.approx(first + outside)
     assert one.e2e_mean == pytest.approx(first + sum(steps) + outside)
     assert one.tpot_p50 == pytest.approx(sum(steps) / 19)
     assert one.batch == 1
+    rare = question(rate=0.001, seed=3)
+    idle = trial(rare, Task(Layout(tp=1, replicas=1), 5))
+    assert idle.ttft_p50 == pytest.approx(first + host, rel=1e-3)  # nobody waits for a step
 
 
 @pytest.mark.parametrize("preset", ["ngram", "eagle3"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dsim.report.tables import text_table
 from dsim.tasks.serving.launch import commands, instead, launch, remarks, spoken
 from dsim.tasks.serving.notes import notes, part, roomier, times
-from dsim.tasks.serving.search import AS_FAR, RESERVE, SCALES, TIE, closest
+from dsim.tasks.serving.search import AS_FAR, RESERVE, SAME, SCALES, TIE, closest
 from dsim.words import plural
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def faster(advice: Advice) -> Trial | None:
     if not advice.has_slo or advice.best.slack > 1:
         return None
     other = min((one for one in advice.ranking if one.slack <= 1), key=lambda one: one.e2e_mean)
-    return other if other.e2e_mean < advice.best.e2e_mean else None
+    return other if other.e2e_mean * (1 + SAME) < advice.best.e2e_mean else None
 
 
 def _faster(advice: Advice) -> str:
@@ -267,7 +267,8 @@ def reading(advice: Advice) -> str:
     text = (
         f"Times in ms, of {part(advice, advice.best.requests)}. TPOT: time per token of a "
         "request, after its first one. batch: requests in a step, mean. TTFT and E2E have a step "
-        "of waiting that vLLM was found to have; a study of the same layout (dsim run) has none."
+        "of waiting that vLLM was found to have where replicas are busy; a study of the same "
+        "layout (dsim run) has none."
     )
     if advice.has_slo:
         only = any(_only_over_all(advice, one) for one in advice.ranking)

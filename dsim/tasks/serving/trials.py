@@ -256,7 +256,10 @@ def _measured(question: Question, task: Task, run: RunRecord) -> Trial:
     done = (run.fate == DONE) & (np.arange(len(run.fate)) >= int(WARM_UP * len(run.fate)))
     busy_ns = sum(run.tallies[0].busy_ns)
     step_ms = busy_ns / max(1, run.events) / 1e6
-    outside_ms = constants.waits * step_ms  # replica.api_us has the time outside of forwards
+    # Nobody waits for a step that is put together already where none runs. The time outside of
+    # forwards is in replica.api_us.
+    replicas = task.layout.replicas + task.layout.readers
+    outside_ms = constants.waits * step_ms * min(1.0, busy_ns / (replicas * max(1, run.end_ns)))
     ttft = (run.first_token_ns - run.arrival_ns)[done] / 1e6 + outside_ms
     e2e = (run.done_ns - run.arrival_ns)[done] / 1e6 + outside_ms
     further = run.output_tokens[done] - 1
