@@ -95,7 +95,7 @@ def test_a_trial_of_one_request_is_its_steps():
     assert one.batch == 1
     rare = question(rate=0.001, seed=3)
     idle = trial(rare, Task(Layout(tp=1, replicas=1), 5))
-    assert idle.ttft_p50 == pytest.approx(first + host, rel=1e-3)  # nobody waits for a step
+    assert idle.ttft_p50 == pytest.approx(first + host, rel=0.01)  # nobody waits for a step
 
 
 @pytest.mark.parametrize("preset", ["ngram", "eagle3"])
