@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from dsim.study.study import Chart
 
 LATENCY = "latency_mean_ms"
+TIED = 1e-9  # part of a latency, within which two are equal
+GOOD = 0.99  # part of the requests that keeps the SLO where the load is said to keep it
 LOADS = ("rate_per_s", "rate_scale", "users")  # how the names of axes end that are loads
 
 
@@ -50,6 +52,14 @@ def of_texts(frame: pd.DataFrame, axes: Sequence[str], charts: Sequence[Chart] =
         parts.append(f"{title_of(name)}{'' if parts else ' is the fastest'} {told_of}")
     chance = "" if interval else "; no interval is known, so it may be chance"
     told = [f"Of {plural(len(points), 'grid point')}, {', '.join(parts)}{chance}."]
+    least = points.min(axis=1).to_numpy()[:, None] * (1 + TIED)
+    if tied := int(((points.to_numpy() <= least).sum(axis=1) > 1).sum()):
+        told.append(
+            f"At {_number(tied)} of them several are equally fast, of which the first in the list "
+            "of algorithms counts."
+        )
+    if lacking := int(points.isna().any(axis=1).sum()):
+        told.append(f"At {_number(lacking)} of them not every algorithm has a row.")
     asked = next(((one.show, one.against) for one in charts if one.kind == "heatmap"), ("", ""))
     told += _asked(frame, axes, *asked) if asked[0] else []
     reference = REFERENCES[0]
@@ -129,10 +139,22 @@ def of_deployments(frame: pd.DataFrame, series: pd.Series[Any], axes: Sequence[s
             first = sorted(most.index, key=lambda name: -most[name])
             carried = "; ".join(f"{name} up to {most[name]:g}" for name in first)
             told = [f"Highest {words(axis)} that is sustained, of those tried: {carried}."]
+        told += _within_slo(served, axis)
     elif len(all_of) > 1:  # no load, of which the highest says most
         values = [all_of.index.min(), *values]
     interval = known_interval(LATENCY, frame)
     return [*(_at(served[served[axis] == v], axis, axes, interval) for v in values), *told]
+
+
+def _within_slo(served: pd.DataFrame, axis: str) -> list[str]:
+    """Up to which load requests keep the SLO of the study, if it has one."""
+    if "goodput_per_s" not in served or served["goodput_per_s"].isna().all():
+        return []
+    kept = served[served["goodput_per_s"] >= GOOD * served["throughput_per_s"]]
+    most = kept.groupby("series")[axis].max()
+    names = sorted(served["series"].unique(), key=lambda name: -most.get(name, 0.0))
+    carried = "; ".join(f"{n} {f'up to {most[n]:g}' if n in most else 'at none'}" for n in names)
+    return [f"{GOOD:.0%} of the requests keep the SLO, by {words(axis)}: {carried}."]
 
 
 def _at(at: pd.DataFrame, axis: str, axes: Sequence[str], interval: str) -> str:

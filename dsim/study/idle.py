@@ -6,10 +6,12 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from dsim.deployment.workload import ARRIVALS
+from dsim.model.drafter_shapes import HEADS
 from dsim.orchestrations import ORCHESTRATIONS, title_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.draft_settings import ACCEPTANCE_MODELS, RATES
 from dsim.study.named import KEYS, MODELS
+from dsim.study.presets import PRESETS
 from dsim.study.settings import LATENCY_MODELS, OWN_LATENCIES
 from dsim.words import listed, show
 
@@ -99,6 +101,8 @@ def idle_settings(
         *_default_latency(variants, values, is_set),
         *_too_spread(values),
         *_of_a_chain(variants, values),
+        *_ahead_of_features(variants),
+        *_beyond_depths(variants, values),
     ]
 
 
@@ -204,6 +208,39 @@ def _of_a_chain(
             "acceptance.mean_length is taken for that of one draft per position, without second "
             f"choices; if it was measured over a tree, {trees} will look too fast."
         )
+
+
+def _ahead_of_features(variants: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """A sentence where drafters draft during passes that they have to wait for."""
+    for one in variants:
+        preset = PRESETS.get(str(one.get("method")))
+        head = one.get("drafter.model") in HEADS
+        ahead = [title_of(a) for a in one["algorithms"] if ORCHESTRATIONS[a].traits.overlaps]
+        if ahead and (head or (preset is not None and preset.features)):
+            name = preset.title if preset is not None else show(one["drafter.model"])
+            yield (
+                f"{name} drafts from what the target knows after a pass; {listed(ahead)} "
+                f"{'draft' if len(ahead) > 1 else 'drafts'} while passes run, and the numbers are "
+                "of a drafter that needs nothing of the target and is accepted as often."
+            )
+            return
+
+
+def _beyond_depths(
+    variants: Sequence[Mapping[str, Any]], values: Callable[[str], list[Any]]
+) -> Iterator[str]:
+    """A sentence where drafts are further ahead than rates are known."""
+    names = {name for one in variants for name in one["algorithms"]}
+    ahead = any(ORCHESTRATIONS[name].traits.overlaps for name in names)
+    servers = [n if isinstance(n, int) else math.inf for n in values("targets")]  # or "enough"
+    most = (1 + max(servers, default=0) if ahead else 1) * max(values("lookahead"), default=0)
+    for key in ("acceptance.by_depth", "acceptance.per_position"):
+        known = min((len(rates) for rates in values(key) if rates), default=0)
+        if 1 < known < most:
+            yield (
+                f"{key} has {known} depths, and some drafts are further ahead: they are taken to "
+                "be accepted as often as the last of these."
+            )
 
 
 def _too_spread(values: Callable[[str], list[Any]]) -> Iterator[str]:

@@ -27,6 +27,7 @@ class Preset:
         settings: what it sets, by key.
         source: where it is from.
         note: what else there is to know.
+        features: whether the drafter reads the target's features, which are known after a pass.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Preset:
     settings: Mapping[str, Any]
     source: str
     note: str = ""
+    features: bool = False
 
 
 def _read() -> dict[str, Preset]:

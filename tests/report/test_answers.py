@@ -29,6 +29,14 @@ def sentences(*rows, half_ms=0.5, show="si", against="nonsi"):
 ROWS = ((100.0, 50.0, 40.0), (100.0, 100.0, 90.0), (100.0, 125.0, 99.9), (100.0, 100.2, 101.0))
 
 
+def test_ties_and_points_that_lack_an_algorithm_are_told():
+    """Non-SI was "the fastest" at points where DSI took as long to the nanosecond."""
+    told = sentences((100.0, 100.0, 120.0), (100.0, 80.0, None), *ROWS)
+    assert told[1].startswith("At 1 of them several are equally fast, of which the first")
+    assert told[2] == "At 1 of them not every algorithm has a row."
+    assert not any("equally fast, of which" in line for line in sentences(*ROWS))
+
+
 def test_the_fastest_at_how_many_points():
     first, *_ = sentences(*ROWS)
     assert first == (
@@ -111,3 +119,20 @@ def test_a_deployment_is_told_at_the_highest_load_that_all_carry():
     assert len(told) == 2
     assert told[0].startswith("At a rate of 2 per second, mean E2E latency: SI 320.0")
     assert told[1].endswith("sustained, of those tried: SI up to 3; non-SI up to 2.")
+
+
+def test_a_deployment_is_told_by_the_slo_of_its_study():
+    """A load was "sustained" at which 3 % of the requests kept the SLO."""
+    rates = [(1.0, 1.0, 1.0), (2.0, 1.0, 2.0), (3.0, 0.1, 2.9)]  # with what keeps the SLO
+    frame = pd.DataFrame(
+        [(rate, "ok", 600.0, rate, good) for rate, *both in rates for good in both],
+        columns=["rate_per_s", "status", "latency_mean_ms", "throughput_per_s", "goodput_per_s"],
+    )
+    series = pd.Series(["non-SI", "SI"] * len(rates))
+    told = answers.of_deployments(frame, series, ["rate_per_s"])
+    assert told[-1].startswith("99% of the requests keep the SLO, by rate: SI up to 2;")
+    assert told[-1].endswith("non-SI up to 1.")
+    late = frame.assign(goodput_per_s=0.0)
+    assert answers.of_deployments(late, series, ["rate_per_s"])[-1].endswith("SI at none.")
+    free = frame.assign(goodput_per_s=float("nan"))
+    assert "SLO" not in "".join(answers.of_deployments(free, series, ["rate_per_s"]))
