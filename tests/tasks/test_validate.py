@@ -484,21 +484,3 @@ def test_quick_is_never_more_than_the_study_asks_for(tmp_path) -> None:
     assert [quick[name] for name in names] == [4, 5, 0.2, 0.1]
     assert load(file, {"repeats": 7, "tolerance": None}, quick=True)["repeats"] == 7
     assert load(file)["repeats"] == 20
-
-
-def test_options_of_models_are_refused_where_no_model_runs() -> None:
-    """A drafter that does not exist was named, and the waits were "validated" without a word."""
-    words = ["validate", "--backend", "wallclock", "--drafter", "no:Such", "--share"]
-    result = CliRunner().invoke(main, words)
-    assert result.exit_code == 2
-    for option in ("--drafter", "--share"):
-        told = f'{option}: has no meaning with backend "wallclock", which runs no models'
-        assert told in result.output
-
-
-def test_an_orchestration_that_breaks_a_law_is_named_beside_claims_that_hold(monkeypatch) -> None:
-    doubt = "Do not trust the numbers of Mine: mine breaks a law"
-    monkeypatch.setattr("dsim.tasks.validate.run.doubts", lambda names: [doubt] * ("si" in names))
-    found, _ = validate(World(), algorithms=["nonsi", "si"])
-    assert doubt in as_text(found)
-    assert doubt in json.loads(as_json(found))["notes"]

@@ -1,0 +1,29 @@
+"""dsim validate: what its options and the orchestrations of plugins are told."""
+
+from __future__ import annotations
+
+import json
+
+from click.testing import CliRunner
+
+from dsim.cli.main import main
+from dsim.tasks.validate.page import as_json, as_text
+from tests.tasks.test_validate import World, validate
+
+
+def test_options_of_models_are_refused_where_no_model_runs() -> None:
+    """A drafter that does not exist was named, and the waits were "validated" without a word."""
+    words = ["validate", "--backend", "wallclock", "--drafter", "no:Such", "--share"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 2
+    for option in ("--drafter", "--share"):
+        told = f'{option}: has no meaning with backend "wallclock", which runs no models'
+        assert told in result.output
+
+
+def test_an_orchestration_that_breaks_a_law_is_named_beside_claims_that_hold(monkeypatch) -> None:
+    doubt = "Do not trust the numbers of Mine: mine breaks a law"
+    monkeypatch.setattr("dsim.tasks.validate.run.doubts", lambda names: [doubt] * ("si" in names))
+    found, _ = validate(World(), algorithms=["nonsi", "si"])
+    assert doubt in as_text(found)
+    assert doubt in json.loads(as_json(found))["notes"]
