@@ -113,6 +113,11 @@ def test_requests_without_an_answer_are_left_out(name):
         (mooncake([(0, 600, 1)]).replace("[0, 1]", "[0]"), r"hash_ids: expected 2 \(600 tokens"),
         (mooncake([(0, 600, 1)]).replace("[0, 1]", '"a"'), "hash_ids: expected a list"),
         (mooncake([(0, 600, 1)]) + "{", "line 2: expected a JSON object"),
+        *(
+            (make([(0, 5, -1)]), "expected a prompt ≥ 0 and an output ≥ 0")
+            for make in (azure, burstgpt, mooncake)
+        ),
+        (own([(0, 5, 0)]), "expected a prompt ≥ 0 and an output ≥ 1"),
         (burstgpt([]), "expected a header and at least one request"),
         (burstgpt([(0, 5, 0)]), "expected a header and at least one request"),
     ],

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from click.testing import CliRunner
 
 from dsim.cli.main import main
+from dsim.errors import UserError
 from dsim.tasks.validate.page import as_json, as_text
+from dsim.tasks.validate.settings import load
 from tests.tasks.test_validate import World, validate
 
 
@@ -19,6 +22,14 @@ def test_options_of_models_are_refused_where_no_model_runs() -> None:
     for option in ("--drafter", "--share"):
         told = f'{option}: has no meaning with backend "wallclock", which runs no models'
         assert told in result.output
+
+
+@pytest.mark.parametrize(("key", "least"), [("prompts", 2), ("tokens", 2), ("repeats", 1)])
+def test_too_few_measurements_are_refused(key, least):
+    """Of one text nothing can be said of others."""
+    assert load(None, {key: least})[key] == least
+    with pytest.raises(UserError, match=f"{key}: expected a whole number"):
+        load(None, {key: least - 1})
 
 
 def test_an_orchestration_that_breaks_a_law_is_named_beside_claims_that_hold(monkeypatch) -> None:
