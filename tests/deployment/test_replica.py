@@ -194,25 +194,6 @@ def test_trees_blocks_and_missing_drafts_alone_are_as_on_a_server_of_their_own(
     assert run.done_ns[0] == alone_ns[-1]
 
 
-def test_a_drafter_attends_to_all_that_it_has_read(monkeypatch):
-    """The prompt counts as read; the first draft reads the first token, after the prompt."""
-    seen, made = [], setup.costs_of
-
-    def recorded(*args):
-        target, drafter = made(*args)
-        return target, lambda batch: seen.append(batch) or drafter(batch)
-
-    monkeypatch.setattr(setup, "costs_of", recorded)
-    spec = ReplicaSpec(target_us=(1000, 1, 0), drafter_us=(10, 0))
-    workload = Workload(arrivals="trace", trace=((0, 100, 5),))
-    acceptance = Acceptance(rate=1.0)
-    serve(Deployment(algorithm="si", lookahead=2, replica=spec, acceptance=acceptance), workload)
-    first, second, *_ = seen
-    assert first[:5] == (0, 1, 1, 1, 100)
-    assert first[5] == (100 + 101) / 2
-    assert second[:5] == (0, 1, 1, 1, 101)
-
-
 def test_the_worked_case():
     """Budget 8, blocks of 4: a prompt of 10 is read in two chunks, the second beside a decoder."""
     spec = ReplicaSpec(max_batched_tokens=8, block_size=4, target_us=(10, 1, 2), drafter_us=(3, 0))
