@@ -73,13 +73,16 @@ def work(script: Script) -> Work:
 
 def why(case: Case, others: Collection[str]) -> str:
     """Why it is the fastest."""
-    passes = f"{to_ms(case.target.latency_ns):g} ms each"
-    return f"it needs fewer passes ({passes}) than non-SI has tokens" + (
-        ", and has shorter waits than DSI here, whose drafter or target servers "
-        f"({case.targets}) are too slow or too few for its lookahead"
-        if "dsi" in others
-        else ""
-    )
+    reasons = []
+    if "nonsi" in others:
+        passes = f"{to_ms(case.target.latency_ns):g} ms each"
+        reasons.append(f"needs fewer passes ({passes}) than non-SI has tokens")
+    if "dsi" in others:
+        reasons.append(
+            "has shorter waits than DSI here, whose drafter or target servers "
+            f"({case.targets}) are too slow or too few for its lookahead"
+        )
+    return f"it {', and '.join(reasons)}" if reasons else ""
 
 
 ORCHESTRATION = Orchestration(

@@ -37,7 +37,13 @@ def read_samples(text: str) -> list[float]:
             column = header.index("latency_ms")
         elif len(header) > 1:
             raise ValueError(f"expected a column latency_ms, got {', '.join(header)}") from None
-    samples = [float(row[column]) for row in rows]
+    samples = []
+    for row in rows:
+        try:
+            samples.append(float(row[column]))
+        except (ValueError, IndexError):
+            got = row[column] if column < len(row) else "nothing"
+            raise ValueError(f"expected numbers, got {got!r} (row {len(samples) + 1})") from None
     if not samples or not all(map(is_latency, samples)):
         raise ValueError("expected latencies in ms, all above 0")
     return samples

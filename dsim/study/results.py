@@ -17,6 +17,7 @@ from dsim.errors import Problem, UserError
 from dsim.orchestrations import ORCHESTRATIONS
 from dsim.orchestrations.plugins import fingerprints
 from dsim.study.columns import BY_NAME, STATUS
+from dsim.words import show
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -109,7 +110,9 @@ def read_results(path: Path) -> pd.DataFrame:
             frame["algorithm"] = [titles.get(name, name) for name in frame["algorithm"]]
     needed = ("algorithm", "latency_mean_ms")
     problems = [
-        Problem(str(path), name, f"this column is missing ({BY_NAME[name].meaning})")
+        Problem(
+            str(path), name, f"this column is missing ({BY_NAME[name].meaning}{_else(frame, name)})"
+        )
         for name in needed
         if name not in frame
     ]
@@ -119,7 +122,8 @@ def read_results(path: Path) -> pd.DataFrame:
             numbers = pd.to_numeric(frame[name], errors="coerce")
             wrong = frame.loc[numbers.isna() & frame[name].notna(), name]
             if len(wrong):
-                got = f"expected numbers, got {wrong.iloc[0]!r}{_how(str(wrong.iloc[0]))}"
+                got = f"{_line(path, wrong)}expected numbers, got {wrong.iloc[0]!r}"
+                got += _how(str(wrong.iloc[0]))
                 problems.append(Problem(str(path), name, got))
             frame[name] = numbers
     for name in map(str, frame.select_dtypes("number")):
@@ -130,13 +134,25 @@ def read_results(path: Path) -> pd.DataFrame:
         simulated = frame[frame["status"] != "refused"] if STATUS in frame else frame
         low = simulated.loc[~(simulated["latency_mean_ms"] > 0), "latency_mean_ms"]
         if len(low):
-            what = f"expected latencies above 0, got {low.iloc[0]}"
+            got = "nothing" if math.isnan(low.iloc[0]) else low.iloc[0]
+            what = f"{_line(path, low)}expected latencies above 0, got {got}"
             problems.append(Problem(str(path), "latency_mean_ms", what))
         if frame.empty:
             problems.append(Problem(str(path), "", "has no rows"))
     if problems:
         raise UserError(*problems)
     return frame
+
+
+def _line(path: Path, rows: pd.Series[Any]) -> str:
+    """Where the first of *rows* stands in a file of text."""
+    return "" if path.suffix == ".parquet" else f"line {int(rows.index[0]) + 2}: "
+
+
+def _else(frame: pd.DataFrame, name: str) -> str:
+    """The column that probably is column *name*, or nothing."""
+    alike = [one for one in map(str, frame) if one.casefold().replace(".", "_") == name]
+    return f"; call {show(alike[0])} so" if alike else ""
 
 
 def _how(text: str) -> str:

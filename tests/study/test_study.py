@@ -396,7 +396,7 @@ def test_data_files(tmp_path):
         ("target.latency_samples_file", "", "the file is empty"),
         ("target.latency_samples_file", "a,b\n1,2\n", "expected a column latency_ms, got a, b"),
         ("target.latency_samples_file", "1\n-2\n", "expected latencies in ms, all above 0"),
-        ("target.latency_samples_file", "1\nx\n", "could not convert string to float: 'x'"),
+        ("target.latency_samples_file", "1\nx\n", "expected numbers, got 'x' (row 2)"),
     ],
 )
 def test_bad_data_files(tmp_path, name, content, message):

@@ -67,9 +67,12 @@ def test_plot_takes_measurements_of_an_unknown_algorithm(tmp_path, separator):
         ("latency_mean_ms\n3\n", "algorithm: this column is missing (name of the orchestration)"),
         (
             "algorithm,latency_mean_ms\nsi,fast\nsi,3\n",
-            "latency_mean_ms: expected numbers, got 'fast'",
+            "latency_mean_ms: line 2: expected numbers, got 'fast'",
         ),
-        ("algorithm,latency_mean_ms\nsi,0\n", "latency_mean_ms: expected latencies above 0, got 0"),
+        (
+            "algorithm,latency_mean_ms\nsi,0\n",
+            "latency_mean_ms: line 2: expected latencies above 0, got 0",
+        ),
         (
             "algorithm,lookahead,latency_mean_ms\nsi,1e400,3\ndsi,1,2\n",
             "lookahead: expected numbers of at most 2e+308, got inf",
