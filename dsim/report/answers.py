@@ -172,7 +172,12 @@ def _at(at: pd.DataFrame, axis: str, axes: Sequence[str], interval: str) -> str:
             at = at.loc[at.groupby("series")[LATENCY].idxmin()]
             where += f", each at its best {' and '.join(map(words, others))}"
     rows = at.sort_values(LATENCY).to_dict("records")
-    amounts = [f"{r['series']} {_with(r, LATENCY, interval)} ms" for r in rows[:4]]
+    unequal = "gpus" in at and at["gpus"].nunique() > 1  # of hardware
+    amounts = [
+        f"{r['series']} {_with(r, LATENCY, interval)} ms"
+        + (f" on {r['gpus']:g} GPUs" if unequal else "")
+        for r in rows[:4]
+    ]
     doubt = ""
     if interval and len(rows) > 1:
         half = math.hypot(*(r[interval] for r in rows[:2]))

@@ -136,3 +136,12 @@ def test_a_deployment_is_told_by_the_slo_of_its_study():
     assert answers.of_deployments(late, series, ["rate_per_s"])[-1].endswith("SI at none.")
     free = frame.assign(goodput_per_s=float("nan"))
     assert "SLO" not in "".join(answers.of_deployments(free, series, ["rate_per_s"]))
+
+
+def test_unequal_hardware_is_told_with_the_latencies():
+    """DSI on 32 GPUs was said to be faster than SI on 4, and nothing else."""
+    frame = pd.DataFrame({"status": "ok", "latency_mean_ms": [1339.0, 1526.0], "gpus": [32.0, 4.0]})
+    (told,) = answers.of_deployments(frame, pd.Series(["DSI", "SI"]), [])
+    assert told.startswith("Mean E2E latency: DSI 1,339 ms on 32 GPUs; SI 1,526 ms on 4 GPUs")
+    (told,) = answers.of_deployments(frame.assign(gpus=4.0), pd.Series(["DSI", "SI"]), [])
+    assert "GPU" not in told
