@@ -29,6 +29,8 @@ def closest(name: str, names: Sequence[str]) -> str:
     """The one of *names* that is nearest to *name*, if any is near; or nothing."""
     last = {n.rsplit(".", 1)[-1]: n for n in reversed(names)}
     close = [known for known in names if known.lower() == name.lower()]
+    if not close:  # "rate" of "rate_per_s"
+        close = sorted((n for n in names if n.lower().startswith(f"{name.lower()}_")), key=len)
     close = close or difflib.get_close_matches(name, names, 1, 0.6)
     if not close:
         close = [last[m] for m in difflib.get_close_matches(name.rsplit(".", 1)[-1], last, 1, 0.6)]

@@ -277,6 +277,12 @@ class _Loader:
                 "is a setting of a deployment; this is a study of single texts, as it has none of "
                 f"the tables {tables}"
             )
+        table, _, inner = key.partition(".")
+        if inner and any(known.startswith(f"{inner.partition('.')[0]}.") for known in self.known):
+            return (
+                f"unknown setting: what follows [{table}] belongs to it; put {inner} above the "
+                "first line with a table in brackets"
+            )
         return f"unknown setting{nearest(key, list(self.known))}"
 
     def renamed(
