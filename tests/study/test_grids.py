@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dsim.errors import UserError
 from dsim.study import loader as studies
 from dsim.study.axis_values import expand
 from dsim.study.build import case_of
@@ -183,3 +184,30 @@ def test_variants_that_set_algorithms_lose_their_names_with_them():
     study = loads(text, overrides=['algorithms=["si", "dsi"]'])
     assert study.variants == (("targets 8", {"cluster.targets": 8}), ("no settings of its own", {}))
     assert [name for name, _ in loads(text).variants] == ["non-SI, 8 targets", "SI", "DSI"]
+
+
+def test_charts_of_an_axis_that_an_override_ends_are_left_out():
+    """``dsim run heatmap --set drafter.latency_relative=0.1`` was refused by each chart."""
+    text = """
+minimise = ["lookahead"]
+[grid]
+acceptance.rate = [0.2, 0.9]
+drafter.latency_relative = [0.1, 0.5]
+lookahead = [1, 2]
+[[charts]]
+kind = "map"
+x = "acceptance.rate"
+y = "drafter.latency_relative"
+show = "si"
+[[charts]]
+kind = "lines"
+x = "acceptance.rate"
+y = "latency_mean_ms"
+"""
+    assert len(loads(text).charts) == 2
+    study = loads(text, overrides=["drafter.latency_relative=0.1"])
+    assert [chart.kind for chart in study.charts] == ["lines"]
+    assert [axis.key for axis in study.grid] == ["acceptance.rate", "lookahead"]
+    assert len(loads(text, overrides=["grid.drafter.latency_relative=[0.1, 0.3]"]).charts) == 2
+    with pytest.raises(UserError, match="charts"):
+        loads(text.replace('x = "acceptance.rate"', "x = [1]"), overrides=["tokens=9"])
