@@ -108,21 +108,14 @@ def dots(
     x: str,
     y: str,
     edges: Mapping[str, list[float]],
-    overlap: float = OVERLAP,
 ) -> alt.Chart:
-    """A dot in the middle of each of the :func:`cells` of *table*, to be seen on every colour."""
-    middles = pd.DataFrame(
-        {
-            f"{name}m": (upper - (upper - lower) * overlap / (1 + overlap) + lower).round(9) / 2
-            for name in ("x", "y")
-            for lower, upper in [(table[f"{name}0"], table[f"{name}1"])]
-        }
-    )
+    """A dot at the point of each of the :func:`cells` of *table*, to be seen on every colour."""
+    points = pd.DataFrame({"xm": table[x], "ym": table[y]}).astype(float).round(9)
     at = places(frame, x, y, edges)
     across, upwards = at["x"].copy(), at["y"].copy()
     across["shorthand"], upwards["shorthand"] = "xm:Q", "ym:Q"
     marks: alt.Chart = (
-        alt.Chart(middles)
+        alt.Chart(points)
         .mark_arc(
             radius=3, theta=0, theta2=6.2832, fill="white", stroke=INK, strokeWidth=1, aria=False
         )

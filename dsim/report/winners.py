@@ -95,7 +95,7 @@ def winners(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart | alt.LayerCha
     )
     layers: alt.Chart | alt.LayerChart = drawn
     if unclear.any() and len(table) <= MAX_DOTS:
-        layers = drawn + dots(table[unclear], frame, x, y, edges, overlap=0.0)
+        layers = drawn + dots(table[unclear], frame, x, y, edges)
     what = "most tokens per second and device" if per_device else "lowest latency"
     caption = (
         f"The algorithm of the {what}, each at its best. {_counted(table['winner'], unclear)} The "
