@@ -21,15 +21,22 @@ if TYPE_CHECKING:
 
 
 class Token(int):
-    """A token that knows its position: 0 is the target's own, any other a wrong guess."""
+    """A token that knows its position: 0 is the target's own, any other a wrong guess.
+
+    Attributes:
+        position: its position.
+        astray: whether it was guessed behind a wrong guess, or without a token before it: on a real
+            model, for another text.
+    """
 
     position: int
+    astray: bool
 
     @classmethod
-    def at(cls, position: int, value: int = 0) -> Token:
+    def at(cls, position: int, value: int = 0, *, astray: bool = False) -> Token:
         """The token *value* at *position*."""
         made = cls(value)
-        made.position = position
+        made.position, made.astray = position, astray
         return made
 
 
@@ -53,8 +60,14 @@ class Watched(Simulated):
 
         def begin_watched(forward: Forward) -> None:
             if drafts:
-                made = block(forward.first, output.settled)
-                tokens = [Token.at(at, value) for at, value in enumerate(made, forward.first)]
+                made, first = block(forward.first, output.settled), forward.first
+                text = servers.tokens
+                astray = len(text) < first or any(text[output.settled : first])
+                astray = astray and forward.fed is None
+                tokens = []
+                for at, value in enumerate(made, first):
+                    tokens.append(Token.at(at, value, astray=astray))
+                    astray = astray or value != 0
 
                 def ends(_: Any) -> None:
                     forward.token = tokens[0] if tokens else None
@@ -77,6 +90,13 @@ class Watched(Simulated):
         self._look_at(forward, first, drafts)
         count = len(drafts)
         stand = next((i for i, token in enumerate(drafts) if not _right(token, first + i)), count)
+        for position, token in enumerate(drafts[:stand], first):
+            if token.astray:
+                self._note(
+                    f"the draft of token {position} was guessed for another text: behind a draft "
+                    "that the target rejects, or without one; drop what follows a rejected draft, "
+                    "and cancel what is being drafted behind it"
+                )
         return stand, Token.at(first + stand)
 
     def _look_at(self, forward: Forward, first: int, drafts: Sequence[Any]) -> None:

@@ -10,19 +10,16 @@ import numpy as np
 import pandas as pd
 
 from dsim.orchestrations import ORCHESTRATIONS, title_of
-from dsim.report import charts
 from dsim.report.analysis import SPREAD, interval_of, is_number
 from dsim.report.tables import TextTable
 from dsim.study.columns import BY_NAME
-from dsim.study.labels import describe, label, sentence, words
+from dsim.study.labels import describe, label, words
 from dsim.study.measurements import MEASURED
-from dsim.study.study import Chart
 from dsim.words import closest, listed, plural
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from dsim.report.charts import Panel
 
 # What is compared where both sides know it; the first that they do is the headline.
 QUANTITIES = (
@@ -32,14 +29,12 @@ QUANTITIES = (
     *(f"itl_{s}_ms" for s in ("mean", "p50", "p99")),
     *("throughput_per_s", "tokens_per_s", "goodput_per_s", "price_per_million"),
 )
-CHARTED = ("latency_mean_ms", "ttft_p50_ms", "ttft_p99_ms", "tpot_mean_ms", "tokens_per_s")
 # Settings of single texts that make results differ.
 CONSTANTS = (
     *("tokens", "lookahead", "targets", "acceptance_rate"),
     *("target_latency_ms", "drafter_latency_ms"),
 )
 MAX_ROWS = 400  # of the table on the page; the file beside it has all
-MAX_PANELS = 24
 SAME_LOAD = 0.05  # of two loads: by how much they may differ before that is said
 MAX_ALONE = 4  # rows without a partner that are named
 ROW = "#row"
@@ -71,23 +66,39 @@ class Source:
     def beside(self, other: Source) -> Source:
         """The same with all its rows, where *other* tells rows apart that the best leaves out.
 
-        What was measured at one lookahead is compared with what was simulated at that one.
+        What was measured at one lookahead is compared with what was simulated at that one; what was
+        measured at a lookahead that nobody wrote down, with the best.
         """
-        names = [name for name in self.minimised if name in other.axes]
+        names = [name for name in self.minimised if other.says(name)]
         if self.whole is None or not names:
             return self
-        reads = {
-            algorithm: not (known := ORCHESTRATIONS.get(str(algorithm)))
-            or any(name not in SPREAD or name in known.reads for name in names)
+        at_each = {
+            algorithm: self.algorithm_reads(algorithm, names) and other.tells(algorithm, names)
             for algorithm in self.whole["algorithm"].unique()
         }
-        alike = self.frame[~self.frame["algorithm"].map(reads)].assign(**dict.fromkeys(names))
+        best = self.frame[~self.frame["algorithm"].map(at_each)]
         rows = [
-            self.whole[self.whole["algorithm"].map(reads)],
-            alike.astype(dict.fromkeys(names, float)),
+            self.whole[self.whole["algorithm"].map(at_each)],
+            best.assign(**dict.fromkeys(names)).astype(dict.fromkeys(names, float)),
         ]
         frame = pd.concat([part for part in rows if len(part)], ignore_index=True)
         return dataclasses.replace(self, frame=frame, axes=[*self.axes, *names], minimised=())
+
+    def says(self, name: str) -> bool:
+        """Whether it has values of *name*, which are not those of a study that sets it alone."""
+        known = name in self.frame and self.frame[name].notna().any()
+        return name in self.axes or (not self.settings and bool(known))
+
+    def tells(self, algorithm: str, names: Sequence[str]) -> bool:
+        """Whether its rows of *algorithm* have values of *names*, or none is of *algorithm*."""
+        rows = self.frame[self.frame["algorithm"] == algorithm]
+        return rows.empty or bool(rows[list(names)].notna().any(axis=None))
+
+    @staticmethod
+    def algorithm_reads(algorithm: str, names: Sequence[str]) -> bool:
+        """Whether *algorithm* reads one of the settings *names*."""
+        known = ORCHESTRATIONS.get(str(algorithm))
+        return known is None or any(n not in SPREAD or n in known.reads for n in names)
 
 
 def differences(one: Source, other: Source) -> tuple[pd.DataFrame, list[str]]:
@@ -313,12 +324,12 @@ def _names(table: pd.DataFrame) -> list[str]:
 def _kind(part: pd.DataFrame, names: Sequence[str]) -> pd.Series:
     """What each point of *part* is of: the variant where it says more than the algorithm."""
     used = [name for name in names if part[name].nunique() > 1]
-    if "variant" in used and _one_algorithm_each(part):
+    if "variant" in used and one_algorithm_each(part):
         used = [name for name in used if name != "algorithm"]
     return part[used].astype(str).agg(", ".join, axis=1) if used else part["algorithm"]
 
 
-def _one_algorithm_each(frame: pd.DataFrame) -> bool:
+def one_algorithm_each(frame: pd.DataFrame) -> bool:
     """Whether each variant has one algorithm, so that its name says all."""
     return bool((frame.groupby("variant")["algorithm"].nunique() == 1).all())
 
@@ -405,52 +416,6 @@ def _amount(value: float, half: float) -> str:
     return f"{value:,.{digits}f}" + ("" if np.isnan(half) else f" ± {half:,.{digits}f}")
 
 
-def panels(sources: Sequence[Source]) -> list[Panel]:
-    """Charts of the quantities that at least two of *sources* know: one line per source.
-
-    A source that knows one value on the axis of a chart is a point there; one that knows none is
-    drawn as the same value all along the axis.
-    """
-    shared = [n for n in sources[0].axes if all(n in s.frame for s in sources)]
-    every = [n for s in sources for n in s.axes]
-    numeric = [n for n in [*shared, *every] if any(_varies(s, n) for s in sources)]
-    x = numeric[0] if numeric else "source"
-    frames = []
-    for source in sources:
-        frame = source.frame.assign(source=source.name)
-        if x not in source.axes and x != "source" and not _knows(source, x):
-            values = pd.concat([s.frame[x] for s in sources if x in s.axes]).unique()
-            frame = frame.drop(columns=x, errors="ignore")
-            frame = frame.merge(pd.DataFrame({x: np.sort(values)}), how="cross")
-        own = [n for n in source.axes if n not in (x, *shared) and frame[n].nunique() > 1]
-        titles = frame["algorithm"].map(title_of)
-        if "variant" in own and _one_algorithm_each(frame):
-            titles, own = frame["variant"], [n for n in own if n != "variant"]
-        titles = titles if x == "source" else source.name + ": " + titles
-        for name in own:
-            titles = titles + ", " + frame[name].map(lambda v, name=name: describe(name, v))
-        frames.append(frame.assign(series=titles))
-    both = pd.concat(frames, ignore_index=True)
-    rest = [n for n in shared if n != x]
-    found: list[Panel] = []
-    for quantity in CHARTED:
-        if sum(quantity in s.frame for s in sources) < min(2, len(sources)):
-            continue
-        chart = Chart(kind="lines", x=x, y=quantity, title=sentence(label(quantity)))
-        found += charts.draw(chart, both, rest, len(found) + 1)
-    return found[:MAX_PANELS]
-
-
-def _knows(source: Source, name: str) -> bool:
-    frame = source.frame
-    return name in frame and is_number(frame[name]) and bool(np.isfinite(frame[name]).all())
-
-
-def _varies(source: Source, name: str) -> bool:
-    frame = source.frame
-    return name in frame and is_number(frame[name]) and frame[name].nunique() > 1
-
-
 def changed(one: Source, other: Source) -> str:
     """The settings in which two sources differ, as a sentence; or nothing.
 
@@ -478,7 +443,9 @@ def changed(one: Source, other: Source) -> str:
 
 
 def _rate(value: float) -> str:
-    return f"{value:.3g}" if math.isfinite(value) else "all at once"
+    if not math.isfinite(value):
+        return "all at once"
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _constants(source: Source) -> dict[str, Any]:

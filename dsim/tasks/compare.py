@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from dsim.errors import Problem, UserError
-from dsim.report import analysis, comparison
+from dsim.report import analysis, comparison, comparison_charts
 from dsim.report import page as pages
 from dsim.report.comparison import Source
 from dsim.report.tables import text_table
@@ -16,9 +17,8 @@ from dsim.study import loader as studies
 from dsim.study.columns import STATUS, column_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.folder import charts_folder
-from dsim.study.labels import words
 from dsim.study.measurements import ANSWER, PROMPT, RATE, load_of, read_measurements
-from dsim.study.results import of_deployments, read_results, write_csv
+from dsim.study.results import read_results, write_csv
 from dsim.tasks.drawing import Drawn
 
 if TYPE_CHECKING:
@@ -66,11 +66,6 @@ def source(text: str, taken: Sequence[str] = (), measured: str = "") -> Source:
     if study is None:
         axes = analysis.axes_in(frame)
         frame = analysis.spread(frame, axes)
-        if not of_deployments(frame) and path.suffix != ".json":
-            minimise = analysis.guess(frame, axes)[0]
-            others = ["algorithm", *(axis for axis in axes if axis not in minimise)]
-            if not frame.duplicated(others).any():
-                minimise = []  # one value each: no best to take
     else:
         axes = analysis.axes_of(study)
     whole = frame
@@ -84,7 +79,7 @@ def source(text: str, taken: Sequence[str] = (), measured: str = "") -> Source:
     for axis in study.grid if study else ():
         if column_of(axis.key) in minimise:
             tried = ", ".join(map(str, axis.values))
-            settings[f"best {words(column_of(axis.key))} of"] = tried
+            settings[axis.key] = f"the best of {tried}"
     load = load_of(path) if path.suffix == ".json" else {}
     if study is not None and study.kind == DEPLOYMENT.name:
         load = _load(study, axes)
@@ -133,7 +128,6 @@ def compare(texts: Sequence[str], out: Path, measured: str = "") -> tuple[Path, 
     notes = list(filter(None, (say(*pair) for say in tell for pair in pairs)))
     at_a_glance = comparison.glance(one, [(theirs, table) for _, theirs, table, _ in found])
     details = [comparison.detail(*each) for each in found]
-    panels = comparison.panels(sources)
 
     def page(of_charts: Sequence[str]) -> pages.Page:
         return pages.Page(
@@ -147,6 +141,12 @@ def compare(texts: Sequence[str], out: Path, measured: str = "") -> tuple[Path, 
             facts=[(s.name, f"{len(s.frame):,} rows") for s in sources],
             after=[table for table in (at_a_glance, *details) if table],
         )
+
+    charted = [
+        functools.reduce(Source.beside, (s for s in sources if s is not source), source)
+        for source in sources
+    ]
+    panels = comparison_charts.panels(charted)
 
     with charts_folder(out, ours={"report.html", CSV}) as new:
         failed = pages.write_report(new, panels, page)

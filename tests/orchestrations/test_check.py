@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -391,3 +392,44 @@ def test_what_breaks_with_several_requests_is_shown_by_a_study(tmp_path):
     assert result.exit_code == 0
     (found,) = json.loads(result.stdout)["cases"]
     assert found["requests"] == check_task.REQUESTS
+
+
+def test_drafts_that_were_guessed_for_another_text_are_no_drafts_of_this_one(monkeypatch):
+    """SI that kept what it had drafted behind a rejected draft kept every law, and beat DSI."""
+
+    def recycling(setup, *, late=False):
+        setup.env.process(keeping(setup, late))
+
+    def keeping(setup, late):
+        drafter, target, output = setup.drafter(), setup.target(), setup.output
+        tokens, draft = output.tokens, None
+        while not output.finished:
+            settled = output.settled
+            last = min(settled + setup.plan.tokens, output.wanted - 1)
+            while len(tokens) < last:
+                draft = draft or drafter.forward(len(tokens))
+                yield draft
+                tokens.append(draft.token)
+                draft = None
+            forward = target.forward(settled)
+            if late and len(tokens) < output.wanted - 1:
+                draft = drafter.forward(len(tokens))  # and is kept, whatever the pass says
+            yield forward
+            accepted, token = target.backend.verify(forward, settled, tokens[settled:])
+            kept = [] if late else tokens[settled + accepted + 1 :]
+            output.settle(accepted, token)
+            tokens.extend(kept)
+            if draft is not None and len(tokens) != draft.first:
+                drafter.cancel(draft)
+                draft = None
+
+    for late in (False, True):
+        declare(
+            monkeypatch,
+            "keeping",
+            functools.partial(recycling, late=late),
+            reads=("lookahead", "preemptible"),
+            traits=Traits(overlaps=late),
+        )
+        (told,) = doubts(["keeping"])
+        assert "was guessed for another text: behind a draft that the target rejects" in told

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from dsim.cli.main import main
 from dsim.errors import UserError
-from dsim.report import comparison
+from dsim.report import comparison, comparison_charts
 from dsim.report.comparison import differences, verdict
 from dsim.study.loader import loads
 from dsim.study.measurements import read_measurements
@@ -254,7 +254,7 @@ def test_a_measurement_at_one_rate_is_a_point_there(tmp_path, simulated):
     rows = "algorithm,workload_rate_per_s,latency_mean_ms\nmine,{},900\n"
     for rate, places in (("2", {2.0}), ("", {1.0, 2.0})):
         other = source(csv(tmp_path, f"b{rate}", rows.format(rate)))
-        chart = comparison.panels([one, other])[0].chart.to_dict()
+        chart = comparison_charts.panels([one, other])[0].chart.to_dict()
         (table,) = (t for t in chart["datasets"].values() if "series" in t[0])
         found = {row["workload_rate_per_s"] for row in table if row["series"].startswith("b")}
         assert found == places
@@ -454,3 +454,15 @@ def test_a_measurement_under_another_load_is_said(tmp_path, simulated):
     )
     assert "tokens of an answer 20 (50)" in told(total_output_tokens=200)
     assert "requests a second 1.5 (3)" in told(request_rate=3)
+
+
+def test_a_chart_has_no_lines_of_values_that_one_source_alone_knows(tmp_path, swept):
+    """A grid over twelve lookaheads drew twelve lines of each algorithm, most without a partner."""
+    head = "algorithm,targets,lookahead,latency_mean_ms\n"
+    mine = source(csv(tmp_path, "mine", head + "si,,5,9000\ndsi,4,2,2850\n"))
+    panels = comparison_charts.panels([mine, source(str(swept))])
+    for panel in panels:
+        tables = panel.chart.to_dict()["datasets"].values()
+        rows = [row for table in tables for row in table if "series" in row]
+        assert {row.get("lookahead") for row in rows} <= {None, 2, 5}
+        assert {row["algorithm"] for row in rows} >= {"si", "dsi"}
