@@ -270,6 +270,22 @@ def test_a_single_noisy_configuration_is_named() -> None:
     assert claim.detail.startswith("repeats of non-SI differ by ")
 
 
+@pytest.mark.parametrize(("slower", "holds"), [(1.0, None), (1.1, None), (4.0, False)])
+def test_errors_far_beyond_the_noise_fail_on_a_noisy_machine_too(slower, holds) -> None:
+    """A prediction that was off by 49 %, with noise of 10 %, was "too noisy to tell"."""
+
+    class Later(Noisy):
+        def pace(self, configuration):
+            wanted = SMALL["calibration_prompts"] if "calibration_prompts" in SMALL else 8
+            is_later = self.measured[-1][0] >= wanted
+            return super().pace(configuration) * (slower if is_later else 1.0)
+
+    found = run_validation(settings_of(**SMALL | {"prompts": 4}), bench=Later(0.15))
+    claim = next(c for c in found.claims if c.claim.endswith("trace"))
+    assert claim.holds is holds
+    assert ("differ by" in claim.detail) == (holds is None)
+
+
 def judged(off: float, deviation: float):
     """The claim about traces where one of the configurations is *off*, with so wide intervals."""
     wanted = settings_of(**SMALL | {"prompts": 4})

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 NONSI, SI, DSI = COMPARED  # the claims are about these three
 QUANTILES = 200
+SURE = 3  # times the noise or the tolerance: an error that no noise explains
 FLAT = 1.05  # a pass of k + 1 tokens at most this much dearer than one of 1: "costs the same"
 
 
@@ -31,7 +32,8 @@ def claims_of(
 ) -> list[Claim]:
     """The verdicts.
 
-    Where the machine is too noisy, no tolerance is judged, and no order of times is called wrong.
+    Where the machine is too noisy, no tolerance is judged, and no order of times is called wrong,
+    but for predictions that are off by much more than any noise.
     """
     noisy, claims, far = too_noisy(settings, rows), [], settings["tolerance_worst"]
     by = {row.configuration: row for row in rows}
@@ -54,7 +56,7 @@ def claims_of(
         claims.append(_winner(budget))
     if trees := _trees_and_chains(rows):
         claims.append(_as_predicted("trees beat chains where that is predicted", trees))
-    claims.append(_replayed(settings, rows))
+    claims.append(replayed := _replayed(settings, rows))
     overall = float(np.mean([abs(row.error_rate) for row in rows]))
     worst = max(rows, key=lambda row: abs(row.error_rate))
     chance = float(np.mean([by_chance(row, settings["calibration_prompts"]) for row in rows]))
@@ -70,7 +72,10 @@ def claims_of(
     return [
         *_lossless(settings, rows),
         *(
-            _unless(noisy, claim) if "tolerance" in claim.claim or not claim.holds else claim
+            _unless(noisy, claim)
+            if ("tolerance" in claim.claim or not claim.holds)
+            and not (claim is replayed and _is_sure(claim, rows, far))
+            else claim
             for claim in claims
         ),
     ]
@@ -97,6 +102,20 @@ def _replayed(settings: Mapping[str, Any], rows: Sequence[Row]) -> Claim:
     holds = not far if texts else False
     return Claim(
         "within tolerance, from the replayed trace", None if far and unsure else holds, detail
+    )
+
+
+def _is_sure(claim: Claim, rows: Sequence[Row], most: float) -> bool:
+    """Whether *claim*, of predictions from the traces, fails by much more than any noise.
+
+    Args:
+        claim: one that :func:`_replayed` made.
+        rows: what was measured.
+        most: the tolerance of the worst configuration.
+    """
+    noise = max(most, *(median_abs(row.noise) or 0.0 for row in rows))
+    return claim.holds is False and any(
+        abs(row.error_replay) > SURE * max(noise, row.error_half_width) for row in rows
     )
 
 
