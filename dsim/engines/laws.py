@@ -85,7 +85,7 @@ def lossless(name: str, case: Case, run: Run) -> str:
 
 
 def asks(_: str, __: Case, run: Run) -> str:
-    """A verdict is asked of an ended pass, about drafts that were made before it judges them."""
+    """A verdict is asked of an ended pass, about drafts of this text that were made before it."""
     watched = [one.backend for one in (run.target, run.drafter) if isinstance(one.backend, Watched)]
     return next((problem for one in watched for problem in one.problems), "")
 
