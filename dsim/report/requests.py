@@ -22,14 +22,15 @@ FAST = (
     "its capacity."
 )
 TAKES = (
-    "GPUs: number reserved. Targets, drafters: part of the time in which their servers computed, "
+    "GPUs: largest number reserved at once. Targets, drafters: part of the time in which their servers computed, "
     "be it for one request or for many. Waste: share of the "
     "passes that were cancelled."
 )
 OF_FURTHER = "Further: utilisation of the servers of further drafters."
 OF_PRICE = (
-    "Price / M tokens: the price of a GPU-hour × the GPUs reserved, idle or not, × the hours "
-    "from the first moment of the run to the last, for a million tokens of finished requests."
+    "Price / M tokens: the price of a GPU-hour × the hours for which GPUs were reserved, idle or "
+    "not (a replica that autoscaling adds: from its start to its stop; all others: the whole run), "
+    "for a million tokens of finished requests."
 )
 OF_ENERGY = (
     "J / request, kWh / M tokens: energy that these GPUs used in that time, at full power while "

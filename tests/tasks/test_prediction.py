@@ -276,8 +276,7 @@ def test_errors_far_beyond_the_noise_fail_on_a_noisy_machine_too(slower, holds) 
 
     class Later(Noisy):
         def pace(self, configuration):
-            wanted = SMALL["calibration_prompts"] if "calibration_prompts" in SMALL else 8
-            is_later = self.measured[-1][0] >= wanted
+            is_later = self.measured[-1][0] >= SMALL["calibration_prompts"]
             return super().pace(configuration) * (slower if is_later else 1.0)
 
     found = run_validation(settings_of(**SMALL | {"prompts": 4}), bench=Later(0.15))

@@ -8,6 +8,7 @@ import math
 import pytest
 
 from dsim.tasks.serving import answer, search
+from dsim.tasks.serving.crossover import Crossover, crossover_of
 from dsim.tasks.serving.notes import notes
 from dsim.tasks.serving.trials import Layout, Task, trial
 from tests.tasks.test_serving import question
@@ -183,14 +184,24 @@ def test_the_fastest_goes_on_though_the_busiest_requests_miss_the_slo(made):
     assert search._finalists(screened) == [SHORT, PLAIN, CHAIN]
 
 
-def test_fewer_replicas_are_bisected(made):
-    best = Layout(tp=1, replicas=12, drafts=3)
-    limits = {dataclasses.replace(best, replicas=n): n / 5 for n in range(1, 12)}
-    run, tasks = runner(made, limits)
-    found = search._fewer(run, best)
-    assert next(one for one in found if one.slack <= 1).layout.replicas == 5
-    assert [one.layout.replicas for one in found] == sorted(t.layout.replicas for t in tasks)
-    assert len(tasks) <= 4
+def test_fewer_gpus_are_bisected_whatever_their_degree(made):
+    """The best was TP 2 × 2, of which one did not do: "with fewer replicas"; TP 1 × 2 did."""
+    best = Layout(tp=2, replicas=6, drafts=3)
+    one = Layout(tp=1, replicas=12, drafts=2)
+
+    def limits(of_two, of_one):
+        return {dataclasses.replace(best, replicas=n): n * of_two for n in range(1, 7)} | {
+            dataclasses.replace(one, replicas=n): n * of_one for n in range(1, 13)
+        }
+
+    screened = [made(best), made(one, 2000.0)]
+    for of_two, of_one, gpus, tp in ((0.21, 0.2, 5, 1), (0.3, 0.05, 8, 2), (0.1, 0.05, None, None)):
+        run, tasks = runner(made, limits(of_two, of_one))
+        found = search._fewer(run, best, screened)
+        kept = next((one.layout for one in found if one.slack <= 1), None)
+        assert (kept.gpus, kept.tp) == (gpus, tp) if gpus else kept is None
+        assert len(tasks) <= 2 * 4
+        assert [one.layout.gpus for one in found] == sorted(one.layout.gpus for one in found)
 
 
 def curve(made, layout, latencies, waiting):
@@ -205,16 +216,16 @@ def test_loads_at_which_requests_pile_up_with_both_are_not_compared(made):
     plain = curve(made, PLAIN, [300, 310, 400, 900, 1000], over)
     for waiting, compared, piled_up in ((kept, 8.0, None), (over, 1.0, 2.0)):
         drafting = curve(made, CHAIN, [100, 110, 200, 400, 800], waiting)
-        found = search._crossover({PLAIN: plain, CHAIN: drafting}, CHAIN)
-        assert found == search.Crossover(None, compared, 90.0, [CHAIN], piled_up)
+        found = crossover_of({PLAIN: plain, CHAIN: drafting}, CHAIN)
+        assert found == Crossover(None, compared, 90.0, [CHAIN], piled_up)
     drafting = curve(made, CHAIN, [100, 110, 800, 900, 990], kept)
-    found = search._crossover({PLAIN: plain, CHAIN: drafting}, CHAIN)
+    found = crossover_of({PLAIN: plain, CHAIN: drafting}, CHAIN)
     gains = math.log(310 / 110), math.log(400 / 800)
     assert found.scale == pytest.approx(2 ** (gains[0] / (gains[0] - gains[1])))
-    assert search._crossover({CHAIN: drafting}, CHAIN) is None
+    assert crossover_of({CHAIN: drafting}, CHAIN) is None
     # A tree gets slow under load; there is a chain that does not.
     short = curve(made, SHORT, [200, 220, 230, 300, 400], kept)
-    found = search._crossover({PLAIN: plain, SHORT: short, CHAIN: drafting}, CHAIN)
+    found = crossover_of({PLAIN: plain, SHORT: short, CHAIN: drafting}, CHAIN)
     assert (found.scale, found.compared, found.ways) == (None, 8.0, [CHAIN, SHORT])
     few = dataclasses.replace(plain[-1], requests=12, waiting=0.5)
     assert (plain[-1].piles_up, few.piles_up) == (True, False)
@@ -235,7 +246,7 @@ def advice(made):
         fewer=[],
         others={0.7: table, 0.9: [dataclasses.replace(one, slack=1.25) for one in table]},
         beyond=None,
-        crossover=search.Crossover(None, 2.0, 90.0, [CHAIN, SHORT], 4.0),
+        crossover=Crossover(None, 2.0, 90.0, [CHAIN, SHORT], 4.0),
     )
 
 
@@ -265,10 +276,10 @@ def test_what_is_said_of_loads_is_what_was_compared(advice):
     less = dataclasses.replace(advice, headroom={CHAIN: 1.02, PLAIN: 1.1})
     assert "Yet plain decoding keeps the SLO up to more load" in "\n".join(notes(less))
     assert "A replica runs at most 128 requests at once here" in text
-    quick = dataclasses.replace(advice, crossover=search.Crossover(None, 8.0, 9.0))
+    quick = dataclasses.replace(advice, crossover=Crossover(None, 8.0, 9.0))
     assert "pile up" not in "\n".join(notes(quick))
     assert "at most 128" not in "\n".join(notes(quick))
-    slower = dataclasses.replace(advice, crossover=search.Crossover(0.5, 0.5, 9.0))
+    slower = dataclasses.replace(advice, crossover=Crossover(0.5, 0.5, 9.0))
     assert "slower than plain decoding (mean E2E) already at 0.5 ×" in notes(slower)[0]
 
 

@@ -11,6 +11,7 @@ from dsim.tasks.serving.search import BELOW, SAME, SCALES, TIE, closest
 from dsim.words import plural
 
 if TYPE_CHECKING:
+    from dsim.tasks.serving.question import Question
     from dsim.tasks.serving.search import Advice
     from dsim.tasks.serving.trials import Trial
 
@@ -47,12 +48,15 @@ def notes(advice: Advice) -> list[str]:
     lines = [found] if (found := question.estimate(advice.best.layout.tp).warning) else []
     enough = next((one for one in advice.fewer if one.slack <= 1), None)
     if enough is not None:
+        layout, gpus = enough.layout, plural(enough.layout.gpus, "GPU")
         lines.append(
-            f"With {plural(enough.layout.gpus, 'GPU')} it keeps the SLO too ({enough.layout}): "
-            f"p99 TTFT {enough.ttft_p99:.0f} ms, p99 TPOT {enough.tpot_p99:.1f} ms."
+            f"{gpus} {'is' if layout.gpus == 1 else 'are'} enough for the SLO: {layout}, p99 TTFT "
+            f"{enough.ttft_p99:.0f} ms, p99 TPOT {enough.tpot_p99:.1f} ms, mean E2E "
+            f"{enough.e2e_mean:,.0f} ms{_price(question, enough)}. Ask with --gpus {layout.gpus} "
+            "for the best of so many."
         )
     elif advice.fewer and advice.best.slack <= 1:
-        lines.append("With fewer replicas it does not keep the SLO.")
+        lines.append("Nothing that was tried on fewer GPUs keeps the SLO.")
     lines += [*_in_seconds(advice), *_as_good(advice), *_nearly(advice), *_crossover(advice)]
     lines += [*_at_other_rates(advice), *_at_the_edge(advice)]
     gpu = gpu_of(question.gpu)
@@ -71,6 +75,14 @@ def notes(advice: Advice) -> list[str]:
         "and ask again with them: with another rate, another load is kept."
     )
     return lines
+
+
+def _price(question: Question, one: Trial) -> str:
+    """What a million tokens cost with *one*, if GPU-hours have a price."""
+    tokens_per_hour = 3600 * one.tokens_per_gpu_s
+    if not question.price or not tokens_per_hour:
+        return ""
+    return f", {1e6 * question.price / tokens_per_hour:.3g} per million tokens"
 
 
 def _in_seconds(advice: Advice) -> list[str]:

@@ -7,6 +7,7 @@ import math
 from typing import TYPE_CHECKING
 
 from dsim.study.executors import Executor, Store
+from dsim.tasks.serving.crossover import Crossover, crossover_of
 from dsim.tasks.serving.trials import BEYOND, Layout, Task, Trial, layouts, prepare, split
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Advice:
         headroom: for each finalist, at how many times the load it keeps the SLO, about; 0: not even
             at half; infinite: at all that were tried.
         limited: how many requests of the load *headroom* of the ranking was found with.
-        fewer: trials of the best layout with fewer replicas, fewest first.
+        fewer: trials of fewer GPUs, the closest to the SLO of each number, fewest first.
         others: trials of all ways to speculate at the degree of the best layout, by other
             acceptance rates.
         beyond: a trial of the best layout with more drafts than are otherwise tried; ``None``: the
@@ -117,25 +118,6 @@ class Advice:
             if self._is_better(wins, stays):
                 found.append(Flip(rate, wins, stays))
         return found
-
-
-@dataclasses.dataclass(frozen=True)
-class Crossover:
-    """Where plain decoding gets faster than speculation of the same degree.
-
-    Attributes:
-        scale: at how many times the load; ``None``: at none that was compared.
-        compared: the highest load that was compared.
-        batch: requests in a step of plain decoding there, mean.
-        ways: who was compared with plain decoding, the fastest of them at each load.
-        piled_up: the next load, at which requests pile up with all; ``None``: there is none.
-    """
-
-    scale: float | None
-    compared: float
-    batch: float
-    ways: Sequence[Layout] = ()
-    piled_up: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,10 +197,10 @@ def advise(question: Question, executor: Executor, progress: Progress) -> Advice
         curves=curves,
         headroom=found.headroom,
         limited=min(LIMITED, len(question.replay.requests)),
-        fewer=_fewer(run, best) if slo else [],
+        fewer=_fewer(run, best, screened) if slo else [],
         others=_others(run, question, _ways(screened, best)),
         beyond=_beyond(run, best),
-        crossover=_crossover(curves, best),
+        crossover=crossover_of(curves, best),
     )
 
 
@@ -342,15 +324,34 @@ def _beyond(run: Callable[[Sequence[Task]], list[Trial]], best: Layout) -> Trial
     return run([Task(dataclasses.replace(best, drafts=BEYOND), SCREENED)])[0]
 
 
-def _fewer(run: Callable[[Sequence[Task]], list[Trial]], best: Layout) -> list[Trial]:
-    """The best layout with fewer replicas, bisected by whether they keep the SLO; fewest first."""
-    low, high, found = 0, best.replicas, []
+def _fewer(
+    run: Callable[[Sequence[Task]], list[Trial]], best: Layout, screened: Sequence[Trial]
+) -> list[Trial]:
+    """The closest to the SLO of fewer GPUs, whatever their degree, fewest GPUs first.
+
+    The number of GPUs is bisected; of each degree the best layout is tried, and the one that is
+    closest to the SLO.
+    """
+    ways = {best.tp: [dataclasses.replace(best, readers=0)]}
+    for tp in dict.fromkeys(one.layout.tp for one in screened):
+        alike = [one for one in screened if one.layout.tp == tp and not one.layout.readers]
+        least = min(alike, key=lambda one: (one.slack, _wait(one)))
+        first = closest(alike, as_close(screened))[0]
+        ways[tp] = list(dict.fromkeys([*ways.get(tp, []), first.layout, least.layout]))
+    counts = sorted({tp * n for tp in ways for n in range(1, best.gpus) if tp * n < best.gpus})
+    low, high, found = -1, len(counts), []
     while high - low > 1:
         middle = (low + high) // 2
-        (one,) = run([Task(dataclasses.replace(best, replicas=middle), LIMITED)])
+        tried = [
+            dataclasses.replace(way, replicas=counts[middle] // tp)
+            for tp, alike_ways in ways.items()
+            for way in alike_ways
+            if tp <= counts[middle]
+        ]
+        one = closest(run([Task(layout, LIMITED) for layout in dict.fromkeys(tried)]))[0]
         found.append(one)
         low, high = (low, middle) if one.slack <= 1 else (middle, high)
-    return sorted(found, key=lambda one: one.layout.replicas)
+    return sorted(found, key=lambda one: one.layout.gpus)
 
 
 def closest(trials: Sequence[Trial], allowed: float = 1.0) -> list[Trial]:
@@ -462,27 +463,3 @@ def _limits(
             room = low if low < most else math.inf
         found[layout] = max(1.0, room) if keeps[layout] else min(BELOW, room)
     return found
-
-
-def _crossover(curves: dict[Layout, list[Trial]], best: Layout) -> Crossover | None:
-    """Where plain decoding gets faster than all speculation of the same degree that was tried."""
-    alike = [layout for layout in curves if layout.tp == best.tp and not layout.readers]
-    plain_one = next((layout for layout in alike if not layout.drafts), None)
-    ways = sorted((one for one in alike if one.drafts), key=lambda one: one != best)
-    if plain_one is None or not ways:
-        return None
-    before, last = None, None
-    for plain, *drafting in zip(curves[plain_one], *(curves[one] for one in ways), strict=True):
-        if before and plain.piles_up and all(one.piles_up for one in drafting):
-            # Waits in queues that only grow say how long the trial was.
-            return Crossover(None, last.scale, last.batch, ways, plain.scale) if last else None
-        last = plain
-        gain = math.log(plain.e2e_mean / min(one.e2e_mean for one in drafting))
-        if gain <= 0:
-            scale = plain.scale
-            if before:
-                part = before[1] / (before[1] - gain)
-                scale = before[0] * (scale / before[0]) ** part
-            return Crossover(scale, plain.scale, plain.batch, ways)
-        before = plain.scale, gain
-    return Crossover(None, last.scale, last.batch, ways) if last else None
