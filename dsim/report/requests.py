@@ -22,9 +22,9 @@ FAST = (
     "its capacity."
 )
 TAKES = (
-    "GPUs: largest number reserved at once. Targets, drafters: part of the time in which their servers computed, "
-    "be it for one request or for many. Waste: share of the "
-    "passes that were cancelled."
+    "GPUs: largest number reserved at once. Targets, drafters: part of the time in which their "
+    "servers computed, be it for one request or for many. Waste: share of the passes that were "
+    "cancelled."
 )
 OF_FURTHER = "Further: utilisation of the servers of further drafters."
 OF_PRICE = (

@@ -202,7 +202,7 @@ def test_the_best_of_each_way_to_share_out_the_gpus_says_why_it_lost(made):
         "TP 2, 1 replica, no speculation": "misses the SLO (TTFT)",
         "TP 4, 1 replica, no speculation": "slower (2 times the E2E)",
         "TP 8, 1 replica, no speculation": "refuses 10% of the requests",
-        "TP 16, 1 replica, no speculation": "with this speculation it keeps the SLO only up to 1.1 ×",
+        "TP 16, 1 replica, no speculation": "so, it keeps the SLO only up to 1.1 ×",
     }
     assert answer.bests(found)[0][-1] == "the answer"
     assert "\nThe best of each TP × replicas, " in "\n".join(answer.as_text(found))

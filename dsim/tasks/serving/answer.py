@@ -232,7 +232,7 @@ def why_not(advice: Advice, one: Trial, mine: Trial) -> str:
     if advice.has_slo and room < 1 <= best:
         return f"{'misses' if one.slack > 1 else 'keeps'} the SLO here, and misses it over all"
     if advice.has_slo and room < RESERVE and room * (1 + TIE) < best:
-        return f"with this speculation it keeps the SLO only up to {times(room)}"
+        return f"so, it keeps the SLO only up to {times(room)}"
     if slower > 1:
         much = f"{slower:.2g} times the E2E" if slower >= 1.2 else f"{slower - 1:.0%} more E2E"
         return f"slower ({much})"
