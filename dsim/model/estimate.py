@@ -159,7 +159,8 @@ def estimate(
     found = memory(tp)
     if found.kv_blocks() < 1:
         fits = [n for n in possible_tp(shape) if n <= MAX_TP and memory(n).kv_blocks()]
-        wrong("tp", _misfit(shape, card, tp, dtype, found, fits))
+        beside = head.name if head is not None else ""
+        wrong("tp", _misfit(shape, beside, card, tp, dtype, found, fits))
         raise UserError(*problems)
     return Estimate(target=both[0], drafter=both[1], memory=found, is_head=drafter in HEADS)
 
@@ -175,7 +176,10 @@ def drafter_roofline(shape: Shape, target: Roofline) -> Roofline:
     return dataclasses.replace(target, shape=shape, tp=tp, dtype=shape.dtype, constants=constants)
 
 
-def _misfit(shape: Shape, gpu: Gpu, tp: int, dtype: str, memory: Memory, fits: list[int]) -> str:
+def _misfit(
+    shape: Shape, beside: str, gpu: Gpu, tp: int, dtype: str, memory: Memory, fits: list[int]
+) -> str:
+    """That *shape*, and the drafter *beside* it, do not fit."""
     missing = (16 * memory.kv_bytes_per_token - memory.left) / GIB  # for one KV block
     where = (
         f"fits at tp = {', '.join(map(str, fits))}"
@@ -183,7 +187,8 @@ def _misfit(shape: Shape, gpu: Gpu, tp: int, dtype: str, memory: Memory, fits: l
         else (f"does not fit at any tp up to {MAX_TP}")
     )
     return (
-        f"{shape.name} in {dtype} does not fit on {plural(tp, 'GPU')} of type {gpu.name}: each has "
+        f"{shape.name} in {dtype}{f' with {beside}' if beside else ''} does not fit on "
+        f"{plural(tp, 'GPU')} of type {gpu.name}: each has "
         f"{memory.usable / GIB:.1f} GiB for the server, weights need {memory.weights / GIB:.1f} "
         f"and working memory {memory.activations / GIB:.1f}, so {missing:.1f} GiB are missing; "
         f"{where}"

@@ -393,7 +393,8 @@ def _why_equal(case: Case, winners: Sequence[str]) -> str:
     if not all(one.drafts for one in traits.values()):
         return "no draft saved a pass, and the drafting cost no time."
     earlier = " and ".join(title_of(name) for name, one in traits.items() if one.overlaps)
-    also = f", though tokens may have settled earlier by {earlier}" if earlier else ""
+    sooner = earlier and not all(one.overlaps for one in traits.values())
+    also = f", though tokens may have settled earlier by {earlier}" if sooner else ""
     return f"their last passes end at the same time{also}."
 
 
