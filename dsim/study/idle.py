@@ -70,6 +70,16 @@ READ = (
 )
 
 
+# Settings of deployments that matter only with one of others, of which the first is named.
+SCALED_BY = ("replica.max_count", "replica.prefill_max_count")
+NEEDED = {
+    "cluster.mttr_s": ("cluster.mtbf_s", "cluster.faults"),
+    "cluster.drafter_mttr_s": ("cluster.drafter_mtbf_s", "cluster.faults"),
+    "replica.startup_s": SCALED_BY,
+    "replica.scale_queue": SCALED_BY,
+    "replica.link_us": ("replica.prefill_count",),
+    "replica.link_gb_s": ("replica.prefill_count",),
+}
 RANK_SHARES = "acceptance.rank_shares"
 # Settings that matter to orchestrations that read one of these.
 BY_OTHERS = {
@@ -97,6 +107,11 @@ def idle_settings(
     return [
         *_undecided(values, is_set),
         *_unnamed(is_set),
+        *(
+            f"{key} has no effect without {others[0]}."
+            for key, others in NEEDED.items()
+            if is_set(key) and not any(map(is_set, others))
+        ),
         *_unread(variants, is_set),
         *_default_latency(variants, values, is_set),
         *_too_spread(values),

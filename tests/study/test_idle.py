@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from click.testing import CliRunner
 from dsim.cli.main import main
 from dsim.errors import UserError
 from dsim.study.deployment_settings import DEPLOYMENT
-from dsim.study.idle import DECIDES, READ, idle_settings, never_right
+from dsim.study.idle import DECIDES, NEEDED, READ, idle_settings, never_right
 from dsim.study.loader import load, loads
 
 STUDIES = Path(__file__).parents[2] / "studies"
@@ -197,3 +198,14 @@ def test_drafts_further_ahead_than_rates_are_known_are_named():
     assert one.startswith("acceptance.per_position has 2 depths")
     assert notes(rates.replace("'si'", "'dsi'").format(1) + "targets = 1\n") == []
     assert notes("acceptance.by_depth = [0.8]\nlookahead = 9\n") == []
+
+
+def test_settings_that_need_another_one_are_named():
+    """Somebody who set cluster.mttr_s alone believed that failures were simulated."""
+    text = "algorithms = ['nonsi']\nworkload = { requests = 50, prompt_tokens = 9 }\n"
+    text += "cluster.mttr_s = 10.0\n"
+    assert notes(text) == ["cluster.mttr_s has no effect without cluster.mtbf_s."]
+    assert notes(text + "cluster.mtbf_s = 500.0\n") == []
+    text = text.replace("cluster.mttr_s = 10.0", "replica = { count = 1, link_us = 5.0 }")
+    assert "replica.link_us has no effect without replica.prefill_count." in notes(text)
+    assert {*NEEDED, *itertools.chain(*NEEDED.values())} <= DEPLOYMENT.by_key.keys()
