@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99}
 JOULES_PER_KWH = 3.6e6
 DRIFT_REQUESTS = 200  # fewer say nothing about whether a backlog grows
+LAST_PART = 0.2  # of a run, in which a backlog may drain
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -374,14 +375,18 @@ def backlog_growth(run: RunCounts) -> float:
     """How much the backlog grew: a straight line's rise over the run, in units of its mean.
 
     The line is fitted to the number of requests that each arrival found. A stable system gives
-    about 0; one whose backlog grows from nothing throughout gives 2. NaN for a short run.
+    about 0; one whose backlog grows from nothing throughout gives 2. One that comes back below its
+    mean in the last part of the run has drained, after an outage or by chance: at most 1. NaN for a
+    short run.
     """
     found = run.found[:, 0].astype(float)
     if len(found) < DRIFT_REQUESTS or found.mean() < 1:
         return math.nan if len(found) < DRIFT_REQUESTS else 0.0
     at = np.linspace(-0.5, 0.5, len(found))
     rise = float((at * found).sum() / (at * at).sum())
-    return rise / float(found.mean())
+    has_drained = found[-int(LAST_PART * len(found)) :].min() < found.mean()
+    growth = rise / float(found.mean())
+    return min(growth, 1.0) if has_drained else growth
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -124,7 +124,7 @@ def of_deployments(frame: pd.DataFrame, series: pd.Series[Any], axes: Sequence[s
     frame = frame.assign(series=series)
     served = frame[frame["status"] == "ok"]
     if served.empty:
-        return ["No case that was simulated keeps up with its load."]
+        return ["No case that was simulated shows that it keeps up with its load."]
     numeric = [axis for axis in axes if is_number(frame[axis]) and frame[axis].nunique() > 1]
     if not numeric:
         return [_at(served, "", axes, known_interval(LATENCY, frame))]

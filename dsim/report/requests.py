@@ -143,7 +143,8 @@ def notes(
             skipped.append(f"Overloaded: {name}: the offered load is at least {load:.2f}.")
         elif row["status"] == "backlog grows":
             growing.append(
-                f"The backlog grew all through the run of {name}: it cannot keep up, and its "
+                f"The backlog grew through the run of {name}, and had not drained at its end: it "
+                "cannot keep up, or the run is too short to show that it can. Its "
                 "latencies say only how long this run was."
             )
         elif math.isnan(row["latency_mean_ci95_ms"]):

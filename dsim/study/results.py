@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 import platform
+import re
 import sys
 from importlib import metadata
 from pathlib import Path
@@ -155,11 +156,16 @@ def _else(frame: pd.DataFrame, name: str) -> str:
     return f"; call {show(alike[0])} so" if alike else ""
 
 
+THOUSANDS = re.compile(r"-?[1-9]\d{0,2}(,\d{3})+(\.\d*)?")
+
+
 def _how(text: str) -> str:
     """How to write the number that *text* seems to mean, or nothing."""
     with contextlib.suppress(ValueError):
         if text.endswith("%"):
             return f"; write {float(text[:-1].replace(',', '.')) / 100:g}"
+        if THOUSANDS.fullmatch(text):
+            return f"; write {text.replace(',', '')}, without separators"
         return f"; write {float(text.replace(',', '.')):g}, with a decimal point"
     return ""
 

@@ -166,6 +166,29 @@ def test_a_growing_backlog_is_noticed():
     assert math.isnan(backlog_growth(short))
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_a_backlog_that_drains_is_no_overload(seed):
+    """A load of 0.75 "cannot keep up", by chance; nor could one after an outage long past."""
+
+    def growth(rate_per_s, **more):
+        deployment = Deployment(
+            algorithm="nonsi",
+            target=Latency(latency_ns=3 * 10**7),
+            targets=FleetSpec(),
+            seed=seed,
+            **more,
+        )
+        lengths = Length(mean_tokens=50)
+        return backlog_growth(
+            serve(deployment, Workload(requests=1200, rate_per_s=rate_per_s, output=lengths))
+        )
+
+    assert growth(0.5) <= 1
+    outage = Faults(plan=((0, 1000 * 10**9, 1100 * 10**9),))
+    assert growth(0.4, faults=outage) <= 1
+    assert growth(0.8) > 1  # a load of 1.2
+
+
 # -- intervals -------------------------------------------------------------------------------------
 
 
