@@ -124,7 +124,13 @@ def compare(texts: Sequence[str], out: Path, measured: str = "") -> tuple[Path, 
     pairs = [(one.beside(other), other.beside(one)) for other in others]
     found = [(*pair, *comparison.differences(*pair)) for pair in pairs]
     answer = [comparison.verdict(mine, theirs, table) for mine, theirs, table, _ in found]
-    tell = (comparison.alone, comparison.crossed, comparison.apart, comparison.changed)
+    tell = (
+        comparison.alone,
+        comparison.unknown,
+        comparison.crossed,
+        comparison.apart,
+        comparison.changed,
+    )
     notes = list(filter(None, (say(*pair) for say in tell for pair in pairs)))
     at_a_glance = comparison.glance(one, [(theirs, table) for _, theirs, table, _ in found])
     details = [comparison.detail(*each) for each in found]

@@ -482,3 +482,20 @@ def test_a_lookahead_that_was_measured_is_compared_with_itself(tmp_path, swept, 
         assert set(table["algorithm"]) == {"SI"}
         assert table["percent"].abs().max() < 1e-9
         assert len(table) % len(lookaheads) == 0
+
+
+def test_columns_of_other_names_are_told(tmp_path, swept):
+    """A lookahead called num_speculative_tokens was left out, and the best one was compared."""
+    head = "algorithm,num_speculative_tokens,acceptance,latency_mean_ms"
+    mine = csv(tmp_path, "mine", f"{head}\nsi,2,0.4,2442\n")
+    _, (lines, _) = compare([str(swept), mine], tmp_path / "out")
+    told = "num_speculative_tokens (lookahead?) and acceptance (acceptance_rate?) of mine."
+    assert any(line.endswith(told) for line in lines)
+    known = csv(tmp_path, "known", "algorithm,lookahead,latency_mean_ms\nsi,2,2442\n")
+    _, (lines, _) = compare([str(swept), known], tmp_path / "out")
+    assert not any("Not compared" in line for line in lines)
+
+
+def test_separators_of_thousands_are_no_decimal_points(tmp_path):
+    with pytest.raises(UserError, match="got '2,010'; write 2010, without separators"):
+        source(csv(tmp_path, "mine", 'algorithm,latency_mean_ms\nsi,"2,010"\n'))
