@@ -322,3 +322,16 @@ def test_batches_share_out_all_time_and_all_requests():
         assert len(above) == len(below) == 10
         if below.sum():  # non-SI has no drafts
             assert above.sum() / below.sum() == pytest.approx(getattr(m, name))
+
+
+def test_a_request_keeps_an_slo_only_where_there_is_one():
+    """Bounds that are left out bound nothing; without any, nothing is said of good requests."""
+    every = {"ttft_ns": 10**6, "tpot_ns": 10**6, "latency_ns": 10**6}
+    assert not Slo()
+    assert Slo(**every)
+    for name, bound in every.items():
+        assert Slo(**{name: bound})
+    run = serve(QUEUE, Workload(requests=300, rate_per_s=1.0))
+    assert math.isnan(measure(QUEUE, [run]).goodput_per_s)
+    strict = dataclasses.replace(QUEUE, slo=Slo(**every))
+    assert measure(strict, [run]).goodput_per_s == 0

@@ -38,3 +38,15 @@ def test_an_orchestration_that_breaks_a_law_is_named_beside_claims_that_hold(mon
     found, _ = validate(World(), algorithms=["nonsi", "si"])
     assert doubt in as_text(found)
     assert doubt in json.loads(as_json(found))["notes"]
+
+
+def test_what_is_measured_where_nothing_is_said():
+    """As docs/real-models.md has it."""
+    found = load(None)
+    assert (found["tokens"], found["prompts"], found["calibration_prompts"]) == (50, 8, 8)
+    assert (found["repeats"], found["seed"]) == (5, 0)
+    assert (found["lookahead"], found["targets"]) == ([1, 3, 5], [1])
+    assert (found["tolerance"], found["tolerance_worst"], found["tolerance_rate"]) == (
+        *(0.02, 0.05),
+        0.05,
+    )
