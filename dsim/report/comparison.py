@@ -58,6 +58,7 @@ class Source:
         axes: the columns that tell rows of one algorithm apart.
         settings: the settings of its study, where there is one.
         load: what of the load of a server is known, by its name in words.
+        failures: that requests failed, in a sentence; or nothing.
         whole: its rows before the best was taken.
         minimised: the axes that the best was taken over.
     """
@@ -67,6 +68,7 @@ class Source:
     axes: Sequence[str]
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
     load: dict[str, float] = dataclasses.field(default_factory=dict)
+    failures: str = ""
     whole: pd.DataFrame | None = None
     minimised: Sequence[str] = ()
 

@@ -75,6 +75,14 @@ def load_of(path: Path) -> dict[str, float]:
     return {name: value for name, value in found.items() if not math.isnan(value)}
 
 
+def failures_in(path: Path) -> tuple[int, int]:
+    """How many requests failed in what ``vllm bench serve`` wrote, and how many there were."""
+    records = [record for record in _objects(path) if _is_vllm(record)]
+    done = sum(int(record.get("completed") or 0) for record in records)
+    asked = sum(int(record.get("num_prompts") or 0) for record in records)
+    return max(0, asked - done), asked
+
+
 def _objects(path: Path) -> Iterator[Row]:
     """The JSON objects in the file, one after the other."""
     text = read_text(path).strip()

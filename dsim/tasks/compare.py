@@ -17,7 +17,14 @@ from dsim.study import loader as studies
 from dsim.study.columns import STATUS, column_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.folder import charts_folder
-from dsim.study.measurements import ANSWER, PROMPT, RATE, load_of, read_measurements
+from dsim.study.measurements import (
+    ANSWER,
+    PROMPT,
+    RATE,
+    failures_in,
+    load_of,
+    read_measurements,
+)
 from dsim.study.results import read_results, write_csv
 from dsim.tasks.drawing import Drawn
 
@@ -80,12 +87,19 @@ def source(text: str, taken: Sequence[str] = (), measured: str = "") -> Source:
         if column_of(axis.key) in minimise:
             tried = ", ".join(map(str, axis.values))
             settings[axis.key] = f"the best of {tried}"
-    load = load_of(path) if path.suffix == ".json" else {}
+    load, failures = {}, ""
+    if path.suffix == ".json":
+        load, (failed, asked) = load_of(path), failures_in(path)
+        failures = (
+            f"{failed:,} of {asked:,} requests of {name} failed; its times are of the others."
+        )
+        failures = failures if failed else ""
     if study is not None and study.kind == DEPLOYMENT.name:
         load = _load(study, axes)
     return Source(
         name=name,
         load=load,
+        failures=failures,
         frame=frame.reset_index(drop=True),
         axes=axes,
         settings=settings,
@@ -132,6 +146,7 @@ def compare(texts: Sequence[str], out: Path, measured: str = "") -> tuple[Path, 
         comparison.changed,
     )
     notes = list(filter(None, (say(*pair) for say in tell for pair in pairs)))
+    notes += [one.failures for one in sources if one.failures]
     at_a_glance = comparison.glance(one, [(theirs, table) for _, theirs, table, _ in found])
     details = [comparison.detail(*each) for each in found]
 

@@ -392,3 +392,12 @@ def test_a_measurement_under_another_load_is_said(tmp_path, simulated):
     )
     assert "tokens of an answer 20 (50)" in told(total_output_tokens=200)
     assert "requests a second 1.5 (3)" in told(request_rate=3)
+
+
+def test_requests_that_failed_are_told(tmp_path, simulated):
+    """Latencies of the 60 % that were answered stood beside those of all."""
+    for completed, told in ((100, False), (60, True)):
+        path = written(tmp_path, "bench", VLLM | DETAILED | {"completed": completed})
+        _, (lines, _) = compare([str(path), str(simulated)], tmp_path / f"out{completed}")
+        words = "40 of 100 requests of bench failed; its times are of the others."
+        assert (words in lines) == told
