@@ -38,13 +38,6 @@ MAX_ROWS = 400  # of the table on the page; the file beside it has all
 SAME_LOAD = 0.05  # of two loads: by how much they may differ before that is said
 MAX_ALONE = 4  # rows without a partner that are named
 ROW = "#row"
-NO_AXES = ("ttft_", "tpot_", "itl_", "latency_", "requests")  # columns of measured servers
-# What others call the columns of results.
-OTHER_NAMES = {
-    **dict.fromkeys(("gamma", "k", "num_speculative_tokens", "draft_tokens"), "lookahead"),
-    **dict.fromkeys(("acceptance", "alpha", "accept_rate"), "acceptance_rate"),
-    **dict.fromkeys(("gpus", "servers"), "targets"),
-}
 MAX_KINDS = 8  # of variants and algorithms that a verdict tells apart
 
 
@@ -423,33 +416,6 @@ def _amount(value: float, half: float) -> str:
     digits = max(0, 3 - int(np.floor(np.log10(abs(value)))) - 1) if value else 2
     digits = min(max(digits, 1), 4)
     return f"{value:,.{digits}f}" + ("" if np.isnan(half) else f" ± {half:,.{digits}f}")
-
-
-def unknown(one: Source, other: Source) -> str:
-    """A sentence on columns that say one thing, and whose names dsim does not know; or nothing.
-
-    Columns that vary are axes, of which :func:`apart` tells.
-    """
-    parts = []
-    for source in (one, other):
-        names = [
-            str(name)
-            for name in (source.frame if source.whole is None else source.whole)
-            if name not in BY_NAME and name not in source.axes
-            if not str(name).startswith(NO_AXES) and "_ci95" not in str(name)
-        ]
-        if names and not source.settings:
-            hints = [f"{name} ({near}?)" for name in names if (near := _meant(name))]
-            told = listed([*hints, *(name for name in names if not _meant(name))])
-            parts.append(f"{told} of {source.name}")
-    if not parts:
-        return ""
-    return f"Not compared, as dsim has no columns of these names: {'; '.join(parts)}."
-
-
-def _meant(name: str) -> str:
-    """The column that people may mean by *name*, or nothing."""
-    return OTHER_NAMES.get(name.casefold()) or closest(name, list(BY_NAME))
 
 
 def changed(one: Source, other: Source) -> str:

@@ -9,6 +9,7 @@ from dsim.orchestrations import ORCHESTRATIONS, title_of
 from dsim.report.tables import TextTable
 from dsim.study.columns import column_of
 from dsim.study.labels import describe, words
+from dsim.words import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +28,7 @@ TAKES = (
     "cancelled."
 )
 OF_FURTHER = "Further: utilisation of the servers of further drafters."
+BRIEF = 0.05  # of a run: a request that takes longer makes rates too high by about that part
 OF_PRICE = (
     "Price / M tokens: the price of a GPU-hour × the hours for which GPUs were reserved, idle or "
     "not (a replica that autoscaling adds: from its start to its stop; all others: the whole run), "
@@ -123,7 +125,7 @@ def notes(
         axes: the settings that its grid varies.
         refusals: why cases were not simulated. ``None``: their offered load is all that is known.
     """
-    skipped, growing, short, away = [], [], [], []
+    skipped, growing, short, away, brief = [], [], [], [], []
     for row in frame.to_dict("records"):
         parts = [row["variant"], title_of(row["algorithm"])]
         parts += [describe(column_of(axis), row[column_of(axis)]) for axis in axes]
@@ -135,6 +137,9 @@ def notes(
                 "a replica's KV cache or the model takes, or admission control), and are in none "
                 "of the times."
             )
+        rate, mean_s = row["throughput_per_s"], row["latency_mean_ms"] / 1e3
+        if row["status"] != "refused" and rate * mean_s > BRIEF * row["requests"]:
+            brief.append(name)
         if row["status"] == "refused":
             load = max(row["offered_target"], row["offered_drafter"])
             skipped.append(f"Not simulated: {name}: the offered load is {load:.2f}.")
@@ -150,6 +155,13 @@ def notes(
         elif math.isnan(row["latency_mean_ci95_ms"]):
             short.append(row.get("interval_requests", math.nan))
     lines = [*away, *(skipped if refusals is None else refusals), *growing]
+    if brief:
+        also = f" (and {plural(len(brief) - 1, 'further case')})" if len(brief) > 1 else ""
+        lines.append(
+            f"The run of {brief[0]}{also} is short beside the time that a request takes: requests "
+            "and tokens a second are counted from the first finish to the last, and are too high. "
+            "Take more workload.requests."
+        )
     if known := [count for count in short if math.isfinite(count)]:
         most = float(f"{max(known):.1e}")
         some = len(short) < len(frame)

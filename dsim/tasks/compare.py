@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from dsim.errors import Problem, UserError
-from dsim.report import analysis, comparison, comparison_charts
+from dsim.report import analysis, comparison, comparison_charts, comparison_names
 from dsim.report import page as pages
 from dsim.report.comparison import Source
 from dsim.report.tables import text_table
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from dsim.study.study import Study
 
+LOOKAHEADS = ("num_speculative_tokens", "gamma", "k")  # what others call it, as in dsim simulate
 CSV = "comparison.csv"
 
 
@@ -66,6 +67,9 @@ def source(text: str, taken: Sequence[str] = (), measured: str = "") -> Source:
         frame = frame.assign(algorithm=measured) if measured else frame
     else:
         frame = read_results(path)
+        lookahead = next((name for name in LOOKAHEADS if name in frame), "")
+        if lookahead and "lookahead" not in frame:
+            frame = frame.rename(columns={lookahead: "lookahead"})
     if study is None:
         frame = analysis.plain_columns(frame)
     if STATUS in frame:
@@ -140,7 +144,7 @@ def compare(texts: Sequence[str], out: Path, measured: str = "") -> tuple[Path, 
     answer = [comparison.verdict(mine, theirs, table) for mine, theirs, table, _ in found]
     tell = (
         comparison.alone,
-        comparison.unknown,
+        comparison_names.unknown,
         comparison.crossed,
         comparison.apart,
         comparison.changed,

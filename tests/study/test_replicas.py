@@ -294,3 +294,17 @@ workload = {{ requests = 100, rate_per_s = 9, prompt_tokens = 900 }}
     assert one.status == status
     assert said in "".join(refusals([one]))
     assert bool(said) == bool(refusals([one]))
+
+
+@pytest.mark.parametrize(("count", "brief"), [(64, True), (4000, False)])
+def test_rates_of_runs_that_are_short_are_told(count, brief, tmp_path):
+    """64 users took 17.7 s a request, and 256 requests were "4.62 a second" of 3.54."""
+    (tmp_path / "s.toml").write_text(
+        'algorithms = ["nonsi"]\ntokens = 20\ntarget.linear_us = [6000, 25, 30]\n'
+        f'workload = {{ arrivals = "closed", users = 16, requests = {count}, prompt_tokens = 9 }}\n'
+        "replica.max_seqs = 16\n",
+        "utf-8",
+    )
+    result = dsim("run", tmp_path / "s.toml", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert ("is short beside the time that a request" in result.output) == brief

@@ -401,3 +401,9 @@ def test_requests_that_failed_are_told(tmp_path, simulated):
         _, (lines, _) = compare([str(path), str(simulated)], tmp_path / f"out{completed}")
         words = "40 of 100 requests of bench failed; its times are of the others."
         assert (words in lines) == told
+
+
+def test_the_rate_of_a_bench_is_no_unknown_column(tmp_path, simulated):
+    path = written(tmp_path, "bench", VLLM | DETAILED)
+    _, (lines, _) = compare([str(path), str(simulated)], tmp_path / "out")
+    assert not any("Not compared" in line for line in lines)
