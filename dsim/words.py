@@ -29,6 +29,7 @@ def closest(name: str, names: Sequence[str]) -> str:
     """The one of *names* that is nearest to *name*, if any is near; or nothing."""
     last = {n.rsplit(".", 1)[-1]: n for n in reversed(names)}
     close = [known for known in names if known.lower() == name.lower()]
+    close = close or [known for known in names if known.lower() == f"{name.lower()}s"]
     if not close:  # "rate" of "rate_per_s"
         close = sorted((n for n in names if n.lower().startswith(f"{name.lower()}_")), key=len)
     close = close or difflib.get_close_matches(name, names, 1, 0.6)
