@@ -42,7 +42,7 @@ def load(names: list[str]) -> None:
     for name in names:
         path = Path(name)
         is_path = path.suffix == ".py" or path.name != name
-        is_path = is_path or (path.suffix != "" and path.is_file())  # such as a study
+        is_path |= path.suffix != "" and path.is_file()  # such as a study
         if is_path and (path.suffix != ".py" or not path.stem.isidentifier()):
             what = "expected a module, or a file whose name is one: my_module or ./my_module.py"
             raise UserError(Problem("--plugin", name, what))

@@ -75,9 +75,9 @@ def title_of(name: str) -> str:
     return ORCHESTRATIONS[name].title if name in ORCHESTRATIONS else name
 
 
-def reads_lookahead(name: str) -> bool:
-    """Whether orchestration *name* reads the lookahead; those that nobody declared here may."""
-    return name not in ORCHESTRATIONS or "lookahead" in ORCHESTRATIONS[name].reads
+def may_read(name: str, setting: str) -> bool:
+    """Whether orchestration *name* reads *setting*; those that nobody declared here may."""
+    return name not in ORCHESTRATIONS or setting in ORCHESTRATIONS[name].reads
 
 
 def titles() -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from dsim.orchestrations import (
     ORCHESTRATIONS,
     READABLE,
     REFERENCES,
-    reads_lookahead,
+    may_read,
     title_of,
 )
 from dsim.report.tables import TextTable
@@ -113,8 +113,7 @@ def spread(frame: pd.DataFrame, axes: Sequence[str]) -> pd.DataFrame:
             continue
         parts = []
         for algorithm, own in frame.groupby("algorithm", sort=False, observed=True):
-            known = ORCHESTRATIONS.get(str(algorithm))
-            if known and name not in known.reads and own[name].nunique() <= 1:
+            if not may_read(str(algorithm), name) and own[name].nunique() <= 1:
                 parts += [own.assign(**{name: value}) for value in values]
             else:
                 parts.append(own)
@@ -285,7 +284,7 @@ def compare(frame: pd.DataFrame, show: str, against: str, keys: Sequence[str]) -
     if "lookahead" in frame and "lookahead" not in keys:
         table["lookahead"] = mine["lookahead"].to_numpy()
         for number, (name, rows) in enumerate(others.items()):
-            if reads_lookahead(name):
+            if may_read(name, "lookahead"):
                 theirs = rows["lookahead"][both].to_numpy(float)
                 table["other_lookahead"] = np.where(better == number, theirs, np.nan)
     if "peak_targets" in mine and "peak_targets" not in keys:
@@ -431,11 +430,10 @@ def _share(part: pd.DataFrame, reference: str) -> str:
 
 def _tuned(part: pd.DataFrame, algorithm: str, minimise: Sequence[str]) -> str:
     """The values at which *algorithm* is at its best, of the settings that matter to it."""
-    known = ORCHESTRATIONS.get(algorithm)
     keys = {column_of(key): key for key in READABLE}
     found = []
     for name in minimise:
-        if known is not None and name in keys and keys[name] not in known.reads:
+        if name in keys and not may_read(algorithm, keys[name]):
             continue
         values = sorted(part[name].dropna().unique())
         least, most = (

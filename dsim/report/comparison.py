@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from dsim.orchestrations import ORCHESTRATIONS, title_of
+from dsim.orchestrations import may_read, title_of
 from dsim.report.analysis import SPREAD, interval_of, is_number
 from dsim.report.tables import TextTable
 from dsim.study.columns import BY_NAME
@@ -75,7 +75,8 @@ class Source:
         if self.whole is None or not names:
             return self
         at_each = {
-            algorithm: self.algorithm_reads(algorithm, names) and other.tells(algorithm, names)
+            algorithm: any(name not in SPREAD or may_read(str(algorithm), name) for name in names)
+            and other.tells(algorithm, names)
             for algorithm in self.whole["algorithm"].unique()
         }
         best = self.frame[~self.frame["algorithm"].map(at_each)]
@@ -95,12 +96,6 @@ class Source:
         """Whether its rows of *algorithm* have values of *names*, or none is of *algorithm*."""
         rows = self.frame[self.frame["algorithm"] == algorithm]
         return rows.empty or bool(rows[list(names)].notna().any(axis=None))
-
-    @staticmethod
-    def algorithm_reads(algorithm: str, names: Sequence[str]) -> bool:
-        """Whether *algorithm* reads one of the settings *names*."""
-        known = ORCHESTRATIONS.get(str(algorithm))
-        return known is None or any(n not in SPREAD or n in known.reads for n in names)
 
 
 def differences(one: Source, other: Source) -> tuple[pd.DataFrame, list[str]]:

@@ -10,15 +10,10 @@ from dsim.words import closest, listed
 if TYPE_CHECKING:
     from dsim.report.comparison import Source
 
-NO_AXES = (
-    "ttft_",
-    "tpot_",
-    "itl_",
-    "latency_",
-    "requests",
-    "workload_",
-)  # columns of measured servers
-# What others call the columns of results.
+# How the columns of measured servers begin.
+NO_AXES = ("ttft_", "tpot_", "itl_", "latency_", "requests", "workload_")
+# What others call the lookahead, as in dsim simulate; and further columns of results.
+LOOKAHEADS = ("num_speculative_tokens", "gamma", "k")
 OTHER_NAMES = {
     **dict.fromkeys(("acceptance", "alpha", "accept_rate"), "acceptance_rate"),
     **dict.fromkeys(("gpus", "servers"), "targets"),

@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from dsim.orchestrations import REFERENCES, reads_lookahead, title_of
+from dsim.orchestrations import REFERENCES, may_read, title_of
 from dsim.report.analysis import BEST, compare, is_equal, other_of
 from dsim.report.style import BLUE, EQUAL, INK, PALE_BLUE, PALE_PINK, PINK, ticks
 from dsim.study.columns import column_of
@@ -50,11 +50,11 @@ def heatmap(chart: Chart, frame: pd.DataFrame) -> tuple[alt.Chart | alt.LayerCha
         alt.Tooltip(f"{y}:Q", title=label(y)),
         alt.Tooltip("other:N", title="compared with"),
     ]
-    if reads_lookahead(chart.show) and "lookahead" in table:
+    if may_read(chart.show, "lookahead") and "lookahead" in table:
         tooltip.append(alt.Tooltip("lookahead:Q", title=f"best lookahead of {show}"))
     if "other_lookahead" in table:
         names = REFERENCES if chart.against == BEST else (chart.against,)
-        other = title_of(next(name for name in names if reads_lookahead(name)))
+        other = title_of(next(name for name in names if may_read(name, "lookahead")))
         tooltip.append(alt.Tooltip("other_lookahead:Q", title=f"best lookahead of {other}"))
     if "servers" in table and table["servers"].max() > 1:
         tooltip.append(alt.Tooltip("servers:Q", title=label("peak_targets")))

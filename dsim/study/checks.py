@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dsim.model.drafters import MAX_MORE
-from dsim.orchestrations import ORCHESTRATIONS, REFERENCES, reads_lookahead, title_of
+from dsim.orchestrations import ORCHESTRATIONS, REFERENCES, may_read, title_of
 from dsim.study.columns import COLUMNS
 from dsim.study.draft_checks import check_drafts
 from dsim.study.settings import BY_KEY, OWN_LATENCIES
@@ -69,7 +69,7 @@ def check_charts(problems: Problems, study: Study) -> None:
                         f"expected a column of the results, got {show(chart.value)}"
                         f"{nearest(chart.value, known)}",
                     )
-                elif chart.value == "lookahead" and not reads_lookahead(chart.show):
+                elif chart.value == "lookahead" and not may_read(chart.show, "lookahead"):
                     what = f"expected a column of the results: {title_of(chart.show)} reads no "
                     problems.add(f"{where}.value", f"{what}lookahead, and so has no best one")
                 continue

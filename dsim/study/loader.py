@@ -166,12 +166,12 @@ class _Loader:
             for number, variant in enumerate(variants)
         ]
         written = [dict(own) for _, own in differing]
-        before = set(ranges)
+        before = [*ranges]
         for override in sorted(overrides, key=lambda text: not text.startswith("pair=")):
             self.override(override, values, ranges, [own for _, own in differing])
         # What --set gives one value is no axis any more, and charts of that axis are left out.
-        gone = {show(key) for key in before - {*ranges}}
-        charts = [one for one in charts if not any(show(one.get(name)) in gone for name in "xy")]
+        gone = [key for key in before if key not in ranges]
+        charts = [one for one in charts if not any(one.get(name) in gone for name in "xy")]
         differing = self.renamed(differing, written)
         apply_presets(values, [own for _, own in differing], self.problems)
         said = {key for table in (values, ranges, *(own for _, own in differing)) for key in table}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsim.errors import Problem, UserError
 from dsim.files import read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     import pandas as pd
@@ -19,6 +19,32 @@ MEASURED = "measured"  # stands where results name an orchestration
 RATE, PROMPT, ANSWER = "requests a second", "tokens of a prompt", "tokens of an answer"
 Z95 = 1.96
 Row = dict[str, Any]
+
+
+class Bench(NamedTuple):
+    """What a benchmark of a server wrote.
+
+    Attributes:
+        frame: see :func:`read_measurements`.
+        load: of one benchmark of ``vllm bench serve``: what of its load is known, by its name in
+            words. Infinite requests a second: all come at once.
+        failed, asked: of these benchmarks: how many requests failed, and how many there were.
+    """
+
+    frame: pd.DataFrame
+    load: dict[str, float]
+    failed: int
+    asked: int
+
+
+def read_bench(path: Path) -> Bench:
+    """Read what a benchmark of a server wrote; see :func:`read_measurements`."""
+    records = list(_objects(path))
+    served = [record for record in records if _is_vllm(record)]
+    done, asked = (
+        sum(int(record.get(key) or 0) for record in served) for key in ("completed", "num_prompts")
+    )
+    return Bench(_frame(records, path), _load(records), max(0, asked - done), asked)
 
 
 def read_measurements(path: Path) -> pd.DataFrame:
@@ -39,10 +65,14 @@ def read_measurements(path: Path) -> pd.DataFrame:
     Raises:
         UserError: the file cannot be read, or is of none of these formats.
     """
+    return read_bench(path).frame
+
+
+def _frame(records: Sequence[Row], path: Path) -> pd.DataFrame:
     import pandas as pd
 
     rows: list[Row] = []
-    for record in _objects(path):
+    for record in records:
         for test, convert in _FORMATS:
             if test(record):
                 rows += convert(record)
@@ -59,12 +89,8 @@ def read_measurements(path: Path) -> pd.DataFrame:
     return frame
 
 
-def load_of(path: Path) -> dict[str, float]:
-    """The load of the one benchmark that ``vllm bench serve`` wrote, in words; else nothing.
-
-    Infinite requests a second: all come at once.
-    """
-    records = list(_objects(path))
+def _load(records: Sequence[Row]) -> dict[str, float]:
+    """The load of the one benchmark that ``vllm bench serve`` wrote; else nothing."""
     if len(records) != 1 or not _is_vllm(records[0]):
         return {}
     (record,) = records
@@ -73,14 +99,6 @@ def load_of(path: Path) -> dict[str, float]:
     for name, key in ((PROMPT, "total_input_tokens"), (ANSWER, "total_output_tokens")):
         found[name] = _number(record.get(key)) / (completed or math.nan)
     return {name: value for name, value in found.items() if not math.isnan(value)}
-
-
-def failures_in(path: Path) -> tuple[int, int]:
-    """How many requests failed in what ``vllm bench serve`` wrote, and how many there were."""
-    records = [record for record in _objects(path) if _is_vllm(record)]
-    done = sum(int(record.get("completed") or 0) for record in records)
-    asked = sum(int(record.get("num_prompts") or 0) for record in records)
-    return max(0, asked - done), asked
 
 
 def _objects(path: Path) -> Iterator[Row]:

@@ -396,8 +396,9 @@ def precision_notes(study: Study, found: Sequence[CaseResult]) -> list[str]:
 
 def refusals(found: Sequence[CaseResult]) -> list[str]:
     """Why cases were not simulated, and which were under too much load, in sentences."""
-    lines, fields = [], {"Not simulated": "refused", "Overloaded": "overloaded"}
-    for what, field in {**fields, "Busy link": "busy_link"}.items():
+    fields = {"Not simulated": "refused", "Overloaded": "overloaded", "Busy link": "busy_link"}
+    lines = []
+    for what, field in fields.items():
         alike: dict[tuple[str, str], list[CaseResult]] = {}
         for one in found:
             if getattr(one, field):

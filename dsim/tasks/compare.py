@@ -17,14 +17,7 @@ from dsim.study import loader as studies
 from dsim.study.columns import STATUS, column_of
 from dsim.study.deployment_settings import DEPLOYMENT
 from dsim.study.folder import charts_folder
-from dsim.study.measurements import (
-    ANSWER,
-    PROMPT,
-    RATE,
-    failures_in,
-    load_of,
-    read_measurements,
-)
+from dsim.study.measurements import ANSWER, PROMPT, RATE, read_bench
 from dsim.study.results import read_results, write_csv
 from dsim.tasks.drawing import Drawn
 
@@ -33,7 +26,6 @@ if TYPE_CHECKING:
 
     from dsim.study.study import Study
 
-LOOKAHEADS = ("num_speculative_tokens", "gamma", "k")  # what others call it, as in dsim simulate
 CSV = "comparison.csv"
 
 
@@ -56,18 +48,22 @@ def source(text: str, taken: Sequence[str] = (), measured: str = "") -> Source:
         name = f"{path.resolve().parent.name}/{name}"
     if name in taken:
         raise UserError(Problem(text, "", f"a second one called {name}; write NAME={path}"))
-    study, minimise = None, []
+    study, minimise, load, failures = None, [], {}, ""
     if path.is_dir():
         frame = read_results(path / "results.parquet")
         if (path / "study.toml").is_file():
             study = studies.load(path / "study.toml")
             minimise = [column_of(key) for key in study.settings.get("minimise", ())]
     elif path.suffix == ".json":
-        frame = read_measurements(path)
+        bench = read_bench(path)
+        frame, load = bench.frame, bench.load
+        if bench.failed:
+            failures = f"{bench.failed:,} of {bench.asked:,} requests of {name} failed; its times "
+            failures += "are of the others."
         frame = frame.assign(algorithm=measured) if measured else frame
     else:
         frame = read_results(path)
-        lookahead = next((name for name in LOOKAHEADS if name in frame), "")
+        lookahead = next((name for name in comparison_names.LOOKAHEADS if name in frame), "")
         if lookahead and "lookahead" not in frame:
             frame = frame.rename(columns={lookahead: "lookahead"})
     if study is None:
@@ -91,13 +87,6 @@ def source(text: str, taken: Sequence[str] = (), measured: str = "") -> Source:
         if column_of(axis.key) in minimise:
             tried = ", ".join(map(str, axis.values))
             settings[axis.key] = f"the best of {tried}"
-    load, failures = {}, ""
-    if path.suffix == ".json":
-        load, (failed, asked) = load_of(path), failures_in(path)
-        failures = (
-            f"{failed:,} of {asked:,} requests of {name} failed; its times are of the others."
-        )
-        failures = failures if failed else ""
     if study is not None and study.kind == DEPLOYMENT.name:
         load = _load(study, axes)
     return Source(

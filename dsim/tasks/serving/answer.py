@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsim.report.tables import text_table
 from dsim.tasks.serving.launch import commands, instead, launch, remarks, spoken
-from dsim.tasks.serving.notes import notes, part, roomier, times
+from dsim.tasks.serving.notes import notes, part, price, roomier, times
 from dsim.tasks.serving.search import AS_FAR, RESERVE, SAME, SCALES, TIE, closest
 from dsim.words import plural
 
@@ -141,12 +141,6 @@ def head(advice: Advice) -> tuple[str, ...]:
     return (*HEAD, PRICE_HEAD) if advice.question.price else HEAD
 
 
-def _price(advice: Advice, one: Trial) -> float:
-    """Price of a million tokens of answers, at the load of *one*."""
-    tokens_per_hour = 3600 * one.tokens_per_gpu_s
-    return 1e6 * advice.question.price / tokens_per_hour if tokens_per_hour else math.inf
-
-
 def _only_over_all(advice: Advice, one: Trial) -> bool:
     """Whether *one* keeps the SLO over all requests, and not on the busiest of them."""
     return advice.headroom[one.layout] == 1 and advice.limited < one.requests
@@ -169,7 +163,7 @@ def rows(advice: Advice) -> list[list[str]]:
             f"{one.tokens_per_gpu_s:,.0f}",
             f"{one.batch:.1f}",
             _up_to(advice, one) if advice.has_slo else "–",
-            *([f"{_price(advice, one):.3g}"] if advice.question.price else ()),
+            *([f"{price(advice, one):.3g}"] if advice.question.price else ()),
         ]
         for one in advice.ranking
     ]
@@ -359,7 +353,7 @@ def as_json(advice: Advice) -> str:
         "more_drafts": None if advice.beyond is None else plain(advice.beyond),
         "crossover": advice.crossover and advice.crossover.scale,
         "crossover_compared_to": advice.crossover and advice.crossover.compared,
-        "price_per_million_tokens": finite(_price(advice, best)) if advice.question.price else None,
+        "price_per_million_tokens": finite(price(advice, best)) if advice.question.price else None,
         "ranking": [plain(one) for one in advice.ranking],
         "screened": [plain(one) for one in advice.screened],
         "curves": [plain(one) for curve in advice.curves.values() for one in curve],

@@ -11,7 +11,6 @@ from dsim.tasks.serving.search import BELOW, SAME, SCALES, TIE, closest
 from dsim.words import plural
 
 if TYPE_CHECKING:
-    from dsim.tasks.serving.question import Question
     from dsim.tasks.serving.search import Advice
     from dsim.tasks.serving.trials import Trial
 
@@ -49,11 +48,12 @@ def notes(advice: Advice) -> list[str]:
     enough = next((one for one in advice.fewer if one.slack <= 1), None)
     if enough is not None:
         layout, gpus = enough.layout, plural(enough.layout.gpus, "GPU")
+        cost = f", {price(advice, enough):.3g} per million tokens" if question.price else ""
         lines.append(
             f"{gpus} {'is' if layout.gpus == 1 else 'are'} enough for the SLO: {layout}, p99 TTFT "
             f"{enough.ttft_p99:.0f} ms, p99 TPOT {enough.tpot_p99:.1f} ms, mean E2E "
-            f"{enough.e2e_mean:,.0f} ms{_price(question, enough)}. Ask with --gpus {layout.gpus} "
-            "for the best of so many."
+            f"{enough.e2e_mean:,.0f} ms{cost}. Ask with --gpus {layout.gpus} for the best of so "
+            "many."
         )
     elif advice.fewer and advice.best.slack <= 1:
         lines.append("Nothing that was tried on fewer GPUs keeps the SLO.")
@@ -77,12 +77,10 @@ def notes(advice: Advice) -> list[str]:
     return lines
 
 
-def _price(question: Question, one: Trial) -> str:
-    """What a million tokens cost with *one*, if GPU-hours have a price."""
+def price(advice: Advice, one: Trial) -> float:
+    """Price of a million tokens of answers, at the load of *one*."""
     tokens_per_hour = 3600 * one.tokens_per_gpu_s
-    if not question.price or not tokens_per_hour:
-        return ""
-    return f", {1e6 * question.price / tokens_per_hour:.3g} per million tokens"
+    return 1e6 * advice.question.price / tokens_per_hour if tokens_per_hour else math.inf
 
 
 def _in_seconds(advice: Advice) -> list[str]:

@@ -235,6 +235,8 @@ class _Confirmed:
     def add(self, layouts: Sequence[Layout]) -> None:
         """Try those of *layouts* that were not tried yet."""
         wanted = [layout for layout in dict.fromkeys(layouts) if layout not in self.known]
+        if not wanted:
+            return
         trials = self.run([Task(layout, CONFIRMED) for layout in wanted])
         self.known |= {one.layout: one for one in trials}
         if self.slo:
