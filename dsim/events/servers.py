@@ -160,7 +160,7 @@ class Pool(Servers):
             server = free.pop()
         except IndexError:
             what = f"forward on the {self.role}, of which all {self.count} are busy: look at free, "
-            raise RuntimeError(what + "or wait for one that ends, before the forward") from None
+            raise IndexError(what + "or wait for one that ends, before the forward") from None
         forward = Forward(self, server, first, len(self.tokens), self.callbacks.copy())
         if fed is not None:
             forward.fed = fed

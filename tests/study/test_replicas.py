@@ -308,3 +308,17 @@ def test_rates_of_runs_that_are_short_are_told(count, brief, tmp_path):
     result = dsim("run", tmp_path / "s.toml", "--out", tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert ("is short beside the time that a request" in result.output) == brief
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_load_that_can_be_served_is_not_called_too_much_by_chance(seed):
+    """0.75 of what a server can do: with these seeds it "cannot keep up"."""
+    study = """
+algorithms = ["nonsi"]
+tokens = 50
+target.latency_ms = 30
+cluster.targets = 1
+workload = { requests = 1200, rate_per_s = 0.5 }
+"""
+    (one,) = run_cases(loads(study, overrides=[f"seed={seed}"]))
+    assert one.status == "ok"
